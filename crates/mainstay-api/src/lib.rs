@@ -1,0 +1,271 @@
+//! The admin API's types (L1): what CLI, console, tests and drills read and send.
+//!
+//! | method and path | body → answer |
+//! |---|---|
+//! | `GET /api/v1/status` | [`Status`] |
+//! | `GET /api/v1/processes` | [`Vec<Process>`](Process) |
+//! | `GET /api/v1/events?after=SEQ&limit=N` | [`Vec<Event>`](Event) in order of `seq` |
+//! | `GET /api/v1/stream` | SSE: `event: status` [`Status`], `event: traffic` [`Traffic`], `event: event` [`Event`] |
+//! | `GET /api/v1/logs?child=NAME&lines=N&follow=true` | [`LogLine`] per line (newline-delimited JSON) |
+//! | `GET /api/v1/services/NAME/env` | [`ServiceEnv`]; Unix socket only, it holds passwords |
+//! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
+//! | `GET /api/v1/config` | the computed stack, JSON |
+//! | `POST /api/v1/console-link` | [`ConsoleLink`]; Unix socket only |
+//! | `POST /api/v1/sabotage` | [`Sabotage`] → 204; Unix socket only; for positive controls of drills |
+//! | `POST /api/v1/down` | 202; the control plane stops everything in reverse order and exits |
+//!
+//! The Unix socket trusts its peer by credentials (owner or root). The loopback TCP door wants the console's
+//! session cookie, which `GET /login?token=…` gives once per printed link.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+use std::collections::BTreeMap;
+
+use mainstay_types::{
+    BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, Lsn, Member, Nonce, Pid, Secret, ServiceName,
+    StackName, State, Timeline, Timestamp, Waiting,
+};
+use serde::{Deserialize, Serialize};
+
+/// Version of this contract; raised when a field changes its meaning.
+pub const API_VERSION: u32 = 1;
+
+/// The whole stack at a moment: what `status`, the diagram and tests read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`API_VERSION`].
+    pub api: u32,
+    /// The stack.
+    pub stack: StackName,
+    /// Its environment.
+    pub environment: EnvironmentName,
+    /// When this was put together.
+    pub at: Timestamp,
+    /// When `up` began.
+    pub since: Timestamp,
+    /// Generation of the configuration.
+    pub generation: Generation,
+    /// True once everything that `up` waits for was ready; stays true.
+    pub is_up: bool,
+    /// The stack is going down.
+    pub is_stopping: bool,
+    /// Worst state over all boxes that matter for serving.
+    pub overall: State,
+    /// All boxes, in the diagram's reading order.
+    pub boxes: Vec<BoxStatus>,
+    /// Arrows between boxes.
+    pub arrows: Vec<Arrow>,
+    /// Steps of `up`, in order, for its progress lines.
+    pub progress: Vec<Progress>,
+    /// Who is primary and how far standbys are.
+    pub database: Option<DatabaseStatus>,
+    /// Addresses people use.
+    pub urls: BTreeMap<String, String>,
+}
+
+/// One box.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoxStatus {
+    /// Which.
+    pub id: BoxId,
+    /// Its name as text, as in `ps` and `logs`.
+    pub name: String,
+    /// The role drawn under the name: "primary", "standby", "2 of 2 ready", "LRU".
+    pub label: String,
+    /// Its state.
+    pub state: State,
+    /// Since when it is in it.
+    pub since: Timestamp,
+    /// What it waits for.
+    pub waiting: Vec<Waiting>,
+    /// Why it is not as it should be, with the next step.
+    pub reason: Option<String>,
+}
+
+/// A connection between two boxes, from client to server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrow {
+    /// From; `None` is the world outside.
+    pub from: Option<BoxId>,
+    /// To.
+    pub to: BoxId,
+    /// What flows: "https", "http", "sql write", "sql read", "redis", "WAL".
+    pub label: String,
+}
+
+/// One line of `up`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// First column: "database", "cache", "migrate", a service, "edge", "telemetry", "console".
+    pub what: String,
+    /// What is so: "2 of 2 instances ready".
+    pub text: String,
+    /// Time it took, once done. **Unit**: milliseconds.
+    pub took_ms: Option<u64>,
+    /// Its state.
+    pub state: State,
+}
+
+/// The cluster as recorded and as observed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseStatus {
+    /// The recorded primary.
+    pub primary: Option<Member>,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Where it writes.
+    pub lsn: Option<Lsn>,
+    /// True while commits wait for a standby.
+    pub is_synchronous: bool,
+    /// The router carries writes.
+    pub is_writable: bool,
+    /// Replication lag by standby. **Unit**: bytes.
+    pub lag_bytes: BTreeMap<Member, u64>,
+    /// Failovers since the state was created.
+    pub failovers: u64,
+}
+
+/// A supervised process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its name.
+    pub name: ChildName,
+    /// What it is for.
+    pub role: ChildRole,
+    /// `primary` or `standby` for PostgreSQL, slot for instances; may be empty.
+    pub detail: String,
+    /// Process id; `None` when it does not run.
+    pub pid: Option<Pid>,
+    /// Identity of this start.
+    pub nonce: Option<Nonce>,
+    /// Its state.
+    pub state: State,
+    /// Since when it is in it.
+    pub since: Timestamp,
+    /// Starts so far.
+    pub starts: u32,
+    /// How it ended last.
+    pub last_exit: Option<ExitReason>,
+    /// Proportional set size over its process tree. **Unit**: bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// A change of state.
+    Info,
+    /// Surprising, and the stack went on.
+    Warn,
+    /// A person must act.
+    Error,
+}
+
+/// Something that happened; kept in `state.db`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Position in the event log, from 1, without gaps.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// `NounVerbed`: `PrimaryFenced`, `InstanceExited`, `RouterRepointed`.
+    pub kind: String,
+    /// How much it matters.
+    pub level: Level,
+    /// The box it is about.
+    pub subject: Option<String>,
+    /// One line for people.
+    pub text: String,
+    /// Its fields, with units in their names.
+    pub fields: BTreeMap<String, serde_json::Value>,
+}
+
+/// Traffic over one arrow in the last seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// From; `None` is the world outside.
+    pub from: Option<BoxId>,
+    /// To.
+    pub to: BoxId,
+    /// Requests (or statements) per second.
+    pub per_second: f64,
+    /// 95th percentile of latency. **Unit**: milliseconds.
+    pub p95_ms: Option<f64>,
+    /// Share that failed, 0 to 1.
+    pub error_share: f64,
+}
+
+/// Traffic over all arrows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// End of the window.
+    pub at: Timestamp,
+    /// Length of the window. **Unit**: milliseconds.
+    pub window_ms: u64,
+    /// One entry per arrow that carried something or is known to be idle.
+    pub flows: Vec<Flow>,
+}
+
+/// A line of a child's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Who wrote it.
+    pub child: ChildName,
+    /// Without its newline; cut at 16 KiB.
+    pub text: String,
+}
+
+/// What a service is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceEnv {
+    /// The service.
+    pub service: ServiceName,
+    /// Variables common to all its instances (no `PORT`, which differs).
+    pub env: BTreeMap<String, Secret>,
+    /// Ports by instance name.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// How the ledger of drills, `db psql` and operators reach the database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseAccess {
+    /// Application DSN through the router, reading and writing.
+    pub app_url: Secret,
+    /// The same, reading only.
+    pub app_read_url: Secret,
+    /// mainstay's own ledger database through the router.
+    pub ledger_url: Secret,
+    /// Superuser directly on each member's Unix socket (`host` is the socket folder).
+    pub direct: BTreeMap<Member, Secret>,
+}
+
+/// A one-time link to the console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleLink {
+    /// The link, token in the fragment.
+    pub url: String,
+}
+
+/// What a positive control breaks on purpose, until the next failover is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sabotage {
+    /// Nothing: back to normal.
+    Off,
+    /// The next failover promotes without fencing the old primary.
+    PromoteWithoutFencing,
+}
+
+/// Any error of the API, as `application/problem+json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code, a page of `docs/errors`.
+    pub code: String,
+    /// What failed, against which rule.
+    pub title: String,
+    /// The next step.
+    pub help: Option<String>,
+}

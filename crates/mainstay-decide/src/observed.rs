@@ -1,0 +1,209 @@
+//! What was seen. Every fact carries when; what nobody could tell is `Unknown`, and nothing destructive is
+//! planned from that.
+
+use std::collections::BTreeMap;
+
+use mainstay_types::{
+    ChildName, ExitReason, InstanceId, Lsn, Member, Nonce, Pid, Seen, ServiceName, Timeline, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::StepKey;
+
+/// Everything the planner may look at, besides the stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// keep's children, by name; ended ones stay until started again.
+    pub children: Seen<BTreeMap<ChildName, ChildSeen>>,
+    /// Steps under way; the planner never asks for a second one with the same key.
+    pub running: BTreeMap<StepKey, RunningStep>,
+    /// The last failure of each step that has not succeeded since.
+    pub failed: BTreeMap<StepKey, FailedStep>,
+    /// The cluster, when the stack has a database.
+    pub database: Option<DatabaseSeen>,
+    /// Redis by name (`cache`, `store`): answers PING.
+    pub redis: BTreeMap<String, Seen<()>>,
+    /// Health of instances, from the health machine that is fed by probes.
+    pub health: BTreeMap<InstanceId, HealthSeen>,
+    /// The edge: the control connection stands and the policy of this generation is accepted.
+    pub edge: Seen<()>,
+    /// The router: the control connection stands and the policy of this generation is accepted.
+    pub router: Seen<RouterSeen>,
+    /// Prometheus answers its readiness path.
+    pub prometheus: Seen<()>,
+    /// Alertmanager answers its readiness path.
+    pub alertmanager: Seen<()>,
+    /// Programs that are missing on this machine, with the command that installs each.
+    pub missing: BTreeMap<Program, String>,
+    /// Roles, databases and the ledger exist (done once per cluster and generation).
+    pub is_database_prepared: bool,
+    /// Migrations of this release are applied.
+    pub is_migrated: bool,
+    /// Services whose `before` command was done for this release.
+    pub before_done: BTreeMap<ServiceName, Timestamp>,
+    /// The stack is being brought down.
+    pub is_stopping: bool,
+    /// A positive control: skip the fence of the next failover.
+    pub is_fencing_sabotaged: bool,
+}
+
+/// A program of the distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    /// `postgres` and its tools.
+    Postgres,
+    /// `redis-server` or `valkey-server`.
+    Redis,
+    /// `prometheus`.
+    Prometheus,
+    /// `prometheus-alertmanager` or `alertmanager`.
+    Alertmanager,
+}
+
+/// A child of keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildSeen {
+    /// Identity of the latest start.
+    pub nonce: Nonce,
+    /// Its process id.
+    pub pid: Pid,
+    /// When it was started.
+    pub since: Timestamp,
+    /// How and when the latest start ended; `None` while it runs.
+    pub ended: Option<(ExitReason, Timestamp)>,
+    /// Ends in a row without the `STEADY` time of the restart policy of uninterrupted run before them, the latest included.
+    pub quick_ends: u32,
+}
+
+/// A step under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningStep {
+    /// When it began.
+    pub since: Timestamp,
+    /// What it does, for people.
+    pub what: String,
+}
+
+/// A step that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStep {
+    /// When.
+    pub at: Timestamp,
+    /// Failures in a row.
+    pub attempts: u32,
+    /// Why, for people.
+    pub error: String,
+}
+
+/// The PostgreSQL cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseSeen {
+    /// The durable record. `Fact(None)`: there is none (a new state). It decides, never a probe.
+    pub record: Seen<Option<Record>>,
+    /// Members `a`.. up to the wanted number, and any further one that has a data directory.
+    pub members: BTreeMap<Member, MemberSeen>,
+    /// Machine pressure (PSI) explains silence at present.
+    pub is_under_pressure: bool,
+}
+
+/// The durable record of who is primary. Written and fsynced before the router is repointed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Rises with every change of primary; the router refuses an older one.
+    pub epoch: u64,
+    /// The primary.
+    pub primary: Member,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Where the timeline began (zero for the first).
+    pub lsn: Lsn,
+    /// Standbys that may be promoted without a person: those whose confirmation every acknowledged commit
+    /// waited for (`fast`: those that were streaming).
+    pub candidates: Vec<Member>,
+    /// A failover that has begun: this member is to be promoted once the primary is fenced.
+    pub promoting: Option<Member>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberSeen {
+    /// Its data directory.
+    pub data: DataDirectory,
+    /// Whether any process may still write to it: attachments of its shared memory segment and holders of
+    /// its lock. `Fact(false)` is the proof that it is dead.
+    pub is_alive: Seen<bool>,
+    /// Its answer on its own socket.
+    pub answer: Seen<MemberAnswer>,
+}
+
+/// A data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataDirectory {
+    /// Not there, or empty.
+    Absent,
+    /// Begun (initdb, clone) and never finished: its completion mark is missing. May be begun again.
+    Unfinished,
+    /// Complete.
+    Complete,
+    /// There, not ours or not readable; nothing is done to it.
+    Foreign,
+    /// Nobody could look.
+    Unknown,
+}
+
+/// What a member says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberAnswer {
+    /// It is a standby.
+    pub is_in_recovery: bool,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// Last position written (primary) or received and flushed (standby).
+    pub lsn: Lsn,
+    /// Standby: a WAL receiver is streaming.
+    pub is_streaming: bool,
+    /// Primary: members that it names in `synchronous_standby_names` at present.
+    pub synchronous: Vec<Member>,
+    /// Primary: standbys streaming from it, with the position each has flushed.
+    pub standbys: BTreeMap<Member, Lsn>,
+}
+
+/// The router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterSeen {
+    /// Epoch of the targets in force.
+    pub epoch: u64,
+    /// Where writes go.
+    pub write: Option<Member>,
+    /// Where reads go.
+    pub read: Vec<Member>,
+}
+
+/// Health of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSeen {
+    /// The start that it is about; health of an earlier start says nothing.
+    pub nonce: Nonce,
+    /// The state.
+    pub health: Health,
+    /// Since when.
+    pub since: Timestamp,
+    /// Last result, for people: "GET /healthz: 503" or "GET /healthz: 200".
+    pub last: String,
+}
+
+/// State of the health machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Has not answered well since it was started.
+    Starting,
+    /// In the rotation.
+    Ready,
+    /// Was ready, then answered badly `down_after` times; looked at still.
+    Suspended,
+    /// Never became ready within `start_within`: to be stopped and started again.
+    NeverReady,
+}

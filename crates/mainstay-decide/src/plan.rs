@@ -1,0 +1,216 @@
+//! What to do: steps that hold every choice already made. Executors choose nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use mainstay_types::{BoxId, ChildName, InstanceId, Member, Nonce, ServiceName, State, Timestamp, Waiting};
+use serde::{Deserialize, Serialize};
+
+use crate::observed::Record;
+
+/// The planner's answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be begun now, all at once; none has a key that is running.
+    pub steps: Vec<Step>,
+    /// All boxes with their states, in the diagram's reading order.
+    pub boxes: Vec<BoxPlan>,
+    /// Endpoints by upstream (service name; `NAME:management` for its management port).
+    pub endpoints: BTreeMap<String, Vec<EndpointPlan>>,
+    /// When to plan again at the latest, although nothing happened.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// A box and what is so about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoxPlan {
+    /// Which.
+    pub id: BoxId,
+    /// The role drawn under its name.
+    pub label: String,
+    /// Its state.
+    pub state: State,
+    /// What it waits for.
+    pub waiting: Vec<Waiting>,
+    /// Why it is not as it should be.
+    pub reason: Option<String>,
+}
+
+/// An endpoint of the edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPlan {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its start.
+    pub nonce: Nonce,
+    /// Takes new requests.
+    pub is_ready: bool,
+}
+
+/// What a step occupies; one step per key at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "on", rename_all = "kebab-case")]
+pub enum StepKey {
+    /// A child's life: start, stop, clone, fence.
+    Child {
+        /// Which.
+        name: ChildName,
+    },
+    /// The durable record, `synchronous_standby_names`, promotion, the router's targets: one at a time, so
+    /// that they happen in the planned order.
+    Cluster,
+    /// Roles, databases, migrations.
+    Schema,
+    /// A service's release command.
+    Before {
+        /// Which.
+        service: ServiceName,
+    },
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Step {
+    /// Make a new cluster in this member's directory (wiping an unfinished one) and mark it complete.
+    InitPrimary {
+        /// Where.
+        member: Member,
+    },
+    /// Make this member a copy of that one and mark it complete. A complete old directory is kept aside.
+    Clone {
+        /// Where to.
+        member: Member,
+        /// Where from.
+        from: Member,
+    },
+    /// Start a member's postmaster, as the standby of `follow` or as primary.
+    StartPostgres {
+        /// Which.
+        member: Member,
+        /// The primary it follows; `None`: it is the primary.
+        follow: Option<Member>,
+    },
+    /// Kill every process of the member and prove that none is attached to its shared memory.
+    Fence {
+        /// Which.
+        member: Member,
+    },
+    /// Promote until it is true.
+    Promote {
+        /// Which.
+        member: Member,
+    },
+    /// Write the record durably. The executor checks that the epoch on disk is not higher.
+    WriteRecord {
+        /// The record.
+        record: Record,
+    },
+    /// Set `synchronous_standby_names` on the primary and reload; empty means off.
+    SetSynchronous {
+        /// The primary.
+        primary: Member,
+        /// Confirmations come from any one of these.
+        standbys: Vec<Member>,
+    },
+    /// Tell the router its targets.
+    PointRouter {
+        /// The record's epoch.
+        epoch: u64,
+        /// The primary; `None`: hold.
+        write: Option<Member>,
+        /// Streaming standbys.
+        read: Vec<Member>,
+    },
+    /// Roles, databases, the ledger.
+    PrepareDatabase {
+        /// The primary.
+        primary: Member,
+    },
+    /// Run the stack's migrations.
+    Migrate {
+        /// The primary.
+        primary: Member,
+    },
+    /// Run a service's release command.
+    RunBefore {
+        /// Which.
+        service: ServiceName,
+    },
+    /// Start a child that is no database and no instance: `edge`, `router`, `cache`, `store`, `prometheus`,
+    /// `alertmanager`.
+    StartChild {
+        /// Which.
+        name: ChildName,
+    },
+    /// Start an instance.
+    StartInstance {
+        /// Which.
+        id: InstanceId,
+    },
+    /// Ask a child to end, wait, then kill its tree.
+    Stop {
+        /// Which.
+        name: ChildName,
+        /// Which start of it.
+        nonce: Nonce,
+        /// First signal (PostgreSQL: SIGINT, fast shutdown; others SIGTERM).
+        signal: i32,
+        /// Time until SIGKILL.
+        grace: Duration,
+    },
+    /// Everything is stopped: the control plane and keep may exit.
+    Finish,
+}
+
+impl Step {
+    /// What it occupies.
+    pub fn key(&self) -> StepKey {
+        let postgres = |member: &Member| StepKey::Child { name: ChildName::postgres(*member) };
+        match self {
+            Self::InitPrimary { member }
+            | Self::Clone { member, .. }
+            | Self::StartPostgres { member, .. }
+            | Self::Fence { member } => postgres(member),
+            Self::Promote { .. }
+            | Self::WriteRecord { .. }
+            | Self::SetSynchronous { .. }
+            | Self::PointRouter { .. }
+            | Self::Finish => StepKey::Cluster,
+            Self::PrepareDatabase { .. } | Self::Migrate { .. } => StepKey::Schema,
+            Self::RunBefore { service } => StepKey::Before { service: service.clone() },
+            Self::StartChild { name } | Self::Stop { name, .. } => StepKey::Child { name: name.clone() },
+            Self::StartInstance { id } => StepKey::Child { name: ChildName::instance(id) },
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InitPrimary { member } => write!(f, "makes a new cluster in postgres-{member}"),
+            Self::Clone { member, from } => write!(f, "clones postgres-{from} to postgres-{member}"),
+            Self::StartPostgres { member, follow: None } => write!(f, "starts postgres-{member} as primary"),
+            Self::StartPostgres { member, follow: Some(from) } => {
+                write!(f, "starts postgres-{member} as standby of postgres-{from}")
+            }
+            Self::Fence { member } => write!(f, "fences postgres-{member}"),
+            Self::Promote { member } => write!(f, "promotes postgres-{member}"),
+            Self::WriteRecord { record } => {
+                write!(f, "records postgres-{} as primary, epoch {}", record.primary, record.epoch)
+            }
+            Self::SetSynchronous { standbys, .. } if standbys.is_empty() => f.write_str("makes commits asynchronous"),
+            Self::SetSynchronous { .. } => f.write_str("makes commits synchronous"),
+            Self::PointRouter { write: Some(member), .. } => write!(f, "points the router at postgres-{member}"),
+            Self::PointRouter { write: None, .. } => f.write_str("makes the router hold"),
+            Self::PrepareDatabase { .. } => f.write_str("prepares roles and databases"),
+            Self::Migrate { .. } => f.write_str("runs migrations"),
+            Self::RunBefore { service } => write!(f, "runs the release command of {service}"),
+            Self::StartChild { name } => write!(f, "starts {name}"),
+            Self::StartInstance { id } => write!(f, "starts {id}"),
+            Self::Stop { name, .. } => write!(f, "stops {name}"),
+            Self::Finish => f.write_str("ends the control plane"),
+        }
+    }
+}

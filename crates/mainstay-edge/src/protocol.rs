@@ -1,0 +1,194 @@
+//! The edge's control socket. The edge listens, the control plane dials; frames of `mainstay_supervisor::wire`.
+//!
+//! Two streams: durable policy (accepted or rejected, last one kept on disk) and ephemeral endpoints.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mainstay_types::{Generation, Secret};
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol and of the policy file.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// To the edge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "frame", rename_all = "kebab-case")]
+pub enum ToEdge {
+    /// Replace the policy. Answered by `Accepted` or `Rejected`.
+    Policy {
+        /// The whole policy.
+        policy: Box<Policy>,
+    },
+    /// Replace the endpoints of all upstreams.
+    Endpoints {
+        /// By upstream name.
+        upstreams: BTreeMap<String, Vec<Endpoint>>,
+    },
+    /// Ask for the metrics page. Answered by `Metrics`.
+    Metrics,
+}
+
+/// From the edge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "frame", rename_all = "kebab-case")]
+pub enum FromEdge {
+    /// First frame on a connection.
+    Hello {
+        /// [`PROTOCOL_VERSION`].
+        version: u32,
+        /// Policy in force, if any.
+        generation: Option<Generation>,
+        /// Its hash.
+        hash: Option<String>,
+    },
+    /// The policy is in force and on disk.
+    Accepted {
+        /// Its generation.
+        generation: Generation,
+        /// Its hash.
+        hash: String,
+    },
+    /// The policy was not taken; the one before stays.
+    Rejected {
+        /// Its generation.
+        generation: Generation,
+        /// Which rule it breaks.
+        reason: String,
+    },
+    /// Once a second: what went through since the last report.
+    Report {
+        /// Length of the window. **Unit**: milliseconds.
+        window_ms: u64,
+        /// By upstream (`""` is what no upstream saw: redirects, sites, refusals).
+        upstreams: BTreeMap<String, Counts>,
+        /// By endpoint id.
+        endpoints: BTreeMap<String, EndpointReport>,
+    },
+    /// The edge ejected or readmitted an endpoint by itself.
+    EndpointChanged {
+        /// Upstream.
+        upstream: String,
+        /// Endpoint id.
+        endpoint: String,
+        /// In the rotation from now on.
+        is_in: bool,
+        /// Why.
+        reason: String,
+    },
+    /// The metrics page, Prometheus text form.
+    Metrics {
+        /// The page.
+        text: String,
+    },
+}
+
+/// What went through in a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Requests finished.
+    pub requests: u64,
+    /// Of these, answered with 5xx or not at all.
+    pub errors: u64,
+    /// Latency histogram: counts for the upper bounds of [`LATENCY_BOUNDS_MS`], then one for the rest.
+    pub latency: Vec<u64>,
+}
+
+/// Upper bounds of the latency histogram. **Unit**: milliseconds.
+/// From half a millisecond (a cached answer on loopback) to the 60 s of the default route timeout.
+pub const LATENCY_BOUNDS_MS: [f64; 18] =
+    [0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 25.0, 50.0, 75.0, 100.0, 150.0, 300.0, 500.0, 1000.0, 5000.0, 60000.0];
+
+/// An endpoint as the edge sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointReport {
+    /// In the rotation.
+    pub is_in: bool,
+    /// Requests under way.
+    pub in_flight: u64,
+    /// What went through it.
+    pub counts: Counts,
+}
+
+/// All that the edge needs to serve, but for endpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// [`PROTOCOL_VERSION`].
+    pub schema: u32,
+    /// Its place in the order of policies.
+    pub generation: Generation,
+    /// Hosts it answers; any other host gets 421.
+    pub hosts: Vec<String>,
+    /// Certificates by host.
+    pub certificates: Vec<Certificate>,
+    /// HTTPS port as people reach it, for redirects.
+    pub https_port: u16,
+    /// Routes; the most specific path wins.
+    pub routes: Vec<Route>,
+    /// Upstreams by name.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Access log (JSON lines).
+    pub access_log: PathBuf,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Names it is for.
+    pub hosts: Vec<String>,
+    /// PEM chain, leaf first.
+    pub chain_pem: String,
+    /// PEM private key (PKCS #8).
+    pub key_pem: Secret,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// `/exact` or `/prefix/*`.
+    pub path: String,
+    /// Where it leads.
+    pub to: Target,
+    /// Time for the whole answer of the upstream. **Unit**: milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Target {
+    /// An upstream.
+    Upstream {
+        /// Its name.
+        name: String,
+    },
+    /// A folder of files.
+    Site {
+        /// The folder, absolute.
+        dir: PathBuf,
+        /// Unknown paths without an extension answer `index.html`.
+        spa: bool,
+    },
+}
+
+/// How an upstream is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Path probed on an ejected endpoint, or on all while no control plane is connected; `None`: TCP connect.
+    pub health_path: Option<String>,
+    /// Most a request waits for an endpoint when none is in, before 503. **Unit**: milliseconds.
+    pub hold_ms: u64,
+    /// Most requests that wait so.
+    pub hold_requests: u32,
+}
+
+/// One endpoint of an upstream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its id: the instance's name and start, `backend-1/3f…`.
+    pub id: String,
+    /// `127.0.0.1:port`.
+    pub address: String,
+    /// Takes new requests.
+    pub is_ready: bool,
+}

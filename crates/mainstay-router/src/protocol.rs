@@ -1,0 +1,146 @@
+//! The router's control socket. The router listens, the control plane dials; frames of
+//! `mainstay_supervisor::wire`. Two streams: durable policy and ephemeral targets.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mainstay_types::{Generation, Member, Secret, Timeline};
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol and of the policy file.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// To the router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "frame", rename_all = "kebab-case")]
+pub enum ToRouter {
+    /// Replace the policy. Answered by `Accepted` or `Rejected`.
+    Policy {
+        /// The whole policy.
+        policy: Box<Policy>,
+    },
+    /// Where writes and reads go from now on. Refused (`Rejected`) when its epoch is older than the last.
+    Targets {
+        /// The targets.
+        targets: Targets,
+    },
+    /// Ask for the metrics page. Answered by `Metrics`.
+    Metrics,
+}
+
+/// From the router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "frame", rename_all = "kebab-case")]
+pub enum FromRouter {
+    /// First frame on a connection.
+    Hello {
+        /// [`PROTOCOL_VERSION`].
+        version: u32,
+        /// Policy in force.
+        generation: Option<Generation>,
+        /// Targets in force.
+        targets: Option<Targets>,
+    },
+    /// The policy is in force and on disk.
+    Accepted {
+        /// Its generation.
+        generation: Generation,
+    },
+    /// These targets are in force and on disk; server connections to others are closed.
+    Pointed {
+        /// Their epoch.
+        epoch: u64,
+    },
+    /// Not taken; what was before stays.
+    Rejected {
+        /// Which rule it breaks.
+        reason: String,
+    },
+    /// Once a second.
+    Report {
+        /// Length of the window. **Unit**: milliseconds.
+        window_ms: u64,
+        /// Write door.
+        write: Counts,
+        /// Read door.
+        read: Counts,
+    },
+    /// At the end of a failover: what became of the sessions.
+    FailoverDone {
+        /// The epoch that ended it.
+        epoch: u64,
+        /// Sessions held and carried over.
+        carried: u64,
+        /// Ended with 57P01: they had state.
+        ended: u64,
+        /// Got 08007: a statement was in flight.
+        in_flight: u64,
+        /// Longest hold. **Unit**: milliseconds.
+        longest_hold_ms: u64,
+    },
+    /// The metrics page, Prometheus text form.
+    Metrics {
+        /// The page.
+        text: String,
+    },
+}
+
+/// What went through a door in a window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Client sessions now.
+    pub clients: u64,
+    /// Of these, held now.
+    pub held: u64,
+    /// Server connections now.
+    pub servers: u64,
+    /// Query cycles (to ReadyForQuery) finished.
+    pub statements: u64,
+    /// Of these, ended by an error of ours or a lost server.
+    pub errors: u64,
+    /// 95th percentile of a query cycle. **Unit**: microseconds.
+    pub p95_us: Option<u64>,
+}
+
+/// All that the router needs to authenticate and to bound itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    /// [`PROTOCOL_VERSION`].
+    pub schema: u32,
+    /// Its place in the order of policies.
+    pub generation: Generation,
+    /// Roles that may come in, by role name, with the password that opens both sides (SCRAM-SHA-256).
+    pub roles: BTreeMap<String, Secret>,
+    /// Databases that may be named.
+    pub databases: Vec<String>,
+    /// Most client sessions over both doors.
+    pub max_clients: u32,
+    /// Most server connections.
+    pub max_servers: u32,
+    /// How long a session is held. **Unit**: milliseconds.
+    pub hold_ms: u64,
+}
+
+/// Where statements go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Rises with every change of primary; an older one is refused.
+    pub epoch: u64,
+    /// The primary; `None`: hold.
+    pub write: Option<Server>,
+    /// Standbys for the read door; when empty, the primary serves it.
+    pub read: Vec<Server>,
+}
+
+/// A PostgreSQL server on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Which member.
+    pub member: Member,
+    /// Its timeline when it was made a target.
+    pub timeline: Timeline,
+    /// Folder of its Unix socket.
+    pub socket_dir: PathBuf,
+    /// Its port (names the socket file).
+    pub port: u16,
+}

@@ -1,0 +1,251 @@
+//! The typed stack: what is left when every rule has been checked. Past here nothing is re-validated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
+use serde::{Deserialize, Serialize};
+
+/// One application's whole architecture in one environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// Its name.
+    pub name: StackName,
+    /// The environment it was read for.
+    pub environment: EnvironmentName,
+    /// The front door.
+    pub edge: Edge,
+    /// Application processes, by name.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Static sites, by name.
+    pub sites: BTreeMap<String, Site>,
+    /// PostgreSQL, when the stack has one.
+    pub database: Option<Database>,
+    /// Redis, when the stack has one.
+    pub cache: Option<Cache>,
+    /// Metrics and alerts.
+    pub observe: Observe,
+    /// Console and admin API.
+    pub console: Console,
+    /// The promises that drills measure. Missing ones have documented defaults.
+    pub target: Target,
+}
+
+/// The front door.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// Host name it answers to. Default: `NAME.localhost`.
+    pub host: String,
+    /// HTTPS port asked for. Default 8443.
+    pub https_port: u16,
+    /// HTTP port that redirects to HTTPS. Default 8080.
+    pub http_port: u16,
+    /// Address to listen on. Default 127.0.0.1.
+    pub listen: String,
+    /// Routes, most specific first once sorted by the edge.
+    pub routes: Vec<Route>,
+}
+
+/// One route of the edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// `/exact` or `/prefix/*`.
+    pub path: String,
+    /// Where it leads.
+    pub to: RouteTarget,
+    /// Time for the upstream's whole answer. Default 60 s.
+    pub timeout: Duration,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RouteTarget {
+    /// The instances of a service.
+    Service {
+        /// Which.
+        name: ServiceName,
+        /// Its management port instead of its main port.
+        management: bool,
+    },
+    /// A static site.
+    Site {
+        /// Which.
+        name: String,
+    },
+}
+
+/// An application process kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Command and arguments.
+    pub run: Vec<String>,
+    /// Working directory, relative to the stack file's folder. Default: that folder.
+    pub dir: PathBuf,
+    /// Whether it listens on `PORT`. A worker does not.
+    pub has_port: bool,
+    /// Whether it also listens on `MANAGEMENT_PORT`.
+    pub has_management_port: bool,
+    /// How many instances run. Default 1; `[service.NAME.scale] min`.
+    pub instances: u32,
+    /// Environment variables; values may hold `${NAME}` templates.
+    pub env: BTreeMap<String, String>,
+    /// Names of sealed secrets it is given as environment variables.
+    pub secrets: BTreeSet<String>,
+    /// How its readiness is known.
+    pub health: Health,
+    /// Services that must be ready first.
+    pub needs: BTreeSet<ServiceName>,
+    /// Whether it is given the database.
+    pub uses_database: bool,
+    /// Whether it is given cache and store.
+    pub uses_cache: bool,
+    /// Database connections that one instance may hold. Default 10 when it uses the database.
+    pub pool: u32,
+    /// Release command: once per release before the first instance.
+    pub before: Option<Vec<String>>,
+    /// Time from SIGTERM to SIGKILL. Default 30 s.
+    pub drain: Duration,
+    /// Path of its metrics in Prometheus text form, on the management port if it has one.
+    pub metrics: Option<String>,
+    /// Memory limit of one instance.
+    pub memory: Option<Bytes>,
+    /// CPU limit of one instance. **Unit**: thousandths of a core.
+    pub cpu_milli: Option<u32>,
+}
+
+/// Readiness and liveness of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Pause between two looks in the steady state. Default 10 s.
+    pub interval: Duration,
+    /// Time for an answer. Default 5 s.
+    pub timeout: Duration,
+    /// Good answers in a row that admit a suspended instance. Default 2.
+    pub up_after: u32,
+    /// Bad answers in a row that eject it. Default 3.
+    pub down_after: u32,
+    /// Time from start to the first good answer, after which it counts as failed. Default 60 s.
+    pub start_within: Duration,
+}
+
+/// A question to an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Probe {
+    /// `GET path` answers 2xx or 3xx.
+    Http {
+        /// The path.
+        path: String,
+        /// On the management port.
+        management: bool,
+    },
+    /// The port accepts a connection.
+    Tcp,
+    /// It runs (a worker).
+    Process,
+}
+
+/// A folder of built assets that the edge serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// The folder, relative to the stack file's.
+    pub dir: PathBuf,
+    /// Unknown paths without a file extension answer with `index.html`.
+    pub spa: bool,
+}
+
+/// How much an acknowledged write is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Asynchronous: a failover may lose the last acknowledged writes.
+    Fast,
+    /// Synchronous while a standby streams, asynchronous (with an alert) while none does.
+    Balanced,
+    /// Synchronous always: without a standby, writes wait.
+    Strict,
+}
+
+/// PostgreSQL primary, standbys and the router in front of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// Database name and owner of the application. Default: the stack's name with `-` as `_`.
+    pub name: String,
+    /// Standbys, 0 to 5. Default 1.
+    pub standbys: u32,
+    /// Default `balanced`.
+    pub durability: Durability,
+    /// Silence after which a primary counts as hung. Default 3 s.
+    pub hang_after: Duration,
+    /// How long the router holds a session through a failover. Default 30 s.
+    pub hold: Duration,
+    /// The server's `max_connections`. Default 100.
+    pub max_connections: u32,
+    /// Folder of `V1__name.sql` migrations, relative to the stack file's.
+    pub migrations: Option<PathBuf>,
+    /// Router port for reading and writing. Default 6432.
+    pub write_port: u16,
+    /// Router port for reading only. Default 6433.
+    pub read_port: u16,
+    /// Further server settings, as postgresql.conf names them.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Two Redis: `cache` may be lost, `store` may not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    /// Memory bound of the cache (LRU). Default 256 MiB.
+    pub cache_memory: Bytes,
+    /// Memory bound of the store (no eviction). Default 256 MiB.
+    pub store_memory: Bytes,
+    /// Whether the store keeps an append-only file. Default true.
+    pub store_persists: bool,
+}
+
+/// Metrics and alerts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observe {
+    /// Whether Prometheus and Alertmanager run. Default true.
+    pub enabled: bool,
+    /// Scrape interval. Default 15 s.
+    pub scrape: Duration,
+    /// How long metrics are kept. Default 15 d.
+    pub retention: Duration,
+}
+
+/// Console and admin API for the browser, on loopback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Console {
+    /// Port asked for. Default 7700.
+    pub port: u16,
+}
+
+/// A promise about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// From injection to the first success of a run of successes.
+    pub rto: Duration,
+    /// Age of acknowledged data that may be lost; zero means none.
+    pub rpo: Duration,
+    /// Whether the stack file says it; else it is mainstay's documented default.
+    pub is_declared: bool,
+}
+
+/// The promises of the stack file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// An instance dies. Default RTO 10 s, RPO 0.
+    pub instance_crash: Promise,
+    /// The database primary dies. Default RTO 60 s, RPO 0 (`fast`: 5 s).
+    pub database_failure: Promise,
+    /// The control plane dies. Default RTO 10 s, RPO 0.
+    pub control_plane_crash: Promise,
+    /// keep dies. Default RTO 10 s, RPO 0.
+    pub keep_crash: Promise,
+    /// Latency promise at the edge, if declared.
+    pub p95: Option<Duration>,
+}
