@@ -1,0 +1,170 @@
+//! Where a stack keeps its state and its sockets.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use mainstay_types::{EnvironmentName, StackName};
+use sha2::{Digest, Sha256};
+
+/// Folders of one stack in one environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Durable state: databases, `state.db`, logs.
+    pub state: PathBuf,
+    /// Sockets. Short, because a socket's path has at most 108 bytes.
+    pub runtime: PathBuf,
+}
+
+/// Why folders could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system said no.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else's folder.
+    #[error("{path} belongs to user {owner}, mainstay runs as user {me}")]
+    WrongOwner {
+        /// Which folder.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who we are.
+        me: u32,
+    },
+    /// Neither root nor a home: nowhere to keep state.
+    #[error("no place for state: neither XDG_STATE_HOME nor HOME is set (use --state DIR)")]
+    NoHome,
+}
+
+fn me() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The folder under which all stacks keep their state.
+///
+/// **Errors**: not root, and no home is set.
+pub fn default_state_base() -> Result<PathBuf, Error> {
+    if me() == 0 {
+        return Ok(PathBuf::from("/var/lib/mainstay"));
+    }
+    let non_empty = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    non_empty("XDG_STATE_HOME")
+        .or_else(|| non_empty("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("mainstay"))
+        .ok_or(Error::NoHome)
+}
+
+impl Paths {
+    /// The folders of a stack under `base` (see [`default_state_base`]).
+    ///
+    /// **Errors**: `base` is relative and the current folder cannot be read.
+    pub fn new(base: &Path, stack: &StackName, environment: &EnvironmentName) -> Result<Self, Error> {
+        let base = std::path::absolute(base).map_err(|source| Error::Io {
+            action: "make an absolute path of",
+            path: base.to_owned(),
+            source,
+        })?;
+        let state = base.join(stack.as_str()).join(environment.as_str());
+        let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
+        let short: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+        let runtime_base = if me() == 0 {
+            PathBuf::from("/run/mainstay")
+        } else {
+            std::env::var_os("XDG_RUNTIME_DIR")
+                .filter(|value| !value.is_empty() && Path::new(value).is_dir())
+                .map_or_else(|| PathBuf::from(format!("/tmp/mainstay-{}", me())), |dir| PathBuf::from(dir).join("mainstay"))
+        };
+        Ok(Self { state, runtime: runtime_base.join(short) })
+    }
+
+    /// Makes both folders, checks their owner and that one can write.
+    ///
+    /// Mode 0711: children that dropped root pass through to their own folders, and list nothing.
+    ///
+    /// **Errors**: the file system's, or a folder of somebody else's.
+    pub fn create(&self) -> Result<(), Error> {
+        for folder in [&self.state, &self.runtime] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(folder)
+                .map_err(|source| Error::Io { action: "make the folder", path: folder.clone(), source })?;
+            let metadata = std::fs::metadata(folder)
+                .map_err(|source| Error::Io { action: "look at", path: folder.clone(), source })?;
+            if metadata.uid() != me() {
+                return Err(Error::WrongOwner { path: folder.clone(), owner: metadata.uid(), me: me() });
+            }
+            let probe = folder.join(".probe");
+            std::fs::write(&probe, b"mainstay")
+                .and_then(|()| std::fs::remove_file(&probe))
+                .map_err(|source| Error::Io { action: "write to", path: folder.clone(), source })?;
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))
+                .map_err(|source| Error::Io { action: "set the mode of", path: folder.clone(), source })?;
+        }
+        for name in ["logs", "bin"] {
+            let folder = self.state.join(name);
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(&folder)
+                .map_err(|source| Error::Io { action: "make the folder", path: folder.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// The admin API's socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.runtime.join("api.sock")
+    }
+
+    /// Log of a child.
+    pub fn log(&self, child: &str) -> PathBuf {
+        self.state.join("logs").join(format!("{child}.log"))
+    }
+
+    /// The stack file as it was at `up`.
+    pub fn stack_file(&self) -> PathBuf {
+        self.state.join("stack.toml")
+    }
+
+    /// Where it came from and with which options.
+    pub fn launch_file(&self) -> PathBuf {
+        self.state.join("launch.json")
+    }
+
+    /// Our own program, copied so that children that dropped root can run it and a rebuild cannot change it.
+    pub fn program(&self) -> PathBuf {
+        self.state.join("bin/mainstay")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_paths_are_short_however_deep_the_state_is() {
+        let deep = PathBuf::from(format!("/{}", "x/".repeat(80)));
+        let stack = StackName::new("users").expect("valid");
+        let paths = Paths::new(&deep, &stack, &EnvironmentName::default()).expect("absolute");
+        assert!(paths.runtime.join("pg-a/.s.PGSQL.5432.lock").as_os_str().len() < 104);
+    }
+
+    #[test]
+    fn environments_do_not_share_state() {
+        let stack = StackName::new("users").expect("valid");
+        let one = Paths::new(Path::new("/s"), &stack, &EnvironmentName::new("staging").expect("valid")).expect("ok");
+        let two = Paths::new(Path::new("/s"), &stack, &EnvironmentName::new("production").expect("valid")).expect("ok");
+        assert_ne!(one.state, two.state);
+        assert_ne!(one.runtime, two.runtime);
+    }
+}
