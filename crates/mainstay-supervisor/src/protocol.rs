@@ -39,6 +39,11 @@ pub struct SpawnSpec {
     pub limits: Limits,
     /// Keep starts it again by itself within a second when it ends (only the control plane).
     pub restart: bool,
+    /// Folder that holds `dir`, for a `user` who cannot come there because a parent is closed to others (a
+    /// project under a home of mode 0700): the child then sees a private view in which the closed parent
+    /// holds nothing but this folder. `None` is `dir` itself.
+    #[serde(default)]
+    pub project: Option<PathBuf>,
 }
 
 /// User and group of a child.
