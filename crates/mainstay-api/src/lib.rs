@@ -5,6 +5,7 @@
 //! | `GET /api/v1/status` | [`Status`] |
 //! | `GET /api/v1/processes` | [`Vec<Process>`](Process) |
 //! | `GET /api/v1/events?after=SEQ&limit=N` | [`Vec<Event>`](Event) in order of `seq` |
+//! | `GET /api/v1/traffic` | [`Traffic`] |
 //! | `GET /api/v1/stream` | SSE: `event: status` [`Status`], `event: traffic` [`Traffic`], `event: event` [`Event`] |
 //! | `GET /api/v1/logs?child=NAME&lines=N&follow=true` | [`LogLine`] per line (newline-delimited JSON) |
 //! | `GET /api/v1/services/NAME/env` | [`ServiceEnv`]; Unix socket only, it holds passwords |
@@ -142,8 +143,6 @@ pub struct Process {
     pub state: State,
     /// Since when it is in it.
     pub since: Timestamp,
-    /// Starts so far.
-    pub starts: u32,
     /// How it ended last.
     pub last_exit: Option<ExitReason>,
     /// Proportional set size over its process tree. **Unit**: bytes.
