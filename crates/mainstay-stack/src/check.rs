@@ -1,0 +1,188 @@
+//! Rules that look at more than one value: ports, needs, connections, durability.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mainstay_types::ServiceName;
+
+use crate::code::Code;
+use crate::context::Context;
+use crate::model::{Database, Durability, Service, Stack};
+use crate::read::Draft;
+use crate::words::nearest;
+
+/// Connections that mainstay keeps for itself out of `max_connections`: three are PostgreSQL's own for superusers
+/// (`superuser_reserved_connections`); the rest are two probes, one exporter, one migration, one drill ledger, one
+/// `db psql`, and one spare.
+pub const OWN_CONNECTIONS: u32 = 10;
+
+/// Checks the whole. Where values are missing, their own diagnostics have been made already.
+pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
+    let stack = &draft.stack;
+    ports(stack, ctx);
+    needs(&stack.services, ctx);
+    if let Some(database) = &stack.database {
+        connections(draft, database, ctx);
+        if database.durability == Durability::Strict && database.standbys == 0 {
+            let place = ctx.place(&["database.durability", "database.standbys", "database"]);
+            let message = "`database.durability` is \"strict\" with 0 standbys: every write would wait for ever";
+            let help = "set `standbys = 1` or more, or `durability = \"balanced\"`";
+            ctx.error(Code::StrictAlone, &place, message.to_owned(), help.to_owned());
+        }
+    }
+    if stack.services.is_empty() && stack.sites.is_empty() && stack.database.is_none() && stack.cache.is_none() {
+        let message = "this stack runs nothing: it has no service, site, database or cache".to_owned();
+        let help = "add a `[service.NAME]` with `run`".to_owned();
+        ctx.warning(Code::NothingRuns, &ctx.place(&["stack"]), message, help);
+    }
+}
+
+fn ports(stack: &Stack, ctx: &mut Context<'_>) {
+    let mut listeners = vec![
+        ("edge.https_port", stack.edge.https_port),
+        ("edge.http_port", stack.edge.http_port),
+        ("console.port", stack.console.port),
+    ];
+    if let Some(database) = &stack.database {
+        listeners.push(("database.write_port", database.write_port));
+        listeners.push(("database.read_port", database.read_port));
+    }
+    let mut taken: BTreeMap<u16, &str> = BTreeMap::new();
+    // The default in the place of a refused port is nobody's wish.
+    listeners.retain(|(path, _)| !ctx.is_refused(path));
+    for (path, port) in listeners {
+        let Some(other) = taken.get(&port).copied() else {
+            taken.insert(port, path);
+            continue;
+        };
+        // The one that the file says is the one to change; the other may be a default.
+        let (at, against) = if ctx.is_said(path) { (path, other) } else { (other, path) };
+        let message = format!("`{at}` is {port}, and so is `{against}`");
+        let help = "give one of the two another port from 1024 to 65535".to_owned();
+        ctx.error(Code::PortTwice, &ctx.place(&[at]), message, help);
+    }
+}
+
+fn needs(services: &BTreeMap<ServiceName, Service>, ctx: &mut Context<'_>) {
+    for (name, service) in services {
+        let place = ctx.place(&[&format!("service.{name}.needs")]);
+        for needed in &service.needs {
+            if services.contains_key(needed) || ctx.declared.contains(needed.as_str()) && !is_site(needed, ctx) {
+                continue;
+            }
+            let help = match needed.as_str() {
+                "database" | "cache" => {
+                    "remove it: a service starts after the database and cache that it uses".to_owned()
+                }
+                other => match nearest(other, services.keys().map(ServiceName::as_str)) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => "name a service of this stack, or remove it".to_owned(),
+                },
+            };
+            let message = format!("`service.{name}.needs` names \"{needed}\", which is no service");
+            ctx.error(Code::NeedsNothing, &place, message, help);
+        }
+    }
+    for circle in circles(services) {
+        let first = circle.first().map(ToString::to_string).unwrap_or_default();
+        let mut words: Vec<String> = circle.iter().map(ToString::to_string).collect();
+        words.push(first.clone());
+        let message = format!("these services wait for each other: {}", words.join(" → "));
+        let help = "remove one of them from the `needs` of another: none of them could start first".to_owned();
+        ctx.error(Code::NeedsCycle, &ctx.place(&[&format!("service.{first}.needs")]), message, help);
+    }
+}
+
+/// A site is declared too, and cannot be needed.
+fn is_site(name: &ServiceName, ctx: &Context<'_>) -> bool {
+    ctx.is_said(&format!("site.{name}"))
+}
+
+/// Circles of `needs`, each once, beginning with its first service by name.
+fn circles(services: &BTreeMap<ServiceName, Service>) -> Vec<Vec<&ServiceName>> {
+    let mut found: Vec<Vec<&ServiceName>> = Vec::new();
+    let mut done: BTreeSet<&ServiceName> = BTreeSet::new();
+    for start in services.keys() {
+        // Depth first with a stack of our own: a long chain must not exhaust the thread's.
+        let mut path: Vec<(&ServiceName, Vec<&ServiceName>)> = vec![(start, known_needs(services, start))];
+        while let Some((current, pending)) = path.last_mut() {
+            let current = *current;
+            let Some(next) = pending.pop() else {
+                done.insert(current);
+                path.pop();
+                continue;
+            };
+            if let Some(at) = path.iter().position(|(name, _)| *name == next) {
+                let mut circle: Vec<_> = path[at..].iter().map(|(name, _)| *name).collect();
+                let least = circle.iter().enumerate().min_by_key(|(_, name)| **name).map_or(0, |(index, _)| index);
+                circle.rotate_left(least);
+                if !found.contains(&circle) {
+                    found.push(circle);
+                }
+            } else if !done.contains(next) {
+                path.push((next, known_needs(services, next)));
+            }
+        }
+    }
+    found
+}
+
+fn known_needs<'s>(services: &'s BTreeMap<ServiceName, Service>, name: &ServiceName) -> Vec<&'s ServiceName> {
+    let Some(service) = services.get(name) else { return Vec::new() };
+    service.needs.iter().filter_map(|needed| services.get_key_value(needed).map(|(key, _)| key)).collect()
+}
+
+/// Every instance may fill its pool at the same moment: after a failover they all do.
+fn connections(draft: &Draft, database: &Database, ctx: &mut Context<'_>) {
+    let users: Vec<_> = draft.stack.services.iter().filter(|(_, service)| service.uses_database).collect();
+    let sum = |instances: &dyn Fn(&ServiceName, &Service) -> u32| -> u64 {
+        users.iter().map(|(name, service)| u64::from(instances(name, service)) * u64::from(service.pool)).sum()
+    };
+    if ctx.is_refused("database.max_connections") {
+        return;
+    }
+    let limit = u64::from(database.max_connections);
+    let now = sum(&|_, service| service.instances) + u64::from(OWN_CONNECTIONS);
+    let most = |name: &ServiceName, service: &Service| {
+        draft.scale_max.get(name).copied().unwrap_or(service.instances).max(service.instances)
+    };
+    let scaled = sum(&most) + u64::from(OWN_CONNECTIONS);
+    if now <= limit && scaled <= limit {
+        return;
+    }
+    let is_now = now > limit;
+    let parts: Vec<String> = users
+        .iter()
+        .map(|(name, service)| {
+            let instances = if is_now { service.instances } else { most(name, service) };
+            format!("{name} {instances} × {}", service.pool)
+        })
+        .collect();
+    let wanted = if is_now { now } else { scaled };
+    let message = format!(
+        "the services may open {} connections ({}), mainstay keeps {OWN_CONNECTIONS}: {wanted} in all, and \
+         `database.max_connections` is {limit}",
+        wanted - u64::from(OWN_CONNECTIONS),
+        parts.join(", "),
+    );
+    let help = format!("set `max_connections = {wanted}` in `[database]`, or lower `pool` or the number of instances");
+    let place = connection_place(&users, ctx);
+    if is_now {
+        ctx.error(Code::ConnectionBudget, &place, message, help);
+    } else {
+        // Not yet reached: scaling by load does not run in this release.
+        ctx.warning(Code::ConnectionBudget, &place, message, help);
+    }
+}
+
+/// The value to point at: the limit if it is written, else what the largest user writes.
+fn connection_place(users: &[(&ServiceName, &Service)], ctx: &Context<'_>) -> std::ops::Range<usize> {
+    let largest = users.iter().max_by_key(|(_, service)| u64::from(service.instances) * u64::from(service.pool));
+    let mut paths = vec!["database.max_connections".to_owned()];
+    if let Some((name, _)) = largest {
+        for key in ["pool", "instances", "scale.max", "scale.min"] {
+            paths.push(format!("service.{name}.{key}"));
+        }
+    }
+    paths.push("database".to_owned());
+    ctx.place(&paths.iter().map(String::as_str).collect::<Vec<_>>())
+}

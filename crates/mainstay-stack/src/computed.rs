@@ -1,0 +1,225 @@
+//! Every effective value with its origin: what `mainstay config --computed` prints.
+//!
+//! Each struct of the model is taken apart without `..`, so that a new field cannot be forgotten here.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use mainstay_types::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::Parsed;
+use crate::model::{
+    Cache, Console, Database, Durability, Edge, Health, Observe, Probe, Promise, Route, Service, Site, Stack, Target,
+};
+use crate::origin::{Origin, Origins};
+use crate::read::name_of;
+use crate::units::{show_cpu, show_duration, show_size};
+
+/// One effective value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComputedValue {
+    /// Its path in the stack file's own words.
+    pub path: String,
+    /// The value as the stack file writes it; `none` when there is none.
+    pub value: String,
+    /// Who says it.
+    pub origin: Origin,
+}
+
+/// All values of a stack, in the order of the stack file.
+pub fn computed(parsed: &Parsed) -> Vec<ComputedValue> {
+    let mut list = List { origins: &parsed.origins, values: Vec::new() };
+    let Stack { name, environment, edge, services, sites, database, cache, observe, console, target } = &parsed.stack;
+    list.push("stack", name);
+    list.push("environment", environment);
+    list.edge(edge);
+    for (name, service) in services {
+        list.service(&format!("service.{name}"), service);
+    }
+    for (name, Site { dir, spa }) in sites {
+        list.push(&format!("site.{name}.dir"), dir.display());
+        list.push(&format!("site.{name}.spa"), spa);
+    }
+    match database {
+        Some(database) => list.database(database),
+        None => list.push("database", "none"),
+    }
+    match cache {
+        Some(cache) => list.cache(cache),
+        None => list.push("cache", "none"),
+    }
+    let Observe { enabled, scrape, retention } = observe;
+    list.push("observe.enabled", enabled);
+    list.duration("observe.scrape", *scrape);
+    list.duration("observe.retention", *retention);
+    let Console { port } = console;
+    list.push("console.port", port);
+    list.target(target);
+    list.values
+}
+
+struct List<'p> {
+    origins: &'p Origins,
+    values: Vec<ComputedValue>,
+}
+
+impl List<'_> {
+    fn push(&mut self, path: &str, value: impl Display) {
+        let origin = self.origins.of(path);
+        self.values.push(ComputedValue { path: path.to_owned(), value: value.to_string(), origin });
+    }
+
+    fn duration(&mut self, path: &str, value: Duration) {
+        self.push(path, show_duration(value));
+    }
+
+    fn size(&mut self, path: &str, value: Bytes) {
+        self.push(path, show_size(value));
+    }
+
+    /// Texts as an array of the stack file.
+    fn texts<T: Display>(&mut self, path: &str, values: impl IntoIterator<Item = T>) {
+        let items: Vec<String> = values.into_iter().map(|value| format!("{:?}", value.to_string())).collect();
+        self.push(path, format!("[{}]", items.join(", ")));
+    }
+
+    fn edge(&mut self, edge: &Edge) {
+        let Edge { host, https_port, http_port, listen, routes } = edge;
+        self.push("edge.host", host);
+        self.push("edge.https_port", https_port);
+        self.push("edge.http_port", http_port);
+        self.push("edge.listen", listen);
+        if routes.is_empty() {
+            self.push("edge.route", "[]");
+        }
+        for (index, Route { path, to, timeout }) in routes.iter().enumerate() {
+            let at = format!("edge.route[{index}]");
+            self.push(&format!("{at}.path"), path);
+            self.push(&format!("{at}.to"), name_of(to));
+            self.duration(&format!("{at}.timeout"), *timeout);
+        }
+    }
+
+    fn service(&mut self, at: &str, service: &Service) {
+        let Service {
+            run,
+            dir,
+            has_port,
+            has_management_port,
+            instances,
+            env,
+            secrets,
+            health,
+            needs,
+            uses_database,
+            uses_cache,
+            pool,
+            before,
+            drain,
+            metrics,
+            memory,
+            cpu_milli,
+        } = service;
+        self.texts(&format!("{at}.run"), run);
+        self.push(&format!("{at}.dir"), dir.display());
+        self.push(&format!("{at}.port"), has_port);
+        self.push(&format!("{at}.management_port"), has_management_port);
+        self.push(&format!("{at}.instances"), instances);
+        if env.is_empty() {
+            self.push(&format!("{at}.env"), "{}");
+        }
+        for (name, value) in env {
+            self.push(&format!("{at}.env.{name}"), value);
+        }
+        self.texts(&format!("{at}.secrets"), secrets);
+        self.health(&format!("{at}.health"), health);
+        self.texts(&format!("{at}.needs"), needs);
+        self.push(&format!("{at}.uses.database"), uses_database);
+        self.push(&format!("{at}.uses.cache"), uses_cache);
+        self.push(&format!("{at}.pool"), pool);
+        match before {
+            Some(before) => self.texts(&format!("{at}.before"), before),
+            None => self.push(&format!("{at}.before"), "none"),
+        }
+        self.duration(&format!("{at}.drain"), *drain);
+        self.push(&format!("{at}.metrics"), metrics.as_deref().unwrap_or("none"));
+        self.push(&format!("{at}.resources.memory"), memory.map_or("none".to_owned(), show_size));
+        self.push(&format!("{at}.resources.cpu"), cpu_milli.map_or("none".to_owned(), show_cpu));
+    }
+
+    fn health(&mut self, at: &str, health: &Health) {
+        let Health { probe, interval, timeout, up_after, down_after, start_within } = health;
+        match probe {
+            Probe::Http { path, management } => {
+                self.push(&format!("{at}.path"), path);
+                self.push(&format!("{at}.port"), if *management { "management" } else { "main" });
+            }
+            Probe::Tcp => self.push(&format!("{at}.path"), "tcp"),
+            Probe::Process => self.push(&format!("{at}.path"), "process"),
+        }
+        self.duration(&format!("{at}.interval"), *interval);
+        self.duration(&format!("{at}.timeout"), *timeout);
+        self.push(&format!("{at}.up_after"), up_after);
+        self.push(&format!("{at}.down_after"), down_after);
+        self.duration(&format!("{at}.start_within"), *start_within);
+    }
+
+    fn database(&mut self, database: &Database) {
+        let Database {
+            name,
+            standbys,
+            durability,
+            hang_after,
+            hold,
+            max_connections,
+            migrations,
+            write_port,
+            read_port,
+            settings,
+        } = database;
+        self.push("database.name", name);
+        self.push("database.standbys", standbys);
+        let durability = match durability {
+            Durability::Fast => "fast",
+            Durability::Balanced => "balanced",
+            Durability::Strict => "strict",
+        };
+        self.push("database.durability", durability);
+        self.duration("database.hang_after", *hang_after);
+        self.duration("database.hold", *hold);
+        self.push("database.max_connections", max_connections);
+        let migrations = migrations.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
+        self.push("database.migrations", migrations);
+        self.push("database.write_port", write_port);
+        self.push("database.read_port", read_port);
+        if settings.is_empty() {
+            self.push("database.settings", "{}");
+        }
+        for (name, value) in settings {
+            self.push(&format!("database.settings.{name}"), value);
+        }
+    }
+
+    fn cache(&mut self, cache: &Cache) {
+        let Cache { cache_memory, store_memory, store_persists } = cache;
+        self.size("cache.max_memory", *cache_memory);
+        self.size("cache.store_max_memory", *store_memory);
+        self.push("cache.persist", if *store_persists { "aof" } else { "none" });
+    }
+
+    fn target(&mut self, target: &Target) {
+        let Target { instance_crash, database_failure, control_plane_crash, keep_crash, p95 } = target;
+        let promises = [
+            ("instance_crash", instance_crash),
+            ("database_failure", database_failure),
+            ("control_plane_crash", control_plane_crash),
+            ("keep_crash", keep_crash),
+        ];
+        for (key, Promise { rto, rpo, is_declared: _ }) in promises {
+            self.duration(&format!("target.{key}.rto"), *rto);
+            self.duration(&format!("target.{key}.rpo"), *rpo);
+        }
+        self.push("target.p95", p95.map_or("none".to_owned(), show_duration));
+    }
+}

@@ -1,0 +1,243 @@
+//! `[database]` and `[cache]`: what holds the data.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mainstay_types::{Bytes, StackName};
+
+use crate::code::Code;
+use crate::context::Context;
+use crate::cursor::{Cursor, wrong_type};
+use crate::diagnostic::quote;
+use crate::model::{Cache, Database, Durability};
+use crate::origin::Origin;
+use crate::raw::Value;
+use crate::read::{inner_path, one_of};
+use crate::words::nearest;
+
+/// Members are `a` to `f`: a primary and five standbys.
+const MOST_STANDBYS: u32 = 5;
+/// A primary is probed every 250 ms: below two probes silence cannot be told from chance.
+const HANG_AFTER_LEAST: Duration = Duration::from_millis(500);
+const MINUTES: Duration = Duration::from_secs(600);
+/// Below this the services, mainstay and PostgreSQL's own reserve do not fit.
+const LEAST_CONNECTIONS: u32 = 20;
+/// Each costs a process of some MB; PostgreSQL with more than this on one machine does not work.
+const MOST_CONNECTIONS: u32 = 10_000;
+const WRITE_PORT: u16 = 6432;
+const READ_PORT: u16 = 6433;
+/// PostgreSQL cuts names here (NAMEDATALEN - 1).
+const LONGEST_NAME: usize = 63;
+
+const LATER: [(&str, &str); 7] = [
+    ("engine", "it is PostgreSQL"),
+    ("version", "the installed PostgreSQL is used"),
+    ("failover", "the promise is `target.database_failure`"),
+    ("pool", "each service has its own `pool`"),
+    ("backup", "take dumps with `pg_dump` until then"),
+    ("pooler", "mainstay's own router stands in front"),
+    ("extensions", "create them in a migration"),
+];
+const RENAMED: [(&str, &str); 4] =
+    [("replication", "durability"), ("sync", "durability"), ("port", "write_port"), ("config", "settings")];
+
+/// Settings that mainstay sets itself; another value would break replication, fencing or the way in.
+const MANAGED: [&str; 38] = [
+    "archive_command",
+    "archive_library",
+    "archive_mode",
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "external_pid_file",
+    "fsync",
+    "full_page_writes",
+    "hba_file",
+    "hot_standby",
+    "ident_file",
+    "listen_addresses",
+    "log_destination",
+    "logging_collector",
+    "max_connections",
+    "max_replication_slots",
+    "max_wal_senders",
+    "password_encryption",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "restart_after_crash",
+    "restore_command",
+    "ssl",
+    "synchronous_commit",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "unix_socket_group",
+    "unix_socket_permissions",
+    "wal_level",
+];
+
+pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &StackName) -> Option<Database> {
+    let mut cursor = top.table(ctx, "database")?;
+    let (standbys, replicas) = (cursor.node("standbys"), cursor.node("replicas"));
+    let (use_standbys, use_replicas) = one_of(ctx, ("database.standbys", standbys), ("database.replicas", replicas));
+    let mut count = None;
+    if use_standbys {
+        count = cursor.count(ctx, "standbys", 0..=MOST_STANDBYS);
+    } else if use_replicas {
+        count = cursor.count(ctx, "replicas", 0..=MOST_STANDBYS);
+        let origin = ctx.origins.of("database.replicas");
+        ctx.origins.set("database.standbys", origin);
+    }
+    let name = database_name(&mut cursor, ctx).unwrap_or_else(|| {
+        ctx.origins.set("database.name", Origin::Derived { from: "stack".to_owned() });
+        stack.as_str().replace('-', "_")
+    });
+    let database = Database {
+        name,
+        standbys: count.unwrap_or(1),
+        durability: durability(&mut cursor, ctx).unwrap_or(Durability::Balanced),
+        hang_after: cursor.duration(ctx, "hang_after", HANG_AFTER_LEAST..=MINUTES).unwrap_or(Duration::from_secs(3)),
+        hold: cursor.duration(ctx, "hold", Duration::ZERO..=MINUTES).unwrap_or(Duration::from_secs(30)),
+        max_connections: cursor.count(ctx, "max_connections", LEAST_CONNECTIONS..=MOST_CONNECTIONS).unwrap_or(100),
+        migrations: inner_path(&mut cursor, ctx, "migrations"),
+        write_port: cursor.port(ctx, "write_port").unwrap_or(WRITE_PORT),
+        read_port: cursor.port(ctx, "read_port").unwrap_or(READ_PORT),
+        settings: settings(&mut cursor, ctx),
+    };
+    cursor.finish(ctx, &LATER, &RENAMED);
+    Some(database)
+}
+
+fn database_name(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<String> {
+    let name = cursor.text(ctx, "name", "name = \"myapp\"")?;
+    let bytes = name.text.as_bytes();
+    let is_plain = bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_');
+    let begins_well = bytes.first().is_some_and(u8::is_ascii_lowercase);
+    // A role of these names is the server's; `mainstay` is ours.
+    let is_taken = matches!(name.text.as_str(), "postgres" | "template0" | "template1" | "public")
+        || name.text.starts_with("pg_")
+        || name.text.starts_with("mainstay");
+    if !is_plain || !begins_well || bytes.len() > LONGEST_NAME {
+        let message = format!(
+            "`database.name` is \"{}\"; it is 1 to {LONGEST_NAME} of a-z, 0-9 and _, beginning with a letter",
+            quote(&name.text)
+        );
+        ctx.error(Code::BadName, &name.span, message, "write for example \"myapp\"".to_owned());
+        return None;
+    }
+    if is_taken {
+        let message = format!("`database.name` is \"{}\", which PostgreSQL or mainstay uses itself", name.text);
+        ctx.error(Code::BadName, &name.span, message, "choose another name".to_owned());
+        return None;
+    }
+    Some(name.text)
+}
+
+fn durability(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Durability> {
+    let text = cursor.text(ctx, "durability", "durability = \"balanced\"")?;
+    match text.text.as_str() {
+        "fast" => return Some(Durability::Fast),
+        "balanced" => return Some(Durability::Balanced),
+        "strict" => return Some(Durability::Strict),
+        _ => {}
+    }
+    let message =
+        format!("`database.durability` is \"{}\"; it is \"fast\", \"balanced\" or \"strict\"", quote(&text.text));
+    let near = match text.text.as_str() {
+        "async" => Some("fast"),
+        "sync" | "available" => Some("balanced"),
+        other => nearest(other, ["fast", "balanced", "strict"]),
+    };
+    let help = near.map_or_else(|| "write \"balanced\"".to_owned(), |near| format!("did you mean \"{near}\"?"));
+    ctx.error(Code::BadValue, &text.span, message, help);
+    None
+}
+
+/// Further settings of the server, as postgresql.conf names them.
+fn settings(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    let Some(table) = cursor.table(ctx, "settings") else { return settings };
+    for (name, node) in table.entries() {
+        let path = table.at(&quote(name));
+        ctx.note_value(&table.at(name), node);
+        let begins_well = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+        let is_plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'.');
+        if !begins_well || !is_plain {
+            let message = format!("`{path}` is no name of a server setting: a-z, 0-9, _ and .");
+            ctx.error(Code::BadName, &node.key, message, "write it as postgresql.conf does, in lower case".to_owned());
+            continue;
+        }
+        if MANAGED.contains(&name) {
+            let help = if name == "max_connections" {
+                "write `database.max_connections`".to_owned()
+            } else {
+                "remove it".to_owned()
+            };
+            ctx.error(Code::ManagedSetting, &node.key, format!("`{path}` is set by mainstay itself"), help);
+            continue;
+        }
+        let value = match &node.value {
+            Value::Text(text) => crate::cursor::plain_text(ctx, &path, text, node).map(|text| text.text),
+            Value::Integer(Some(number)) => Some(number.to_string()),
+            Value::Float(number) => Some(number.clone()),
+            Value::Boolean(value) => Some(if *value { "on" } else { "off" }.to_owned()),
+            _ => {
+                wrong_type(ctx, &path, node, "a text, a number, true or false", "work_mem = \"16MB\"");
+                None
+            }
+        };
+        settings.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    settings
+}
+
+/// Memory of each Redis that says nothing.
+const REDIS_MEMORY: Bytes = Bytes::mebi(256);
+/// Redis itself needs about 1 MiB before it holds anything.
+const REDIS_LEAST: Bytes = Bytes::mebi(4);
+const REDIS_MOST: Bytes = Bytes(1 << 42);
+
+const CACHE_LATER: [(&str, &str); 5] = [
+    ("engine", "the installed Redis or Valkey is used"),
+    ("version", "the installed Redis or Valkey is used"),
+    ("replicas", "one cache and one store run"),
+    ("evict", "the cache evicts what was used longest ago, the store nothing"),
+    ("ttl", "the service sets the time to live of its keys"),
+];
+
+pub(super) fn cache(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Cache> {
+    let mut cursor = top.table(ctx, "cache")?;
+    let cache_memory = cursor.size(ctx, "max_memory", REDIS_LEAST..=REDIS_MOST).unwrap_or(REDIS_MEMORY);
+    let store_memory = cursor.size(ctx, "store_max_memory", REDIS_LEAST..=REDIS_MOST).unwrap_or(REDIS_MEMORY);
+    let mut store_persists = true;
+    if let Some(persist) = cursor.text(ctx, "persist", "persist = \"aof\"") {
+        match persist.text.as_str() {
+            "aof" => {}
+            "none" => store_persists = false,
+            other => {
+                let message = format!("`cache.persist` is \"{}\"; it is \"aof\" or \"none\"", quote(other));
+                let help = "write \"aof\" to keep the store through a restart".to_owned();
+                ctx.error(Code::BadValue, &persist.span, message, help);
+            }
+        }
+    }
+    cursor.finish(ctx, &CACHE_LATER, &[("memory", "max_memory"), ("store_memory", "store_max_memory")]);
+    Some(Cache { cache_memory, store_memory, store_persists })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn managed_settings_are_in_order_and_each_once() {
+        assert!(MANAGED.is_sorted_by(|a, b| a < b));
+    }
+}

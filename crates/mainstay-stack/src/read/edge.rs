@@ -1,0 +1,261 @@
+//! `[edge]` and `[[edge.route]]`: the front door.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use mainstay_types::{ServiceName, StackName};
+
+use crate::code::Code;
+use crate::context::Context;
+use crate::cursor::{Cursor, Text, wrong_type};
+use crate::diagnostic::quote;
+use crate::model::{Edge, Route, RouteTarget, Service, Site};
+use crate::origin::Origin;
+use crate::raw::{Node, Value};
+use crate::words::nearest;
+
+const HTTPS_PORT: u16 = 8443;
+const HTTP_PORT: u16 = 8080;
+const LISTEN: &str = "127.0.0.1";
+/// Time for an upstream's whole answer.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+/// The console's own host, kept apart so that cookies and HSTS do not mix.
+const CONSOLE_HOST: &str = "console.localhost";
+
+const LATER: [(&str, &str); 7] = [
+    ("tls", "certificates come from a local authority"),
+    ("redirect_http", "HTTP is always redirected"),
+    ("compress", "answers go out as the service sends them"),
+    ("headers", "the service sets its own headers"),
+    ("waf", "requests are not inspected yet"),
+    ("limit", "nothing is limited at the edge yet"),
+    ("auth", "the service signs people in itself"),
+];
+const RENAMED: [(&str, &str); 4] =
+    [("routes", "[[edge.route]]"), ("port", "https_port"), ("address", "listen"), ("hostname", "host")];
+const ROUTE_LATER: [(&str, &str); 5] =
+    [("limit", ""), ("auth", ""), ("headers", ""), ("weight", ""), ("host", "the edge answers to `edge.host`")];
+
+/// What routes may lead to.
+struct Places<'s> {
+    services: &'s BTreeMap<ServiceName, Service>,
+    sites: &'s BTreeMap<String, Site>,
+}
+
+pub(super) fn read(
+    top: &mut Cursor<'_>,
+    ctx: &mut Context<'_>,
+    name: &StackName,
+    domain: Option<&Text>,
+    services: &BTreeMap<ServiceName, Service>,
+    sites: &BTreeMap<String, Site>,
+) -> Edge {
+    let places = Places { services, sites };
+    if let Some(domain) = domain {
+        check_host(ctx, "domain", domain);
+    }
+    let mut edge = Edge {
+        host: format!("{name}.localhost"),
+        https_port: HTTPS_PORT,
+        http_port: HTTP_PORT,
+        listen: LISTEN.to_owned(),
+        routes: Vec::new(),
+    };
+    ctx.origins.set("edge.host", Origin::Derived { from: "stack".to_owned() });
+    // Only production answers to the real name: elsewhere it would lead to the production machine.
+    if let Some(domain) = domain.filter(|_| ctx.environment.as_str() == "production") {
+        edge.host.clone_from(&domain.text);
+        ctx.origins.set("edge.host", Origin::Derived { from: "domain".to_owned() });
+    }
+    let mut routes = None;
+    if let Some(mut cursor) = top.table(ctx, "edge") {
+        if let Some(host) = cursor.text(ctx, "host", "host = \"myapp.localhost\"") {
+            check_host(ctx, "edge.host", &host);
+            edge.host = host.text;
+        }
+        edge.https_port = cursor.port(ctx, "https_port").unwrap_or(HTTPS_PORT);
+        edge.http_port = cursor.port(ctx, "http_port").unwrap_or(HTTP_PORT);
+        if let Some(listen) = cursor.text(ctx, "listen", "listen = \"127.0.0.1\"") {
+            if listen.text.parse::<IpAddr>().is_err() {
+                let message = format!("`edge.listen` is \"{}\", which is no IP address", quote(&listen.text));
+                let help = "write \"127.0.0.1\" for this machine only, or \"0.0.0.0\" for all addresses".to_owned();
+                ctx.error(Code::BadValue, &listen.span, message, help);
+            }
+            edge.listen = listen.text;
+        }
+        routes = cursor.node("route").map(|node| read_routes(node, ctx, &places));
+        cursor.finish(ctx, &LATER, &RENAMED);
+    }
+    edge.routes = routes.unwrap_or_else(|| default_route(ctx, &places));
+    edge
+}
+
+/// Host names: labels of letters, digits and `-`.
+fn check_host(ctx: &mut Context<'_>, path: &str, host: &Text) {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // 253 is the most that DNS carries (RFC 1035, section 2.3.4, without the length bytes).
+    if host.text.len() > 253 || !host.text.split('.').all(is_label) {
+        let message = format!(
+            "`{path}` is \"{}\", which is no host name: labels of a-z, 0-9 and - with points between",
+            quote(&host.text)
+        );
+        ctx.error(Code::BadName, &host.span, message, "write for example \"myapp.localhost\", without port".to_owned());
+    } else if host.text == CONSOLE_HOST {
+        let message = format!("`{path}` is \"{CONSOLE_HOST}\", which is the console's own host");
+        ctx.error(Code::BadName, &host.span, message, "choose another host".to_owned());
+    }
+}
+
+/// Without routes, everything leads to the only thing that can answer.
+fn default_route(ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<Route> {
+    let with_port = places.services.iter().filter(|(_, service)| service.has_port);
+    let mut targets: Vec<RouteTarget> =
+        with_port.map(|(name, _)| RouteTarget::Service { name: name.clone(), management: false }).collect();
+    targets.extend(places.sites.keys().map(|name| RouteTarget::Site { name: name.clone() }));
+    if targets.len() > 1 {
+        let names: Vec<_> = targets.iter().map(|target| format!("`{}`", name_of(target))).collect();
+        let place = ctx.place(&["edge", "service", "site"]);
+        let message = format!("no route says where requests lead, and {} could answer", names.join(", "));
+        let help = format!(
+            "add for each a route: [[edge.route]] path = \"/*\", to = \"{}\"",
+            targets.first().map(name_of).unwrap_or_default()
+        );
+        ctx.error(Code::RouteUnclear, &place, message, help);
+        return Vec::new();
+    }
+    let Some(to) = targets.pop() else { return Vec::new() };
+    let from = format!("the only thing that answers, `{}`", name_of(&to));
+    for key in ["path", "to"] {
+        ctx.origins.set(format!("edge.route[0].{key}"), Origin::Derived { from: from.clone() });
+    }
+    vec![Route { path: "/*".to_owned(), to, timeout: ROUTE_TIMEOUT }]
+}
+
+/// A target as the stack file writes it.
+pub(crate) fn name_of(target: &RouteTarget) -> String {
+    match target {
+        RouteTarget::Service { name, management: false } => name.to_string(),
+        RouteTarget::Service { name, management: true } => format!("{name}:management"),
+        RouteTarget::Site { name } => name.clone(),
+    }
+}
+
+fn read_routes(node: &Node, ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<Route> {
+    let Value::Array(items) = &node.value else {
+        wrong_type(ctx, "edge.route", node, "an array of tables", "[[edge.route]] with two pairs of brackets");
+        return Vec::new();
+    };
+    let mut routes = Vec::new();
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for (index, item) in items.iter().enumerate() {
+        let at = format!("edge.route[{index}]");
+        let Value::Table(table) = &item.value else {
+            wrong_type(ctx, &at, item, "a table", "{ path = \"/*\", to = \"backend\" }");
+            continue;
+        };
+        let mut cursor = Cursor::new(table, item.key.clone(), at.clone());
+        ctx.note_place(&at, item);
+        let path = cursor.text(ctx, "path", "path = \"/api/*\"");
+        let to = cursor.text(ctx, "to", "to = \"backend\"");
+        for (key, example) in [("path", "`path = \"/*\"`"), ("to", "`to = \"NAME\"`, a service or site")] {
+            if !ctx.is_said(&cursor.at(key)) {
+                cursor.missing(ctx, key, "a route leads from a path to a service or site", example);
+            }
+        }
+        let timeout = cursor.duration(ctx, "timeout", Duration::from_millis(1)..=DAY).unwrap_or(ROUTE_TIMEOUT);
+        cursor.finish(ctx, &ROUTE_LATER, &[("from", "path"), ("target", "to"), ("service", "to"), ("site", "to")]);
+        if let Some(path) = &path {
+            check_route_path(ctx, &at, path);
+            if let Some(first) = seen.get(&path.text) {
+                let message =
+                    format!("the route \"{}\" is there twice: `edge.route[{first}]` has it too", quote(&path.text));
+                ctx.error(Code::RouteTwice, &path.span, message, "remove one of the two".to_owned());
+            }
+            seen.entry(path.text.clone()).or_insert(index);
+        }
+        let to = to.and_then(|to| target(ctx, places, &to.text, &to.span));
+        if let (Some(path), Some(to)) = (path, to) {
+            routes.push(Route { path: path.text, to, timeout });
+        }
+    }
+    routes
+}
+
+/// `/exact` or `/prefix/*`.
+fn check_route_path(ctx: &mut Context<'_>, at: &str, path: &Text) {
+    let body = path.text.strip_suffix("/*").unwrap_or(&path.text);
+    let is_whole = path.text == "/" || path.text == "/*";
+    let problem = if !path.text.starts_with('/') {
+        Some("it does not begin with /")
+    } else if body.contains('*') {
+        Some("a * stands only at the end, after a /")
+    } else if body.chars().any(|letter| letter.is_whitespace() || matches!(letter, '?' | '#')) {
+        Some("it has a blank, ? or #")
+    } else if !is_whole && body.split('/').skip(1).any(|part| part == "." || part == "..") {
+        Some("it has a . or .. between slashes")
+    } else {
+        None
+    };
+    let Some(problem) = problem else { return };
+    let message = format!("`{at}.path` is \"{}\": {problem}", quote(&path.text));
+    let help = "write \"/exact\" for one path, or \"/prefix/*\" for all below it".to_owned();
+    ctx.error(Code::RoutePath, &path.span, message, help);
+}
+
+fn target(ctx: &mut Context<'_>, places: &Places<'_>, text: &str, span: &Range<usize>) -> Option<RouteTarget> {
+    let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let service = ServiceName::new(name).ok().and_then(|name| places.services.get_key_value(&name));
+    match (service, port) {
+        (Some((name, service)), None) => {
+            if !service.has_port {
+                no_such_port(ctx, span, name, "port");
+            }
+            Some(RouteTarget::Service { name: name.clone(), management: false })
+        }
+        (Some((name, service)), Some("management")) => {
+            if !service.has_management_port {
+                no_such_port(ctx, span, name, "management_port");
+            }
+            Some(RouteTarget::Service { name: name.clone(), management: true })
+        }
+        (Some((name, _)), Some(port)) => {
+            let message = format!("a service has no port named \"{}\"", quote(port));
+            let help = format!("write \"{name}\" for its port, or \"{name}:management\"");
+            ctx.error(Code::RouteToNothing, span, message, help);
+            None
+        }
+        (None, None) if places.sites.contains_key(name) => Some(RouteTarget::Site { name: name.to_owned() }),
+        (None, Some(_)) if places.sites.contains_key(name) => {
+            let message = format!("`{name}` is a site, and a site has no ports");
+            ctx.error(Code::RouteToNothing, span, message, format!("write \"{name}\""));
+            None
+        }
+        // It is declared under a name that was already told to be wrong.
+        (None, _) if ctx.declared.contains(name) => None,
+        (None, _) => {
+            let known = places.services.keys().map(ServiceName::as_str).chain(places.sites.keys().map(String::as_str));
+            let known: Vec<&str> = known.collect();
+            let help = match nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None if known.is_empty() => "declare a [service.NAME] or [site.NAME] first".to_owned(),
+                None => format!("the stack has: {}", known.join(", ")),
+            };
+            let message = format!("this route leads to \"{}\", which is no service and no site", quote(name));
+            ctx.error(Code::RouteToNothing, span, message, help);
+            None
+        }
+    }
+}
+
+fn no_such_port(ctx: &mut Context<'_>, span: &Range<usize>, name: &ServiceName, key: &str) {
+    let message = format!("this route leads to a port that `service.{name}` does not have");
+    ctx.error(Code::NoSuchPort, span, message, format!("set `{key} = true` in `[service.{name}]`"));
+}

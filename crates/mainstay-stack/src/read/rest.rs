@@ -1,0 +1,117 @@
+//! `[site.NAME]`, `[observe]`, `[console]`, `[target]`: the smaller nouns.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mainstay_types::ServiceName;
+
+use crate::code::Code;
+use crate::context::Context;
+use crate::cursor::Cursor;
+use crate::model::{Console, Database, Durability, Observe, Promise, Site, Target};
+use crate::read::{bad_name, inner_path};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const CONSOLE_PORT: u16 = 7700;
+
+/// Sites keep to the rule of service names, because both stand in routes.
+pub(super) fn sites(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeMap<String, Site> {
+    let mut sites = BTreeMap::new();
+    let Some(tables) = top.table(ctx, "site") else { return sites };
+    for (key, node) in tables.entries() {
+        if ctx.declared.contains(key) {
+            let message = format!("`{key}` is the name of a service and of a site");
+            let help = "rename one of the two: routes could not tell them apart".to_owned();
+            ctx.error(Code::NameShared, &node.key, message, help);
+        }
+        ctx.declared.insert(key.to_owned());
+        let name = ServiceName::new(key)
+            .map_err(|error| bad_name(ctx, &node.key, &mainstay_types::IdError { kind: "site name", ..error }))
+            .ok();
+        let Some(mut cursor) = tables.table_of(ctx, key, node) else { continue };
+        let dir = inner_path(&mut cursor, ctx, "dir");
+        if dir.is_none() && !ctx.is_said(&cursor.at("dir")) {
+            cursor.missing(ctx, "dir", "it is the folder of built assets", "`dir = \"web/dist\"`");
+        }
+        let spa = cursor.boolean(ctx, "spa").unwrap_or(false);
+        let later =
+            [("cache", "the edge sets validators only"), ("scale", "the edge serves it"), ("build", "build it first")];
+        cursor.finish(ctx, &later, &[("static", "dir"), ("path", "dir"), ("root", "dir")]);
+        if let Some(name) = name {
+            sites.insert(name.to_string(), Site { dir: dir.unwrap_or_else(|| PathBuf::from(".")), spa });
+        }
+    }
+    sites
+}
+
+pub(super) fn observe(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Observe {
+    let mut observe = Observe { enabled: true, scrape: SECOND * 15, retention: DAY * 15 };
+    let Some(mut cursor) = top.table(ctx, "observe") else { return observe };
+    observe.enabled = cursor.boolean(ctx, "enabled").unwrap_or(observe.enabled);
+    observe.scrape = cursor.duration(ctx, "scrape", SECOND..=HOUR).unwrap_or(observe.scrape);
+    observe.retention = cursor.duration(ctx, "retention", HOUR..=DAY * 3650).unwrap_or(observe.retention);
+    let later = [
+        ("logs", "logs are kept to a bound of size"),
+        ("refresh", "the console is told of changes at once"),
+        ("traces", "send spans to a collector of your own"),
+        ("redact", "the service keeps passwords out of its own log"),
+    ];
+    cursor.finish(ctx, &later, &[("metrics", "retention"), ("interval", "scrape")]);
+    observe
+}
+
+pub(super) fn console(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Console {
+    let mut port = None;
+    if let Some(mut cursor) = top.table(ctx, "console") {
+        port = cursor.port(ctx, "port");
+        cursor.finish(ctx, &[("host", "it is on loopback only"), ("listen", "it is on loopback only")], &[]);
+    }
+    Console { port: port.unwrap_or(CONSOLE_PORT) }
+}
+
+pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Option<&Database>) -> Target {
+    let default = |rto: Duration, rpo: Duration| Promise { rto, rpo, is_declared: false };
+    // Asynchronous standbys lag: what was acknowledged in the last seconds may be lost.
+    let is_fast = database.is_some_and(|database| database.durability == Durability::Fast);
+    let mut target = Target {
+        instance_crash: default(SECOND * 10, Duration::ZERO),
+        database_failure: default(SECOND * 60, if is_fast { SECOND * 5 } else { Duration::ZERO }),
+        control_plane_crash: default(SECOND * 10, Duration::ZERO),
+        keep_crash: default(SECOND * 10, Duration::ZERO),
+        p95: None,
+    };
+    let Some(mut cursor) = top.table(ctx, "target") else { return target };
+    promise(&mut cursor, ctx, "instance_crash", &mut target.instance_crash);
+    promise(&mut cursor, ctx, "database_failure", &mut target.database_failure);
+    promise(&mut cursor, ctx, "control_plane_crash", &mut target.control_plane_crash);
+    promise(&mut cursor, ctx, "keep_crash", &mut target.keep_crash);
+    target.p95 = cursor.duration(ctx, "p95", Duration::from_millis(1)..=HOUR);
+    const NO_DRILL: &str = "nothing measures it yet, and a promise that nothing measures is none";
+    let later = [
+        "availability",
+        "p50",
+        "p99",
+        "throughput",
+        "cache_hit",
+        "node_failure",
+        "zone_outage",
+        "region_outage",
+        "deleted_data",
+        "bad_deploy",
+        "local_start",
+    ]
+    .map(|key| (key, NO_DRILL));
+    cursor.finish(ctx, &later, &[("database_crash", "database_failure")]);
+    target
+}
+
+fn promise(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, key: &'static str, promise: &mut Promise) {
+    let Some(mut table) = cursor.table(ctx, key) else { return };
+    promise.is_declared = true;
+    promise.rto = table.duration(ctx, "rto", Duration::from_millis(1)..=DAY * 30).unwrap_or(promise.rto);
+    promise.rpo = table.duration(ctx, "rpo", Duration::ZERO..=DAY * 30).unwrap_or(promise.rpo);
+    table.finish(ctx, &[], &[("within", "rto"), ("lose_at_most", "rpo")]);
+}

@@ -1,0 +1,131 @@
+//! Twelve lines run: everything else has a default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mainstay_stack::model::{
+    Cache, Console, Database, Durability, Edge, Health, Observe, Probe, Promise, Route, RouteTarget, Service, Stack,
+    Target,
+};
+use mainstay_stack::{Origin, computed, parse};
+use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
+
+const TWELVE_LINES: &str = r#"# The whole architecture of a small shop.
+stack = "my-shop"
+
+[service.backend]
+run = "./target/debug/shop --listen 'all of them'"
+instances = 2
+health = "/healthz"
+
+[database]
+migrations = "migrations"
+
+[cache]
+"#;
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn promise(rto: u64) -> Promise {
+    Promise { rto: seconds(rto), rpo: Duration::ZERO, is_declared: false }
+}
+
+fn backend() -> Service {
+    Service {
+        run: ["./target/debug/shop", "--listen", "all of them"].map(str::to_owned).to_vec(),
+        dir: PathBuf::from("."),
+        has_port: true,
+        has_management_port: false,
+        instances: 2,
+        env: [].into(),
+        secrets: [].into(),
+        health: Health {
+            probe: Probe::Http { path: "/healthz".to_owned(), management: false },
+            interval: seconds(10),
+            timeout: seconds(5),
+            up_after: 2,
+            down_after: 3,
+            start_within: seconds(60),
+        },
+        needs: [].into(),
+        uses_database: true,
+        uses_cache: true,
+        pool: 10,
+        before: None,
+        drain: seconds(30),
+        metrics: None,
+        memory: None,
+        cpu_milli: None,
+    }
+}
+
+#[test]
+fn twelve_lines_are_a_whole_stack() {
+    assert_eq!(TWELVE_LINES.lines().count(), 12);
+    let environment = EnvironmentName::default();
+    let parsed = parse(TWELVE_LINES, "mainstay.toml", &environment).expect("keeps every rule");
+    assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
+    let name = ServiceName::new("backend").unwrap();
+    let expected = Stack {
+        name: StackName::new("my-shop").unwrap(),
+        environment,
+        edge: Edge {
+            host: "my-shop.localhost".to_owned(),
+            https_port: 8443,
+            http_port: 8080,
+            listen: "127.0.0.1".to_owned(),
+            routes: vec![Route {
+                path: "/*".to_owned(),
+                to: RouteTarget::Service { name: name.clone(), management: false },
+                timeout: seconds(60),
+            }],
+        },
+        services: [(name, backend())].into(),
+        sites: [].into(),
+        database: Some(Database {
+            name: "my_shop".to_owned(),
+            standbys: 1,
+            durability: Durability::Balanced,
+            hang_after: seconds(3),
+            hold: seconds(30),
+            max_connections: 100,
+            migrations: Some(PathBuf::from("migrations")),
+            write_port: 6432,
+            read_port: 6433,
+            settings: [].into(),
+        }),
+        cache: Some(Cache { cache_memory: Bytes::mebi(256), store_memory: Bytes::mebi(256), store_persists: true }),
+        observe: Observe { enabled: true, scrape: seconds(15), retention: seconds(15 * 86_400) },
+        console: Console { port: 7700 },
+        target: Target {
+            instance_crash: promise(10),
+            database_failure: promise(60),
+            control_plane_crash: promise(10),
+            keep_crash: promise(10),
+            p95: None,
+        },
+    };
+    assert_eq!(parsed.stack, expected);
+}
+
+#[test]
+fn every_value_says_where_it_comes_from() {
+    let parsed = parse(TWELVE_LINES, "mainstay.toml", &EnvironmentName::default()).expect("keeps every rule");
+    let values = computed(&parsed);
+    let of = |path: &str| {
+        let found = values.iter().find(|value| value.path == path);
+        let value = found.unwrap_or_else(|| panic!("{path} is missing"));
+        (value.value.as_str(), value.origin.clone())
+    };
+    assert_eq!(of("stack"), ("my-shop", Origin::File { line: 2 }));
+    assert_eq!(of("environment"), ("development", Origin::Caller));
+    assert_eq!(of("service.backend.instances"), ("2", Origin::File { line: 6 }));
+    assert_eq!(of("service.backend.health.path"), ("/healthz", Origin::File { line: 7 }));
+    assert_eq!(of("service.backend.health.interval"), ("10s", Origin::Default));
+    assert_eq!(of("database.name"), ("my_shop", Origin::Derived { from: "stack".to_owned() }));
+    assert_eq!(of("cache.max_memory"), ("256MiB", Origin::Default));
+    let paths: std::collections::BTreeSet<&str> = values.iter().map(|value| value.path.as_str()).collect();
+    assert_eq!(paths.len(), values.len(), "a path is there twice");
+}
