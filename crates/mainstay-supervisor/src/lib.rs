@@ -4,6 +4,31 @@
 //! decides nothing, has no async runtime and no database. The rest of L3 may use this crate.
 #![warn(missing_docs)]
 
+mod cgroup;
+pub mod client;
 pub mod durable;
+pub mod ids;
+pub mod keep;
+pub mod launch;
+pub mod logs;
+pub mod proc;
 pub mod protocol;
+mod record;
+mod sandbox;
+mod sys;
 pub mod wire;
+
+use mainstay_types::Timestamp;
+
+/// Name of keep's socket in the runtime folder.
+pub const SOCKET: &str = "keep.sock";
+/// Name of the environment variable that carries a start's nonce to a child and its descendants.
+pub const NONCE_VARIABLE: &str = "MAINSTAY_NONCE";
+/// Name of the environment variable that tells a child its inherited listeners: `name:3,name:4`.
+pub const LISTENERS_VARIABLE: &str = "MAINSTAY_LISTENERS";
+
+/// The wall clock. Clocks set back or before 1970 are the caller's to survive.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
