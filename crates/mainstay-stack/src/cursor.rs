@@ -272,7 +272,7 @@ pub(crate) fn plain_text(ctx: &mut Context<'_>, path: &str, text: &str, node: &N
 }
 
 /// The texts of an array; tells which are not.
-pub(crate) fn text_items(ctx: &mut Context<'_>, path: &str, items: &[Node], example: &str) -> Vec<Text> {
+fn text_items(ctx: &mut Context<'_>, path: &str, items: &[Node], example: &str) -> Vec<Text> {
     let mut texts = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let path = format!("{path}[{index}]");

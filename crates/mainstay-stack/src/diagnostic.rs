@@ -80,19 +80,6 @@ impl Diagnostics {
     pub fn has_errors(&self) -> bool {
         self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
-
-    /// All of them as text, with the lines of the file they speak of. `text` is what was parsed.
-    pub fn render(&self, text: &str, colour: bool) -> String {
-        let mut out = String::new();
-        for diagnostic in &self.list {
-            out.push_str(&render(diagnostic, text, &self.source_name, colour));
-            out.push_str("\n\n");
-        }
-        if self.omitted > 0 {
-            out.push_str(&format!("and {} more: mend these first\n", self.omitted));
-        }
-        out
-    }
 }
 
 impl fmt::Display for Diagnostics {
@@ -118,8 +105,21 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
+/// All diagnostics as text, with the lines of the file that they speak of. `text` is what was parsed.
+pub fn render(diagnostics: &Diagnostics, text: &str, source_name: &str, colour: bool) -> String {
+    let mut out = String::new();
+    for diagnostic in &diagnostics.list {
+        out.push_str(&render_one(diagnostic, text, source_name, colour));
+        out.push_str("\n\n");
+    }
+    if diagnostics.omitted > 0 {
+        out.push_str(&format!("and {} more: mend these first\n", diagnostics.omitted));
+    }
+    out
+}
+
 /// One diagnostic as text in the manner of rustc: message, place, the lines, help.
-pub fn render(diagnostic: &Diagnostic, text: &str, source_name: &str, colour: bool) -> String {
+pub fn render_one(diagnostic: &Diagnostic, text: &str, source_name: &str, colour: bool) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,

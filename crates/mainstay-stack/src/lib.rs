@@ -1,7 +1,7 @@
 //! The stack file (L1): `mainstay.toml` → [`Stack`], or all its diagnostics at once.
 //!
 //! Two stages: TOML to a value tree with places ([`raw`]), then noun by noun to the model ([`read`]) and the rules
-//! that look at the whole ([`check`]). Every environment that the file names is checked, not only the one asked for.
+//! that look at the whole ([`check`]). Every environment is checked, not only the one asked for: a mistake for production shows in development.
 //!
 //! Never touches the disk or the network: the caller hands over the text; what exists on the machine is
 //! `doctor`'s and the control plane's business.
@@ -23,12 +23,12 @@ pub mod template;
 pub mod units;
 mod words;
 
-use mainstay_types::EnvironmentName;
+use mainstay_types::{EnvironmentName, StackName};
 
 pub use check::OWN_CONNECTIONS;
 pub use code::{Code, explain};
 pub use computed::{ComputedValue, computed};
-pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity, render};
+pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity, render, render_one};
 pub use model::Stack;
 pub use origin::{Origin, Origins};
 
@@ -98,6 +98,18 @@ pub fn parse(text: &str, source_name: &str, environment: &EnvironmentName) -> Re
     Ok(Parsed { stack: draft.stack, origins, warnings: diagnostics })
 }
 
+/// The name of the stack alone, as far as the text can be read: for commands about a stack whose file is broken by
+/// now, such as `down`.
+pub fn name_of(text: &str) -> Option<StackName> {
+    if text.len() > MAX_BYTES {
+        return None;
+    }
+    match &raw::read(text).0.get("stack")?.value {
+        Value::Text(name) => StackName::new(name.as_str()).ok(),
+        _ => None,
+    }
+}
+
 fn syntax_error(ctx: &mut Context<'_>, error: &raw::SyntaxError) {
     if error.is_duplicate() {
         let message = "this key or table is there twice".to_owned();
@@ -109,10 +121,15 @@ fn syntax_error(ctx: &mut Context<'_>, error: &raw::SyntaxError) {
     }
 }
 
-/// The environments of the file other than the one asked for, which must be one of them or of the usual ones.
+/// All environments other than the one asked for: the file's own and the usual ones, since a file may be used in any
+/// of them. The one asked for must be among them.
 fn environments(root: &Table, ctx: &mut Context<'_>) -> Vec<EnvironmentName> {
     let wanted = ctx.environment.clone();
-    let mut others = Vec::new();
+    let mut others: Vec<EnvironmentName> = ENVIRONMENTS
+        .iter()
+        .filter_map(|name| EnvironmentName::new(*name).ok())
+        .filter(|name| *name != wanted)
+        .collect();
     let mut is_known = ENVIRONMENTS.contains(&wanted.as_str());
     let mut named: Vec<&str> = ENVIRONMENTS.to_vec();
     let node = root.get("env");
@@ -130,7 +147,7 @@ fn environments(root: &Table, ctx: &mut Context<'_>) -> Vec<EnvironmentName> {
                     cursor::wrong_type(ctx, &path, table, "a table of overrides", "[env.staging]");
                 }
                 match EnvironmentName::new(key.as_str()) {
-                    Ok(name) if name == wanted => {}
+                    Ok(name) if name == wanted || others.contains(&name) => {}
                     Ok(name) => others.push(name),
                     Err(error) => read::bad_name(ctx, &table.key, &error),
                 }
@@ -160,4 +177,17 @@ fn diagnostics_of(root: &Table, lines: &Lines<'_>, environment: EnvironmentName)
         diagnostic.message = format!("in environment `{environment}`: {}", diagnostic.message);
     }
     ctx.diagnostics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_is_known_although_the_rest_is_broken() {
+        let name = StackName::new("shop").ok();
+        assert_eq!(name_of("stack = \"shop\"\nport = nonsense\n[service.backend"), name);
+        assert_eq!(name_of("stack = 7"), None);
+        assert_eq!(name_of("[env.staging]\nstack = \"shop\""), None);
+    }
 }

@@ -35,7 +35,7 @@ pub struct Stack {
 /// The front door.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edge {
-    /// Host name it answers to. Default: `NAME.localhost`.
+    /// Host name it answers to. Default: `domain` in production, else `NAME.localhost`.
     pub host: String,
     /// HTTPS port asked for. Default 8443.
     pub https_port: u16,
@@ -97,9 +97,9 @@ pub struct Service {
     pub health: Health,
     /// Services that must be ready first.
     pub needs: BTreeSet<ServiceName>,
-    /// Whether it is given the database.
+    /// Whether it is given the database. Default: the stack has one, and `uses` does not leave it out.
     pub uses_database: bool,
-    /// Whether it is given cache and store.
+    /// Whether it is given cache and store. Default: the stack has them, and `uses` does not leave them out.
     pub uses_cache: bool,
     /// Database connections that one instance may hold. Default 10 when it uses the database.
     pub pool: u32,
@@ -122,7 +122,7 @@ pub struct Health {
     pub probe: Probe,
     /// Pause between two looks in the steady state. Default 10 s.
     pub interval: Duration,
-    /// Time for an answer. Default 5 s.
+    /// Time for an answer. Default 5 s, or the interval where that is shorter.
     pub timeout: Duration,
     /// Good answers in a row that admit a suspended instance. Default 2.
     pub up_after: u32,

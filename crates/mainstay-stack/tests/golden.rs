@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use mainstay_stack::parse;
+use mainstay_stack::{parse, render};
 use mainstay_types::EnvironmentName;
 
 const RULE: &str = "\n----------------\n";
@@ -16,8 +16,8 @@ fn rendered(text: &str) -> String {
     let environment = EnvironmentName::new(wanted.unwrap_or("development")).expect("a valid environment");
     match parse(text, "mainstay.toml", &environment) {
         Ok(parsed) if parsed.warnings.is_empty() => "no complaints\n".to_owned(),
-        Ok(parsed) => format!("accepted\n\n{}", parsed.warnings.render(text, false)),
-        Err(diagnostics) => diagnostics.render(text, false),
+        Ok(parsed) => format!("accepted\n\n{}", render(&parsed.warnings, text, "mainstay.toml", false)),
+        Err(diagnostics) => render(&diagnostics, text, "mainstay.toml", false),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The examples of the error pages do what the pages say.
 
-use mainstay_stack::{Code, parse};
+use mainstay_stack::{Code, parse, render};
 use mainstay_types::EnvironmentName;
 
 /// The example of a page, with the one line that every stack file has.
@@ -24,6 +24,10 @@ fn the_example_of_each_page_yields_its_code() {
             Err(diagnostics) => diagnostics,
         };
         let codes: Vec<Code> = found.list.iter().map(|diagnostic| diagnostic.code).collect();
-        assert!(codes.contains(code), "{code}: its example yields {codes:?}\n{}", found.render(&text, false));
+        assert!(
+            codes.contains(code),
+            "{code}: its example yields {codes:?}\n{}",
+            render(&found, &text, "mainstay.toml", false)
+        );
     }
 }

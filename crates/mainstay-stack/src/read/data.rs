@@ -87,11 +87,10 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
     let mut cursor = top.table(ctx, "database")?;
     let (standbys, replicas) = (cursor.node("standbys"), cursor.node("replicas"));
     let (use_standbys, use_replicas) = one_of(ctx, ("database.standbys", standbys), ("database.replicas", replicas));
-    let mut count = None;
-    if use_standbys {
-        count = cursor.count(ctx, "standbys", 0..=MOST_STANDBYS);
-    } else if use_replicas {
-        count = cursor.count(ctx, "replicas", 0..=MOST_STANDBYS);
+    // Both are read in any case, so that a wrong type is told.
+    let named = cursor.count(ctx, "standbys", 0..=MOST_STANDBYS).filter(|_| use_standbys);
+    let aliased = cursor.count(ctx, "replicas", 0..=MOST_STANDBYS).filter(|_| use_replicas);
+    if use_replicas {
         let origin = ctx.origins.of("database.replicas");
         ctx.origins.set("database.standbys", origin);
     }
@@ -101,7 +100,7 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
     });
     let database = Database {
         name,
-        standbys: count.unwrap_or(1),
+        standbys: named.or(aliased).unwrap_or(1),
         durability: durability(&mut cursor, ctx).unwrap_or(Durability::Balanced),
         hang_after: cursor.duration(ctx, "hang_after", HANG_AFTER_LEAST..=MINUTES).unwrap_or(Duration::from_secs(3)),
         hold: cursor.duration(ctx, "hold", Duration::ZERO..=MINUTES).unwrap_or(Duration::from_secs(30)),
@@ -188,6 +187,11 @@ fn settings(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeMap<String, 
             Value::Integer(Some(number)) => Some(number.to_string()),
             Value::Float(number) => Some(number.clone()),
             Value::Boolean(value) => Some(if *value { "on" } else { "off" }.to_owned()),
+            Value::Table(_) => {
+                let example = format!("\"{}.name\" = …, with the whole name in quotation marks", quote(name));
+                wrong_type(ctx, &path, node, "a text, a number, true or false", &example);
+                None
+            }
             _ => {
                 wrong_type(ctx, &path, node, "a text, a number, true or false", "work_mem = \"16MB\"");
                 None

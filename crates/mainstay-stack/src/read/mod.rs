@@ -41,6 +41,24 @@ const RENAMED: [(&str, &str); 6] = [
     ("name", "stack"),
 ];
 
+/// Names of our own parts: in `status`, `logs` and `ps` a service of that name could not be told from them.
+const OUR_PARTS: [&str; 14] = [
+    "alertmanager",
+    "cache",
+    "console",
+    "control",
+    "database",
+    "edge",
+    "keep",
+    "mainstay",
+    "postgres",
+    "prometheus",
+    "redis",
+    "router",
+    "stack",
+    "store",
+];
+
 /// What the file declares beyond the model, for rules that look at the whole.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -100,6 +118,16 @@ pub(crate) fn bad_name(ctx: &mut Context<'_>, span: &Range<usize>, error: &IdErr
     let fixed = fixed.trim_start_matches(|letter: char| !letter.is_ascii_lowercase()).trim_end_matches('-');
     let help = if fixed.is_empty() { "choose a name such as `backend`".to_owned() } else { format!("write `{fixed}`") };
     ctx.error(Code::BadName, span, message, help);
+}
+
+/// A name of a service or site, unless it breaks the rule or is one of our own parts.
+fn part_name(ctx: &mut Context<'_>, kind: &'static str, key: &str, node: &Node) -> Option<ServiceName> {
+    if OUR_PARTS.contains(&key) {
+        let message = format!("{kind} \"{key}\" is the name of a part of mainstay itself");
+        ctx.error(Code::BadName, &node.key, message, format!("write for example `my-{key}`"));
+        return None;
+    }
+    ServiceName::new(key).map_err(|error| bad_name(ctx, &node.key, &IdError { kind, ..error })).ok()
 }
 
 /// A folder or file below the folder of the stack file.

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mainstay_types::ServiceName;
-
 use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::Cursor;
 use crate::model::{Console, Database, Durability, Observe, Promise, Site, Target};
-use crate::read::{bad_name, inner_path};
+use crate::read::{inner_path, part_name};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -28,9 +26,7 @@ pub(super) fn sites(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeMap<Str
             ctx.error(Code::NameShared, &node.key, message, help);
         }
         ctx.declared.insert(key.to_owned());
-        let name = ServiceName::new(key)
-            .map_err(|error| bad_name(ctx, &node.key, &mainstay_types::IdError { kind: "site name", ..error }))
-            .ok();
+        let name = part_name(ctx, "site name", key, node);
         let Some(mut cursor) = tables.table_of(ctx, key, node) else { continue };
         let dir = inner_path(&mut cursor, ctx, "dir");
         if dir.is_none() && !ctx.is_said(&cursor.at("dir")) {

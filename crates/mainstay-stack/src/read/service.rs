@@ -8,12 +8,12 @@ use mainstay_types::{Bytes, ServiceName};
 
 use crate::code::Code;
 use crate::context::Context;
-use crate::cursor::{Cursor, text_items, wrong_type};
+use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
 use crate::model::{Health, Probe, Service};
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
-use crate::read::{bad_name, check_url_path, inner_path, one_of};
+use crate::read::{bad_name, check_url_path, inner_path, one_of, part_name};
 use crate::template;
 use crate::words::{nearest, split_command};
 
@@ -83,7 +83,7 @@ pub(super) fn read_all(
     for (key, node) in tables.entries() {
         ctx.declared.insert(key.to_owned());
         // A bad name is told, and its table read all the same: all diagnostics at once.
-        let name = ServiceName::new(key).map_err(|error| bad_name(ctx, &node.key, &error)).ok();
+        let name = part_name(ctx, "service name", key, node);
         let Some(mut cursor) = tables.table_of(ctx, key, node) else { continue };
         let (service, max) = read(&mut cursor, ctx, Has { database, cache });
         if let Some(name) = name {
@@ -153,13 +153,7 @@ fn command(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, key: &'static str) ->
     let split = match &node.value {
         Value::Text(text) if text.contains('\0') => Err("it holds a NUL".to_owned()),
         Value::Text(text) => split_command(text).map_err(|error| error.to_string()),
-        Value::Array(items) => {
-            let words: Vec<String> = text_items(ctx, &path, items, &example).into_iter().map(|t| t.text).collect();
-            if words.len() < items.len() {
-                return None;
-            }
-            if words.first().is_none_or(String::is_empty) { Err("it is empty".to_owned()) } else { Ok(words) }
-        }
+        Value::Array(items) => words(ctx, &path, items, &example)?,
         _ => {
             wrong_type(ctx, &path, node, "a command line or an array of its words", &example);
             return None;
@@ -173,6 +167,24 @@ fn command(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, key: &'static str) ->
             ctx.error(Code::BadCommand, &node.span, format!("`{path}` is not a command: {reason}"), help);
         })
         .ok()
+}
+
+/// The words of a command line. Line breaks are welcome: `["sh", "-c", "…"]` carries whole scripts.
+fn words(ctx: &mut Context<'_>, path: &str, items: &[Node], example: &str) -> Option<Result<Vec<String>, String>> {
+    let mut words = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        match &item.value {
+            Value::Text(word) => words.push(word.clone()),
+            _ => wrong_type(ctx, &format!("{path}[{index}]"), item, "a text", example),
+        }
+    }
+    if words.len() < items.len() {
+        return None;
+    }
+    if words.iter().any(|word| word.contains('\0')) {
+        return Some(Err("it holds a NUL".to_owned()));
+    }
+    Some(if words.first().is_none_or(String::is_empty) { Err("it is empty".to_owned()) } else { Ok(words) })
 }
 
 /// Whether there is a port. Its number is ours to choose.
@@ -202,15 +214,12 @@ fn instances(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> (u32, Option<u32
     let scale_min = node_of(scale_node, "min");
     let names = (cursor.at("instances"), cursor.at("scale.min"));
     let (use_fixed, use_min) = one_of(ctx, (&names.0, fixed_node), (&names.1, scale_min));
-    let fixed = if use_fixed { cursor.count(ctx, "instances", 1..=MOST_INSTANCES) } else { None };
+    // Both are read in any case, so that a wrong type is told.
+    let fixed = cursor.count(ctx, "instances", 1..=MOST_INSTANCES).filter(|_| use_fixed);
     let mut max = None;
     let mut least = None;
     if let Some(mut scale) = scale_node.and_then(|node| cursor.table_of(ctx, "scale", node)) {
-        if use_min {
-            least = scale.count(ctx, "min", 1..=MOST_INSTANCES);
-        } else {
-            let _ = scale.node("min");
-        }
+        least = scale.count(ctx, "min", 1..=MOST_INSTANCES).filter(|_| use_min);
         max = scale.count(ctx, "max", 1..=MOST_INSTANCES);
         let origin = ctx.origins.of(&scale.at("min"));
         if use_min {
