@@ -1,0 +1,5 @@
+//! Real processes under a real keep (the example `keep`, which `cargo test` builds).
+
+mod children;
+mod takeover;
+mod world;
