@@ -43,7 +43,9 @@ impl<'n> Cursor<'n> {
 
     /// The node of a key, which counts as known from here on.
     pub(crate) fn node(&mut self, key: &'static str) -> Option<&'n Node> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         self.table.get(key)
     }
 

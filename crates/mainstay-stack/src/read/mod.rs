@@ -2,8 +2,10 @@
 
 mod data;
 mod edge;
+mod health;
 mod rest;
 mod service;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

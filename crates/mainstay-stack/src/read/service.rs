@@ -10,11 +10,12 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Health, Probe, Service};
+use crate::model::Service;
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
+use crate::read::health::{health, no_port};
+use crate::read::variables::{check_templates, env, secrets};
 use crate::read::{bad_name, check_url_path, inner_path, one_of, part_name};
-use crate::template;
 use crate::words::{nearest, split_command};
 
 /// More instances than this on one machine is a slip of the keyboard.
@@ -23,8 +24,6 @@ const MOST_INSTANCES: u32 = 100;
 const MOST_POOL: u32 = 1000;
 /// Connections of an instance that says nothing: the default of most pools.
 const POOL: u32 = 10;
-/// Longest name of a secret or variable.
-const LONGEST_VARIABLE: usize = 64;
 /// Below this no runtime starts; it is a mistyped unit.
 const LEAST_MEMORY: Bytes = Bytes::mebi(1);
 const MOST_MEMORY: Bytes = Bytes(1 << 44);
@@ -43,10 +42,11 @@ const LATER: [(&str, &str); 10] = [
     ("cache", "the service sets its own Cache-Control"),
     ("processes", "declare one service a process"),
 ];
-const RENAMED: [(&str, &str); 8] = [
+const RENAMED: [(&str, &str); 9] = [
     ("command", "run"),
     ("cmd", "run"),
     ("static", "[site.NAME] dir"),
+    ("spa", "[site.NAME] spa"),
     ("environment", "env"),
     ("depends_on", "needs"),
     ("replicas", "instances"),
@@ -199,7 +199,8 @@ fn port_flag(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, key: &'static str) 
                 "write `{key} = true`: mainstay chooses a free port for each instance and gives it as `{variable}`"
             );
             ctx.error(Code::WrongType, &node.span, message, help);
-            None
+            // What is meant is clear: routes to it need no second diagnostic.
+            Some(true)
         }
         _ => {
             wrong_type(ctx, &cursor.at(key), node, "true or false", &format!("{key} = true"));
@@ -307,78 +308,6 @@ fn uses(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (bool, bool
     (database, cache)
 }
 
-/// Names of sealed values.
-fn secrets(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for item in cursor.texts(ctx, "secrets", "secrets = [\"JWT_KEY\"]").unwrap_or_default() {
-        let name = item.text;
-        let is_upper = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-        if !is_upper || !is_variable(&name) {
-            let message =
-                format!("\"{}\" is no name of a secret: A-Z, 0-9 and _, not beginning with a digit", quote(&name));
-            let help = "it becomes an environment variable: write for example \"JWT_KEY\"".to_owned();
-            ctx.error(Code::VariableName, &item.span, message, help);
-        } else if is_reserved(&name) || template::NAMES.contains(&name.as_str()) {
-            reserved(ctx, &item.span, &name);
-        } else if !names.insert(name.clone()) {
-            let message = format!("the secret \"{name}\" is listed twice");
-            ctx.error(Code::SaidTwice, &item.span, message, "keep one of the two".to_owned());
-        }
-    }
-    names
-}
-
-/// Environment variables.
-fn env(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, secrets: &BTreeSet<String>) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
-    let Some(table) = cursor.table(ctx, "env") else { return env };
-    for (name, node) in table.entries() {
-        ctx.note_value(&table.at(name), node);
-        if !is_variable(name) {
-            let message = format!("\"{}\" is no name of a variable: letters, digits and _", quote(name));
-            let help = "rename it: it must not begin with a digit, and 64 letters are the most".to_owned();
-            ctx.error(Code::VariableName, &node.key, message, help);
-        } else if is_reserved(name) {
-            reserved(ctx, &node.key, name);
-        } else if secrets.contains(name) {
-            let message = format!("`{name}` is in `env` and in `secrets`");
-            ctx.error(Code::SaidTwice, &node.key, message, "keep it in one of the two".to_owned());
-        }
-        match &node.value {
-            Value::Text(text) if text.contains('\0') => {
-                let message = format!("`{}` holds a NUL, which no environment variable can", table.at(&quote(name)));
-                ctx.error(Code::BadValue, &node.span, message, "remove it".to_owned());
-            }
-            Value::Text(text) => {
-                env.insert(name.to_owned(), text.clone());
-            }
-            _ => wrong_type(
-                ctx,
-                &table.at(name),
-                node,
-                "a text",
-                &format!("{} = \"…\", in quotation marks", quote(name)),
-            ),
-        }
-    }
-    env
-}
-
-fn reserved(ctx: &mut Context<'_>, span: &std::ops::Range<usize>, name: &str) {
-    let message = format!("`{name}` is given by mainstay itself");
-    ctx.error(Code::VariableName, span, message, "choose another name, or remove it".to_owned());
-}
-
-fn is_variable(name: &str) -> bool {
-    let begins_well = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    begins_well && name.len() <= LONGEST_VARIABLE && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-/// Variables that an application must be able to trust. `DATABASE_URL` and the like may be written in another form.
-fn is_reserved(name: &str) -> bool {
-    matches!(name, "PORT" | "MANAGEMENT_PORT") || name.starts_with("MAINSTAY_")
-}
-
 /// Names of services; whether they exist is looked at when all are known.
 fn needs(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeSet<ServiceName> {
     let mut needs = BTreeSet::new();
@@ -408,154 +337,4 @@ fn resources(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> (Option<Bytes>, 
     let cpu = if cpu_range { None } else { table.cpu(ctx, "cpu") };
     table.finish(ctx, &[("disk", "")], &[("mem", "memory")]);
     (memory, cpu)
-}
-
-/// How readiness is known: `"/path"`, `"tcp"`, `"process"`, or a table.
-fn health(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has_port: bool, has_management: bool) -> Health {
-    let fallback = if has_port { Probe::Tcp } else { Probe::Process };
-    let mut health = Health {
-        probe: fallback,
-        interval: Duration::from_secs(10),
-        timeout: Duration::from_secs(5),
-        up_after: 2,
-        down_after: 3,
-        start_within: Duration::from_secs(60),
-    };
-    let Some(node) = cursor.node("health") else { return health };
-    if let Value::Text(text) = &node.value {
-        ctx.note_value(&cursor.at("health"), node);
-        let origin = ctx.origins.of(&cursor.at("health"));
-        ctx.origins.set(cursor.at("health.path"), origin);
-        if let Some(probe) = probe(ctx, &cursor.at("health"), text, node, false) {
-            health.probe = probe;
-        }
-    } else if matches!(node.value, Value::Table(_)) {
-        let Some(mut table) = cursor.table_of(ctx, "health", node) else { return health };
-        health_table(&mut table, ctx, &mut health);
-    } else {
-        wrong_type(ctx, &cursor.at("health"), node, "a path, \"tcp\", \"process\" or a table", "health = \"/healthz\"");
-    }
-    match &health.probe {
-        Probe::Http { management: true, .. } if !has_management => {
-            no_port(ctx, cursor, "health", "management_port");
-        }
-        Probe::Http { management: false, .. } | Probe::Tcp if !has_port => no_port(ctx, cursor, "health", "port"),
-        _ => {}
-    }
-    health
-}
-
-fn health_table(table: &mut Cursor<'_>, ctx: &mut Context<'_>, health: &mut Health) {
-    let port = table.text(ctx, "port", "port = \"management\"");
-    let on_management = match port.as_ref().map(|port| port.text.as_str()) {
-        None | Some("main") => false,
-        Some("management") => true,
-        Some(other) => {
-            let message = format!("`{}` is \"{}\"; it is \"main\" or \"management\"", table.at("port"), quote(other));
-            let place = ctx.place(&[&table.at("port")]);
-            ctx.error(Code::BadValue, &place, message, "write \"main\" or \"management\"".to_owned());
-            false
-        }
-    };
-    let node = table.node("path");
-    if let Some(text) = table.text(ctx, "path", "path = \"/healthz\"") {
-        if let Some(found) = node.and_then(|node| probe(ctx, &table.at("path"), &text.text, node, on_management)) {
-            health.probe = found;
-        }
-    } else if on_management && node.is_none() {
-        table.missing(ctx, "path", "`port` says where it is asked, and nothing what", "`path = \"/healthz\"`");
-    }
-    let moment = Duration::from_millis(100);
-    if let Some(interval) = table.duration(ctx, "interval", moment..=HOUR) {
-        health.interval = interval;
-        if interval < health.timeout {
-            health.timeout = interval;
-            ctx.origins.set(table.at("timeout"), Origin::Derived { from: table.at("interval") });
-        }
-    }
-    if let Some(timeout) = table.duration(ctx, "timeout", Duration::from_millis(10)..=HOUR) {
-        health.timeout = timeout;
-        if timeout > health.interval {
-            let place = ctx.place(&[&table.at("timeout")]);
-            let message = format!(
-                "`{}` is {}, longer than the {} between two probes",
-                table.at("timeout"),
-                crate::units::show_duration(timeout),
-                crate::units::show_duration(health.interval)
-            );
-            let help = "lower `timeout` or raise `interval`: probes follow each other late otherwise".to_owned();
-            ctx.warning(Code::SlowProbe, &place, message, help);
-        }
-    }
-    health.up_after = table.count(ctx, "up_after", 1..=100).unwrap_or(health.up_after);
-    health.down_after = table.count(ctx, "down_after", 1..=100).unwrap_or(health.down_after);
-    health.start_within = table.duration(ctx, "start_within", moment..=HOUR).unwrap_or(health.start_within);
-    table.finish(ctx, &[("command", "give a `path`")], &[("url", "path"), ("every", "interval")]);
-}
-
-fn probe(ctx: &mut Context<'_>, path: &str, text: &str, node: &Node, management: bool) -> Option<Probe> {
-    match text {
-        "tcp" => Some(Probe::Tcp),
-        "process" => Some(Probe::Process),
-        _ => {
-            let found = crate::cursor::plain_text(ctx, path, text, node)?;
-            check_url_path(ctx, path, &found);
-            Some(Probe::Http { path: found.text, management })
-        }
-    }
-}
-
-fn no_port(ctx: &mut Context<'_>, cursor: &Cursor<'_>, key: &str, port: &str) {
-    let place = ctx.place(&[&cursor.at(&format!("{key}.port")), &cursor.at(&format!("{key}.path")), &cursor.at(key)]);
-    let message = format!("`{}` asks a port that the service does not have", cursor.at(key));
-    ctx.error(Code::NoSuchPort, &place, message, format!("add `{port} = true` to `{}`", cursor.path));
-}
-
-/// Templates in `env` name what exists and what this service is given.
-fn check_templates(cursor: &Cursor<'_>, ctx: &mut Context<'_>, service: &Service) {
-    for (name, value) in &service.env {
-        let path = cursor.at(&format!("env.{name}"));
-        let place = ctx.place(&[&path]);
-        let pieces = match template::pieces(value) {
-            Ok(pieces) => pieces,
-            Err(error) => {
-                let help = "write `${NAME}`, and `$$` for a dollar sign".to_owned();
-                ctx.error(Code::BadTemplate, &place, format!("`{path}` is \"{}\": {error}", quote(value)), help);
-                continue;
-            }
-        };
-        for piece in pieces {
-            let template::Piece::Name(used) = piece else { continue };
-            if service.secrets.contains(used) {
-                continue;
-            }
-            if !template::NAMES.contains(&used) {
-                let known = template::NAMES.into_iter().chain(service.secrets.iter().map(String::as_str));
-                let help = match nearest(used, known) {
-                    Some(near) => format!("did you mean `${{{near}}}`?"),
-                    None => format!("add it to `secrets`, or use one of: {}", template::NAMES.join(", ")),
-                };
-                let message = format!("`{path}` uses `${{{}}}`, which does not exist", quote(used));
-                ctx.error(Code::UnknownTemplate, &place, message, help);
-            } else if let Some(help) = not_given(used, service) {
-                let message = format!("`{path}` uses `${{{used}}}`, which this service is not given");
-                ctx.error(Code::TemplateNotGiven, &place, message, help.to_owned());
-            }
-        }
-    }
-}
-
-/// Why a service is not given a name, as what to do about it.
-fn not_given(name: &str, service: &Service) -> Option<&'static str> {
-    match name {
-        "PORT" if !service.has_port => Some("set `port = true`"),
-        "MANAGEMENT_PORT" if !service.has_management_port => Some("add `management_port = true`"),
-        _ if name.starts_with("DATABASE_") && !service.uses_database => {
-            Some("add a `[database]` table, and \"database\" to `uses` if the service has one")
-        }
-        _ if name.starts_with("REDIS_") && !service.uses_cache => {
-            Some("add a `[cache]` table, and \"cache\" to `uses` if the service has one")
-        }
-        _ => None,
-    }
 }
