@@ -1,0 +1,270 @@
+// The live picture: boxes and arrows of the stack, drawn where `layout` says.
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { StateIcon } from "./icon";
+import { arrowKey, layout, type Edge, type Frame, type Layout, type Node } from "./layout";
+import { link, serverNow, traffic } from "./live";
+import { boxKey, type BoxStatus, type Flow, type Status, type Traffic } from "./types";
+import { because, bytes, cut, duration, millis, mood, rate, share, stateWord, wrap } from "./words";
+
+/** Mean widths of a character at the two text sizes, with room to spare: an SVG text does not wrap by itself. */
+const CHARACTER = { name: 7.9, small: 6.35 };
+const TEXT_LEFT = 38;
+const TEXT_RIGHT = 10;
+
+export function Diagram(props: { status: Status }) {
+  const holder = useRef<HTMLElement>(null);
+  const [width, setWidth] = useState(0);
+  useLayoutEffect(() => {
+    const element = holder.current;
+    if (element === null) return;
+    const measure = () => {
+      const style = getComputedStyle(element);
+      const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+      setWidth(Math.floor(element.clientWidth - padding));
+    };
+    const observer = new ResizeObserver(measure);
+    observer.observe(element);
+    measure();
+    return () => observer.disconnect();
+  }, []);
+  return (
+    <section class="diagram" ref={holder} aria-label="diagram of the stack">
+      {width > 0 && <Picture status={props.status} width={Math.max(320, width)} />}
+    </section>
+  );
+}
+
+function Picture(props: { status: Status; width: number }) {
+  const { status, width } = props;
+  const now = serverNow();
+  const drawn = layout(status.boxes, status.arrows, {
+    width,
+    primary: status.database?.primary ?? null,
+    isTalking: (box) => isTalking(box),
+  });
+  const flows = flowsByArrow(status, traffic.value);
+  const seen = drawn.edges.map((edge) => ({ edge, flow: sum(edge, flows) }));
+  return (
+    <svg class="picture" width={drawn.width} height={drawn.height} role="group" aria-label={`parts of ${status.stack}`}>
+      <defs>
+        {["idle", "flow", "sick", "ill"].map((name) => (
+          <marker key={name} id={`tip-${name}`} class={`tip ${name}`} viewBox="0 0 8 8" refX="3" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">
+            <path d="M0.5 0.8 7 4 0.5 7.2z" />
+          </marker>
+        ))}
+      </defs>
+      {drawn.frames.map((frame) => (
+        <FrameView key={frame.key} frame={frame} status={status} />
+      ))}
+      {seen.map(({ edge, flow }) => (
+        <Line key={edge.key} edge={edge} flow={flow} />
+      ))}
+      <Clients drawn={drawn} />
+      {drawn.nodes.map((node) => (
+        <BoxView key={node.key} node={node} status={status} now={now} />
+      ))}
+      {seen.map(({ edge, flow }) => (
+        <Figures key={edge.key} edge={edge} flow={flow} status={status} isNarrow={drawn.isNarrow} />
+      ))}
+    </svg>
+  );
+}
+
+/** A box that is not as it should be, and says why. */
+function isTalking(box: BoxStatus): boolean {
+  return box.state !== "ready" && (box.reason !== null || box.waiting.length > 0);
+}
+
+// --- boxes ---
+
+function move(x: number, y: number): { transform: string } {
+  return { transform: `translate(${x}px, ${y}px)` };
+}
+
+function Clients(props: { drawn: Layout }) {
+  const { x, y, w, h } = props.drawn.clients;
+  return (
+    <g class="clients" style={move(x, y)} role="img" aria-label="clients" data-box="clients">
+      <rect width={w} height={h} rx={h / 2} />
+      <text x={w / 2} y={h / 2 + 4.5} text-anchor="middle">
+        clients
+      </text>
+    </g>
+  );
+}
+
+function BoxView(props: { node: Node; status: Status; now: number }) {
+  const { node, status, now } = props;
+  const { box, w, h } = node;
+  const isPrimary = box.id.kind === "postgres" && box.id.member === status.database?.primary;
+  const room = Math.floor((w - TEXT_LEFT - TEXT_RIGHT) / CHARACTER.small);
+  const why = because(box, now);
+  const since = duration(now - box.since);
+  const lines = isTalking(box) ? wrap(why, Math.floor((w - 14 - TEXT_RIGHT) / CHARACTER.small), 2) : [];
+  const said = [box.name, box.label, `${stateWord(box.state)}`].filter((part) => part !== "").join(", ");
+  return (
+    <g
+      class={`box ${mood(box.state)}${isPrimary ? " primary" : ""}`}
+      style={move(node.x, node.y)}
+      role="img"
+      aria-label={why === "" ? said : `${said}: ${why}`}
+      data-box={box.name}
+      data-kind={box.id.kind}
+      data-state={box.state}
+    >
+      <title>{`${said} for ${since}${why === "" ? "" : `\n${why}`}`}</title>
+      <rect class="plate" width={w} height={h} rx="10" />
+      <StateIcon state={box.state} size={16} x={13} y={13} />
+      <text class="name" x={TEXT_LEFT} y="26">
+        {cut(title(box), Math.floor((w - TEXT_LEFT - TEXT_RIGHT) / CHARACTER.name))}
+      </text>
+      <text class="label" x={TEXT_LEFT} y="44">
+        {cut(box.label, room)}
+      </text>
+      <text class="state" x={TEXT_LEFT} y="62">
+        <tspan class="word">{stateWord(box.state)}</tspan>
+        <tspan class="since"> · {since}</tspan>
+      </text>
+      {lines.map((line, index) => (
+        <text key={index} class="why" x="14" y={82 + index * 15}>
+          {line}
+        </text>
+      ))}
+    </g>
+  );
+}
+
+function title(box: BoxStatus): string {
+  return box.id.kind === "site" ? box.id.name : box.name;
+}
+
+function FrameView(props: { frame: Frame; status: Status }) {
+  const { frame, status } = props;
+  const words = frameWords(frame, status);
+  const said = words === "" ? frame.title : `${frame.title}, ${words}`;
+  const box = frame.box;
+  const state = box === null ? "" : ` ${mood(box.state)}`;
+  return (
+    <g
+      class={`frame${state}`}
+      style={move(frame.x, frame.y)}
+      role="group"
+      aria-label={box === null ? said : `${said}, ${stateWord(box.state)}`}
+      data-box={box?.name}
+      data-state={box?.state}
+    >
+      <title>{said}</title>
+      <rect width={frame.w} height={frame.h} rx="14" />
+      {box !== null && <StateIcon state={box.state} size={13} x={13} y={9} />}
+      <text x={box === null ? 14 : 32} y="20">
+        <tspan class="name">{frame.title}</tspan>
+        <tspan class="since">{words === "" ? "" : `  ${cut(words, Math.floor((frame.w - 44 - frame.title.length * 7) / CHARACTER.small))}`}</tspan>
+      </text>
+    </g>
+  );
+}
+
+function frameWords(frame: Frame, status: Status): string {
+  if (frame.key !== "frame:database") return frame.box?.label ?? "";
+  const database = status.database;
+  if (database === null) return "";
+  const parts = [database.is_writable ? "writable" : "not writable"];
+  parts.push(database.is_synchronous ? "synchronous" : "asynchronous");
+  parts.push(`timeline ${database.timeline}`);
+  if (database.failovers > 0) parts.push(database.failovers === 1 ? "1 failover" : `${database.failovers} failovers`);
+  return parts.join(" · ");
+}
+
+// --- arrows ---
+
+function flowsByArrow(status: Status, traffic: Traffic | null): Map<string, Flow> {
+  const byEnds = new Map<string, Flow>();
+  for (const flow of traffic?.flows ?? []) byEnds.set(`${boxKey(flow.from)}>${boxKey(flow.to)}`, flow);
+  const flows = new Map<string, Flow>();
+  for (const arrow of status.arrows) {
+    // WAL is replication, not requests: its figure is the lag.
+    const flow = arrow.label === "WAL" ? undefined : byEnds.get(`${boxKey(arrow.from)}>${boxKey(arrow.to)}`);
+    if (flow !== undefined) flows.set(arrowKey(arrow.from, arrow.to, arrow.label), flow);
+  }
+  return flows;
+}
+
+interface Sum {
+  perSecond: number;
+  p95: number | null;
+  errorShare: number;
+}
+
+/** One figure for several arrows: rates add up, the slowest p95 counts, errors weigh by their rate. */
+function sum(edge: Edge, flows: Map<string, Flow>): Sum | null {
+  const found = edge.arrows.map((key) => flows.get(key)).filter((flow) => flow !== undefined);
+  if (found.length === 0) return null;
+  const perSecond = found.reduce((total, flow) => total + flow.per_second, 0);
+  const errors = found.reduce((total, flow) => total + flow.per_second * flow.error_share, 0);
+  const times = found.map((flow) => flow.p95_ms).filter((time) => time !== null);
+  return { perSecond, p95: times.length === 0 ? null : Math.max(...times), errorShare: perSecond > 0 ? errors / perSecond : 0 };
+}
+
+function isFlowing(flow: Sum | null): flow is Sum {
+  return flow !== null && flow.perSecond >= 0.05;
+}
+
+function health(edge: Edge, flow: Sum | null): "idle" | "flow" | "sick" | "ill" {
+  if (edge.label === "WAL") return link.value.kind === "live" ? "flow" : "idle";
+  if (!isFlowing(flow)) return "idle";
+  return flow.errorShare >= 0.05 ? "ill" : flow.errorShare >= 0.001 ? "sick" : "flow";
+}
+
+function Line(props: { edge: Edge; flow: Sum | null }) {
+  const { edge, flow } = props;
+  const kind = health(edge, flow);
+  // Ten times the traffic is one and a half points more: 1/s is visible, 10,000/s is not a beam.
+  const thickness = isFlowing(flow) ? Math.min(7, 1.5 + Math.log10(1 + flow.perSecond) * 1.4) : 1.5;
+  const period = isFlowing(flow) ? Math.max(0.5, 2.4 - Math.log10(1 + flow.perSecond) * 0.55) : 2.4;
+  const shape = { d: `path("${edge.path}")` } as Record<string, string>;
+  return (
+    <g class={`edge ${kind}${edge.label === "WAL" ? " wal" : ""}`} data-edge={edge.key} data-flow={kind}>
+      <path class="line" d={edge.path} style={{ ...shape, strokeWidth: `${thickness}px` }} marker-end={`url(#tip-${kind})`} />
+      {kind !== "idle" && <path class="pulse" d={edge.path} style={{ ...shape, strokeWidth: `${Math.max(1.2, thickness * 0.6)}px`, animationDuration: `${period}s` }} />}
+    </g>
+  );
+}
+
+function Figures(props: { edge: Edge; flow: Sum | null; status: Status; isNarrow: boolean }) {
+  const { edge, flow, status, isNarrow } = props;
+  if (edge.at === null) return null;
+  const kind = health(edge, flow);
+  const errors = isFlowing(flow) && flow.errorShare >= 0.001 ? share(flow.errorShare) : null;
+  const plain = edge.label === "WAL" ? lagWords(edge, status) : isFlowing(flow) ? figures(flow, isNarrow) : edge.label;
+  const text = errors === null ? plain : `${plain} · ${errors}`;
+  const width = text.length * 5.9 + 14;
+  return (
+    <g class={`figures ${kind}`} style={move(edge.at.x, edge.at.y)} role="img" aria-label={spoken(edge, flow, plain)}>
+      <title>{spoken(edge, flow, plain)}</title>
+      <rect x={-width / 2} y="-10" width={width} height="20" rx="10" />
+      <text y="4" text-anchor="middle">
+        {plain}
+        {errors !== null && <tspan class="errors"> · {errors}</tspan>}
+      </text>
+    </g>
+  );
+}
+
+function figures(flow: Sum, isNarrow: boolean): string {
+  if (flow.p95 === null) return rate(flow.perSecond);
+  return isNarrow ? `${rate(flow.perSecond)} · ${millis(flow.p95)}` : `${rate(flow.perSecond)} · p95 ${millis(flow.p95)}`;
+}
+
+function lagWords(edge: Edge, status: Status): string {
+  const member = edge.to.replace("postgres:", "");
+  const lag = status.database?.lag_bytes[member];
+  return lag === undefined ? "WAL" : lag === 0 ? "WAL in sync" : `WAL ${bytes(lag)}`;
+}
+
+function spoken(edge: Edge, flow: Sum | null, plain: string): string {
+  const ends = `${edge.from.replace(/^\w+:/, "")} to ${edge.to.replace(/^\w+:/, "")}, ${edge.label}`;
+  if (edge.label === "WAL") return `${ends}: ${plain === "WAL" ? "lag unknown" : plain}`;
+  if (!isFlowing(flow)) return `${ends}: idle`;
+  const time = flow.p95 === null ? "" : `, 95 % within ${millis(flow.p95)}`;
+  return `${ends}: ${rate(flow.perSecond).replace("/s", " per second")}${time}, ${share(flow.errorShare)} errors`;
+}

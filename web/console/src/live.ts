@@ -1,0 +1,169 @@
+// The connection: signs in with the link's token, reads status and events, follows the stream, and says
+// honestly when it is cut off.
+import { signal } from "@preact/signals";
+import type { Event, Status, Traffic } from "./types";
+
+export type Link =
+  | { kind: "loading" }
+  | { kind: "live" }
+  /** The server is there and has nothing to show yet. */
+  | { kind: "starting" }
+  | { kind: "lost" }
+  | { kind: "signed-out"; why: string };
+
+export const link = signal<Link>({ kind: "loading" });
+export const status = signal<Status | null>(null);
+export const traffic = signal<Traffic | null>(null);
+export const events = signal<Event[]>([]);
+/** Browser clock, in microseconds, moved on every second. */
+export const tick = signal(nowMicros());
+/** Server clock minus browser clock, from the last status: durations do not depend on this machine's clock. */
+const skew = signal(0);
+/** When the server was heard last, by the browser's clock. */
+export const heard = signal<number | null>(null);
+
+/** Events kept; the rest is in `mainstay events`. */
+const EVENTS_MOST = 200;
+/** The control plane comes back within a second; asking twice a second is kind to both. */
+const RETRY_MS = 500;
+const RETRY_MOST_MS = 5000;
+/** Traffic comes every second or so; this long without anything is a dead connection that TCP has not noticed. */
+const SILENCE_MS = 15_000;
+const ASK_TIMEOUT_MS = 5000;
+
+let source: EventSource | null = null;
+let attempt = 0;
+
+export function nowMicros(): number {
+  return Date.now() * 1000;
+}
+
+/** The server's time now. */
+export function serverNow(): number {
+  return tick.value + skew.value;
+}
+
+export async function start(): Promise<void> {
+  setInterval(everySecond, 1000);
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token !== null) {
+    // Out of the address bar and the history before anything else.
+    history.replaceState(null, "", location.pathname + location.search);
+    if (!(await signIn(token))) return;
+  }
+  await connect();
+}
+
+async function signIn(token: string): Promise<boolean> {
+  try {
+    const answer = await ask("/login", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ token }),
+    });
+    // A used link in a browser that has a session already is no reason to stop: `connect` finds out.
+    if (answer.ok || answer.status === 401) return true;
+    link.value = { kind: "signed-out", why: `the console refused the link (status ${answer.status})` };
+    return false;
+  } catch {
+    link.value = { kind: "signed-out", why: "mainstay did not answer while the link was being used" };
+    return false;
+  }
+}
+
+function ask(path: string, init: RequestInit = {}): Promise<Response> {
+  return fetch(path, { ...init, signal: AbortSignal.timeout(ASK_TIMEOUT_MS) });
+}
+
+async function connect(): Promise<void> {
+  try {
+    const answer = await ask("/api/v1/status");
+    if (answer.status === 401) {
+      link.value = { kind: "signed-out", why: "links are good once, sessions end with the control plane" };
+      // Another tab may sign in; the cookie is shared.
+      retry(RETRY_MOST_MS);
+      return;
+    }
+    if (answer.status === 503) {
+      if (status.value === null) link.value = { kind: "starting" };
+      retry();
+      return;
+    }
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    take((await answer.json()) as Status);
+    await readEvents();
+    follow();
+  } catch {
+    lost();
+  }
+}
+
+async function readEvents(): Promise<void> {
+  const last = events.value.at(-1)?.seq;
+  const answer = await ask(`/api/v1/events?limit=${EVENTS_MOST}${last === undefined ? "" : `&after=${last}`}`);
+  if (answer.ok) addEvents((await answer.json()) as Event[]);
+}
+
+function follow(): void {
+  source?.close();
+  const stream = new EventSource("/api/v1/stream");
+  source = stream;
+  const on = (name: string, act: (data: string) => void) =>
+    stream.addEventListener(name, (message) => {
+      hear();
+      act((message as MessageEvent<string>).data);
+    });
+  on("status", (data) => take(JSON.parse(data) as Status));
+  on("traffic", (data) => (traffic.value = JSON.parse(data) as Traffic));
+  on("event", (data) => addEvents([JSON.parse(data) as Event]));
+  on("missed", () => void readEvents().catch(lost));
+  stream.onopen = () => {
+    attempt = 0;
+    hear();
+  };
+  // EventSource retries some errors by itself and gives up on others; one path for all is easier to trust.
+  stream.onerror = lost;
+}
+
+function hear(): void {
+  heard.value = nowMicros();
+  link.value = { kind: "live" };
+}
+
+function take(next: Status): void {
+  hear();
+  skew.value = next.at - nowMicros();
+  status.value = next;
+}
+
+function lost(): void {
+  source?.close();
+  source = null;
+  traffic.value = null;
+  link.value = status.value === null && attempt === 0 ? { kind: "loading" } : { kind: "lost" };
+  retry();
+}
+
+let timer: ReturnType<typeof setTimeout> | undefined;
+
+function retry(after = Math.min(RETRY_MOST_MS, RETRY_MS * 2 ** Math.min(attempt, 4))): void {
+  attempt += 1;
+  clearTimeout(timer);
+  timer = setTimeout(() => void connect(), after);
+}
+
+function everySecond(): void {
+  tick.value = nowMicros();
+  const silent = heard.value !== null && nowMicros() - heard.value > SILENCE_MS * 1000;
+  if (link.value.kind === "live" && source !== null && silent) lost();
+}
+
+export function merge(old: Event[], added: Event[]): Event[] {
+  const bySeq = new Map(old.map((event) => [event.seq, event]));
+  for (const event of added) bySeq.set(event.seq, event);
+  return [...bySeq.values()].sort((a, b) => a.seq - b.seq).slice(-EVENTS_MOST);
+}
+
+function addEvents(added: Event[]): void {
+  events.value = merge(events.value, added);
+}
