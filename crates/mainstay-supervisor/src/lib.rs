@@ -8,6 +8,7 @@ mod cgroup;
 pub mod client;
 pub mod durable;
 pub mod ids;
+pub mod inherited;
 pub mod keep;
 pub mod launch;
 pub mod logs;
