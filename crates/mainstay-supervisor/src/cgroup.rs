@@ -137,6 +137,22 @@ impl Cgroups {
     }
 }
 
+impl Cgroups {
+    /// At an orderly end: leaves our own leaf, and removes our folders if no child is in one any more.
+    pub(crate) fn leave(&self) {
+        if let Some((folder, _)) = &self.v2
+            && let Some(base) = folder.parent().and_then(Path::parent)
+        {
+            // Refused where `base` has controllers for its children: then the leaf stays until the service ends.
+            put(&base.join("cgroup.procs"), "0").ok();
+            std::fs::remove_dir(folder.join("keep")).ok();
+        }
+        for folder in self.v1.iter().map(|(_, folder)| folder).chain(self.v2.iter().map(|(folder, _)| folder)) {
+            std::fs::remove_dir(folder).ok();
+        }
+    }
+}
+
 fn make(folder: &Path) -> io::Result<()> {
     match std::fs::create_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -179,12 +195,14 @@ fn detect_v2(mount: &Mount, own: &Path, ours: &str) -> Option<(PathBuf, Vec<Stri
     let mut best: Option<(PathBuf, Vec<String>)> = None;
     for base in [own, &mount.point] {
         let folder = base.join(ours);
-        if make(&folder).is_err() {
+        if best.as_ref().is_some_and(|(known, _)| *known == folder) || make(&folder).is_err() {
             continue;
         }
         let usable = enable(base, &folder);
         if best.as_ref().is_none_or(|(_, controllers)| controllers.len() < usable.len()) {
             best = Some((folder, usable));
+        } else {
+            std::fs::remove_dir(&folder).ok();
         }
     }
     let (folder, _) = best.as_ref()?;

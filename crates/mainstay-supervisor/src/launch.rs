@@ -59,12 +59,17 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 
 fn start(exe: &Path, args: &[String], log: &File) -> io::Result<Pid> {
     let null = File::open("/dev/null")?;
-    let argv = [exe.as_os_str()].into_iter().chain(args.iter().map(OsStr::new)).map(c_string).collect::<io::Result<_>>()?;
+    let argv =
+        [exe.as_os_str()].into_iter().chain(args.iter().map(OsStr::new)).map(c_string).collect::<io::Result<_>>()?;
     // The variables of a child must not make keep look like one: its tree would be killed with the child's.
     let is_ours = |name: &OsStr| name == crate::NONCE_VARIABLE || name == crate::LISTENERS_VARIABLE;
     let env = std::env::vars_os()
         .filter(|(name, _)| !is_ours(name))
-        .map(|(name, value)| c_string(&[name.as_os_str(), OsStr::new("="), value.as_os_str()].into_iter().collect::<std::ffi::OsString>()))
+        .map(|(name, value)| {
+            c_string(
+                &[name.as_os_str(), OsStr::new("="), value.as_os_str()].into_iter().collect::<std::ffi::OsString>(),
+            )
+        })
         .collect::<io::Result<_>>()?;
     let started = crate::sys::start(Start {
         program: c_string(exe.as_os_str())?,

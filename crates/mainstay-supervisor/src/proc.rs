@@ -37,7 +37,7 @@ fn parse_stat(line: &str) -> Option<Stat> {
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index - 3)?.parse::<u64>().ok();
     let pid = |index: usize| fields.get(index - 3)?.parse::<i32>().ok().map(Pid);
-    let ticks = number(14)? + number(15)?;
+    let ticks = number(14)? + number(15)? + number(16)? + number(17)?;
     Some(Stat {
         state: fields.first()?.chars().next()?,
         parent: pid(4)?,

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mainstay_types::{ChildName, ChildRole, Nonce, Pid, Timestamp};
@@ -87,7 +87,7 @@ impl Records {
     /// **Errors**: the file system's.
     pub(crate) fn open(state: &Path) -> io::Result<Self> {
         let folder = state.join("children");
-        std::fs::create_dir_all(&folder)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         // Lock holders are found by comparing paths, so the path must be the kernel's own.
         Ok(Self(folder.canonicalize()?))
     }
@@ -137,6 +137,20 @@ impl Records {
         let Ok(file) = File::open(self.lock_path(nonce)) else { return false };
         let tried = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         tried == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
+    /// Removes locks whose record is gone and that nobody holds: keep died while it forgot a start.
+    pub(crate) fn tidy(&self) {
+        let Ok(folder) = std::fs::read_dir(&self.0) else { return };
+        for path in folder.flatten().map(|entry| entry.path()) {
+            let nonce = path.file_stem().and_then(|stem| stem.to_str()).map(|stem| Nonce::try_from(stem.to_owned()));
+            if let Some(Ok(nonce)) = nonce
+                && !self.knows(&nonce)
+                && !self.is_held(&nonce)
+            {
+                std::fs::remove_file(path).ok();
+            }
+        }
     }
 
     /// All records. Files that are none (torn before version 1, or foreign) are left alone and named.

@@ -416,7 +416,8 @@ mod tests {
     fn a_child_runs_in_a_session_of_its_own_with_only_what_it_was_given() {
         let null = File::open("/dev/null").expect("opens");
         let mut out = tempfile::tempfile().expect("file");
-        let script = "read s < /proc/self/stat; set -- $s; [ $6 = $$ ] && echo session; env; ls -l /proc/$$/fd/3; umask";
+        let script =
+            "read s < /proc/self/stat; set -- $s; [ $6 = $$ ] && echo session; env; ls -l /proc/$$/fd/3; umask";
         let output = out.try_clone().expect("clones");
         let mut wanted = shell(script, null.as_fd(), output.as_fd());
         wanted.listeners = vec![null.as_fd()];

@@ -80,6 +80,7 @@ impl Keep {
             emit("child-adopted", &format!("{}: pid {:?}", entry.record.name, entry.record.pid));
         }
         self.children = found;
+        self.records.tidy();
     }
 
     /// What became of one start; `None` when it never was one.
@@ -142,9 +143,11 @@ impl Keep {
             }
             // While its parent has not reaped it, it is a zombie that shows its status; afterwards newer
             // kernels tell by the handle.
-            let zombie = entry.record.pid.and_then(proc::stat).filter(|stat| {
-                !stat.is_alive() && Some(stat.start_time) == entry.record.start_time
-            });
+            let zombie = entry
+                .record
+                .pid
+                .and_then(proc::stat)
+                .filter(|stat| !stat.is_alive() && Some(stat.start_time) == entry.record.start_time);
             let status = crate::sys::exit_status(pidfd.as_fd()).or(zombie.map(|stat| stat.exit_code));
             ended.push((entry.record.name.clone(), status.map_or(ExitReason::Unknown, reason_of)));
         }

@@ -96,12 +96,12 @@ fn resolve(spec: &SpawnSpec) -> Result<PathBuf, Refused> {
         .ok_or_else(|| environment(format!("program {program:?} is not in PATH ({path}): install it or correct PATH")))
 }
 
-fn open_log(spec: &SpawnSpec) -> io::Result<File> {
+fn open_log(spec: &SpawnSpec, is_root: bool) -> io::Result<File> {
     if let Some(folder) = spec.log.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(&spec.log)?;
-    if let Some(user) = &spec.user {
+    if let Some(user) = spec.user.as_ref().filter(|_| is_root) {
         // Programs open /dev/stderr anew, which asks for the file's own permission.
         std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
     }
@@ -189,12 +189,23 @@ impl Keep {
         }
         if spec.listeners.len() > MAX_LISTENERS {
             let given = spec.listeners.len();
-            return Err(refuse(Refusal::Invalid, format!("{given} listeners for {}, limit is {MAX_LISTENERS}", spec.name)));
+            return Err(refuse(
+                Refusal::Invalid,
+                format!("{given} listeners for {}, limit is {MAX_LISTENERS}", spec.name),
+            ));
         }
         if let Some(running) = self.children.get(&spec.name).filter(|entry| entry.is_running()) {
             let child = running.record.child(running.is_own);
             let text = format!("{} runs already: pid {}, since {}", spec.name, child.pid, child.since);
             return Err(refuse(Refusal::AlreadyRunning, text));
+        }
+        let me = rustix::process::geteuid().as_raw();
+        if let Some(user) = spec.user.as_ref().filter(|user| !self.is_root() && user.uid != me) {
+            let text = format!(
+                "{} cannot run as user {}: keep runs as user {me}, only root can become another",
+                spec.name, user.uid
+            );
+            return Err(environment(text));
         }
         if self.records.knows(&spec.nonce) || self.records.is_held(&spec.nonce) {
             return Err(refuse(Refusal::AlreadyRunning, format!("start {} was made already", spec.nonce)));
@@ -209,10 +220,13 @@ impl Keep {
         let target = self.target(&old.record);
         let left = if spec.role == ChildRole::Postgres { target.find(self.me) } else { target.kill_within(self.me) };
         if left.is_empty() {
+            // A fresh group: limits and counts of the last start must not show in this one.
+            target.remove_group();
             return Ok(());
         }
         let pids = super::kill::list(&left);
-        let text = format!("the last start of {} left processes {pids}: kill its tree ({}) first", spec.name, target.nonce);
+        let text =
+            format!("the last start of {} left processes {pids}: kill its tree ({}) first", spec.name, target.nonce);
         Err(refuse(Refusal::AlreadyRunning, text))
     }
 
@@ -228,7 +242,7 @@ impl Keep {
         let hidden = spec.user.as_ref().filter(|user| crate::sandbox::needs_open_file(&program, user, view.as_ref()));
         let program_file = hidden.and_then(|_| crate::sys::open_program(&c_program).ok()).filter(is_elf);
         let at = |what: String| move |error: io::Error| environment(format!("{what}: {error}"));
-        let log = open_log(spec).map_err(at(format!("cannot open log {}", spec.log.display())))?;
+        let log = open_log(spec, self.is_root()).map_err(at(format!("cannot open log {}", spec.log.display())))?;
         let null = File::open("/dev/null").map_err(at("cannot open /dev/null".to_owned()))?;
         let argv = spec.argv.iter().map(|text| c_string(text.as_bytes(), "argument")).collect::<Result<_, _>>()?;
         let env = env_of(spec)?;
@@ -300,7 +314,12 @@ impl Keep {
 
     fn forget_old_tasks(&mut self) {
         let is_old = |entry: &&Entry| entry.record.role == ChildRole::Task && !entry.is_running();
-        let mut old: Vec<_> = self.children.values().filter(is_old).map(|entry| (entry.record.started_at, entry.record.name.clone())).collect();
+        let mut old: Vec<_> = self
+            .children
+            .values()
+            .filter(is_old)
+            .map(|entry| (entry.record.started_at, entry.record.name.clone()))
+            .collect();
         old.sort();
         for (_, name) in old.iter().take(old.len().saturating_sub(MAX_ENDED_TASKS)) {
             if let Some(entry) = self.children.remove(name) {

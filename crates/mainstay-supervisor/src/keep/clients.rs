@@ -42,7 +42,8 @@ impl Client {
     /// Reads what there is and takes whole requests out of it.
     fn read(&mut self) -> Vec<Request> {
         let mut chunk = [0; 64 * 1024];
-        while self.inbox.len() <= MAX_REQUEST {
+        // Room for a whole frame, header included; else the last bytes of one would never be read.
+        while self.inbox.len() < MAX_REQUEST + 4 {
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
                     self.is_gone = true;
@@ -229,11 +230,10 @@ impl Keep {
     }
 
     fn send_signal(&mut self, nonce: &mainstay_types::Nonce, number: i32) -> Result<(), Refused> {
-        let signal = Signal::from_named_raw(number)
-            .ok_or_else(|| refuse(Refusal::Invalid, format!("{number} is no signal")))?;
+        let signal =
+            Signal::from_named_raw(number).ok_or_else(|| refuse(Refusal::Invalid, format!("{number} is no signal")))?;
         let gone = || refuse(Refusal::NotRunning, format!("start {nonce} does not run"));
         let entry = self.running(nonce).ok_or_else(gone)?;
         entry.signal(signal).map_err(|_| gone())
     }
 }
-

@@ -80,6 +80,11 @@ impl Target {
         found
     }
 
+    /// Removes its cgroup; what still holds a process stays and is tried again later.
+    pub(super) fn remove_group(&self) {
+        self.group.remove();
+    }
+
     /// One pass: finds and kills; answers who was found alive.
     fn pass(&self, me: Pid) -> BTreeSet<Pid> {
         let found = self.find(me);
@@ -163,7 +168,7 @@ impl Keep {
             self.reap();
             self.look_at_adopted();
             if left.is_empty() && self.running(&kill.nonce).is_none() {
-                target.group.remove();
+                target.remove_group();
                 self.clients.answer(kill.client, kill.request, Answer::Done);
             } else if Instant::now() >= kill.deadline {
                 let reason = format!("processes {} survived SIGKILL (uninterruptible sleep?)", list(&left));

@@ -75,7 +75,8 @@ fn holder(address: SocketAddr) -> String {
 fn describe(name: &str, address: SocketAddr, error: &io::Error) -> Refused {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let text = format!("{name} cannot listen on {address}: {} does; stop it or choose another port", holder(address));
+            let text =
+                format!("{name} cannot listen on {address}: {} does; stop it or choose another port", holder(address));
             refuse(Refusal::AddressInUse, text)
         }
         _ => refuse(Refusal::Environment, format!("{name} cannot listen on {address}: {error}")),

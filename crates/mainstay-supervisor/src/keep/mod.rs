@@ -6,9 +6,9 @@
 mod adopt;
 mod children;
 mod clients;
+mod control;
 mod kill;
 mod listeners;
-mod control;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -176,6 +176,8 @@ pub fn run(options: Options) -> Result<(), Error> {
     while !keep.is_done {
         keep.turn(&mut signals).map_err(io_error("poll in", "keep"))?;
     }
+    keep.remove_empty_groups();
+    keep.cgroups.leave();
     keep.clients.close();
     emit("keep-ended", "its children go on");
     Ok(())
@@ -214,7 +216,8 @@ impl Keep {
         let wait = self.next_due().saturating_duration_since(Instant::now()).min(LONGEST_WAIT);
         // Rounded up, so that a due moment is not waited for in many empty turns.
         let wait = wait + Duration::from_micros(500);
-        let timeout = Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(0), tv_nsec: wait.subsec_nanos().into() };
+        let timeout =
+            Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(0), tv_nsec: wait.subsec_nanos().into() };
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),

@@ -1,7 +1,5 @@
 //! Children: their starts, ends, users and limits.
 
-
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
@@ -39,7 +37,10 @@ async fn a_program_that_cannot_run_is_refused_and_leaves_nothing() {
     let mut missing = world.shell("a", "");
     missing.argv = vec!["no-such-program".to_owned()];
     let (kind, text) = refusal(keep.spawn(missing).await);
-    assert!(kind == Refusal::Environment && text.contains("no-such-program") && text.contains("/usr/bin:/bin"), "{text}");
+    assert!(
+        kind == Refusal::Environment && text.contains("no-such-program") && text.contains("/usr/bin:/bin"),
+        "{text}"
+    );
     let mut directory = world.shell("a", "true");
     directory.dir = "/no/such/folder".into();
     let (kind, text) = refusal(keep.spawn(directory).await);
@@ -140,7 +141,8 @@ async fn a_child_drops_to_its_user_even_when_its_project_lies_in_a_closed_home()
     }
     std::fs::write(project.join("hello"), "hello from the project\n").expect("writes");
     let (keep, _notices) = world.connect().await;
-    let script = format!("id -u; id -g; cat ../hello; ls -a {}; grep NoNewPrivs /proc/self/status", world.path().display());
+    let script =
+        format!("id -u; id -g; cat ../hello; ls -a {}; grep NoNewPrivs /proc/self/status", world.path().display());
     let mut spec = world.shell("dropped", &script);
     spec.user = Some(User { uid: 61_300, gid: 61_301 });
     spec.dir = project.join("sub");
@@ -156,6 +158,20 @@ async fn a_child_drops_to_its_user_even_when_its_project_lies_in_a_closed_home()
     spec.dir = project;
     let (kind, text) = refusal(keep.spawn(spec).await);
     assert!(kind == Refusal::Environment && text.contains("move the project"), "{text}");
+}
+
+#[tokio::test]
+async fn nobody_but_root_can_make_a_child_another_user() {
+    if is_root() {
+        eprintln!("SKIPPED: root can");
+        return;
+    }
+    let world = World::new(&[]);
+    let (keep, _notices) = world.connect().await;
+    let mut spec = world.shell("a", "true");
+    spec.user = Some(User { uid: 61_300, gid: 61_300 });
+    let (kind, text) = refusal(keep.spawn(spec).await);
+    assert!(kind == Refusal::Environment && text.contains("only root"), "{text}");
 }
 
 #[tokio::test]

@@ -1,14 +1,12 @@
 //! keep dies, and the next one goes on.
 
-
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::world::{PATIENCE, World, find, is_alive, kill, next_end, pids_in, refusal, until};
-use mainstay_supervisor::launch;
 use mainstay_supervisor::protocol::{Notice, Refusal};
+use mainstay_supervisor::{client, launch};
 use mainstay_types::{ExitReason, Pid};
 
 #[tokio::test]
@@ -81,7 +79,8 @@ async fn an_adopted_tree_can_be_killed() {
 /// Rewrites the only record as it is between two steps of a start.
 fn edit_record(world: &World, edit: impl Fn(&mut serde_json::Value)) {
     let folder = std::fs::read_dir(world.state().join("children")).expect("folder");
-    let path = folder.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "json")).expect("a record");
+    let path =
+        folder.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "json")).expect("a record");
     let mut record = serde_json::from_slice(&std::fs::read(&path).expect("reads")).expect("parses");
     edit(&mut record);
     std::fs::write(&path, record.to_string()).expect("writes");
@@ -239,6 +238,30 @@ async fn the_control_plane_is_restarted_within_a_second_and_ends_with_keep() {
     until("keep to leave", || !is_alive(pid));
     assert!(!is_alive(second), "SIGTERM ends the control plane too");
     assert!(is_alive(bystander), "and leaves the children");
+}
+
+#[tokio::test]
+async fn a_keep_that_a_child_started_survives_the_killing_of_that_child() {
+    let mut world = World::new(&[]);
+    let (keep, _notices) = world.connect().await;
+    let go = world.path().join("go");
+    // As a control plane does when keep has died; it is in a cgroup that is killed as a whole.
+    let script = format!(
+        "while [ ! -e {} ]; do sleep 0.01; done; env -u MAINSTAY_NONCE setsid -f {}; exec sleep 60",
+        go.display(),
+        world.command(),
+    );
+    let spec = world.shell("control-like", &script);
+    let pid = keep.spawn(spec.clone()).await.expect("starts");
+    world.kill_keep();
+    std::fs::write(&go, "").expect("writes");
+    let patience = Duration::from_secs(1);
+    until("the next keep", || client::hello_blocking(&world.runtime(), patience).is_ok());
+    world.pid = client::hello_blocking(&world.runtime(), patience).expect("answers").pid;
+    let (keep, _notices) = world.connect().await;
+    keep.kill_tree(&spec.nonce, PATIENCE).await.expect("kills");
+    assert!(!is_alive(pid) && is_alive(world.pid));
+    keep.list().await.expect("still there");
 }
 
 #[tokio::test]

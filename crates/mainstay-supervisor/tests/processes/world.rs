@@ -44,6 +44,11 @@ impl World {
         self.path().join("run")
     }
 
+    /// How a shell starts keep.
+    pub(crate) fn command(&self) -> String {
+        format!("{} {}", example().display(), self.args.join(" "))
+    }
+
     pub(crate) fn start(&mut self) -> Result<(), launch::Error> {
         let hello = launch::start_keep(&example(), &self.args, &self.runtime(), &self.path().join("keep.log"))?;
         self.pid = hello.pid;
@@ -163,7 +168,9 @@ pub(crate) fn pids_in(file: &Path, count: usize) -> Vec<Pid> {
     read()
 }
 
-pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, client::Error>) -> (mainstay_supervisor::protocol::Refusal, String) {
+pub(crate) fn refusal<T: std::fmt::Debug>(
+    result: Result<T, client::Error>,
+) -> (mainstay_supervisor::protocol::Refusal, String) {
     let error = result.expect_err("refused");
     let kind = error.refusal().unwrap_or_else(|| panic!("not refused but: {error:?}"));
     (kind, error.to_string())
