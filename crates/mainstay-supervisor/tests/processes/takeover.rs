@@ -120,6 +120,34 @@ async fn an_intent_that_never_became_a_process_is_cleaned_up() {
 }
 
 #[tokio::test]
+async fn keep_killed_at_any_moment_of_a_start_starts_nothing_twice_and_loses_nothing() {
+    let mut world = World::new(&[]);
+    let mut survived = 0;
+    for round in 0..24 {
+        let (keep, _notices) = world.connect().await;
+        let spec = world.shell("a", "exec sleep 60");
+        let nonce = spec.nonce.clone();
+        let asking = tokio::spawn(async move { keep.spawn(spec).await });
+        tokio::task::yield_now().await;
+        // A start takes about 5 ms here: the rounds walk through it and past it.
+        tokio::time::sleep(Duration::from_micros(round * 400)).await;
+        world.kill_keep();
+        asking.await.expect("no panic").ok();
+        world.start().expect("next keep");
+        let (keep, _notices) = world.connect().await;
+        let carries = |pid: &Pid| mainstay_supervisor::proc::is_nonce(*pid, &nonce);
+        let started: Vec<Pid> = mainstay_supervisor::proc::all().into_keys().filter(carries).collect();
+        assert!(started.len() <= 1, "round {round}: {started:?}");
+        let listed = keep.list().await.expect("lists").into_iter().find(|child| child.nonce == nonce);
+        let running = listed.filter(|child| child.ended.is_none()).map(|child| child.pid);
+        assert_eq!(running, started.first().copied(), "round {round}");
+        survived += started.len();
+        keep.kill_tree(&nonce, PATIENCE).await.expect("kills");
+    }
+    assert!(survived > 0, "no round was late enough for a start to be finished");
+}
+
+#[tokio::test]
 async fn a_process_id_given_to_a_stranger_is_not_adopted() {
     let mut world = World::new(&[]);
     let (keep, _notices) = world.connect().await;
