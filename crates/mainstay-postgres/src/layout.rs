@@ -1,0 +1,230 @@
+//! Where a member keeps its data and its socket, and where PostgreSQL's programs are.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mainstay_decide::observed::DataDirectory;
+use mainstay_supervisor::protocol::User;
+use mainstay_types::Member;
+
+/// All members use this port: it only names the socket file, each in a folder of its own.
+pub const PORT: u16 = 5432;
+
+/// Oldest major version that is supported: roles and settings used here are those of 15.
+pub const OLDEST_MAJOR: u32 = 15;
+
+/// Longest socket folder: `sun_path` holds 107 bytes and a zero, and `/.s.PGSQL.5432` is added.
+pub const SOCKET_DIR_MAX: usize = 93;
+
+/// Name of the completion mark. It lies in the data directory, so that it moves with it: a directory is made
+/// under another name and renamed into place when it is whole, so the mark is never there too early.
+pub const MARK: &str = "mainstay.complete";
+
+/// Superuser of every cluster; the control plane's own role.
+pub const SUPERUSER: &str = "mainstay";
+/// Role of standbys and clones.
+pub const REPLICATION_ROLE: &str = "mainstay_replication";
+/// Role and database of the ledger that drills write.
+pub const LEDGER: &str = "mainstay_ledger";
+/// Role that may look at statistics and nothing else.
+pub const MONITOR_ROLE: &str = "mainstay_monitor";
+
+/// Folders and user of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// State folder of the stack; data directories are under `pg/` in it.
+    pub state: PathBuf,
+    /// Runtime folder of the stack; socket folders are in it.
+    pub runtime: PathBuf,
+    /// Folder of PostgreSQL's programs.
+    pub bin: PathBuf,
+    /// User that servers and tools run as; `None`: the one we are (never root, PostgreSQL refuses it).
+    pub user: Option<User>,
+}
+
+/// PostgreSQL's programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programs {
+    /// Their folder.
+    pub bin: PathBuf,
+    /// Major version.
+    pub major: u32,
+}
+
+/// No usable PostgreSQL on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PostgreSQL {OLDEST_MAJOR} or newer is missing ({found}); install it with: {install}")]
+pub struct Missing {
+    /// What was found instead.
+    pub found: String,
+    /// The command that installs it.
+    pub install: String,
+}
+
+impl Layout {
+    /// Folder of all members and the record.
+    pub fn base(&self) -> PathBuf {
+        self.state.join("pg")
+    }
+
+    /// Everything of one member.
+    pub fn member_dir(&self, member: Member) -> PathBuf {
+        self.base().join(member.to_string())
+    }
+
+    /// Its data directory.
+    pub fn data(&self, member: Member) -> PathBuf {
+        self.member_dir(member).join("data")
+    }
+
+    /// A data directory being made.
+    pub fn unfinished(&self, member: Member) -> PathBuf {
+        self.member_dir(member).join("data.new")
+    }
+
+    /// Folder of its Unix socket.
+    pub fn socket_dir(&self, member: Member) -> PathBuf {
+        self.runtime.join(format!("pg-{member}"))
+    }
+
+    /// Its replication password file.
+    pub fn passfile(&self, member: Member) -> PathBuf {
+        self.member_dir(member).join("replication.pass")
+    }
+
+    /// The durable record of who is primary.
+    pub fn record(&self) -> PathBuf {
+        self.base().join("record")
+    }
+
+    /// A program of PostgreSQL's.
+    pub fn program(&self, name: &str) -> String {
+        self.bin.join(name).to_string_lossy().into_owned()
+    }
+
+    /// What lies in the member's place. Looks only.
+    pub fn look(&self, member: Member) -> DataDirectory {
+        match look_at(&self.data(member)) {
+            Ok(DataDirectory::Absent) => match std::fs::symlink_metadata(self.unfinished(member)) {
+                Ok(_) => DataDirectory::Unfinished,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => DataDirectory::Absent,
+                Err(_) => DataDirectory::Unknown,
+            },
+            Ok(found) => found,
+            Err(_) => DataDirectory::Unknown,
+        }
+    }
+
+    /// Members that have a folder, whether wanted or not.
+    ///
+    /// **Errors**: the file system's; a folder that is not there holds none.
+    pub fn members(&self) -> io::Result<Vec<Member>> {
+        let entries = match std::fs::read_dir(self.base()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut members = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            members.extend(Member::try_from(name).ok());
+        }
+        members.sort_unstable();
+        Ok(members)
+    }
+}
+
+fn look_at(data: &Path) -> io::Result<DataDirectory> {
+    let mut entries = match std::fs::read_dir(data) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(DataDirectory::Absent),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(DataDirectory::Foreign),
+        Err(error) => return Err(error),
+    };
+    if entries.next().transpose()?.is_none() {
+        return Ok(DataDirectory::Absent);
+    }
+    let is_whole = data.join(MARK).try_exists()? && data.join("PG_VERSION").try_exists()?;
+    Ok(if is_whole { DataDirectory::Complete } else { DataDirectory::Foreign })
+}
+
+/// Finds PostgreSQL's programs: the highest version in the distributions' folders, else those of `PATH`.
+///
+/// **Errors**: none is there, or only older ones.
+pub fn find_programs() -> Result<Programs, Missing> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = versioned_folders(Path::new("/usr/lib/postgresql"), "");
+    folders.extend(versioned_folders(Path::new("/usr"), "pgsql-"));
+    folders.extend(std::env::split_paths(&path));
+    let mut best: Option<Programs> = None;
+    let mut too_old = None;
+    for bin in folders {
+        let is_whole = ["postgres", "initdb", "pg_basebackup"].iter().all(|program| bin.join(program).is_file());
+        let Some(major) = is_whole.then(|| major_version(&bin)).flatten() else { continue };
+        if major < OLDEST_MAJOR {
+            too_old = too_old.max(Some(major));
+        } else if best.as_ref().is_none_or(|found| found.major < major) {
+            best = Some(Programs { bin, major });
+        }
+    }
+    best.ok_or_else(|| Missing {
+        found: too_old.map_or_else(|| "none was found".to_owned(), |major| format!("version {major} was found")),
+        install: install_command(),
+    })
+}
+
+fn versioned_folders(base: &Path, prefix: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(base) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.strip_prefix(prefix).is_some_and(|rest| rest.parse::<u32>().is_ok())
+        })
+        .map(|entry| entry.path().join("bin"))
+        .collect()
+}
+
+fn major_version(bin: &Path) -> Option<u32> {
+    let output = std::process::Command::new(bin.join("postgres")).arg("--version").output().ok()?;
+    // "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)"
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().nth(2)?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn install_command() -> String {
+    if Path::new("/etc/debian_version").exists() {
+        "sudo apt-get install --no-install-recommends postgresql".to_owned()
+    } else if Path::new("/etc/redhat-release").exists() {
+        "sudo dnf install postgresql-server postgresql-contrib".to_owned()
+    } else {
+        "your distribution's package postgresql (server and client programs)".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(state: &Path) -> Layout {
+        Layout { state: state.to_owned(), runtime: state.join("run"), bin: PathBuf::from("/nowhere"), user: None }
+    }
+
+    #[test]
+    fn a_directory_without_our_mark_is_foreign_and_never_unfinished() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = layout(folder.path());
+        assert_eq!(layout.look(Member::A), DataDirectory::Absent);
+        std::fs::create_dir_all(layout.unfinished(Member::A)).unwrap();
+        assert_eq!(layout.look(Member::A), DataDirectory::Unfinished);
+        let data = layout.data(Member::A);
+        std::fs::create_dir_all(&data).unwrap();
+        assert_eq!(layout.look(Member::A), DataDirectory::Unfinished, "an empty folder holds nothing to lose");
+        std::fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+        assert_eq!(layout.look(Member::A), DataDirectory::Foreign);
+        std::fs::write(data.join(MARK), "{}").unwrap();
+        assert_eq!(layout.look(Member::A), DataDirectory::Complete);
+        assert_eq!(layout.members().unwrap(), vec![Member::A]);
+    }
+}
