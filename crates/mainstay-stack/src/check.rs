@@ -15,6 +15,9 @@ use crate::words::nearest;
 /// `db psql`, and one spare.
 pub const OWN_CONNECTIONS: u32 = 10;
 
+/// Circles that are told: mending a few changes the others, and a dense graph has very many.
+const MOST_CIRCLES: usize = 8;
+
 /// Checks the whole. Where values are missing, their own diagnostics have been made already.
 pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
     let stack = &draft.stack;
@@ -102,6 +105,9 @@ fn circles(services: &BTreeMap<ServiceName, Service>) -> Vec<Vec<&ServiceName>> 
     let mut found: Vec<Vec<&ServiceName>> = Vec::new();
     let mut done: BTreeSet<&ServiceName> = BTreeSet::new();
     for start in services.keys() {
+        if done.contains(start) || found.len() >= MOST_CIRCLES {
+            continue;
+        }
         // Depth first with a stack of our own: a long chain must not exhaust the thread's.
         let mut path: Vec<(&ServiceName, Vec<&ServiceName>)> = vec![(start, known_needs(services, start))];
         while let Some((current, pending)) = path.last_mut() {
@@ -115,7 +121,7 @@ fn circles(services: &BTreeMap<ServiceName, Service>) -> Vec<Vec<&ServiceName>> 
                 let mut circle: Vec<_> = path[at..].iter().map(|(name, _)| *name).collect();
                 let least = circle.iter().enumerate().min_by_key(|(_, name)| **name).map_or(0, |(index, _)| index);
                 circle.rotate_left(least);
-                if !found.contains(&circle) {
+                if !found.contains(&circle) && found.len() < MOST_CIRCLES {
                     found.push(circle);
                 }
             } else if !done.contains(next) {

@@ -6,9 +6,12 @@ use std::ops::Range;
 use mainstay_types::EnvironmentName;
 
 use crate::code::Code;
-use crate::diagnostic::{Diagnostic, Lines, Severity, clamp};
+use crate::diagnostic::{Diagnostic, Lines, MAX_DIAGNOSTICS, Severity, clamp};
 use crate::origin::{Origin, Origins};
 use crate::raw::Node;
+
+/// Diagnostics kept of one reading: ten times what is shown, so that those shown are the first by place.
+const MOST_KEPT: usize = 10 * MAX_DIAGNOSTICS;
 
 /// Collects while the file is read for one environment.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct Context<'t> {
     lines: &'t Lines<'t>,
     pub(crate) environment: EnvironmentName,
     pub(crate) diagnostics: Vec<Diagnostic>,
+    /// How many more there were.
+    pub(crate) omitted: usize,
     pub(crate) origins: Origins,
     /// Places of values by path, for rules that look at more than one value.
     places: BTreeMap<String, Range<usize>>,
@@ -29,6 +34,7 @@ impl<'t> Context<'t> {
             lines,
             environment,
             diagnostics: Vec::new(),
+            omitted: 0,
             origins: Origins::default(),
             places: BTreeMap::new(),
             declared: BTreeSet::new(),
@@ -43,7 +49,17 @@ impl<'t> Context<'t> {
         self.report(Severity::Warning, code, span, message, help);
     }
 
+    /// Whether nothing more is kept. Never before an error is: a broken file must not pass because it warns a lot.
+    pub(crate) fn is_full(&self) -> bool {
+        let is_error = |found: &Diagnostic| found.severity == Severity::Error;
+        self.diagnostics.len() >= MOST_KEPT && self.diagnostics.iter().any(is_error)
+    }
+
     fn report(&mut self, severity: Severity, code: Code, span: &Range<usize>, message: String, help: String) {
+        if self.is_full() {
+            self.omitted += 1;
+            return;
+        }
         let span = clamp(self.lines.text(), span);
         let (line, column) = self.lines.position(span.start);
         self.diagnostics.push(Diagnostic { code, severity, span, line, column, message, help });

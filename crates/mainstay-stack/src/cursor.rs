@@ -239,6 +239,11 @@ impl<'n> Cursor<'n> {
             if self.known.contains(&key.as_str()) {
                 continue;
             }
+            // The nearest name costs time, and would not be shown.
+            if ctx.is_full() {
+                ctx.omitted += 1;
+                continue;
+            }
             let path = self.at(&quote(key));
             if let Some((_, what)) = later.iter().find(|(name, _)| name == key) {
                 let help = if what.is_empty() { "remove it".to_owned() } else { format!("remove it: {what}") };

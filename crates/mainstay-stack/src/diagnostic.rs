@@ -50,20 +50,20 @@ pub struct Diagnostics {
     pub source_name: String,
     /// At most [`MAX_DIAGNOSTICS`].
     pub list: Vec<Diagnostic>,
-    /// How many more there were.
+    /// How many more there were, at least.
     pub omitted: usize,
 }
 
 impl Diagnostics {
     /// Orders by place, drops repetitions, and keeps to the bound.
-    pub(crate) fn new(source_name: &str, mut list: Vec<Diagnostic>) -> Self {
+    pub(crate) fn new(source_name: &str, mut list: Vec<Diagnostic>, mut omitted: usize) -> Self {
         list.sort_by(|a, b| {
             (a.span.start, a.span.end, a.code, &a.message).cmp(&(b.span.start, b.span.end, b.code, &b.message))
         });
         list.dedup();
-        let omitted = list.len().saturating_sub(MAX_DIAGNOSTICS);
+        omitted += list.len().saturating_sub(MAX_DIAGNOSTICS);
         // Errors outrank warnings when not all can stay.
-        if omitted > 0 {
+        if list.len() > MAX_DIAGNOSTICS {
             list.sort_by_key(|diagnostic| diagnostic.severity);
             list.truncate(MAX_DIAGNOSTICS);
             list.sort_by_key(|diagnostic| diagnostic.span.start);
@@ -230,7 +230,7 @@ mod tests {
         };
         let mut list: Vec<_> = (0..MAX_DIAGNOSTICS).map(|at| one(at, Severity::Warning)).collect();
         list.push(one(500, Severity::Error));
-        let all = Diagnostics::new("f", list);
+        let all = Diagnostics::new("f", list, 0);
         assert_eq!((all.list.len(), all.omitted), (MAX_DIAGNOSTICS, 1));
         assert!(all.has_errors());
     }

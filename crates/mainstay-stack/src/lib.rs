@@ -23,6 +23,8 @@ pub mod template;
 pub mod units;
 mod words;
 
+use std::collections::BTreeSet;
+
 use mainstay_types::{EnvironmentName, StackName};
 
 pub use check::OWN_CONNECTIONS;
@@ -66,7 +68,7 @@ pub fn parse(text: &str, source_name: &str, environment: &EnvironmentName) -> Re
     if text.len() > MAX_BYTES {
         let message = format!("the file has {} bytes, and {MAX_BYTES} are the most", text.len());
         ctx.error(Code::TooLarge, &(0..0), message, "check that this is the stack file; split the stack".to_owned());
-        return Err(Diagnostics::new(source_name, ctx.diagnostics));
+        return Err(Diagnostics::new(source_name, ctx.diagnostics, ctx.omitted));
     }
     let (root, errors) = raw::read(text);
     let is_readable = errors.iter().all(raw::SyntaxError::is_duplicate);
@@ -75,23 +77,23 @@ pub fn parse(text: &str, source_name: &str, environment: &EnvironmentName) -> Re
     }
     // After a syntax error what was understood is a guess: rules about guesses would mislead.
     if !is_readable {
-        return Err(Diagnostics::new(source_name, ctx.diagnostics));
+        return Err(Diagnostics::new(source_name, ctx.diagnostics, ctx.omitted));
     }
     let others = environments(&root, &mut ctx);
     let merged = overlay::apply(&root, environment.as_str(), &mut ctx);
     let draft = read::stack(&merged, &mut ctx);
     check::whole(&draft, &mut ctx);
-    let Context { mut diagnostics, origins, .. } = ctx;
+    let Context { mut diagnostics, omitted, origins, .. } = ctx;
+    // One mistake shows in every environment: it is told once, for the one asked for if it is there.
+    let place_of = |found: &Diagnostic| (found.code, found.span.start, found.span.end);
+    let mut told: BTreeSet<_> = diagnostics.iter().map(place_of).collect();
     for other in others {
         let found = diagnostics_of(&root, &lines, other);
-        for diagnostic in found {
-            let is_known = |known: &Diagnostic| known.code == diagnostic.code && known.span == diagnostic.span;
-            if !diagnostics.iter().any(is_known) {
-                diagnostics.push(diagnostic);
-            }
-        }
+        let new: Vec<_> = found.into_iter().filter(|found| !told.contains(&place_of(found))).collect();
+        told.extend(new.iter().map(place_of));
+        diagnostics.extend(new);
     }
-    let diagnostics = Diagnostics::new(source_name, diagnostics);
+    let diagnostics = Diagnostics::new(source_name, diagnostics, omitted);
     if diagnostics.has_errors() {
         return Err(diagnostics);
     }

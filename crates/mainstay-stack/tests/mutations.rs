@@ -256,3 +256,17 @@ fn a_file_beyond_the_bounds_is_refused_at_once() {
     let environments: String = (0..40).map(|at| format!("[env.e{at}]\n")).collect();
     assert!(codes(&format!("stack = \"a\"\n{environments}")).contains(&Code::OutOfRange));
 }
+
+#[test]
+fn files_made_to_cost_time_are_answered_with_the_first_mistakes() {
+    let environments: String = (0..16).map(|at| format!("[env.e{at}]\ncolour = 1\n")).collect();
+    let keys: String = (0..20_000).map(|at| format!("k{at}=1\n")).collect();
+    let names: Vec<String> = (0..150).map(|at| format!("s{at}")).collect();
+    let services: String =
+        names.iter().map(|name| format!("[service.{name}]\nrun = \"a\"\nport = false\nneeds = {names:?}\n")).collect();
+    for text in [format!("{keys}{environments}"), format!("stack = \"a\"\n{services}{environments}")] {
+        assert!(text.len() <= mainstay_stack::MAX_BYTES, "{} bytes", text.len());
+        let found = read(&text, "development").expect_err("refused");
+        assert!(found.list.len() <= mainstay_stack::MAX_DIAGNOSTICS && found.has_errors());
+    }
+}
