@@ -1,0 +1,19 @@
+//! Drills (L4): inject a fault, measure what clients saw, compare with the promise.
+//!
+//! Works on any stack: a ledger of its own through the router, HTTP probes through the edge. It believes no
+//! report of the control plane where it can see for itself; what it cannot prove is VOID, never PASS. It kills
+//! only processes that the stack names as its own, checked by their nonce just before.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod fault;
+mod history;
+mod http;
+mod ledger;
+mod measure;
+mod report;
+mod run;
+
+pub use fault::Fault;
+pub use report::{Evidence, Measured, Promised, Report, Spread, Verdict};
+pub use run::{Error, Options, Progress, Sabotage, drill};
