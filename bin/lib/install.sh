@@ -1,0 +1,86 @@
+# Sourced by bin/demo and bin/test: installs missing packages on Debian and Ubuntu, and says so first.
+# Touches nothing that is there already; units that come with its own installation are disabled again.
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Packages for a purpose whose programs are not here.
+missing_packages() {
+  local purpose
+  for purpose in "$@"; do
+    case "$purpose" in
+      build)
+        have cc || echo gcc libc6-dev
+        have cmake || echo cmake
+        have make || echo make
+        ;;
+      run)
+        ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || echo postgresql
+        have redis-server || have valkey-server || echo redis-server
+        have prometheus || echo prometheus
+        have prometheus-alertmanager || have alertmanager || echo prometheus-alertmanager
+        have curl || echo curl
+        ;;
+      test)
+        have python3 || echo python3
+        python3 -c 'import ensurepip' >/dev/null 2>&1 || echo python3-venv
+        ;;
+    esac
+  done
+}
+
+install_missing() {
+  if ! have cargo; then
+    echo "error: Rust is missing (cargo is not in PATH): install 1.95 or newer with rustup, then run this again" >&2
+    exit 3
+  fi
+  local packages
+  packages=$(missing_packages "$@" | tr '\n' ' ')
+  [ -z "${packages// /}" ] && return 0
+  if ! have apt-get; then
+    echo "error: this machine lacks: $packages" >&2
+    echo "hint: install them with its own package manager; only Debian and Ubuntu are done automatically" >&2
+    exit 3
+  fi
+  if [ "$(id -u)" != 0 ] && ! have sudo; then
+    echo "error: this machine lacks: $packages" >&2
+    echo "hint: run as root, or: apt-get install --no-install-recommends $packages" >&2
+    exit 3
+  fi
+  echo "installing: $packages"
+  # Without this the package would make and start a cluster of its own.
+  case " $packages " in *" postgresql "*)
+    if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+      as_root mkdir -p /etc/postgresql-common
+      echo "create_main_cluster = false" | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+    fi ;;
+  esac
+  local units="" unit
+  for unit in postgresql redis-server prometheus prometheus-alertmanager; do
+    [ -e "/lib/systemd/system/$unit.service" ] || units="$units $unit"
+  done
+  # No package starts a server while this is here: mainstay starts its own.
+  local policy=/usr/sbin/policy-rc.d made_policy=no
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    made_policy=yes
+  fi
+  local failed=0
+  { as_root apt-get update -qq &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold $packages >/dev/null; } || failed=1
+  [ "$made_policy" = no ] || as_root rm -f "$policy"
+  if [ "$failed" = 1 ]; then
+    echo "error: installing failed; by hand: apt-get install --no-install-recommends $packages" >&2
+    exit 3
+  fi
+  if [ -d /run/systemd/system ]; then
+    for unit in $units; do
+      [ ! -e "/lib/systemd/system/$unit.service" ] || as_root systemctl disable --quiet --now "$unit" 2>/dev/null || true
+    done
+  fi
+}
