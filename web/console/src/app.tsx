@@ -5,7 +5,7 @@ import { Diagram } from "./diagram";
 import { StateIcon } from "./icon";
 import { events, heard, link, serverNow, status, tick } from "./live";
 import type { Event, Status } from "./types";
-import { clock, duration, mood, overallSentence } from "./words";
+import { clock, duration, mood, othersWrong, overallSentence } from "./words";
 
 /** Events shown; a failover has about ten. */
 const EVENTS_SHOWN = 60;
@@ -60,7 +60,8 @@ function Notice(props: { title: string; isBusy?: boolean; children?: ComponentCh
 function Page(props: { status: Status }) {
   const { status } = props;
   const isLost = link.value.kind !== "live";
-  const sentence = overallSentence(status, serverNow());
+  const said = overallSentence(status, serverNow());
+  const sentence = isLost ? `Last seen: ${said}` : said;
   const isWell = mood(status.overall) === "good" && !status.is_stopping;
   useEffect(() => {
     document.title = `${isLost ? "… " : isWell ? "" : "! "}${status.stack} – mainstay`;
@@ -80,6 +81,7 @@ function Page(props: { status: Status }) {
 function Header(props: { status: Status; sentence: string; isLost: boolean }) {
   const { status, sentence, isLost } = props;
   const state = status.is_stopping ? "draining" : status.overall;
+  const others = othersWrong(status);
   return (
     <header class="top">
       <div class="title">
@@ -87,9 +89,10 @@ function Header(props: { status: Status; sentence: string; isLost: boolean }) {
         <span class="badge">{status.environment}</span>
         <span class={`live ${isLost ? "off" : "on"}`}>{isLost ? "not live" : "live"}</span>
       </div>
-      <p class={`overall ${mood(state)}`} role="status" aria-live="polite" data-overall={status.overall} title={sentence}>
-        <StateIcon state={state} size={18} />
-        <span>{sentence}</span>
+      <p class={`overall ${isLost ? "off" : mood(state)}`} role="status" aria-live="polite" data-overall={status.overall} title={sentence}>
+        <StateIcon state={isLost ? "unknown" : state} size={18} />
+        <span class="sentence">{sentence}</span>
+        {others > 0 && status.is_up && !status.is_stopping && <span class="others">{others} more not ready</span>}
       </p>
       <Links urls={status.urls} since={serverNow() - status.since} />
     </header>
@@ -150,8 +153,8 @@ function Events(props: { events: Event[] }) {
           {last.map((event) => (
             <li key={event.seq} class={`event ${event.level}`} data-kind={event.kind} data-level={event.level}>
               <time dateTime={new Date(event.at / 1000).toISOString()}>{clock(event.at)}</time>
-              <span class="level">{event.level}</span>
               <span class="text" title={event.kind}>
+                <span class={event.level === "info" ? "level unseen" : "level"}>{event.level} </span>
                 {event.text}
               </span>
             </li>

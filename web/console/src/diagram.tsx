@@ -2,14 +2,18 @@
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { StateIcon } from "./icon";
 import { arrowKey, layout, type Edge, type Frame, type Layout, type Node } from "./layout";
-import { link, serverNow, traffic } from "./live";
+import { measureAs } from "./measure";
+import { currentTraffic, serverNow } from "./live";
 import { boxKey, type BoxStatus, type Flow, type Status, type Traffic } from "./types";
 import { because, bytes, cut, duration, millis, mood, rate, share, stateWord, wrap } from "./words";
 
-/** Mean widths of a character at the two text sizes, with room to spare: an SVG text does not wrap by itself. */
-const CHARACTER = { name: 7.9, small: 6.35 };
-const TEXT_LEFT = 38;
-const TEXT_RIGHT = 10;
+const NAME = measureAs(620, 13.5);
+const SMALL = measureAs(400, 12);
+const STRONG = measureAs(600, 12);
+const FIGURE = measureAs(400, 11);
+const FIGURE_STRONG = measureAs(600, 11);
+const NAME_LEFT = 34;
+const SIDE = 12;
 
 export function Diagram(props: { status: Status }) {
   const holder = useRef<HTMLElement>(null);
@@ -29,7 +33,10 @@ export function Diagram(props: { status: Status }) {
   }, []);
   return (
     <section class="diagram" ref={holder} aria-label="diagram of the stack">
-      {width > 0 && <Picture status={props.status} width={Math.max(320, width)} />}
+      {width > 0 && <Picture status={props.status} width={Math.max(300, width)} />}
+      <p class="legend">
+        Arrows: requests a second · 95 % within · errors. Thicker is more, dashed is idle, red is failing.
+      </p>
     </section>
   );
 }
@@ -42,13 +49,13 @@ function Picture(props: { status: Status; width: number }) {
     primary: status.database?.primary ?? null,
     isTalking: (box) => isTalking(box),
   });
-  const flows = flowsByArrow(status, traffic.value);
+  const flows = flowsByArrow(status, currentTraffic());
   const seen = drawn.edges.map((edge) => ({ edge, flow: sum(edge, flows) }));
   return (
     <svg class="picture" width={drawn.width} height={drawn.height} role="group" aria-label={`parts of ${status.stack}`}>
       <defs>
         {["idle", "flow", "sick", "ill"].map((name) => (
-          <marker key={name} id={`tip-${name}`} class={`tip ${name}`} viewBox="0 0 8 8" refX="3" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">
+          <marker key={name} id={`tip-${name}`} class={`tip ${name}`} viewBox="0 0 8 8" refX="3" refY="4" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">
             <path d="M0.5 0.8 7 4 0.5 7.2z" />
           </marker>
         ))}
@@ -57,14 +64,14 @@ function Picture(props: { status: Status; width: number }) {
         <FrameView key={frame.key} frame={frame} status={status} />
       ))}
       {seen.map(({ edge, flow }) => (
-        <Line key={edge.key} edge={edge} flow={flow} />
+        <Line key={edge.key} edge={edge} flow={flow} status={status} />
       ))}
       <Clients drawn={drawn} />
       {drawn.nodes.map((node) => (
         <BoxView key={node.key} node={node} status={status} now={now} />
       ))}
       {seen.map(({ edge, flow }) => (
-        <Figures key={edge.key} edge={edge} flow={flow} status={status} isNarrow={drawn.isNarrow} />
+        <Figures key={edge.key} edge={edge} flow={flow} status={status} />
       ))}
     </svg>
   );
@@ -97,10 +104,9 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
   const { node, status, now } = props;
   const { box, w, h } = node;
   const isPrimary = box.id.kind === "postgres" && box.id.member === status.database?.primary;
-  const room = Math.floor((w - TEXT_LEFT - TEXT_RIGHT) / CHARACTER.small);
   const why = because(box, now);
   const since = duration(now - box.since);
-  const lines = isTalking(box) ? wrap(why, Math.floor((w - 14 - TEXT_RIGHT) / CHARACTER.small), 2) : [];
+  const lines = isTalking(box) ? wrap(why, w - 2 * SIDE, box.label === "" ? 3 : 2, SMALL) : [];
   const said = [box.name, box.label, `${stateWord(box.state)}`].filter((part) => part !== "").join(", ");
   return (
     <g
@@ -114,19 +120,21 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
     >
       <title>{`${said} for ${since}${why === "" ? "" : `\n${why}`}`}</title>
       <rect class="plate" width={w} height={h} rx="10" />
-      <StateIcon state={box.state} size={16} x={13} y={13} />
-      <text class="name" x={TEXT_LEFT} y="26">
-        {cut(title(box), Math.floor((w - TEXT_LEFT - TEXT_RIGHT) / CHARACTER.name))}
+      <StateIcon state={box.state} size={16} x={11} y={12} />
+      <text class="name" x={NAME_LEFT} y="25">
+        {cut(title(box), w - NAME_LEFT - SIDE, NAME)}
       </text>
-      <text class="label" x={TEXT_LEFT} y="44">
-        {cut(box.label, room)}
-      </text>
-      <text class="state" x={TEXT_LEFT} y="62">
+      {box.label !== "" && (
+        <text class="label" x={SIDE} y="45">
+          {cut(box.label, w - 2 * SIDE, isPrimary ? STRONG : SMALL)}
+        </text>
+      )}
+      <text class="state" x={SIDE} y={box.label === "" ? 45 : 63}>
         <tspan class="word">{stateWord(box.state)}</tspan>
         <tspan class="since"> · {since}</tspan>
       </text>
       {lines.map((line, index) => (
-        <text key={index} class="why" x="14" y={82 + index * 15}>
+        <text key={index} class="why" x={SIDE} y={(box.label === "" ? 65 : 83) + index * 15}>
           {line}
         </text>
       ))}
@@ -157,8 +165,8 @@ function FrameView(props: { frame: Frame; status: Status }) {
       <rect width={frame.w} height={frame.h} rx="14" />
       {box !== null && <StateIcon state={box.state} size={13} x={13} y={9} />}
       <text x={box === null ? 14 : 32} y="20">
-        <tspan class="name">{frame.title}</tspan>
-        <tspan class="since">{words === "" ? "" : `  ${cut(words, Math.floor((frame.w - 44 - frame.title.length * 7) / CHARACTER.small))}`}</tspan>
+        <tspan class="name">{cut(frame.title, frame.w - (box === null ? 26 : 44), STRONG)}</tspan>
+        <tspan class="since">{words === "" ? "" : `  ${cut(words, frame.w - (box === null ? 34 : 52) - STRONG(frame.title), SMALL)}`}</tspan>
       </text>
     </g>
   );
@@ -209,17 +217,17 @@ function isFlowing(flow: Sum | null): flow is Sum {
   return flow !== null && flow.perSecond >= 0.05;
 }
 
-function health(edge: Edge, flow: Sum | null): "idle" | "flow" | "sick" | "ill" {
-  if (edge.label === "WAL") return link.value.kind === "live" ? "flow" : "idle";
+function health(edge: Edge, flow: Sum | null, status: Status): "idle" | "flow" | "sick" | "ill" {
+  if (edge.label === "WAL") return lag(edge, status) === undefined ? "idle" : "flow";
   if (!isFlowing(flow)) return "idle";
   return flow.errorShare >= 0.05 ? "ill" : flow.errorShare >= 0.001 ? "sick" : "flow";
 }
 
-function Line(props: { edge: Edge; flow: Sum | null }) {
-  const { edge, flow } = props;
-  const kind = health(edge, flow);
-  // Ten times the traffic is one and a half points more: 1/s is visible, 10,000/s is not a beam.
-  const thickness = isFlowing(flow) ? Math.min(7, 1.5 + Math.log10(1 + flow.perSecond) * 1.4) : 1.5;
+function Line(props: { edge: Edge; flow: Sum | null; status: Status }) {
+  const { edge, flow, status } = props;
+  const kind = health(edge, flow, status);
+  // Ten times the traffic is one point more: 1/s is visible, 10,000/s is not a beam.
+  const thickness = isFlowing(flow) ? Math.min(6, 1.4 + Math.log10(1 + flow.perSecond)) : 1.4;
   const period = isFlowing(flow) ? Math.max(0.5, 2.4 - Math.log10(1 + flow.perSecond) * 0.55) : 2.4;
   const shape = { d: `path("${edge.path}")` } as Record<string, string>;
   return (
@@ -230,14 +238,13 @@ function Line(props: { edge: Edge; flow: Sum | null }) {
   );
 }
 
-function Figures(props: { edge: Edge; flow: Sum | null; status: Status; isNarrow: boolean }) {
-  const { edge, flow, status, isNarrow } = props;
+function Figures(props: { edge: Edge; flow: Sum | null; status: Status }) {
+  const { edge, flow, status } = props;
   if (edge.at === null) return null;
-  const kind = health(edge, flow);
+  const kind = health(edge, flow, status);
   const errors = isFlowing(flow) && flow.errorShare >= 0.001 ? share(flow.errorShare) : null;
-  const plain = edge.label === "WAL" ? lagWords(edge, status) : isFlowing(flow) ? figures(flow, isNarrow) : edge.label;
-  const text = errors === null ? plain : `${plain} · ${errors}`;
-  const width = text.length * 5.9 + 14;
+  const plain = edge.label === "WAL" ? lagWords(edge, status) : isFlowing(flow) ? figures(flow) : edge.label;
+  const width = 16 + FIGURE(plain) + (errors === null ? 0 : FIGURE_STRONG(` · ${errors}`));
   return (
     <g class={`figures ${kind}`} style={move(edge.at.x, edge.at.y)} role="img" aria-label={spoken(edge, flow, plain)}>
       <title>{spoken(edge, flow, plain)}</title>
@@ -250,20 +257,24 @@ function Figures(props: { edge: Edge; flow: Sum | null; status: Status; isNarrow
   );
 }
 
-function figures(flow: Sum, isNarrow: boolean): string {
-  if (flow.p95 === null) return rate(flow.perSecond);
-  return isNarrow ? `${rate(flow.perSecond)} · ${millis(flow.p95)}` : `${rate(flow.perSecond)} · p95 ${millis(flow.p95)}`;
+/** The legend under the picture says which figure is which. */
+function figures(flow: Sum): string {
+  return flow.p95 === null ? rate(flow.perSecond) : `${rate(flow.perSecond)} · ${millis(flow.p95)}`;
+}
+
+/** `undefined` while the standby does not stream. */
+function lag(edge: Edge, status: Status): number | undefined {
+  return status.database?.lag_bytes[edge.to.replace("postgres:", "")];
 }
 
 function lagWords(edge: Edge, status: Status): string {
-  const member = edge.to.replace("postgres:", "");
-  const lag = status.database?.lag_bytes[member];
-  return lag === undefined ? "WAL" : lag === 0 ? "WAL in sync" : `WAL ${bytes(lag)}`;
+  const behind = lag(edge, status);
+  return behind === undefined ? "WAL" : behind === 0 ? "in sync" : bytes(behind);
 }
 
 function spoken(edge: Edge, flow: Sum | null, plain: string): string {
   const ends = `${edge.from.replace(/^\w+:/, "")} to ${edge.to.replace(/^\w+:/, "")}, ${edge.label}`;
-  if (edge.label === "WAL") return `${ends}: ${plain === "WAL" ? "lag unknown" : plain}`;
+  if (edge.label === "WAL") return `${ends}: ${plain === "WAL" ? "not streaming" : plain === "in sync" ? plain : `${plain} behind`}`;
   if (!isFlowing(flow)) return `${ends}: idle`;
   const time = flow.p95 === null ? "" : `, 95 % within ${millis(flow.p95)}`;
   return `${ends}: ${rate(flow.perSecond).replace("/s", " per second")}${time}, ${share(flow.errorShare)} errors`;

@@ -1,6 +1,7 @@
 // The connection: signs in with the link's token, reads status and events, follows the stream, and says
 // honestly when it is cut off.
 import { signal } from "@preact/signals";
+import { EVENTS_MOST, merge } from "./merge";
 import type { Event, Status, Traffic } from "./types";
 
 export type Link =
@@ -22,14 +23,14 @@ const skew = signal(0);
 /** When the server was heard last, by the browser's clock. */
 export const heard = signal<number | null>(null);
 
-/** Events kept; the rest is in `mainstay events`. */
-const EVENTS_MOST = 200;
 /** The control plane comes back within a second; asking twice a second is kind to both. */
 const RETRY_MS = 500;
 const RETRY_MOST_MS = 5000;
 /** Traffic comes every second or so; this long without anything is a dead connection that TCP has not noticed. */
 const SILENCE_MS = 15_000;
 const ASK_TIMEOUT_MS = 5000;
+/** Windows are seconds long; figures older than this would be a guess. */
+const TRAFFIC_STALE_MS = 15_000;
 
 let source: EventSource | null = null;
 let attempt = 0;
@@ -38,9 +39,16 @@ export function nowMicros(): number {
   return Date.now() * 1000;
 }
 
-/** The server's time now. */
+/** The server's time now; while it is out of reach, the moment it was heard last: nothing is known past it. */
 export function serverNow(): number {
-  return tick.value + skew.value;
+  const isLive = link.value.kind === "live";
+  return (isLive ? tick.value : Math.min(tick.value, heard.value ?? tick.value)) + skew.value;
+}
+
+/** Traffic, unless it is too old to say anything of now. */
+export function currentTraffic(): Traffic | null {
+  const last = traffic.value;
+  return last !== null && serverNow() - last.at <= TRAFFIC_STALE_MS * 1000 ? last : null;
 }
 
 export async function start(): Promise<void> {
@@ -139,7 +147,6 @@ function take(next: Status): void {
 function lost(): void {
   source?.close();
   source = null;
-  traffic.value = null;
   link.value = status.value === null && attempt === 0 ? { kind: "loading" } : { kind: "lost" };
   retry();
 }
@@ -156,12 +163,6 @@ function everySecond(): void {
   tick.value = nowMicros();
   const silent = heard.value !== null && nowMicros() - heard.value > SILENCE_MS * 1000;
   if (link.value.kind === "live" && source !== null && silent) lost();
-}
-
-export function merge(old: Event[], added: Event[]): Event[] {
-  const bySeq = new Map(old.map((event) => [event.seq, event]));
-  for (const event of added) bySeq.set(event.seq, event);
-  return [...bySeq.values()].sort((a, b) => a.seq - b.seq).slice(-EVENTS_MOST);
 }
 
 function addEvents(added: Event[]): void {

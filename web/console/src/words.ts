@@ -144,10 +144,15 @@ export function overallSentence(status: Status, now: Timestamp): string {
     return absent === 0 ? `All ${parts(ready)} ready` : `${parts(ready)} ready, ${absent} not configured`;
   }
   if (!status.is_up && RANK[worst.state] <= 3) return `Starting: ${ready} of ${parts(boxes.length - absent)} ready`;
-  const others = wrong.filter((box) => box.id.kind !== "service").length - 1;
-  const more = others > 0 ? ` (${others} more not ready)` : "";
   const why = because(worst, now);
-  return `${worst.name} is ${verb(worst.state)}${why === "" ? "" : `: ${why}`}${more}`;
+  return `${worst.name} is ${verb(worst.state)}${why === "" ? "" : `: ${why}`}`;
+}
+
+/** How many more parts are not as they should be, beside the one that the sentence names. */
+export function othersWrong(status: Status): number {
+  const wrong = status.boxes.filter((box) => RANK[box.state] > 0);
+  const named = [...wrong].sort((a, b) => weight(b) - weight(a))[0];
+  return wrong.filter((box) => box !== named && box.id.kind !== "service").length;
 }
 
 function weight(box: BoxStatus): number {
@@ -162,35 +167,31 @@ function parts(count: number): string {
   return count === 1 ? "1 part" : `${count} parts`;
 }
 
-/** Breaks into at most `lines` lines of about `width` characters; the last ends in … when cut. */
-export function wrap(text: string, width: number, lines: number): string[] {
-  const out: string[] = [];
-  let line = "";
+/** Width of a text in whatever unit the caller counts. */
+export type Measure = (text: string) => number;
+
+/** Breaks into at most `lines` lines no wider than `width`; the last ends in … when something is missing. */
+export function wrap(text: string, width: number, lines: number, measure: Measure): string[] {
   const words = text.split(/\s+/).filter((word) => word !== "");
-  for (const [index, word] of words.entries()) {
-    const longer = line === "" ? word : `${line} ${word}`;
-    if (longer.length <= width) {
-      line = longer;
-      continue;
+  const out: string[] = [];
+  while (words.length > 0 && out.length < lines) {
+    if (out.length === lines - 1) {
+      out.push(cut(words.join(" "), width, measure));
+      break;
     }
-    if (line === "" || out.length === lines - 1) {
-      const rest = [line, ...words.slice(index)].filter((part) => part !== "").join(" ");
-      out.push(cut(rest, width));
-      if (out.length === lines) return out;
-      // A single word longer than the line was cut; what follows it goes on.
-      line = "";
-      if (rest.length > width) return out;
-      continue;
-    }
-    out.push(line);
-    line = word;
+    let line = words.shift() ?? "";
+    while (words[0] !== undefined && measure(`${line} ${words[0]}`) <= width) line = `${line} ${words.shift()}`;
+    out.push(cut(line, width, measure));
   }
-  if (line !== "") out.push(cut(line, width));
   return out;
 }
 
-export function cut(text: string, width: number): string {
-  return text.length <= width ? text : `${text.slice(0, Math.max(1, width - 1)).trimEnd()}…`;
+/** The text, or as much of its beginning as fits before an …. */
+export function cut(text: string, width: number, measure: Measure): string {
+  if (measure(text) <= width) return text;
+  let kept = text;
+  while (kept.length > 1 && measure(`${kept.trimEnd()}…`) > width) kept = kept.slice(0, -1);
+  return `${kept.trimEnd()}…`;
 }
 
 /** Clock time of the browser's zone, with milliseconds: a failover is over within one second. */
