@@ -1,9 +1,20 @@
 //! Decisions (L2): what to do next, as pure functions of stack, observations and a given `now`.
 //!
-//! Performs nothing, sees no clock. The control plane executes what [`plan`](plan::Plan) says and chooses
+//! Performs nothing, sees no clock. The control plane executes what [`plan`](plan::plan) says and chooses
 //! nothing; the simulator drives the same code.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod children;
+mod database;
+mod draft;
+mod endpoints;
+pub mod health;
+pub mod invariants;
 pub mod observed;
 pub mod plan;
+mod planner;
+pub mod restart;
+mod services;
+mod stop;
+mod view;

@@ -105,6 +105,46 @@ pub struct DatabaseSeen {
     pub members: BTreeMap<Member, MemberSeen>,
     /// Machine pressure (PSI) explains silence at present.
     pub is_under_pressure: bool,
+    /// What earlier looks showed and the latest no longer does. Filled by [`DatabaseSeen::look`].
+    pub memory: BTreeMap<Member, MemberMemory>,
+}
+
+impl DatabaseSeen {
+    /// Takes a new look at a member. Always use this, never insert into `members`.
+    pub fn look(&mut self, member: Member, seen: MemberSeen, at: Timestamp) {
+        let memory = self.memory.entry(member).or_default();
+        if let Seen::Fact { value: answer, .. } = &seen.answer {
+            if answer.is_in_recovery && !answer.is_streaming {
+                memory.detached_since.get_or_insert(at);
+            } else {
+                memory.detached_since = None;
+            }
+            if answer.is_in_recovery || answer.synchronous.is_empty() {
+                memory.synchronous = None;
+            } else if memory.synchronous.as_ref().is_none_or(|(named, _)| *named != answer.synchronous) {
+                memory.synchronous = Some((answer.synchronous.clone(), answer.lsn));
+            }
+        }
+        self.members.insert(member, seen);
+    }
+
+    /// A clone of this member is done: what was remembered was about another directory. Always say so, or the
+    /// member is cloned once more.
+    pub fn cloned(&mut self, member: Member, at: Timestamp) {
+        self.memory.insert(member, MemberMemory { cloned_at: Some(at), ..MemberMemory::default() });
+    }
+}
+
+/// What earlier looks at a member showed. Lost with the control plane, and learned again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberMemory {
+    /// A standby: since when no look showed it streaming. Outlives its stop.
+    pub detached_since: Option<Timestamp>,
+    /// A primary: the members that it names as synchronous, and its position when they were first seen. What
+    /// was acknowledged without waiting for them lies before it.
+    pub synchronous: Option<(Vec<Member>, Lsn)>,
+    /// When its directory was last made as a copy.
+    pub cloned_at: Option<Timestamp>,
 }
 
 /// The durable record of who is primary. Written and fsynced before the router is repointed.
@@ -130,6 +170,9 @@ pub struct Record {
 pub struct MemberSeen {
     /// Its data directory.
     pub data: DataDirectory,
+    /// A complete directory: whether it holds `standby.signal`. `Some(false)`: it was a primary last, so it can
+    /// follow another only after a new clone. `None`: nobody could look.
+    pub has_standby_signal: Option<bool>,
     /// Whether any process may still write to it: attachments of its shared memory segment and holders of
     /// its lock. `Fact(false)` is the proof that it is dead.
     pub is_alive: Seen<bool>,

@@ -4,10 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use mainstay_stack::Stack;
 use mainstay_types::{BoxId, ChildName, InstanceId, Member, Nonce, ServiceName, State, Timestamp, Waiting};
 use serde::{Deserialize, Serialize};
 
-use crate::observed::Record;
+use crate::observed::{Observed, Record};
+
+/// Decides what to do now. Performs nothing; the same arguments give the same plan.
+///
+/// Without keep's list of children nothing is started, nothing is stopped and no endpoint changes.
+pub fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
+    crate::planner::plan(stack, observed, now)
+}
 
 /// The planner's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +24,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// All boxes with their states, in the diagram's reading order.
     pub boxes: Vec<BoxPlan>,
-    /// Endpoints by upstream (service name; `NAME:management` for its management port).
+    /// Endpoints by upstream (service name; `NAME:management` for its management port). An upstream that is not
+    /// there keeps what it has: its instances are not known yet (a control plane that has just begun).
     pub endpoints: BTreeMap<String, Vec<EndpointPlan>>,
     /// When to plan again at the latest, although nothing happened.
     pub wake_at: Option<Timestamp>,

@@ -1,0 +1,94 @@
+//! How the router and the members are drawn.
+
+use mainstay_stack::model::Durability;
+use mainstay_types::{BoxId, Member, State, Waiting};
+
+use super::{Notes, leads_to_primary, worse};
+use crate::draft::{Draft, end_reason, idle_state};
+use crate::plan::BoxPlan;
+use crate::view::{Answer, Life};
+
+pub(super) fn router(draft: &Draft<'_>, mut shown: BoxPlan) -> BoxPlan {
+    if shown.state != State::Ready {
+        return shown;
+    }
+    let Some(record) = draft.view.record() else {
+        shown.state = State::Starting;
+        shown.waiting.push(Waiting::Dependency { on: "the database's primary".to_owned() });
+        return shown;
+    };
+    if draft.view.router().is_some_and(|router| router.epoch > record.epoch) {
+        let what = "find out which state directory is the right one".to_owned();
+        shown.waiting.push(Waiting::Operator { what });
+        worse(&mut shown, State::Failed, "it was told a later epoch than the record holds".to_owned());
+    } else if !leads_to_primary(draft, record) || draft.view.writable(record.primary).is_none() {
+        shown.waiting.push(Waiting::Dependency { on: "the database's primary".to_owned() });
+        worse(&mut shown, State::Degraded, "sessions are held until a primary takes writes".to_owned());
+    }
+    shown
+}
+
+pub(super) fn members(draft: &Draft<'_>, notes: &mut Notes) -> Vec<BoxPlan> {
+    let mut members = draft.view.wanted_members();
+    members.extend(notes.keys().copied().filter(|member| !members.contains(member)).collect::<Vec<_>>());
+    members.into_iter().map(|member| one(draft, notes, member)).collect()
+}
+
+fn one(draft: &Draft<'_>, notes: &mut Notes, member: Member) -> BoxPlan {
+    let note = notes.remove(&member).unwrap_or_default();
+    let life = draft.view.member_life(member);
+    let mut shown = BoxPlan {
+        id: BoxId::Postgres { member },
+        label: label(draft, member),
+        state: State::Starting,
+        waiting: note.waiting,
+        reason: note.reason,
+    };
+    match life {
+        Life::Runs(_) => shown.state = running_state(draft, member, &mut shown.waiting),
+        Life::Never | Life::Ended { .. } => {
+            if shown.waiting.is_empty() {
+                shown.waiting.push(Waiting::Dependency { on: "the database's primary".to_owned() });
+            }
+            shown.state = idle_state(life, &shown.waiting[0]);
+            shown.reason = shown.reason.or_else(|| end_reason(life));
+        }
+    }
+    if note.is_failed {
+        shown.state = State::Failed;
+    }
+    shown
+}
+
+fn running_state(draft: &Draft<'_>, member: Member, waiting: &mut Vec<Waiting>) -> State {
+    let is_primary = draft.view.record().is_some_and(|record| record.primary == member);
+    match draft.view.answer(member) {
+        Answer::Fact(answer) if is_primary && !answer.is_in_recovery => State::Ready,
+        Answer::Fact(answer) if !is_primary && answer.is_in_recovery && answer.is_streaming => State::Ready,
+        Answer::Silent { since } => {
+            if waiting.is_empty() {
+                waiting.push(Waiting::Silence { since });
+            }
+            State::Failed
+        }
+        Answer::Fact(_) | Answer::Unknown => {
+            if waiting.is_empty() {
+                waiting.push(Waiting::Readiness { probe: "its answer".to_owned() });
+            }
+            State::Starting
+        }
+    }
+}
+
+fn label(draft: &Draft<'_>, member: Member) -> String {
+    let durability = draft.view.stack.database.as_ref().map(|database| database.durability);
+    let text = match draft.view.record() {
+        None => "PostgreSQL",
+        Some(record) if record.primary == member => "primary",
+        Some(record) if record.candidates.contains(&member) && durability != Some(Durability::Fast) => {
+            "standby, synchronous"
+        }
+        Some(_) => "standby",
+    };
+    text.to_owned()
+}

@@ -1,0 +1,246 @@
+//! The primary is gone: fence, then promote, then record, and only then is anybody routed.
+
+use std::time::Duration;
+
+use mainstay_stack::model::{Database, Durability};
+use mainstay_types::{Member, Timestamp, Waiting};
+
+use super::bootstrap::directory_unknown;
+use super::{Notes, fail, wait};
+use crate::draft::Draft;
+use crate::observed::{DataDirectory, MemberAnswer, Record};
+use crate::plan::Step;
+use crate::restart;
+use crate::view::{Answer, Life, View};
+
+/// A hung primary without a candidate is killed and started in place after this many times `hang_after`: the
+/// kill costs every session, and nobody can take over meanwhile.
+const PATIENCE_WITHOUT_CANDIDATE: u32 = 10;
+
+/// Who may be promoted.
+enum Choice {
+    /// This one holds every acknowledged write (`fast`: the most).
+    Promote(Member),
+    /// A candidate runs and has not answered yet.
+    Wait(Member),
+    /// Nobody.
+    Nobody,
+}
+
+/// The recorded primary does not run.
+pub(super) fn ended(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record) {
+    let primary = record.primary;
+    let life = draft.view.member_life(primary);
+    let lost_at = match life {
+        Life::Ended { at, .. } => at,
+        Life::Never | Life::Runs(_) => draft.view.now,
+    };
+    if draft.view.is_child_busy(&mainstay_types::ChildName::postgres(primary)) && !is_fencing(&draft.view, primary) {
+        let waiting = draft.ask(Step::StartPostgres { member: primary, follow: None });
+        return wait(notes, primary, waiting);
+    }
+    match choose(&draft.view, database, record, lost_at.after(database.hang_after)) {
+        Choice::Promote(candidate) => begin(draft, notes, record, candidate),
+        Choice::Wait(candidate) => {
+            draft.wake(lost_at.after(database.hang_after));
+            let of = format!("postgres-{candidate}, which could take over");
+            wait(notes, primary, Waiting::Observation { of });
+        }
+        Choice::Nobody => start_in_place(draft, notes, record),
+    }
+}
+
+/// The recorded primary runs and does not answer.
+pub(super) fn silent(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record, since: Timestamp) {
+    let primary = record.primary;
+    let is_under_pressure = draft.view.database().is_some_and(|seen| seen.is_under_pressure);
+    let reason = format!("postgres-{primary} does not answer");
+    let hung_at = since.after(database.hang_after);
+    if draft.view.now < hung_at || is_under_pressure {
+        draft.wake(hung_at);
+        return fail(notes, primary, reason, Waiting::Silence { since });
+    }
+    match choose(&draft.view, database, record, hung_at.after(database.hang_after)) {
+        Choice::Promote(candidate) => begin(draft, notes, record, candidate),
+        Choice::Wait(candidate) => {
+            let of = format!("postgres-{candidate}, which could take over");
+            draft.wake(hung_at.after(database.hang_after));
+            fail(notes, primary, reason, Waiting::Observation { of });
+        }
+        Choice::Nobody => {
+            let patience: Duration = database.hang_after.saturating_mul(PATIENCE_WITHOUT_CANDIDATE);
+            let kill_at = since.after(patience);
+            let waiting = if draft.view.now >= kill_at {
+                draft.ask_urgent(Step::Fence { member: primary })
+            } else {
+                draft.wake(kill_at);
+                Waiting::Silence { since }
+            };
+            fail(notes, primary, reason, waiting);
+        }
+    }
+}
+
+/// A failover that has begun goes on, whoever began it.
+pub(super) fn go_on(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, promoting: Member) {
+    let primary = record.primary;
+    let is_safe = draft.view.is_proven_dead(primary) || draft.view.observed.is_fencing_sabotaged;
+    if !is_safe {
+        let waiting = draft.ask_urgent(Step::Fence { member: primary });
+        wait(notes, primary, waiting);
+    }
+    let unsafe_waiting = || Waiting::Observation { of: format!("the proof that postgres-{primary} is dead") };
+    let Life::Runs(_) = draft.view.member_life(promoting) else {
+        return revive(draft, notes, record, promoting, is_safe);
+    };
+    let waiting = match draft.view.answer(promoting) {
+        Answer::Fact(_) if !is_safe => unsafe_waiting(),
+        Answer::Fact(answer) if answer.is_in_recovery => draft.ask_urgent(Step::Promote { member: promoting }),
+        Answer::Fact(answer) => draft.ask_urgent(Step::WriteRecord { record: taken_over(record, promoting, answer) }),
+        Answer::Silent { since } => {
+            let patience = draft.view.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);
+            let is_under_pressure = draft.view.database().is_some_and(|seen| seen.is_under_pressure);
+            if draft.view.now >= since.after(patience) && !is_under_pressure {
+                draft.ask_urgent(Step::Fence { member: promoting })
+            } else {
+                draft.wake(since.after(patience));
+                Waiting::Silence { since }
+            }
+        }
+        Answer::Unknown => Waiting::Readiness { probe: "its first answer".to_owned() },
+    };
+    wait(notes, promoting, waiting);
+}
+
+fn taken_over(record: &Record, primary: Member, answer: &MemberAnswer) -> Record {
+    Record {
+        epoch: record.epoch + 1,
+        primary,
+        timeline: answer.timeline,
+        lsn: answer.lsn,
+        candidates: vec![],
+        promoting: None,
+    }
+}
+
+/// The member that is to take over ended before it had: it is started again, or given up when it cannot run.
+fn revive(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, promoting: Member, is_safe: bool) {
+    let life = draft.view.member_life(promoting);
+    let look = draft.view.member(promoting);
+    let data = look.map_or(DataDirectory::Unknown, |seen| seen.data);
+    let is_looping = matches!(life, Life::Ended { child, .. } if restart::is_crash_loop(child));
+    let is_primary_whole = draft.view.member(record.primary).is_some_and(|seen| seen.data == DataDirectory::Complete);
+    let waiting = match data {
+        DataDirectory::Unknown => directory_unknown(promoting),
+        // Nobody was ever routed to it: the recorded primary still holds everything that was acknowledged.
+        DataDirectory::Complete | DataDirectory::Absent | DataDirectory::Unfinished | DataDirectory::Foreign
+            if is_primary_whole && is_safe && (is_looping || data != DataDirectory::Complete) =>
+        {
+            let record = Record { candidates: vec![], promoting: None, ..record.clone() };
+            draft.ask_urgent(Step::WriteRecord { record })
+        }
+        DataDirectory::Complete if draft.view.has_survivors(promoting) => {
+            draft.ask_urgent(Step::Fence { member: promoting })
+        }
+        DataDirectory::Complete => {
+            let has_finished = look.is_some_and(|seen| seen.has_standby_signal == Some(false));
+            let follow = if has_finished { None } else { Some(record.primary) };
+            if follow.is_none() && !is_safe {
+                Waiting::Observation { of: format!("the proof that postgres-{} is dead", record.primary) }
+            } else {
+                draft.start(life, Step::StartPostgres { member: promoting, follow })
+            }
+        }
+        DataDirectory::Absent | DataDirectory::Unfinished | DataDirectory::Foreign => Waiting::Operator {
+            what: format!("restore a backup: the data of postgres-{promoting} and postgres-{} is gone", record.primary),
+        },
+    };
+    wait(notes, promoting, waiting);
+}
+
+/// Record and fence at the same time: each is right without the other, and clients are held.
+fn begin(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, candidate: Member) {
+    let primary = record.primary;
+    let begun = Record { promoting: Some(candidate), ..record.clone() };
+    let waiting = draft.ask_urgent(Step::WriteRecord { record: begun });
+    wait(notes, candidate, waiting);
+    if !draft.view.is_proven_dead(primary) && !draft.view.observed.is_fencing_sabotaged {
+        let waiting = draft.ask_urgent(Step::Fence { member: primary });
+        wait(notes, primary, waiting);
+    }
+}
+
+/// Chooses the candidate that holds every acknowledged write.
+fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Timestamp) -> Choice {
+    let mut best: Option<(Member, &MemberAnswer)> = None;
+    let mut pending = None;
+    for candidate in &record.candidates {
+        let name = mainstay_types::ChildName::postgres(*candidate);
+        let is_there = view.life(&name).runs().is_some() && !view.is_child_busy(&name);
+        let answer = match view.answer(*candidate) {
+            Answer::Fact(answer) if is_there && answer.is_in_recovery && answer.timeline == record.timeline => answer,
+            Answer::Unknown | Answer::Silent { .. } if is_there => {
+                pending = Some(*candidate);
+                continue;
+            }
+            Answer::Fact(_) | Answer::Unknown | Answer::Silent { .. } => {
+                // A commit waits for any one of the synchronous standbys: without the answer of each, nobody
+                // knows which one has it.
+                if database.durability == Durability::Fast {
+                    continue;
+                }
+                return Choice::Nobody;
+            }
+        };
+        if best.is_none_or(|(_, known)| answer.lsn > known.lsn) {
+            best = Some((*candidate, answer));
+        }
+    }
+    match (best, pending) {
+        (_, Some(candidate)) if view.now < deadline => Choice::Wait(candidate),
+        (Some((candidate, _)), None) => Choice::Promote(candidate),
+        (Some((candidate, _)), Some(_)) if database.durability == Durability::Fast => Choice::Promote(candidate),
+        (Some(_) | None, Some(_)) | (None, None) => Choice::Nobody,
+    }
+}
+
+/// Crash recovery of the recorded primary: nothing that was acknowledged is lost by it.
+fn start_in_place(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record) {
+    let member = record.primary;
+    let life = draft.view.member_life(member);
+    let data = draft.view.member(member).map_or(DataDirectory::Unknown, |seen| seen.data);
+    match data {
+        DataDirectory::Complete if draft.view.has_survivors(member) => {
+            let waiting = draft.ask_urgent(Step::Fence { member });
+            wait(notes, member, waiting);
+        }
+        DataDirectory::Complete => {
+            let waiting = draft.start(life, Step::StartPostgres { member, follow: None });
+            wait(notes, member, waiting);
+        }
+        DataDirectory::Unknown => wait(notes, member, directory_unknown(member)),
+        DataDirectory::Absent | DataDirectory::Unfinished | DataDirectory::Foreign => {
+            let reason = "the recorded primary's data directory is gone".to_owned();
+            let what = format!("restore a backup, or put the directory of postgres-{member} back");
+            fail(notes, member, reason, Waiting::Operator { what });
+        }
+    }
+}
+
+/// Whether the recorded primary cannot be started just now, so that a candidate must be woken to take over.
+pub(super) fn needs_candidate(draft: &Draft<'_>, record: &Record) -> bool {
+    let view = &draft.view;
+    let Some(seen) = view.member(record.primary) else { return false };
+    match view.member_life(record.primary) {
+        Life::Runs(_) => false,
+        Life::Ended { child, .. } if restart::earliest(child, view.now).is_some() => true,
+        Life::Ended { .. } | Life::Never => {
+            matches!(seen.data, DataDirectory::Absent | DataDirectory::Unfinished | DataDirectory::Foreign)
+        }
+    }
+}
+
+fn is_fencing(view: &View<'_>, member: Member) -> bool {
+    let step = Step::Fence { member };
+    view.observed.running.get(&step.key()).is_some_and(|running| running.what == step.to_string())
+}

@@ -1,0 +1,187 @@
+//! A member that is not the primary: cloned, started, watched, cloned again.
+
+use std::time::Duration;
+
+use mainstay_types::{ChildName, Member, Waiting};
+
+use super::bootstrap::directory_unknown;
+use super::{Notes, fail, leads_to_primary, wait};
+use crate::draft::Draft;
+use crate::observed::{ChildSeen, DataDirectory, MemberAnswer, Record};
+use crate::plan::Step;
+use crate::restart;
+use crate::stop::FAST_SHUTDOWN;
+use crate::view::{Answer, Life, View};
+
+/// Time without a stream after which a standby is cloned again: fifty times PostgreSQL's pause between two
+/// tries to connect (`wal_retrieve_retry_interval`, 200 ms here).
+pub(super) const RECLONE_AFTER: Duration = Duration::from_secs(10);
+
+/// Plans one member. `primary` is the recorded primary's answer when it takes writes.
+pub(super) fn plan(
+    draft: &mut Draft<'_>,
+    notes: &mut Notes,
+    record: &Record,
+    member: Member,
+    primary: Option<&MemberAnswer>,
+) {
+    let name = ChildName::postgres(member);
+    let is_wanted = draft.view.wanted_members().contains(&member);
+    match draft.view.life(&name) {
+        Life::Runs(child) if is_wanted => running(draft, notes, record, member, child, primary),
+        Life::Runs(child) => {
+            // It holds its data; a stack file that wants it again finds it there.
+            let waiting = draft.stop(&name, child, FAST_SHUTDOWN);
+            wait(notes, member, waiting);
+        }
+        life if is_wanted => idle(draft, notes, record, member, life, primary),
+        Life::Never | Life::Ended { .. } => {}
+    }
+}
+
+fn running(
+    draft: &mut Draft<'_>,
+    notes: &mut Notes,
+    record: &Record,
+    member: Member,
+    child: &ChildSeen,
+    primary: Option<&MemberAnswer>,
+) {
+    match draft.view.answer(member) {
+        Answer::Fact(answer) if !answer.is_in_recovery => {
+            let reason =
+                format!("takes writes although the record names postgres-{}: nobody is led to it", record.primary);
+            let waiting = draft.ask_urgent(Step::Fence { member });
+            fail(notes, member, reason, waiting);
+        }
+        Answer::Fact(answer) if answer.is_streaming => {}
+        Answer::Fact(_) => {
+            wait(notes, member, Waiting::Readiness { probe: "its stream from the primary".to_owned() });
+            let Some(since) = detached_since(&draft.view, member, child) else { return };
+            if primary.is_none() {
+                return;
+            }
+            let due = since.after(RECLONE_AFTER);
+            if draft.view.now < due {
+                draft.wake(due);
+            } else if !record.candidates.contains(&member) {
+                let waiting = draft.stop(&ChildName::postgres(member), child, FAST_SHUTDOWN);
+                wait(notes, member, waiting);
+            }
+        }
+        Answer::Silent { since } => {
+            let reason = "does not answer".to_owned();
+            let waiting = if is_hung(&draft.view, since) {
+                draft.ask_urgent(Step::Fence { member })
+            } else {
+                draft.wake(since.after(hang_after(&draft.view)));
+                Waiting::Silence { since }
+            };
+            fail(notes, member, reason, waiting);
+        }
+        Answer::Unknown => wait(notes, member, Waiting::Readiness { probe: "its first answer".to_owned() }),
+    }
+}
+
+fn idle(
+    draft: &mut Draft<'_>,
+    notes: &mut Notes,
+    record: &Record,
+    member: Member,
+    life: Life<'_>,
+    primary: Option<&MemberAnswer>,
+) {
+    let data = draft.view.member(member).map_or(DataDirectory::Unknown, |seen| seen.data);
+    let waiting = match data {
+        DataDirectory::Unknown => directory_unknown(member),
+        DataDirectory::Foreign => {
+            let what = format!("move the directory of postgres-{member} away: it is not one of mainstay's");
+            return fail(notes, member, "its directory is not ours".to_owned(), Waiting::Operator { what });
+        }
+        DataDirectory::Complete if draft.view.has_survivors(member) => draft.ask_urgent(Step::Fence { member }),
+        DataDirectory::Complete if !needs_clone(&draft.view, member) => {
+            let is_needed = record.candidates.contains(&member) && super::failover::needs_candidate(draft, record);
+            if draft.view.member_life(record.primary).runs().is_some() || is_needed {
+                draft.start(life, Step::StartPostgres { member, follow: Some(record.primary) })
+            } else {
+                Waiting::Dependency { on: format!("postgres-{}", record.primary) }
+            }
+        }
+        DataDirectory::Complete if primary.is_some() && !draft.view.is_proven_dead(member) => {
+            running_step(draft, member)
+                .unwrap_or_else(|| Waiting::Observation { of: format!("the proof that postgres-{member} is dead") })
+        }
+        DataDirectory::Absent | DataDirectory::Unfinished | DataDirectory::Complete => {
+            clone(draft, record, member, primary)
+        }
+    };
+    wait(notes, member, waiting);
+}
+
+fn clone(draft: &mut Draft<'_>, record: &Record, member: Member, primary: Option<&MemberAnswer>) -> Waiting {
+    if primary.is_none() {
+        return Waiting::Dependency { on: format!("postgres-{}", record.primary) };
+    }
+    // Clients first: a clone loads the disk that the repointed sessions need.
+    if draft.view.router().is_some() && !leads_to_primary(draft, record) {
+        return Waiting::Dependency { on: "the router".to_owned() };
+    }
+    if record.candidates.contains(&member) {
+        return Waiting::Dependency { on: "the record, which still names it a candidate".to_owned() };
+    }
+    draft.ask(Step::Clone { member, from: record.primary })
+}
+
+/// Whether its directory cannot follow the recorded primary as it is.
+pub(super) fn needs_clone(view: &View<'_>, member: Member) -> bool {
+    let Some(seen) = view.member(member) else { return false };
+    let cloned_at = view.database().and_then(|database| database.memory.get(&member)).and_then(|m| m.cloned_at);
+    let is_worn_out = match view.member_life(member) {
+        Life::Ended { child, at, .. } => {
+            let was_detached =
+                detached_since(view, member, child).is_some_and(|since| at.saturating_since(since) >= RECLONE_AFTER);
+            cloned_at.is_none_or(|cloned| cloned < at) && (was_detached || restart::is_crash_loop(child))
+        }
+        Life::Never | Life::Runs(_) => false,
+    };
+    seen.has_standby_signal == Some(false) || is_worn_out
+}
+
+/// Since when this start of a standby has not been streaming.
+fn detached_since(view: &View<'_>, member: Member, child: &ChildSeen) -> Option<mainstay_types::Timestamp> {
+    let since = view.database()?.memory.get(&member)?.detached_since?;
+    Some(since.max(child.since))
+}
+
+/// Whether the member, as far as the primary and it say, holds back no commit and misses none.
+pub(super) fn is_fine(view: &View<'_>, record: &Record, member: Member, primary: &MemberAnswer) -> bool {
+    let says_so = matches!(view.answer(member), Answer::Fact(answer)
+        if answer.is_in_recovery && answer.is_streaming && answer.timeline == record.timeline);
+    says_so && primary.standbys.contains_key(&member) && view.wanted_members().contains(&member)
+}
+
+/// Whether commits that wait for this member would wait for long. Never from `Unknown`: then the primary decides.
+pub(super) fn is_lost(view: &View<'_>, record: &Record, member: Member, primary: &MemberAnswer) -> bool {
+    let is_gone = view.member_life(member).runs().is_none() || !primary.standbys.contains_key(&member);
+    let is_wrong = match view.answer(member) {
+        Answer::Fact(answer) => !answer.is_in_recovery || answer.timeline != record.timeline,
+        Answer::Silent { since } => is_hung(view, since),
+        Answer::Unknown => false,
+    };
+    is_gone || is_wrong || !view.wanted_members().contains(&member)
+}
+
+fn is_hung(view: &View<'_>, since: mainstay_types::Timestamp) -> bool {
+    let is_under_pressure = view.database().is_some_and(|seen| seen.is_under_pressure);
+    view.now >= since.after(hang_after(view)) && !is_under_pressure
+}
+
+fn hang_after(view: &View<'_>) -> Duration {
+    view.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after)
+}
+
+fn running_step(draft: &Draft<'_>, member: Member) -> Option<Waiting> {
+    let key = crate::plan::StepKey::Child { name: ChildName::postgres(member) };
+    let running = draft.view.observed.running.get(&key)?;
+    Some(Waiting::Step { what: running.what.clone(), since: running.since })
+}

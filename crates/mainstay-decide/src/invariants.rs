@@ -1,0 +1,448 @@
+//! What no plan may do, said a second time and independently of how plans are made. Checked in simulation, in
+//! property tests and at run time: a plan that breaks one is not executed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use mainstay_stack::Stack;
+use mainstay_stack::model::Durability;
+use mainstay_types::{ChildName, InstanceId, Member, Nonce, Seen, Timestamp};
+
+use crate::observed::{ChildSeen, DataDirectory, MemberSeen, Observed, Record};
+use crate::plan::{Plan, Step, StepKey};
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule, as its name.
+    pub rule: Rule,
+    /// What breaks it.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.what)
+    }
+}
+
+/// The rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// Two steps with one key, or one whose key is running.
+    OneStepPerKey,
+    /// A step planned without knowing what runs, or a destructive one from `Unknown`.
+    NothingFromUnknown,
+    /// A child started that runs.
+    NoDuplicates,
+    /// A promotion that is not of the recorded candidate, or without proof that the recorded primary is dead.
+    ProofBeforePromote,
+    /// The router led to somebody who is not the recorded primary.
+    RecordBeforeRouter,
+    /// A primary started, or recorded, while another may take writes.
+    OneWritablePrimary,
+    /// A candidate that not every acknowledged commit waited for.
+    CandidatesAreSynchronous,
+    /// Confirmations given up while the record relies on them, or at all in `strict`.
+    RecordBeforeUnblock,
+    /// The epoch goes back, or stays while the primary changes.
+    EpochRises,
+    /// Data that may be needed is replaced.
+    DataIsKept,
+    /// An endpoint that does not run, or is ready without a good answer of its start.
+    EndpointsRun,
+    /// Something stopped that others still use, or ended before all is stopped.
+    StopInOrder,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OneStepPerKey => "one step per key",
+            Self::NothingFromUnknown => "nothing from what is unknown",
+            Self::NoDuplicates => "no process twice",
+            Self::ProofBeforePromote => "proof of death before a promotion",
+            Self::RecordBeforeRouter => "the record before the router",
+            Self::OneWritablePrimary => "at most one writable primary",
+            Self::CandidatesAreSynchronous => "candidates are synchronous",
+            Self::RecordBeforeUnblock => "the record before commits stop waiting",
+            Self::EpochRises => "the epoch rises with each change of primary",
+            Self::DataIsKept => "data is kept",
+            Self::EndpointsRun => "endpoints run and answered",
+            Self::StopInOrder => "the end has an order",
+        })
+    }
+}
+
+/// All rules that the plan breaks.
+pub fn check(stack: &Stack, observed: &Observed, plan: &Plan) -> Vec<Violation> {
+    let mut found = Found(Vec::new());
+    keys(observed, plan, &mut found);
+    let Seen::Fact { value: children, .. } = &observed.children else {
+        for step in &plan.steps {
+            found.add(Rule::NothingFromUnknown, format!("{step} without keep's children"));
+        }
+        return found.0;
+    };
+    let facts = Facts { stack, observed, children };
+    for step in &plan.steps {
+        facts.step(step, &mut found);
+    }
+    facts.endpoints(plan, &mut found);
+    found.0
+}
+
+struct Found(Vec<Violation>);
+
+impl Found {
+    fn add(&mut self, rule: Rule, what: String) {
+        self.0.push(Violation { rule, what });
+    }
+
+    fn unless(&mut self, holds: bool, rule: Rule, what: impl FnOnce() -> String) {
+        if !holds {
+            self.add(rule, what());
+        }
+    }
+}
+
+fn keys(observed: &Observed, plan: &Plan, found: &mut Found) {
+    let mut keys = BTreeSet::new();
+    for step in &plan.steps {
+        let is_free = keys.insert(step.key()) && !observed.running.contains_key(&step.key());
+        found.unless(is_free, Rule::OneStepPerKey, || format!("{step} beside another step on {:?}", step.key()));
+    }
+}
+
+struct Facts<'a> {
+    stack: &'a Stack,
+    observed: &'a Observed,
+    children: &'a BTreeMap<ChildName, ChildSeen>,
+}
+
+impl Facts<'_> {
+    fn step(&self, step: &Step, found: &mut Found) {
+        match step {
+            Step::InitPrimary { member } => self.init(*member, found),
+            Step::Clone { member, from } => self.clone_(*member, *from, found),
+            Step::StartPostgres { member, follow } => self.start_postgres(*member, *follow, found),
+            Step::Fence { member } => self.fence(*member, found),
+            Step::Promote { member } => self.promote(*member, found),
+            Step::WriteRecord { record } => self.write(record, found),
+            Step::SetSynchronous { primary, standbys } => self.synchronous(*primary, standbys, found),
+            Step::PointRouter { epoch, write, .. } => self.route(*epoch, *write, found),
+            Step::PrepareDatabase { primary } | Step::Migrate { primary } => {
+                let is_it = self.record().is_some_and(|record| record.primary == *primary);
+                found.unless(is_it, Rule::RecordBeforeRouter, || {
+                    format!("{step} at one who is not the recorded primary")
+                });
+            }
+            Step::RunBefore { .. } => {}
+            Step::StartChild { name } => self.start(name, found),
+            Step::StartInstance { id } => self.start(&ChildName::instance(id), found),
+            Step::Stop { name, nonce, .. } => self.stop(name, nonce, found),
+            Step::Finish => {
+                let left = self.children.iter().find(|(name, child)| child.ended.is_none() && !is_control(name));
+                found.unless(left.is_none() && self.observed.is_stopping, Rule::StopInOrder, || {
+                    format!("ends while {} runs", left.map_or("the stack", |(name, _)| name.as_str()))
+                });
+            }
+        }
+    }
+
+    fn record(&self) -> Option<&Record> {
+        self.observed.database.as_ref()?.record.value()?.as_ref()
+    }
+
+    fn is_record_known(&self) -> bool {
+        self.observed.database.as_ref().is_some_and(|seen| seen.record.value().is_some())
+    }
+
+    fn member(&self, member: Member) -> Option<&MemberSeen> {
+        self.observed.database.as_ref()?.members.get(&member)
+    }
+
+    fn runs(&self, member: Member) -> Option<&ChildSeen> {
+        self.children.get(&ChildName::postgres(member)).filter(|child| child.ended.is_none())
+    }
+
+    /// Looked at after its end, and no step on it is open or failed since.
+    fn is_proven_dead(&self, member: Member) -> bool {
+        let name = ChildName::postgres(member);
+        let ended_at = match self.children.get(&name) {
+            None => None,
+            Some(ChildSeen { ended: None, .. }) => return false,
+            Some(ChildSeen { ended: Some((_, at)), .. }) => Some(*at),
+        };
+        let key = StepKey::Child { name };
+        let failed_at = self.observed.failed.get(&key).map(|failed| failed.at);
+        let after: Option<Timestamp> = ended_at.max(failed_at);
+        !self.observed.running.contains_key(&key)
+            && matches!(self.member(member).map(|seen| &seen.is_alive), Some(Seen::Fact { value: false, observed_at })
+                if after.is_none_or(|after| *observed_at >= after))
+    }
+
+    fn is_writable(&self, member: Member) -> bool {
+        let answer = self.member(member).and_then(|seen| seen.answer.value());
+        self.runs(member).is_some() && answer.is_some_and(|answer| !answer.is_in_recovery)
+    }
+
+    fn start(&self, name: &ChildName, found: &mut Found) {
+        let runs = self.children.get(name).is_some_and(|child| child.ended.is_none());
+        found.unless(!runs, Rule::NoDuplicates, || format!("starts {name}, which runs"));
+        found.unless(!self.observed.is_stopping, Rule::StopInOrder, || format!("starts {name} while going down"));
+    }
+
+    fn init(&self, member: Member, found: &mut Found) {
+        let data = self.member(member).map(|seen| seen.data);
+        let is_empty = matches!(data, Some(DataDirectory::Absent | DataDirectory::Unfinished));
+        found.unless(is_empty, Rule::DataIsKept, || format!("makes a cluster in postgres-{member} over {data:?}"));
+        let is_first = self.is_record_known() && self.record().is_none();
+        found.unless(is_first, Rule::NothingFromUnknown, || "makes a cluster although one may be recorded".to_owned());
+        self.start(&ChildName::postgres(member), found);
+    }
+
+    fn clone_(&self, member: Member, from: Member, found: &mut Found) {
+        self.start(&ChildName::postgres(member), found);
+        let Some(record) = self.record() else {
+            return found.add(Rule::NothingFromUnknown, format!("clones postgres-{member} without a record"));
+        };
+        found.unless(member != record.primary && record.promoting != Some(member), Rule::DataIsKept, || {
+            format!("replaces the data of the recorded primary postgres-{member}")
+        });
+        found.unless(!record.candidates.contains(&member), Rule::DataIsKept, || {
+            format!("replaces the data of the candidate postgres-{member}")
+        });
+        found.unless(from == record.primary && self.is_writable(from), Rule::RecordBeforeRouter, || {
+            format!("clones postgres-{from}, which is not the recorded primary at work")
+        });
+        match self.member(member).map(|seen| seen.data) {
+            Some(DataDirectory::Absent | DataDirectory::Unfinished) => {}
+            Some(DataDirectory::Complete) => {
+                found.unless(self.is_proven_dead(member), Rule::DataIsKept, || {
+                    format!("replaces the data of postgres-{member}, which may live")
+                });
+            }
+            Some(DataDirectory::Foreign | DataDirectory::Unknown) | None => {
+                found.add(Rule::NothingFromUnknown, format!("clones over a directory of postgres-{member} not known"));
+            }
+        }
+    }
+
+    fn start_postgres(&self, member: Member, follow: Option<Member>, found: &mut Found) {
+        self.start(&ChildName::postgres(member), found);
+        found.unless(self.is_record_known(), Rule::NothingFromUnknown, || {
+            format!("starts postgres-{member} without knowing the record")
+        });
+        if follow.is_some() {
+            return;
+        }
+        let is_allowed = match self.record() {
+            None => member == Member::A,
+            Some(record) => match record.promoting {
+                None => record.primary == member,
+                Some(promoting) => {
+                    promoting == member && (self.is_proven_dead(record.primary) || self.observed.is_fencing_sabotaged)
+                }
+            },
+        };
+        found.unless(is_allowed, Rule::OneWritablePrimary, || {
+            format!("starts postgres-{member} as primary, which is not the record's")
+        });
+    }
+
+    fn fence(&self, member: Member, found: &mut Found) {
+        let runs = self.runs(member);
+        let Some(seen) = self.member(member) else {
+            return found.add(Rule::NothingFromUnknown, format!("fences postgres-{member}, which nobody looked at"));
+        };
+        let is_going_over = self.record().is_some_and(|record| record.promoting.is_some() && record.primary == member);
+        let is_silent = matches!(seen.answer, Seen::Silent { .. });
+        let is_second = self.is_writable(member) && self.record().is_some_and(|record| record.primary != member);
+        found.unless(runs.is_none() || is_going_over || is_silent || is_second, Rule::NothingFromUnknown, || {
+            format!("kills postgres-{member}, which runs and about which nothing bad is known")
+        });
+    }
+
+    fn promote(&self, member: Member, found: &mut Found) {
+        let Some(record) = self.record() else {
+            return found.add(Rule::ProofBeforePromote, format!("promotes postgres-{member} without a record"));
+        };
+        if record.primary == member && record.promoting.is_none() {
+            return;
+        }
+        found.unless(record.promoting == Some(member), Rule::ProofBeforePromote, || {
+            format!("promotes postgres-{member}, which is not recorded as to be promoted")
+        });
+        found.unless(
+            self.is_proven_dead(record.primary) || self.observed.is_fencing_sabotaged,
+            Rule::ProofBeforePromote,
+            || format!("promotes postgres-{member} without proof that postgres-{} is dead", record.primary),
+        );
+    }
+
+    fn write(&self, new: &Record, found: &mut Found) {
+        let Some(old) = self.record() else {
+            let is_first = self.is_record_known() && new.epoch == 1 && new.primary == Member::A;
+            found.unless(is_first, Rule::EpochRises, || "a first record that is not epoch 1 of postgres-a".to_owned());
+            found.unless(self.is_writable(new.primary), Rule::OneWritablePrimary, || {
+                format!("records postgres-{} as primary, which does not take writes", new.primary)
+            });
+            return found.unless(
+                new.candidates.is_empty() && new.promoting.is_none(),
+                Rule::CandidatesAreSynchronous,
+                || "a first record with candidates".to_owned(),
+            );
+        };
+        if new.primary == old.primary {
+            found.unless(new.epoch == old.epoch, Rule::EpochRises, || {
+                format!("epoch {} follows {} without a change of primary", new.epoch, old.epoch)
+            });
+            self.write_same(old, new, found);
+        } else {
+            found.unless(new.epoch == old.epoch + 1, Rule::EpochRises, || {
+                format!("epoch {} follows {} with a change of primary", new.epoch, old.epoch)
+            });
+            self.write_change(old, new, found);
+        }
+    }
+
+    fn write_same(&self, old: &Record, new: &Record, found: &mut Found) {
+        if let Some(promoting) = new.promoting.filter(|_| old.promoting != new.promoting) {
+            found.unless(
+                old.promoting.is_none() && old.candidates.contains(&promoting),
+                Rule::ProofBeforePromote,
+                || format!("chooses postgres-{promoting}, which is no candidate"),
+            );
+        }
+        if old.promoting.is_some() && new.promoting.is_none() {
+            let is_safe = self.is_proven_dead(old.primary) || self.observed.is_fencing_sabotaged;
+            found.unless(new.candidates.is_empty() && is_safe, Rule::OneWritablePrimary, || {
+                "gives up a promotion that may have happened".to_owned()
+            });
+        }
+        if new.promoting.is_some() {
+            return found.unless(new.candidates == old.candidates, Rule::CandidatesAreSynchronous, || {
+                "changes candidates during a failover".to_owned()
+            });
+        }
+        let added: Vec<Member> = new.candidates.iter().copied().filter(|m| !old.candidates.contains(m)).collect();
+        if !added.is_empty() {
+            self.candidates(new, &added, found);
+        }
+    }
+
+    fn candidates(&self, new: &Record, added: &[Member], found: &mut Found) {
+        let durability = self.stack.database.as_ref().map(|database| database.durability);
+        let answer = self.member(new.primary).and_then(|seen| seen.answer.value());
+        let memory = self.observed.database.as_ref().and_then(|seen| seen.memory.get(&new.primary));
+        for member in added {
+            let holds = answer.is_some_and(|answer| {
+                let from = match memory.and_then(|memory| memory.synchronous.as_ref()) {
+                    Some((named, from)) if *named == answer.synchronous => *from,
+                    Some(_) | None => answer.lsn,
+                };
+                let flushed = answer.standbys.get(member);
+                let is_named = answer.synchronous.contains(member)
+                    // A commit waits for any one of the named: each of them must be a candidate.
+                    && answer.synchronous.iter().all(|named| new.candidates.contains(named));
+                durability == Some(Durability::Fast) && flushed.is_some()
+                    || is_named && flushed.is_some_and(|flushed| *flushed >= from)
+            });
+            found.unless(holds, Rule::CandidatesAreSynchronous, || {
+                format!("makes postgres-{member} a candidate, for which commits did not wait")
+            });
+        }
+    }
+
+    fn write_change(&self, old: &Record, new: &Record, found: &mut Found) {
+        let is_safe = self.is_proven_dead(old.primary) || self.observed.is_fencing_sabotaged;
+        found.unless(is_safe, Rule::OneWritablePrimary, || {
+            format!("records postgres-{} while postgres-{} may take writes", new.primary, old.primary)
+        });
+        let is_promoted = old.promoting == Some(new.primary) && self.is_writable(new.primary);
+        found.unless(is_promoted, Rule::ProofBeforePromote, || {
+            format!("records postgres-{}, which was not promoted", new.primary)
+        });
+        found.unless(new.candidates.is_empty() && new.promoting.is_none(), Rule::CandidatesAreSynchronous, || {
+            "a new primary with candidates that it does not know yet".to_owned()
+        });
+    }
+
+    fn synchronous(&self, primary: Member, standbys: &[Member], found: &mut Found) {
+        let Some(record) = self.record() else {
+            return found.add(Rule::RecordBeforeUnblock, "sets confirmations without a record".to_owned());
+        };
+        found.unless(record.primary == primary, Rule::RecordBeforeRouter, || {
+            format!("sets confirmations at postgres-{primary}, which is not the recorded primary")
+        });
+        let durability = self.stack.database.as_ref().map(|database| database.durability);
+        if durability == Some(Durability::Fast) {
+            return;
+        }
+        found.unless(record.candidates.is_empty(), Rule::RecordBeforeUnblock, || {
+            "changes whom commits wait for while the record relies on them".to_owned()
+        });
+        found.unless(!standbys.is_empty() || durability != Some(Durability::Strict), Rule::RecordBeforeUnblock, || {
+            "makes commits asynchronous in a strict stack".to_owned()
+        });
+    }
+
+    fn route(&self, epoch: u64, write: Option<Member>, found: &mut Found) {
+        let Some(record) = self.record() else {
+            return found.add(Rule::RecordBeforeRouter, "leads sessions somewhere without a record".to_owned());
+        };
+        let is_recorded = epoch == record.epoch && write.is_none_or(|member| member == record.primary);
+        found.unless(is_recorded, Rule::RecordBeforeRouter, || {
+            format!("leads sessions to {write:?} in epoch {epoch}, the record says otherwise")
+        });
+        found.unless(write.is_none() || record.promoting.is_none(), Rule::OneWritablePrimary, || {
+            "leads sessions to a primary that is being replaced".to_owned()
+        });
+    }
+
+    fn stop(&self, name: &ChildName, nonce: &Nonce, found: &mut Found) {
+        let child = self.children.get(name);
+        found.unless(child.is_some_and(|child| child.nonce == *nonce), Rule::NothingFromUnknown, || {
+            format!("stops a start of {name} that is not the present one")
+        });
+        let primary = self.record().map(|record| ChildName::postgres(record.primary));
+        if primary.as_ref() != Some(name) {
+            return;
+        }
+        let user = self.children.iter().find(|(other, child)| {
+            child.ended.is_none() && *other != name && !is_control(other) && !is_telemetry(other)
+        });
+        found.unless(user.is_none() && self.observed.is_stopping, Rule::StopInOrder, || {
+            format!("stops the primary while {} runs", user.map_or("the stack", |(other, _)| other.as_str()))
+        });
+    }
+
+    fn endpoints(&self, plan: &Plan, found: &mut Found) {
+        for endpoint in plan.endpoints.values().flatten() {
+            let id: &InstanceId = &endpoint.instance;
+            let child = self.children.get(&ChildName::instance(id));
+            let runs = child.is_some_and(|child| child.ended.is_none() && child.nonce == endpoint.nonce);
+            found.unless(runs, Rule::EndpointsRun, || format!("{id} is an endpoint and does not run"));
+            let is_judged = self.observed.health.get(id).is_some_and(|health| {
+                health.nonce == endpoint.nonce && health.health == crate::observed::Health::Ready
+            });
+            found.unless(!endpoint.is_ready || is_judged, Rule::EndpointsRun, || {
+                format!("{id} is a ready endpoint without a good answer of this start")
+            });
+            let is_stopped =
+                plan.steps.iter().any(|step| matches!(step, Step::Stop { nonce, .. } if *nonce == endpoint.nonce));
+            found.unless(!endpoint.is_ready || !is_stopped, Rule::EndpointsRun, || {
+                format!("{id} is stopped while it takes new requests")
+            });
+        }
+    }
+}
+
+fn is_control(name: &ChildName) -> bool {
+    matches!(name.as_str(), "control" | "keep")
+}
+
+fn is_telemetry(name: &ChildName) -> bool {
+    matches!(name.as_str(), "prometheus" | "alertmanager")
+}

@@ -1,0 +1,73 @@
+//! The whole plan, tier by tier.
+
+use mainstay_stack::Stack;
+use mainstay_types::{BoxId, Seen, State, Timestamp, Waiting};
+
+use crate::draft::Draft;
+use crate::observed::Observed;
+use crate::plan::{BoxPlan, Plan};
+use crate::services::Tiers;
+use crate::view::View;
+use crate::{children, database, endpoints, services, stop};
+
+pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
+    let Seen::Fact { value: children, .. } = &observed.children else { return blind(stack) };
+    let mut draft = Draft::new(View { stack, observed, children, now });
+    if observed.is_stopping {
+        let is_draining = stop::is_draining(&draft.view);
+        stop::plan(&mut draft);
+        draft.plan.endpoints = endpoints::plan(&draft, is_draining);
+        return draft.plan;
+    }
+    let edge = children::edge(&mut draft);
+    draft.show(edge.clone());
+    children::sites(&mut draft, &edge);
+    let database = database::plan(&mut draft);
+    let (is_cache_ready, caches) = children::caches(&mut draft);
+    let telemetry = children::telemetry(&mut draft);
+    let tiers = Tiers {
+        database: database.as_ref().and_then(|tier| tier.waiting.clone()),
+        is_schema_ready: database.as_ref().is_none_or(|tier| tier.is_schema_ready),
+        is_cache_ready,
+    };
+    services::plan(&mut draft, &tiers);
+    draft.plan.boxes.extend(database.into_iter().flat_map(|tier| tier.boxes));
+    draft.plan.boxes.extend(caches);
+    draft.plan.boxes.extend(telemetry);
+    draft.show(control(State::Ready, vec![]));
+    draft.plan.endpoints = endpoints::plan(&draft, false);
+    draft.plan
+}
+
+fn control(state: State, waiting: Vec<Waiting>) -> BoxPlan {
+    BoxPlan { id: BoxId::Control, label: "keep, control plane".to_owned(), state, waiting, reason: None }
+}
+
+/// Nobody knows what runs: nothing is started, nothing is stopped, and everyone keeps the endpoints they have.
+fn blind(stack: &Stack) -> Plan {
+    let mut plan = Plan::default();
+    let mut ids = vec![BoxId::Edge];
+    ids.extend(stack.sites.keys().map(|name| BoxId::Site { name: name.clone() }));
+    for (name, service) in &stack.services {
+        ids.push(BoxId::Service { name: name.clone() });
+        let instance = |slot| mainstay_types::InstanceId { service: name.clone(), slot };
+        ids.extend((1..=service.instances).map(|slot| BoxId::Instance { id: instance(slot) }));
+    }
+    if let Some(database) = &stack.database {
+        ids.push(BoxId::Router);
+        let members = (0..=database.standbys).filter_map(|n| mainstay_types::Member::nth(n as usize));
+        ids.extend(members.map(|member| BoxId::Postgres { member }));
+    }
+    if stack.cache.is_some() {
+        ids.extend(["cache", "store"].map(|name| BoxId::Cache { name: name.to_owned() }));
+    }
+    if stack.observe.enabled {
+        ids.extend([BoxId::Prometheus, BoxId::Alertmanager]);
+    }
+    ids.push(BoxId::Control);
+    for id in ids {
+        let waiting = vec![Waiting::Observation { of: "keep's children".to_owned() }];
+        plan.boxes.push(BoxPlan { label: id.to_string(), id, state: State::Unknown, waiting, reason: None });
+    }
+    plan
+}

@@ -1,0 +1,188 @@
+//! Instances of the application: started when what they use is ready, restarted alone, stopped with a drain.
+
+use std::collections::BTreeSet;
+
+use mainstay_stack::model::Service;
+use mainstay_types::{BoxId, ChildName, InstanceId, ServiceName, State, Waiting};
+
+use crate::children::TERMINATE;
+use crate::draft::{Draft, Stop, end_reason, idle_state};
+use crate::endpoints::health_of;
+use crate::observed::Health;
+use crate::plan::{BoxPlan, Step};
+use crate::view::{Life, View};
+
+/// What services depend on.
+pub(crate) struct Tiers {
+    /// What the database still waits for; `None`: it takes writes and its schema is there.
+    pub(crate) database: Option<Waiting>,
+    /// The schema is there: an instance that is started again needs no more, the router holds its sessions.
+    pub(crate) is_schema_ready: bool,
+    /// Both Redis answer.
+    pub(crate) is_cache_ready: bool,
+}
+
+/// Plans all services and draws their boxes.
+pub(crate) fn plan(draft: &mut Draft<'_>, tiers: &Tiers) {
+    let stack = draft.view.stack;
+    for (name, service) in &stack.services {
+        let waiting = blocked(draft, name, service, tiers);
+        let mut boxes = Vec::new();
+        for slot in 1..=service.instances {
+            let id = InstanceId { service: name.clone(), slot };
+            boxes.push(instance(draft, &id, service, waiting.as_ref()));
+        }
+        for id in running_instances(&draft.view, name).into_iter().filter(|id| id.slot > service.instances) {
+            boxes.push(surplus(draft, &id, service));
+        }
+        draft.show(whole(name, service, &boxes, waiting));
+        draft.plan.boxes.extend(boxes);
+    }
+}
+
+/// Running instances of a service, wanted or not, in order of their slots.
+pub(crate) fn running_instances(view: &View<'_>, service: &ServiceName) -> BTreeSet<InstanceId> {
+    let prefix = format!("{service}-");
+    let mut found = BTreeSet::new();
+    for (name, child) in view.children {
+        let slot = name.as_str().strip_prefix(&prefix).and_then(|slot| slot.parse::<u32>().ok());
+        // A service `web` and a service `web-1`: `web-1-2` is none of `web`'s, and `01` is no slot of ours.
+        let Some(slot) = slot.filter(|slot| *slot > 0 && child.ended.is_none()) else { continue };
+        let id = InstanceId { service: service.clone(), slot };
+        if ChildName::instance(&id) == *name {
+            found.insert(id);
+        }
+    }
+    found
+}
+
+/// What keeps the service's instances from being started; asks for its release command when it is due.
+fn blocked(draft: &mut Draft<'_>, name: &ServiceName, service: &Service, tiers: &Tiers) -> Option<Waiting> {
+    let view = draft.view;
+    let was_started = !running_instances(&view, name).is_empty();
+    if service.uses_database && view.stack.database.is_some() {
+        let is_enough = was_started && tiers.is_schema_ready;
+        if let Some(waiting) = tiers.database.as_ref().filter(|_| !is_enough) {
+            return Some(waiting.clone());
+        }
+    }
+    if service.uses_cache && view.stack.cache.is_some() && !tiers.is_cache_ready && !was_started {
+        return Some(Waiting::Dependency { on: "cache and store".to_owned() });
+    }
+    if service.before.is_some() && !view.observed.before_done.contains_key(name) {
+        return Some(draft.ask(Step::RunBefore { service: name.clone() }));
+    }
+    if was_started {
+        return None;
+    }
+    service
+        .needs
+        .iter()
+        .find(|needed| !is_ready(&view, needed))
+        .map(|needed| Waiting::Dependency { on: needed.to_string() })
+}
+
+fn is_ready(view: &View<'_>, service: &ServiceName) -> bool {
+    let is_ready = |id: &InstanceId| health_of(view, id).is_some_and(|health| health.health == Health::Ready);
+    running_instances(view, service).iter().any(is_ready)
+}
+
+fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: Option<&Waiting>) -> BoxPlan {
+    let name = ChildName::instance(id);
+    let life = draft.view.life(&name);
+    let mut shown = BoxPlan {
+        id: BoxId::Instance { id: id.clone() },
+        label: id.to_string(),
+        state: State::Starting,
+        waiting: vec![],
+        reason: None,
+    };
+    let Life::Runs(child) = life else {
+        let waiting = match blocked {
+            // Its service's release command runs or failed; that is no end of this instance.
+            Some(Waiting::Step { .. } | Waiting::BackOff { .. }) => {
+                Waiting::Dependency { on: format!("the release command of {}", id.service) }
+            }
+            Some(waiting) => waiting.clone(),
+            None => draft.start(life, Step::StartInstance { id: id.clone() }),
+        };
+        shown.state = idle_state(life, &waiting);
+        shown.reason = end_reason(life);
+        shown.waiting.push(waiting);
+        return shown;
+    };
+    let Some(health) = health_of(&draft.view, id) else {
+        shown.waiting.push(Waiting::Readiness { probe: "its first answer".to_owned() });
+        return shown;
+    };
+    match health.health {
+        Health::Ready => shown.state = State::Ready,
+        Health::Starting => {
+            let probe = if health.last.is_empty() { "its first answer" } else { &health.last };
+            shown.waiting.push(Waiting::Readiness { probe: probe.to_owned() });
+            draft.wake(child.since.after(service.health.start_within));
+        }
+        Health::Suspended => {
+            shown.state = State::Failed;
+            shown.reason = Some(format!("takes no requests: {}", health.last));
+            shown.waiting.push(Waiting::Readiness { probe: health.last.clone() });
+        }
+        Health::NeverReady => {
+            shown.state = State::Failed;
+            let within = service.health.start_within.as_secs();
+            shown.reason = Some(format!("was not ready within {within} s: {}; it is started again", health.last));
+            shown.waiting.push(draft.stop(&name, child, drain(service)));
+        }
+    }
+    if draft.view.is_child_busy(&name) {
+        shown.state = State::Draining;
+    }
+    shown
+}
+
+/// An instance that nobody wants any more.
+fn surplus(draft: &mut Draft<'_>, id: &InstanceId, service: &Service) -> BoxPlan {
+    let name = ChildName::instance(id);
+    let waiting = match draft.view.life(&name) {
+        Life::Runs(child) => vec![draft.stop(&name, child, drain(service))],
+        Life::Never | Life::Ended { .. } => vec![],
+    };
+    let id = BoxId::Instance { id: id.clone() };
+    let reason = Some("is not wanted any more".to_owned());
+    BoxPlan { id, label: "surplus".to_owned(), state: State::Draining, waiting, reason }
+}
+
+pub(crate) fn drain(service: &Service) -> Stop {
+    Stop { signal: TERMINATE, grace: service.drain }
+}
+
+fn whole(name: &ServiceName, service: &Service, instances: &[BoxPlan], blocked: Option<Waiting>) -> BoxPlan {
+    let ready = instances.iter().filter(|shown| shown.state == State::Ready).count();
+    let wanted = service.instances as usize;
+    let mut shown = BoxPlan {
+        id: BoxId::Service { name: name.clone() },
+        label: format!("{ready} of {wanted} ready"),
+        state: State::Ready,
+        waiting: vec![],
+        reason: None,
+    };
+    if ready >= wanted {
+        return shown;
+    }
+    let worst = instances.iter().filter(|shown| shown.state != State::Ready).max_by_key(|shown| shown.state);
+    shown.waiting = blocked.into_iter().collect();
+    if let Some(worst) = worst {
+        if shown.waiting.is_empty() {
+            shown.waiting.clone_from(&worst.waiting);
+        }
+        shown.reason = worst.reason.as_ref().map(|reason| format!("{}: {reason}", worst.id));
+        shown.state = worst.state;
+    }
+    if let Some(Waiting::BackOff { reason, .. }) = shown.waiting.first() {
+        shown.reason.get_or_insert_with(|| reason.clone());
+    }
+    if ready > 0 {
+        shown.state = State::Degraded;
+    }
+    shown
+}

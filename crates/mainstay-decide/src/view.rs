@@ -1,0 +1,151 @@
+//! Observations as the rules ask for them. Here is decided what a fact is worth: one that is older than the start
+//! that it is about, or simply old, is worth nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mainstay_stack::Stack;
+use mainstay_types::{ChildName, ExitReason, Member, Seen, Timestamp};
+
+use crate::observed::{ChildSeen, DatabaseSeen, MemberAnswer, MemberSeen, Observed, Record, RouterSeen};
+use crate::plan::StepKey;
+
+/// Age at which a look at something that is looked at every 250 ms says nothing any more: twenty looks were
+/// lost since.
+pub(crate) const FACT_LIFE: Duration = Duration::from_secs(5);
+
+/// What the planner looks at.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) stack: &'a Stack,
+    pub(crate) observed: &'a Observed,
+    pub(crate) children: &'a BTreeMap<ChildName, ChildSeen>,
+    pub(crate) now: Timestamp,
+}
+
+/// A child as far as keep knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Life<'a> {
+    Never,
+    Runs(&'a ChildSeen),
+    Ended { child: &'a ChildSeen, reason: &'a ExitReason, at: Timestamp },
+}
+
+impl<'a> Life<'a> {
+    pub(crate) fn runs(self) -> Option<&'a ChildSeen> {
+        match self {
+            Self::Runs(child) => Some(child),
+            Self::Never | Self::Ended { .. } => None,
+        }
+    }
+}
+
+/// The answer of a member's present start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer<'a> {
+    Unknown,
+    Fact(&'a MemberAnswer),
+    Silent { since: Timestamp },
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn life(&self, name: &ChildName) -> Life<'a> {
+        match self.children.get(name) {
+            None => Life::Never,
+            Some(child) => match &child.ended {
+                None => Life::Runs(child),
+                Some((reason, at)) => Life::Ended { child, reason, at: *at },
+            },
+        }
+    }
+
+    pub(crate) fn is_busy(&self, key: &StepKey) -> bool {
+        self.observed.running.contains_key(key)
+    }
+
+    pub(crate) fn is_child_busy(&self, name: &ChildName) -> bool {
+        self.is_busy(&StepKey::Child { name: name.clone() })
+    }
+
+    pub(crate) fn database(&self) -> Option<&'a DatabaseSeen> {
+        self.observed.database.as_ref()
+    }
+
+    pub(crate) fn record(&self) -> Option<&'a Record> {
+        self.database()?.record.value()?.as_ref()
+    }
+
+    pub(crate) fn member(&self, member: Member) -> Option<&'a MemberSeen> {
+        self.database()?.members.get(&member)
+    }
+
+    pub(crate) fn member_life(&self, member: Member) -> Life<'a> {
+        self.life(&ChildName::postgres(member))
+    }
+
+    /// What the member's present start says of itself.
+    pub(crate) fn answer(&self, member: Member) -> Answer<'a> {
+        let Life::Runs(child) = self.member_life(member) else { return Answer::Unknown };
+        // A start that lies ahead means that the clock was set back: then only the age of the look counts.
+        let is_of_this_start = |at: Timestamp| at >= child.since || child.since > self.now;
+        match self.member(member).map(|seen| &seen.answer) {
+            Some(Seen::Fact { value, observed_at })
+                if is_of_this_start(*observed_at) && self.now.saturating_since(*observed_at) <= FACT_LIFE =>
+            {
+                Answer::Fact(value)
+            }
+            Some(Seen::Silent { since }) => {
+                let since = if is_of_this_start(*since) { *since } else { child.since };
+                Answer::Silent { since: since.min(self.now) }
+            }
+            Some(Seen::Fact { .. } | Seen::Unknown) | None => Answer::Unknown,
+        }
+    }
+
+    /// The recorded primary's answer, when it is one that takes writes.
+    pub(crate) fn writable(&self, member: Member) -> Option<&'a MemberAnswer> {
+        match self.answer(member) {
+            Answer::Fact(answer) if !answer.is_in_recovery => Some(answer),
+            Answer::Fact(_) | Answer::Silent { .. } | Answer::Unknown => None,
+        }
+    }
+
+    /// Proof that nothing of this member can acknowledge a write: looked at after its end, and no step (a start,
+    /// a fence whose outcome is open) has touched it since.
+    pub(crate) fn is_proven_dead(&self, member: Member) -> bool {
+        let name = ChildName::postgres(member);
+        let key = StepKey::Child { name: name.clone() };
+        let Some(Seen::Fact { value: false, observed_at }) = self.member(member).map(|seen| &seen.is_alive) else {
+            return false;
+        };
+        let after = match self.life(&name) {
+            Life::Runs(_) => return false,
+            Life::Ended { at, .. } => Some(at),
+            Life::Never => None,
+        };
+        let failed_at = self.observed.failed.get(&key).map(|failed| failed.at);
+        !self.is_busy(&key) && after.max(failed_at).is_none_or(|after| *observed_at >= after)
+    }
+
+    /// Some process may still write to its directory although its postmaster ended.
+    pub(crate) fn has_survivors(&self, member: Member) -> bool {
+        let Some(Seen::Fact { value: true, observed_at }) = self.member(member).map(|seen| &seen.is_alive) else {
+            return false;
+        };
+        match self.member_life(member) {
+            Life::Runs(_) => false,
+            Life::Ended { at, .. } => *observed_at >= at,
+            Life::Never => true,
+        }
+    }
+
+    pub(crate) fn router(&self) -> Option<&'a RouterSeen> {
+        self.observed.router.value()
+    }
+
+    /// Wanted members, the first one first.
+    pub(crate) fn wanted_members(&self) -> Vec<Member> {
+        let standbys = self.stack.database.as_ref().map_or(0, |database| database.standbys);
+        (0..=standbys).filter_map(|n| Member::nth(usize::try_from(n).unwrap_or(usize::MAX))).collect()
+    }
+}
