@@ -1,0 +1,21 @@
+//! What a Rust service needs to live well on mainstay: sign-in, problems, validation, pools that
+//! survive a failover, cache-aside, health, telemetry, audit and drain, for axum.
+//!
+//! It is the inside of the box "service instances". It must never depend on another crate of
+//! mainstay: a service that uses it talks to PostgreSQL, Redis and HTTP, and runs without mainstay.
+
+pub mod audit;
+pub mod auth;
+pub mod cache;
+pub mod drain;
+pub mod health;
+pub mod metrics;
+pub mod pool;
+pub mod problem;
+pub mod random;
+pub mod serve;
+pub mod telemetry;
+pub mod time;
+pub mod validation;
+
+pub use tokio_postgres;
