@@ -74,6 +74,8 @@ const BOX_WIDTH_WITH_RAIL = 148;
 /** Figures stand this far above the arrow's target, a second line of them above the first. */
 const FIGURES_UP = 25;
 const FIGURES_STEP = 22;
+/** Room that short figures need; longer ones only ever stand in the open gap between tiers. */
+const FIGURES = { w: 70, h: 20 };
 const CLIENTS = { w: 112, h: 34 };
 /** Below this there are two columns and the rail goes under the rest. */
 export const NARROW = 760;
@@ -394,9 +396,17 @@ function edges(arrows: Arrow[], drawn: Drawn): Edge[] {
     const to = places.get(one.to);
     if (from === undefined || to === undefined || from === to) continue;
     const key = `${one.from}>${one.to}>${one.label}`;
-    out.push({ key, ...one, ...route(one, from, to, { bundles, places, top: tops.get(one.to) ?? to.y }) });
+    const drawnRoute = route(one, from, to, { bundles, places, top: tops.get(one.to) ?? to.y });
+    const isCovering = drawnRoute.at !== null && drawn.nodes.some((node) => isUnder(node, drawnRoute.at));
+    out.push({ key, ...one, path: drawnRoute.path, at: isCovering ? null : drawnRoute.at });
   }
   return out;
+}
+
+/** Whether figures at a place would be written over a box. */
+function isUnder(node: Rect, at: { x: number; y: number } | null): boolean {
+  const { w, h } = FIGURES;
+  return at !== null && at.x + w / 2 > node.x && at.x - w / 2 < node.x + node.w && at.y + h / 2 > node.y && at.y - h / 2 < node.y + node.h;
 }
 
 function bundle(arrows: Arrow[], drawn: Drawn): Bundle[] {

@@ -71,10 +71,10 @@ async function signIn(token: string): Promise<boolean> {
     });
     // A used link in a browser that has a session already is no reason to stop: `connect` finds out.
     if (answer.ok || answer.status === 401) return true;
-    link.value = { kind: "signed-out", why: `the console refused the link (status ${answer.status})` };
+    link.value = { kind: "signed-out", why: `The console refused the link (status ${answer.status})` };
     return false;
   } catch {
-    link.value = { kind: "signed-out", why: "mainstay did not answer while the link was being used" };
+    link.value = { kind: "signed-out", why: "mainstay did not answer while the link was being used; open it again" };
     return false;
   }
 }
@@ -87,7 +87,7 @@ async function connect(): Promise<void> {
   try {
     const answer = await ask("/api/v1/status");
     if (answer.status === 401) {
-      link.value = { kind: "signed-out", why: "links are good once, sessions end with the control plane" };
+      link.value = { kind: "signed-out", why: "A link is good once; when a session is over, a new link opens the next" };
       // Another tab may sign in; the cookie is shared.
       retry(RETRY_MOST_MS);
       return;

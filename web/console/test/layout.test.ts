@@ -88,6 +88,19 @@ test("figures of different lines never cover each other", () => {
   }
 });
 
+test("figures are never written over a box", () => {
+  for (const name of STATUSES) {
+    for (const width of WIDTHS) {
+      const drawn = draw(status(name), width);
+      for (const edge of drawn.edges) {
+        if (edge.at === null) continue;
+        const figures = { x: edge.at.x - 30, y: edge.at.y - 10, w: 60, h: 20 };
+        for (const one of drawn.nodes) expect(overlap(figures, one), `${edge.key} over ${one.key}, ${name} at ${width}`).toBe(false);
+      }
+    }
+  }
+});
+
 test("a stack without parts is an empty picture, not an error", () => {
   const drawn = draw(status("empty"), 800);
   expect(drawn.nodes).toEqual([]);
