@@ -109,7 +109,7 @@ async fn beginning(access: &Access) -> Result<(Timeline, Lsn), AccessError> {
     let nonsense = |what, value: &str| AccessError::Nonsense { member: access.member(), what, value: value.to_owned() };
     let timeline = u32::from_str_radix(&digits, 16).map_err(|_| nonsense("its timeline", &digits))?;
     let history: Option<String> = client
-        .query_one("SELECT pg_read_file('pg_wal/' || $1 || '.history', true)", &[&digits])
+        .query_one("SELECT pg_read_file('pg_wal/' || $1 || '.history', 0, 1048576, true)", &[&digits])
         .await
         .map_err(|error| access.explain(error))?
         .get(0);
@@ -135,23 +135,23 @@ pub async fn set_synchronous(access: &Access, standbys: &[Member]) -> Result<Dur
     let done = tokio::time::timeout(SYNCHRONOUS_WITHIN, change).await;
     match done {
         Ok(result) => result.map(|()| begun.elapsed()),
-        Err(_) => Err(ClusterError::NotInTime {
-            member: access.member(),
-            what: "synchronous_standby_names",
-            within: SYNCHRONOUS_WITHIN,
-            last,
-        }),
+        Err(_) => {
+            access.let_go();
+            let (member, what) = (access.member(), "synchronous_standby_names");
+            Err(ClusterError::NotInTime { member, what, within: SYNCHRONOUS_WITHIN, last })
+        }
     }
 }
 
 async fn change_synchronous(access: &Access, standbys: &[Member], last: &mut String) -> Result<(), ClusterError> {
-    // A connection of its own: its setting must not stay behind on the one that probes.
-    let client = access.connect().await?;
+    // The held connection: a new one costs its authentication, while writers wait for a dead standby.
+    let client = access.client().await?;
     let explain = |error| ClusterError::Access(access.explain(error));
     if text(&client, "SELECT pg_is_in_recovery()::text").await.map_err(explain)? == "true" {
         return Err(ClusterError::IsStandby(access.member()));
     }
     let value = setting(standbys);
+    // Nothing that this connection does must wait for a standby. It stays so: it is used for control only.
     client.batch_execute("SET synchronous_commit = local").await.map_err(explain)?;
     if text(&client, "SHOW synchronous_standby_names").await.map_err(explain)? != value {
         // Only letters of our own go into it.

@@ -69,7 +69,9 @@ fn the_first_write_torn_at_any_byte_leaves_no_record_or_the_new_one() {
     let (_folder, file) = file();
     file.write(&record(1)).unwrap();
     let whole = std::fs::read(file.path()).unwrap();
-    for torn in 0..=2 * SLOT_SIZE {
+    // Within the second slot the first is whole already: some places are enough.
+    let in_second = (SLOT_SIZE..=2 * SLOT_SIZE).step_by(97);
+    for torn in (0..SLOT_SIZE).chain(in_second) {
         let mut bytes = vec![0; 2 * SLOT_SIZE];
         bytes[..torn].copy_from_slice(&whole[..torn]);
         std::fs::write(file.path(), &bytes).unwrap();

@@ -1,0 +1,17 @@
+//! Cache and store boxes of the diagram (L3): the life of two Redis (or Valkey) on one machine.
+//!
+//! `cache` may be lost (least recently used keys go first, nothing is on disk), `store` may not (sessions,
+//! queues: append-only file, no eviction). They are two processes because one eviction policy for both would
+//! evict sessions. It writes their configuration, hands out `SpawnSpec`s for keep, asks and measures them. It
+//! never starts a process itself and never deletes the store's files.
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod info;
+pub mod layout;
+pub mod resp;
+
+pub use config::{SpecError, spec};
+pub use info::{info, metrics, ping};
+pub use layout::{Kind, Missing, Settings, find_program};
+pub use resp::{Door, ResponseError};

@@ -1,0 +1,255 @@
+//! The life of a cluster, with real servers: made, cloned, synchronous, killed, promoted, made whole again.
+
+#[expect(unreachable_pub, dead_code, reason = "shared by test programs that each use a part of it")]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use mainstay_decide::observed::DataDirectory;
+use mainstay_postgres::access::AccessError;
+use mainstay_postgres::{clone, cluster, metrics, plain, prepare, probe, proof, start};
+use mainstay_types::{Lsn, Member, Secret, Timeline};
+use support::{Cluster, WITHIN, signal};
+
+const A: Member = Member::A;
+const B: Member = Member::B;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_primary_is_replaced_without_losing_an_acknowledged_write() {
+    let mut cluster = Cluster::new("users");
+    bring_up_pair(&mut cluster).await;
+    let application = cluster.application(A).connect().await.unwrap();
+    application.batch_execute("CREATE TABLE ledger (id int)").await.unwrap();
+    for id in 0..50 {
+        application.execute("INSERT INTO ledger VALUES ($1)", &[&id]).await.unwrap();
+    }
+
+    let fenced = cluster.kill(A).await;
+    assert_eq!(cluster.layout.look(A), DataDirectory::Complete);
+    assert_eq!(proof::is_alive(&cluster.layout, A, mainstay_types::Timestamp::default()).value(), Some(&false));
+    let silent = probe::probe(&cluster.access[&A]).await.unwrap_err();
+    assert!(matches!(silent, AccessError::NotListening(_) | AccessError::Failed { .. }), "{silent}");
+
+    let promoted = cluster::promote(&cluster.access[&B]).await.unwrap();
+    println!("proof of death after {fenced:?}, promoted in {:?}", promoted.took);
+    assert_eq!(promoted.timeline, Timeline(2));
+    assert!(promoted.lsn > Lsn::default());
+    let rows = cluster.application(B).connect().await.unwrap();
+    let rows: i64 = rows.query_one("SELECT count(*) FROM ledger", &[]).await.unwrap().get(0);
+    assert_eq!(rows, 50, "every acknowledged write is there");
+    let answer = cluster.until(B, |answer| !answer.is_in_recovery).await;
+    assert!(answer.synchronous.is_empty(), "a promoted member must not wait for itself: {answer:?}");
+    assert_eq!(cluster::promote(&cluster.access[&B]).await.unwrap().lsn, promoted.lsn, "twice is once");
+
+    let begun = Instant::now();
+    cluster.clone(A, B).await;
+    let is_kept_aside = || cluster.layout.member_dir(A).join("data.old-1").exists();
+    assert!(is_kept_aside(), "the old directory is evidence until the copy streams");
+    println!("cloned again in {:?}", begun.elapsed());
+    cluster.start(A, Some(B)).await;
+    let answer = cluster.until(A, |answer| answer.is_streaming).await;
+    assert_eq!(answer.timeline, Timeline(2));
+    assert_eq!(clone::drop_old(&cluster.layout, A).unwrap(), 1);
+    assert!(!cluster.layout.member_dir(A).join("data.old-1").exists());
+    println!("synchronous again in {:?}", cluster::set_synchronous(&cluster.access[&B], &[A]).await.unwrap());
+
+    let page = metrics::metrics(&cluster.access[&B]).await;
+    for expected in [
+        "pg_up{member=\"b\"} 1",
+        "pg_replication_is_replica{member=\"b\"} 0",
+        "pg_replication_lag_bytes{member=\"b\",application_name=\"mainstay_a\",sync_state=\"quorum\"}",
+        "pg_stat_database_xact_commit_total{member=\"b\",datname=\"users\"}",
+    ] {
+        assert!(page.contains(expected), "{expected} in\n{page}");
+    }
+    assert!(metrics::metrics(&cluster.access[&A]).await.contains("pg_replication_is_replica{member=\"a\"} 1"));
+    cluster.end().await;
+}
+
+async fn bring_up_pair(cluster: &mut Cluster) {
+    let begun = Instant::now();
+    let step = |name: &str| println!("{:>6} ms  {name}", begun.elapsed().as_millis());
+    cluster.init(A).await;
+    step("initialised");
+    cluster.start(A, None).await;
+    step("started");
+    prepare::prepare(&cluster.access[&A], "users", &cluster.passwords).await.unwrap();
+    step("prepared");
+    cluster.clone(B, A).await;
+    step("cloned");
+    cluster.start(B, Some(A)).await;
+    cluster.until(B, |answer| answer.is_streaming && answer.is_in_recovery).await;
+    step("streaming");
+    cluster::set_synchronous(&cluster.access[&A], &[B]).await.unwrap();
+    step("synchronous");
+    let answer = cluster.until(A, |answer| answer.standbys.contains_key(&B)).await;
+    assert_eq!(answer.synchronous, vec![B]);
+    assert_eq!(answer.timeline, Timeline(1));
+    let behind = cluster.until(B, |_| true).await;
+    assert_eq!(behind.timeline, Timeline(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn synchronous_means_that_commits_wait_from_that_moment_until_it_is_off() {
+    let mut cluster = Cluster::new("users");
+    bring_up_pair(&mut cluster).await;
+    let application = cluster.application(A).connect().await.unwrap();
+    application.batch_execute("CREATE TABLE t (id int)").await.unwrap();
+    cluster::set_synchronous(&cluster.access[&A], &[]).await.unwrap();
+    let receiver = receiver_of(&cluster).await;
+    cluster::set_synchronous(&cluster.access[&A], &[B]).await.unwrap();
+
+    signal(receiver, rustix::process::Signal::STOP);
+    let waiting = tokio::spawn(async move { application.execute("INSERT INTO t VALUES (1)", &[]).await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!waiting.is_finished(), "the commit waits for the frozen standby");
+    let took = cluster::set_synchronous(&cluster.access[&A], &[]).await.unwrap();
+    tokio::time::timeout(WITHIN, waiting).await.expect("it was let go").unwrap();
+    println!("made asynchronous in {took:?}");
+    signal(receiver, rustix::process::Signal::CONT);
+
+    // A restart in place keeps what commits wait for: the record counts on it.
+    cluster::set_synchronous(&cluster.access[&A], &[B]).await.unwrap();
+    cluster.kill(A).await;
+    cluster.start(A, None).await;
+    assert_eq!(cluster.until(A, |_| true).await.synchronous, vec![B]);
+    cluster.until(B, |answer| answer.is_streaming).await;
+    cluster.end().await;
+}
+
+async fn receiver_of(cluster: &Cluster) -> u32 {
+    let client = cluster.access[&B].client().await.unwrap();
+    let row = client.query_one("SELECT pid FROM pg_stat_wal_receiver", &[]).await.unwrap();
+    u32::try_from(row.get::<_, i32>(0)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_is_alive_and_silent() {
+    let mut cluster = Cluster::new("users");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    let client = cluster.access[&A].connect().await.unwrap();
+    let pids = client.query("SELECT pid FROM pg_stat_activity", &[]).await.unwrap();
+    let mut pids: Vec<u32> = pids.iter().map(|row| u32::try_from(row.get::<_, i32>(0)).unwrap()).collect();
+    pids.push(cluster.pid(A));
+    for pid in &pids {
+        signal(*pid, rustix::process::Signal::STOP);
+    }
+    let begun = Instant::now();
+    for _ in 0..3 {
+        let error = probe::probe(&cluster.access[&A]).await.unwrap_err();
+        assert!(matches!(error, AccessError::Silent { .. }), "{error}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "a look has a deadline");
+    assert_eq!(proof::check(&cluster.layout, A), proof::Proof::Alive);
+    assert!(matches!(start::prepare(&cluster.start_of(A, None)), Err(start::StartError::Alive(A))));
+    for pid in &pids {
+        signal(*pid, rustix::process::Signal::CONT);
+    }
+    cluster.until(A, |answer| !answer.is_in_recovery).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphaned_backends_of_a_dead_postmaster_count_as_alive() {
+    let mut cluster = Cluster::new("users");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    let client = cluster.access[&A].connect().await.unwrap();
+    let backend: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let backend = u32::try_from(backend).unwrap();
+    signal(backend, rustix::process::Signal::STOP);
+    let mut server = cluster.servers.remove(&A).unwrap();
+    server.kill().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(proof::check(&cluster.layout, A), proof::Proof::Alive, "its postmaster is dead, a backend is not");
+    assert!(matches!(start::prepare(&cluster.start_of(A, None)), Err(start::StartError::Alive(A))));
+    signal(backend, rustix::process::Signal::KILL);
+    let begun = Instant::now();
+    while proof::check(&cluster.layout, A) != proof::Proof::Dead {
+        assert!(begun.elapsed() < WITHIN);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_without_a_primary_stays_a_standby_until_it_is_promoted() {
+    let mut cluster = Cluster::new("users");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    cluster.clone(B, A).await;
+    cluster.start(B, Some(A)).await;
+    cluster.until(B, |answer| answer.is_streaming).await;
+    cluster.kill(A).await;
+    cluster.kill(B).await;
+    cluster.start(B, None).await;
+    let answer = cluster.until(B, |_| true).await;
+    assert!(answer.is_in_recovery, "as primary it would go on on the timeline of the other: {answer:?}");
+    assert_eq!(cluster::promote(&cluster.access[&B]).await.unwrap().timeline, Timeline(2));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_reach_their_own_database_only_and_passwords_follow() {
+    let mut cluster = Cluster::new("my-app");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    prepare::prepare(&cluster.access[&A], "my-app", &cluster.passwords).await.unwrap();
+    let hash = "SELECT string_agg(rolpassword, ' ' ORDER BY rolname) FROM pg_authid";
+    let client = cluster.access[&A].client().await.unwrap();
+    let before: String = client.query_one(hash, &[]).await.unwrap().get(0);
+    prepare::prepare(&cluster.access[&A], "my-app", &cluster.passwords).await.unwrap();
+    let after: String = client.query_one(hash, &[]).await.unwrap().get(0);
+    assert_eq!(before, after, "what is prepared is left as it is");
+
+    let application = cluster.application(A);
+    application.connect().await.unwrap().batch_execute("CREATE TABLE t (id int)").await.unwrap();
+    for database in ["postgres", "mainstay_ledger", "template1"] {
+        let error = application.in_database(database).connect().await.unwrap_err();
+        assert!(matches!(error, AccessError::Denied { .. }), "{database}: {error}");
+    }
+    cluster.passwords.application = Secret::new("another");
+    let error = cluster.application(A).connect().await.unwrap_err();
+    assert!(matches!(error, AccessError::Denied { .. }), "{error}");
+    prepare::prepare(&cluster.access[&A], "my-app", &cluster.passwords).await.unwrap();
+    cluster.application(A).connect().await.unwrap();
+    let reserved = prepare::prepare(&cluster.access[&A], "mainstay_ledger", &cluster.passwords).await;
+    assert!(matches!(reserved, Err(prepare::PrepareError::ReservedName(_))));
+
+    let is_anyone_listening = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    assert!(cluster.layout.socket_dir(A).join(".s.PGSQL.5432").exists());
+    assert!(!is_anyone_listening.is_empty());
+    let addresses: String = client.query_one("SHOW listen_addresses", &[]).await.unwrap().get(0);
+    assert_eq!(addresses, "", "nothing on TCP");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_finished_work_can_be_begun_again_and_complete_work_is_not_overwritten() {
+    let mut cluster = Cluster::new("users");
+    let log = cluster.log("init");
+    let password = cluster.passwords.superuser.clone();
+    // Killed half-way: the folder is there, the mark is not.
+    let task = mainstay_postgres::init::prepare(&cluster.layout, A, &password, &log).unwrap();
+    let mut child = plain::start(&task.spec(mainstay_types::Nonce::from_bytes([2; 16]))).unwrap();
+    while !cluster.layout.unfinished(A).exists() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    child.kill().await.unwrap();
+    assert_eq!(cluster.layout.look(A), DataDirectory::Unfinished);
+    cluster.init(A).await;
+    assert_eq!(cluster.layout.look(A), DataDirectory::Complete);
+    assert!(!cluster.layout.member_dir(A).join("initial.pass").exists());
+    assert!(mainstay_postgres::init::prepare(&cluster.layout, A, &password, &log).is_err());
+
+    // A tool that fails says why, in its own words.
+    cluster.start(A, None).await;
+    let task = cluster.clone_task(B, A).await;
+    std::fs::write(cluster.layout.passfile(B), "").unwrap();
+    let ended = plain::run(&task, WITHIN).await.unwrap();
+    let error = clone::finish(&cluster.layout, B, &task, &ended).unwrap_err();
+    assert!(error.to_string().starts_with("pg_basebackup ended with exit 1: pg_basebackup: error:"), "{error}");
+    assert!(matches!(cluster.layout.look(B), DataDirectory::Absent | DataDirectory::Unfinished));
+    assert!(cluster.folder().exists());
+    cluster.end().await;
+}
