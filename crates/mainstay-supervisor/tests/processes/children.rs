@@ -117,12 +117,14 @@ async fn a_task_is_waited_for_or_killed_when_its_time_is_up() {
 async fn a_child_gets_only_what_it_was_given() {
     let world = World::new(&[]);
     let (keep, _notices) = world.connect().await;
-    let spec = world.shell("a", "env; ulimit -c; umask; ls -l /proc/self/fd/0");
+    let spec = world.shell("a", "env; ulimit -c; umask; ls -l /proc/self/fd");
     let nonce = spec.nonce.clone();
     keep.run_task(spec, PATIENCE).await.expect("runs");
     let text = std::fs::read_to_string(world.log("a")).expect("log");
     assert!(text.contains(&format!("MAINSTAY_NONCE={nonce}\n")), "{text}");
     assert!(text.contains("\n0\n0027\n") && text.contains("/dev/null"), "{text}");
+    assert!(text.contains(&format!("{nonce}.lock")), "whoever is left of it holds its lock: {text}");
+    assert!(!text.contains("socket:") && !text.contains("keep.lock"), "{text}");
     assert!(!text.contains("HOME=") && !text.contains("CARGO"), "{text}");
 }
 
@@ -142,7 +144,7 @@ async fn a_child_drops_to_its_user_even_when_its_project_lies_in_a_closed_home()
     std::fs::write(project.join("hello"), "hello from the project\n").expect("writes");
     let (keep, _notices) = world.connect().await;
     let script =
-        format!("id -u; id -g; cat ../hello; ls -a {}; grep NoNewPrivs /proc/self/status", world.path().display());
+        format!("id -u; id -G; cat ../hello; ls -a {}; grep NoNewPrivs /proc/self/status", world.path().display());
     let mut spec = world.shell("dropped", &script);
     spec.user = Some(User { uid: 61_300, gid: 61_301 });
     spec.dir = project.join("sub");

@@ -43,7 +43,7 @@ async fn the_next_keep_adopts_and_reports_later_ends() {
     let (keep, mut notices) = world.connect().await;
     let adopted = find(&keep, "alive").await;
     assert_eq!((adopted.pid, adopted.is_own, adopted.ended), (pid, false, None));
-    let told = notices.recv().await.expect("told");
+    let told = tokio::time::timeout(PATIENCE, notices.recv()).await.expect("in time").expect("told");
     assert!(matches!(&told, Notice::Adopted { child } if child.name.as_str() == "alive"), "{told:?}");
     assert_eq!(find(&keep, "done").await.ended.expect("ended").reason, ExitReason::Code { code: 5 });
     assert_eq!(find(&keep, "doomed").await.ended.expect("ended").reason, ExitReason::Unknown);
@@ -263,7 +263,9 @@ async fn the_control_plane_is_restarted_within_a_second_and_ends_with_keep() {
     kill(pid, "INT");
     keep.list().await.expect("still there");
     kill(pid, "TERM");
+    let asked_at = Instant::now();
     until("keep to leave", || !is_alive(pid));
+    assert!(asked_at.elapsed() < Duration::from_secs(4), "the control plane was asked to end, not left to be killed");
     assert!(!is_alive(second), "SIGTERM ends the control plane too");
     assert!(is_alive(bystander), "and leaves the children");
 }
@@ -289,6 +291,8 @@ async fn a_keep_that_a_child_started_survives_the_killing_of_that_child() {
     let (keep, _notices) = world.connect().await;
     keep.kill_tree(&spec.nonce, PATIENCE).await.expect("kills");
     assert!(!is_alive(pid) && is_alive(world.pid));
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", world.pid)).expect("reads");
+    assert!(!groups.contains("control-like"), "{groups}");
     keep.list().await.expect("still there");
 }
 
