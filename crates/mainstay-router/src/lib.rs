@@ -4,4 +4,23 @@
 //! statement whose outcome it does not know.
 #![warn(missing_docs)]
 
+mod control;
+mod frame;
+mod glance;
+mod greet;
+mod link;
+mod message;
+mod metrics;
 pub mod protocol;
+mod random;
+mod relay;
+mod scram;
+mod service;
+mod session;
+mod shared;
+mod startup;
+mod store;
+mod tracker;
+
+pub use control::SOCKET;
+pub use service::{Listeners, Options, RunError, run, serve};

@@ -1,0 +1,425 @@
+//! A glance at SQL text: would something be lost if the session moved to another server?
+//!
+//! Reads words only, in one pass and constant memory, so that text of any length can stream past. Never decides
+//! what a statement means; what it does not know counts as something to lose.
+
+/// What a session has that only its server knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ties(u16);
+
+impl Ties {
+    pub(crate) const NONE: Self = Self(0);
+    pub(crate) const SETTING: Self = Self(1);
+    pub(crate) const LISTEN: Self = Self(1 << 1);
+    pub(crate) const CURSOR: Self = Self(1 << 2);
+    pub(crate) const TEMPORARY: Self = Self(1 << 3);
+    pub(crate) const LOCK: Self = Self(1 << 4);
+    pub(crate) const PREPARED: Self = Self(1 << 5);
+    pub(crate) const LOADED: Self = Self(1 << 6);
+    pub(crate) const SEQUENCE: Self = Self(1 << 7);
+    pub(crate) const UNKNOWN: Self = Self(1 << 8);
+    pub(crate) const TOO_MUCH: Self = Self(1 << 9);
+
+    pub(crate) fn is_empty(self) -> bool {
+        self == Self::NONE
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// The first reason, in the operator's words.
+    pub(crate) fn reason(self) -> &'static str {
+        let reasons = [
+            (Self::SETTING, "a setting made with SET"),
+            (Self::LISTEN, "LISTEN"),
+            (Self::CURSOR, "a cursor WITH HOLD"),
+            (Self::TEMPORARY, "a temporary object"),
+            (Self::LOCK, "a session advisory lock"),
+            (Self::PREPARED, "a statement made with PREPARE"),
+            (Self::LOADED, "a library loaded with LOAD"),
+            (Self::SEQUENCE, "currval or lastval"),
+            (Self::TOO_MUCH, "more prepared statements than the router keeps"),
+        ];
+        let found = reasons.iter().find(|(tie, _)| self.0 & tie.0 != 0);
+        found.map_or("state that the router cannot carry over", |(_, reason)| reason)
+    }
+}
+
+/// Longest word that is looked at; longer ones are names.
+const WORD: usize = 32;
+
+/// Longest tag of a dollar quote (NAMEDATALEN).
+const TAG: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Plain,
+    Quote {
+        has_escapes: bool,
+    },
+    Name,
+    LineComment,
+    BlockComment {
+        depth: u8,
+    },
+    /// In the tag that opens a dollar quote.
+    Opening,
+    Dollar {
+        matched: usize,
+    },
+}
+
+/// What the first words of a statement said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Statement {
+    Start,
+    /// Nothing more to learn from its head.
+    Known,
+    Create,
+    Declare,
+    DeclareWith,
+    Into,
+    Prepare,
+    Set,
+    SetTime,
+}
+
+/// One pass over a text that may come in pieces.
+#[derive(Clone, Debug)]
+pub(crate) struct Glance {
+    place: Place,
+    statement: Statement,
+    word: [u8; WORD],
+    word_length: usize,
+    previous: u8,
+    is_pair: bool,
+    tag: [u8; TAG],
+    tag_length: usize,
+    ties: Ties,
+}
+
+impl Glance {
+    pub(crate) fn new() -> Self {
+        Self {
+            place: Place::Plain,
+            statement: Statement::Start,
+            word: [0; WORD],
+            word_length: 0,
+            previous: 0,
+            is_pair: false,
+            tag: [0; TAG],
+            tag_length: 0,
+            ties: Ties::NONE,
+        }
+    }
+
+    /// All of a text at once.
+    #[cfg(test)]
+    fn at(text: &[u8]) -> Ties {
+        let mut glance = Self::new();
+        glance.feed(text);
+        glance.finish()
+    }
+
+    pub(crate) fn feed(&mut self, text: &[u8]) {
+        for byte in text {
+            self.step(*byte);
+            // A byte that completed a pair (`/*`, `\\`) must not begin another with the next one.
+            self.previous = if std::mem::take(&mut self.is_pair) { 0 } else { *byte };
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Ties {
+        self.end_word();
+        self.end_statement();
+        self.ties
+    }
+
+    fn step(&mut self, byte: u8) {
+        match self.place {
+            Place::Plain => self.plain(byte),
+            Place::Quote { has_escapes } => match byte {
+                b'\'' if !(has_escapes && self.previous == b'\\') => self.place = Place::Plain,
+                // A doubled backslash must not escape what follows it.
+                b'\\' if has_escapes && self.previous == b'\\' => self.is_pair = true,
+                _ => {}
+            },
+            Place::Name if byte == b'"' => {
+                self.end_word();
+                self.place = Place::Plain;
+            }
+            Place::Name => self.push(byte),
+            Place::LineComment if byte == b'\n' => self.place = Place::Plain,
+            Place::LineComment => {}
+            Place::BlockComment { depth } => self.comment(byte, depth),
+            Place::Opening => self.opening(byte),
+            Place::Dollar { matched } => self.dollar(byte, matched),
+        }
+    }
+
+    fn plain(&mut self, byte: u8) {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'0'..=b'9' | 0x80.. => self.push(byte),
+            b'$' if self.word_length > 0 => self.push(byte),
+            b'\'' => {
+                let has_escapes = self.word_length == 1 && self.word[0] == b'e';
+                self.end_word();
+                self.place = Place::Quote { has_escapes };
+            }
+            _ => {
+                self.end_word();
+                match byte {
+                    b';' => self.end_statement(),
+                    b'"' => self.place = Place::Name,
+                    b'-' if self.previous == b'-' => self.place = Place::LineComment,
+                    b'*' if self.previous == b'/' => {
+                        self.is_pair = true;
+                        self.place = Place::BlockComment { depth: 1 };
+                    }
+                    b'$' => {
+                        self.place = Place::Opening;
+                        self.tag_length = 0;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn comment(&mut self, byte: u8, depth: u8) {
+        let depth = match (self.previous, byte) {
+            (b'/', b'*') => depth.saturating_add(1),
+            (b'*', b'/') => depth - 1,
+            _ => return,
+        };
+        self.is_pair = true;
+        self.place = if depth == 0 { Place::Plain } else { Place::BlockComment { depth } };
+    }
+
+    fn opening(&mut self, byte: u8) {
+        match byte {
+            b'$' => self.place = Place::Dollar { matched: 0 },
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'0'..=b'9' | 0x80.. if self.tag_length < TAG => {
+                // A digit first is a parameter ($1), not a quote.
+                if self.tag_length == 0 && byte.is_ascii_digit() {
+                    self.place = Place::Plain;
+                } else {
+                    self.tag[self.tag_length] = byte;
+                    self.tag_length += 1;
+                }
+            }
+            _ => {
+                self.place = Place::Plain;
+                self.plain(byte);
+            }
+        }
+    }
+
+    /// `matched` counts what has been seen of `$tag$`.
+    fn dollar(&mut self, byte: u8, matched: usize) {
+        let expected = match matched {
+            0 => b'$',
+            n if n <= self.tag_length => self.tag[n - 1],
+            _ => b'$',
+        };
+        if byte != expected {
+            self.place = Place::Dollar { matched: usize::from(byte == b'$') };
+        } else if matched == self.tag_length + 1 {
+            self.place = Place::Plain;
+        } else {
+            self.place = Place::Dollar { matched: matched + 1 };
+        }
+    }
+
+    fn push(&mut self, byte: u8) {
+        if self.word_length < WORD {
+            self.word[self.word_length] = byte.to_ascii_lowercase();
+        }
+        self.word_length = self.word_length.saturating_add(1);
+    }
+
+    fn end_statement(&mut self) {
+        match self.statement {
+            Statement::Set | Statement::SetTime => self.ties.add(Ties::SETTING),
+            Statement::Prepare => self.ties.add(Ties::PREPARED),
+            _ => {}
+        }
+        self.statement = Statement::Start;
+    }
+
+    fn end_word(&mut self) {
+        let length = std::mem::take(&mut self.word_length);
+        if length == 0 {
+            return;
+        }
+        let copy = self.word;
+        let word = if length > WORD { &b"?"[..] } else { &copy[..length] };
+        self.ties.add(anywhere(word));
+        self.statement = self.next(word);
+    }
+
+    fn next(&mut self, word: &[u8]) -> Statement {
+        match self.statement {
+            Statement::Start => self.first(word),
+            Statement::Known if word == b"into" => Statement::Into,
+            Statement::Known => Statement::Known,
+            Statement::Create => {
+                self.tie_if(is_temporary(word), Ties::TEMPORARY);
+                Statement::Create
+            }
+            Statement::Into => {
+                self.tie_if(is_temporary(word), Ties::TEMPORARY);
+                Statement::Known
+            }
+            Statement::Declare if word == b"with" => Statement::DeclareWith,
+            Statement::Declare => Statement::Declare,
+            Statement::DeclareWith => {
+                self.tie_if(word == b"hold", Ties::CURSOR);
+                Statement::Declare
+            }
+            Statement::Prepare => {
+                self.tie_if(word != b"transaction", Ties::PREPARED);
+                Statement::Known
+            }
+            Statement::Set => self.setting(word),
+            Statement::SetTime => {
+                self.tie_if(word != b"zone", Ties::SETTING);
+                Statement::Known
+            }
+        }
+    }
+
+    fn first(&mut self, word: &[u8]) -> Statement {
+        match word {
+            b"set" => Statement::Set,
+            b"create" => Statement::Create,
+            b"declare" => Statement::Declare,
+            b"prepare" => Statement::Prepare,
+            b"listen" => self.tied(Ties::LISTEN),
+            b"load" => self.tied(Ties::LOADED),
+            b"select" | b"insert" | b"update" | b"delete" | b"merge" | b"with" | b"values" | b"table" | b"begin"
+            | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release" | b"show"
+            | b"explain" | b"copy" | b"fetch" | b"move" | b"close" | b"analyze" | b"analyse" | b"vacuum" | b"alter"
+            | b"drop" | b"truncate" | b"comment" | b"grant" | b"revoke" | b"lock" | b"notify" | b"checkpoint"
+            | b"reindex" | b"cluster" | b"refresh" | b"security" | b"import" | b"reassign" | b"unlisten"
+            | b"discard" | b"deallocate" | b"execute" | b"call" | b"reset" => Statement::Known,
+            _ => self.tied(Ties::UNKNOWN),
+        }
+    }
+
+    /// The word after SET. Settings that the server reports are re-applied, so they are nothing to lose.
+    fn setting(&mut self, word: &[u8]) -> Statement {
+        match word {
+            b"session" => Statement::Set,
+            b"time" => Statement::SetTime,
+            b"local" | b"transaction" | b"constraints" => Statement::Known,
+            b"names" => Statement::Known,
+            _ if CARRIED.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(word)) => Statement::Known,
+            _ => self.tied(Ties::SETTING),
+        }
+    }
+
+    fn tied(&mut self, tie: Ties) -> Statement {
+        self.ties.add(tie);
+        Statement::Known
+    }
+
+    fn tie_if(&mut self, is_tied: bool, tie: Ties) {
+        if is_tied {
+            self.ties.add(tie);
+        }
+    }
+}
+
+/// Settings that every supported server reports (PostgreSQL 15: `GUC_REPORT`) and that a session may change. A
+/// router that carries a session over sets them again. `standard_conforming_strings` is left out on purpose: it
+/// changes how text is read, also here.
+pub(crate) const CARRIED: [&str; 6] =
+    ["application_name", "client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "default_transaction_read_only"];
+
+fn is_temporary(word: &[u8]) -> bool {
+    matches!(word, b"temp" | b"temporary")
+}
+
+fn anywhere(word: &[u8]) -> Ties {
+    // Few words are that long or begin so; this is the path of every word of every statement.
+    match word {
+        b"set_config" => Ties::SETTING,
+        b"pg_temp" => Ties::TEMPORARY,
+        b"currval" | b"lastval" => Ties::SEQUENCE,
+        _ if word.starts_with(b"pg_") && word.windows(13).any(|part| part == b"advisory_lock") => Ties::LOCK,
+        _ => Ties::NONE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn statements_that_leave_nothing_behind_have_no_ties() {
+        for text in [
+            "",
+            "select 1",
+            " /* set x /* nested */ */ -- listen\n SELECT 'listen; set x = 1', $$ do; $$, $a$ ; load $ $a$",
+            "(select 1) union select 2;",
+            "begin; set local work_mem = '1MB'; set transaction read only; commit",
+            "insert into t values (E'it\\'s; listen', 'x''; load ''y')",
+            "set time zone 'UTC'; SET SESSION datestyle = iso; set names 'utf8'; set application_name to 'a'",
+            "declare c cursor without hold for select 1",
+            "create table t (id int); drop table temp",
+            "select pg_advisory_xact_lock($1), \"do\"",
+            "prepare transaction 'x'",
+        ] {
+            assert_eq!(Glance::at(text.as_bytes()), Ties::NONE, "{text}");
+        }
+    }
+
+    #[test]
+    fn statements_that_leave_something_behind_are_seen() {
+        for (text, tie) in [
+            ("SET search_path = a", Ties::SETTING),
+            ("select 1; set session work_mem to 1", Ties::SETTING),
+            ("set role x", Ties::SETTING),
+            ("set session characteristics as transaction read only", Ties::SETTING),
+            ("select pg_catalog.set_config('a.b', 'c', false)", Ties::SETTING),
+            ("set standard_conforming_strings = off", Ties::SETTING),
+            ("/* x */ listen y", Ties::LISTEN),
+            ("declare c scroll cursor with hold for select 1", Ties::CURSOR),
+            ("create temp table t ()", Ties::TEMPORARY),
+            ("CREATE OR REPLACE TEMPORARY VIEW v AS SELECT 1", Ties::TEMPORARY),
+            ("select * into temp x from y", Ties::TEMPORARY),
+            ("create table pg_temp.x ()", Ties::TEMPORARY),
+            ("select pg_try_advisory_lock_shared(1)", Ties::LOCK),
+            ("select \"pg_advisory_lock\"(1)", Ties::LOCK),
+            ("prepare x as select 1", Ties::PREPARED),
+            ("load 'auto_explain'", Ties::LOADED),
+            ("select currval('s')", Ties::SEQUENCE),
+            ("do $$ begin end $$", Ties::UNKNOWN),
+            ("select $1; do 'x'", Ties::UNKNOWN),
+            ("select E'\\\\'; listen x", Ties::LISTEN),
+        ] {
+            assert_eq!(Glance::at(text.as_bytes()), tie, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_say_the_same_as_the_whole(text in "[ a-z'\"$;*/\\\\-]{0,80}", cut in 0usize..80) {
+            let bytes = text.as_bytes();
+            let cut = cut.min(bytes.len());
+            let mut glance = Glance::new();
+            glance.feed(&bytes[..cut]);
+            glance.feed(&bytes[cut..]);
+            prop_assert_eq!(glance.finish(), Glance::at(bytes));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Glance::at(&text);
+        }
+    }
+}

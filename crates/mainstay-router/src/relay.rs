@@ -1,0 +1,500 @@
+//! The bytes of one session: from the client to its server and back, with what is learned on the way.
+//!
+//! Forwards without re-encoding. Nothing moves into flight before its first byte is written to a server: what is
+//! still in the inbox can go to another one. Never holds more than the bounds below.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::frame::{Frame, HEADER, Malformed, peek};
+use crate::link::{Link, record_parameter};
+use crate::message::{self, Failure, Severity, sqlstate};
+use crate::shared::{Door, Shared};
+use crate::tracker::{Fate, Owed, Received, Tracker};
+
+/// One read. Sixteen times a socket's usual fill, and shared by all sessions of a thread.
+const SCRATCH: usize = 64 * 1024;
+
+/// Once that much waits for one side, the other is not read.
+const HIGH_WATER: usize = 64 * 1024;
+
+/// What a held client may send ahead; then it is not read.
+const HELD_BYTES: usize = 1024 * 1024;
+
+/// A buffer that emptied keeps no more than this, so that idle sessions are small.
+const KEPT: usize = 4 * 1024;
+
+thread_local! {
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// Why the relay stopped.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The client went away, or said that it will.
+    ClientGone,
+    /// The client sent what is no message.
+    ClientMalformed(Malformed),
+    /// The server went away.
+    ServerLost,
+    /// The server ended this session for a reason of the session's own, and the client knows.
+    ServerEnded,
+    /// What [`Relay::stop`] asked for.
+    Stopped,
+}
+
+/// When to stop by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Never,
+    /// With nothing in flight and no transaction.
+    WhenIdle,
+    /// With nothing in flight.
+    WhenQuiet,
+}
+
+/// What the client sent for a server that is lost: answered, not executed.
+#[derive(Debug, Default)]
+struct Void {
+    /// Of the message that was going through.
+    message: usize,
+    /// Everything up to a Sync.
+    until_sync: bool,
+    /// What was in the inbox when the server was lost.
+    bytes: usize,
+}
+
+impl Void {
+    fn is_empty(&self) -> bool {
+        self.message == 0 && !self.until_sync && self.bytes == 0
+    }
+}
+
+/// One session's bytes.
+pub(crate) struct Relay {
+    client: TcpStream,
+    shared: Arc<Shared>,
+    door: Door,
+    pub(crate) tracker: Tracker,
+    /// From the client, not begun to be sent.
+    inbox: Vec<u8>,
+    /// To the server, the rest of a message that began to be sent.
+    outbox: Vec<u8>,
+    /// From the server, an incomplete message.
+    tail: Vec<u8>,
+    to_client: Vec<u8>,
+    client_at: usize,
+    /// What is to come of long messages, either way.
+    streaming_up: usize,
+    streaming_down: usize,
+    void: Void,
+    owed: Owed,
+    has_ended: bool,
+    /// New cycles wait; what is begun goes on.
+    pub(crate) is_paused: bool,
+    pub(crate) stop: Stop,
+}
+
+fn consume(buffer: &mut Vec<u8>, count: usize) {
+    if count < buffer.len() {
+        buffer.drain(..count);
+    } else if buffer.capacity() > KEPT {
+        *buffer = Vec::new();
+    } else {
+        buffer.clear();
+    }
+}
+
+/// Reads once into the scratch buffer and hands over what came; `None` at the end of the stream.
+fn read_scratch<T>(
+    stream: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Poll<io::Result<Option<T>>> {
+    SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+        let mut buffer = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok((!buffer.filled().is_empty()).then(|| take(buffer.filled()))))
+    })
+}
+
+impl Relay {
+    pub(crate) fn new(client: TcpStream, shared: Arc<Shared>, door: Door, inbox: Vec<u8>) -> Self {
+        Self {
+            client,
+            shared,
+            door,
+            tracker: Tracker::new(),
+            inbox,
+            outbox: Vec::new(),
+            tail: Vec::new(),
+            to_client: Vec::new(),
+            client_at: 0,
+            streaming_up: 0,
+            streaming_down: 0,
+            void: Void::default(),
+            owed: Owed::default(),
+            has_ended: false,
+            is_paused: false,
+            stop: Stop::Never,
+        }
+    }
+
+    /// For messages of our own: at a boundary, see [`Relay::lose`].
+    pub(crate) fn to_client(&mut self) -> &mut Vec<u8> {
+        &mut self.to_client
+    }
+
+    pub(crate) fn error(&mut self, severity: Severity, code: &str, text: &str) {
+        message::error(&mut self.to_client, severity, code, text);
+        self.shared.counters(self.door).error(code, true);
+    }
+
+    /// A new server takes over: the client gets what it still waits for.
+    pub(crate) fn resume(&mut self, link: &mut Link) {
+        self.tail = std::mem::take(&mut link.leftover);
+        let owed = std::mem::take(&mut self.owed);
+        for cycle in 0..owed.cycles {
+            if cycle > 0 {
+                self.unknown(Severity::Error);
+            }
+            message::ready(&mut self.to_client, crate::tracker::IDLE);
+        }
+        if owed.is_batch_open && owed.cycles > 0 {
+            self.unknown(Severity::Error);
+        }
+    }
+
+    fn unknown(&mut self, severity: Severity) {
+        self.error(
+            severity,
+            sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the database server was lost while this statement was in flight; whether it took effect is unknown, \
+             and it was not repeated",
+        );
+    }
+
+    /// The server is lost. Says what becomes of the session; `None` when the client cannot be told any more,
+    /// because it has half of a message.
+    pub(crate) fn lose(&mut self) -> Option<Fate> {
+        if self.streaming_down > 0 {
+            return None;
+        }
+        let fate = self.tracker.fate();
+        self.tail.clear();
+        self.outbox.clear();
+        let streaming = std::mem::take(&mut self.streaming_up);
+        match fate {
+            Fate::Carry | Fate::End { .. } => {}
+            Fate::Unknown => {
+                self.owed = self.tracker.lose();
+                self.void = Void { message: streaming, until_sync: self.owed.is_batch_open, bytes: self.inbox.len() };
+                self.unknown(Severity::Error);
+            }
+            Fate::UnknownAndEnd => self.unknown(Severity::Fatal),
+        }
+        Some(fate)
+    }
+
+    /// Both ways, until something happens that is not the relay's to handle.
+    pub(crate) fn poll_live(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            let mut has_moved = false;
+            if self.flush_client(cx).is_err() {
+                return Poll::Ready(Event::ClientGone);
+            }
+            if self.to_client.len() < HIGH_WATER {
+                match self.from_server(link, cx) {
+                    Poll::Ready(Ok(())) => has_moved = true,
+                    Poll::Ready(Err(event)) => return Poll::Ready(event),
+                    Poll::Pending => {}
+                }
+            }
+            match self.to_server(link, cx) {
+                Poll::Ready(Ok(moved)) => has_moved |= moved,
+                Poll::Ready(Err(event)) => return Poll::Ready(event),
+                Poll::Pending => {}
+            }
+            let limit = if self.is_paused { HELD_BYTES } else { HIGH_WATER };
+            if self.outbox.is_empty() && self.inbox.len() < limit {
+                match self.from_client(cx) {
+                    Poll::Ready(Ok(())) => has_moved = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
+                    Poll::Pending => {}
+                }
+            }
+            let is_stopped = match self.stop {
+                Stop::Never => false,
+                Stop::WhenIdle => self.tracker.is_idle(),
+                Stop::WhenQuiet => self.tracker.is_quiet(),
+            };
+            if is_stopped && self.tail.is_empty() && self.streaming_down == 0 {
+                return Poll::Ready(Event::Stopped);
+            }
+            if !has_moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The client's side alone, while there is no server. Ends only with the client.
+    pub(crate) fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if self.flush_client(cx).is_err() {
+                return Poll::Ready(Event::ClientGone);
+            }
+            if self.inbox.len() >= HELD_BYTES {
+                return Poll::Pending;
+            }
+            if ready!(self.from_client(cx)).is_err() {
+                return Poll::Ready(Event::ClientGone);
+            }
+        }
+    }
+
+    /// Sends what waits for the client; done when nothing does.
+    pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flush_client(cx)?;
+        if self.to_client.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    pub(crate) fn into_client(self) -> TcpStream {
+        self.client
+    }
+
+    fn flush_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.client_at < self.to_client.len() {
+            match Pin::new(&mut self.client).poll_write(cx, &self.to_client[self.client_at..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => self.client_at += written,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => return Ok(()),
+            }
+        }
+        if self.client_at > 0 {
+            self.client_at = 0;
+            let all = self.to_client.len();
+            consume(&mut self.to_client, all);
+        }
+        Ok(())
+    }
+
+    fn from_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let inbox = &mut self.inbox;
+        match ready!(read_scratch(&mut self.client, cx, |bytes| inbox.extend_from_slice(bytes)))? {
+            Some(()) => Poll::Ready(Ok(())),
+            None => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    fn from_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+        let Link { stream, parameters, .. } = link;
+        let read = read_scratch(stream, cx, |bytes| {
+            if self.tail.is_empty() {
+                let used = self.take_server(parameters, bytes)?;
+                self.tail.extend_from_slice(&bytes[used..]);
+            } else {
+                let mut all = std::mem::take(&mut self.tail);
+                all.extend_from_slice(bytes);
+                let used = self.take_server(parameters, &all)?;
+                consume(&mut all, used);
+                self.tail = all;
+            }
+            Ok(())
+        });
+        match ready!(read) {
+            Ok(Some(taken)) => Poll::Ready(taken),
+            Ok(None) | Err(_) if self.has_ended => Poll::Ready(Err(Event::ServerEnded)),
+            Ok(None) | Err(_) => Poll::Ready(Err(Event::ServerLost)),
+        }
+    }
+
+    /// Forwards whole messages, and long ones as they come. Gives how much of `bytes` is done with.
+    fn take_server(&mut self, parameters: &mut crate::link::Parameters, bytes: &[u8]) -> Result<usize, Event> {
+        let now = Instant::now();
+        let mut at = self.streaming_down.min(bytes.len());
+        self.streaming_down -= at;
+        while let Some(frame) = peek(&bytes[at..]).map_err(|_| Event::ServerLost)? {
+            let rest = bytes.len() - at;
+            if frame.len > rest {
+                if !frame.is_small() {
+                    self.tracker.received(frame.kind, &[], now);
+                    self.streaming_down = frame.len - rest;
+                    at = bytes.len();
+                }
+                break;
+            }
+            let body = &bytes[at + HEADER..at + frame.len];
+            match self.tracker.received(frame.kind, body, now) {
+                Received::Nothing => {}
+                Received::Ready { took } => {
+                    if let Some(took) = took {
+                        self.shared.counters(self.door).cycle(took);
+                    }
+                }
+                Received::Parameter => record_parameter(parameters, body),
+                Received::Error => {
+                    let failure = Failure::parse(body);
+                    if failure.is_server_leaving() {
+                        // Ours to handle, not the client's. What came before it is the client's.
+                        self.to_client.extend_from_slice(&bytes[..at]);
+                        return Err(Event::ServerLost);
+                    }
+                    self.has_ended |= failure.is_fatal;
+                    self.shared.counters(self.door).error(&failure.code, false);
+                }
+            }
+            at += frame.len;
+        }
+        self.to_client.extend_from_slice(&bytes[..at]);
+        Ok(at)
+    }
+
+    /// Gives whether anything moved.
+    fn to_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<bool, Event>> {
+        let mut has_moved = false;
+        while !self.outbox.is_empty() {
+            let written = ready!(write(link, cx, &self.outbox))?;
+            consume(&mut self.outbox, written);
+            has_moved = true;
+        }
+        if !self.void.is_empty() {
+            self.answer_void().map_err(Event::ClientMalformed)?;
+        }
+        if self.streaming_up > 0 {
+            let count = self.streaming_up.min(self.inbox.len());
+            if count == 0 {
+                return Poll::Ready(Ok(has_moved));
+            }
+            let written = ready!(write(link, cx, &self.inbox[..count]))?;
+            self.streaming_up -= written;
+            self.tracker.sent_more(&self.inbox[..written], self.streaming_up == 0);
+            consume(&mut self.inbox, written);
+            return Poll::Ready(Ok(true));
+        }
+        if self.is_paused && !self.tracker.is_within() {
+            return Poll::Ready(Ok(has_moved));
+        }
+        let end = self.sendable().map_err(Event::ClientMalformed)?;
+        if end == 0 {
+            let is_leaving = self.void.is_empty() && self.inbox.first() == Some(&b'X');
+            return Poll::Ready(if is_leaving { Err(Event::ClientGone) } else { Ok(has_moved) });
+        }
+        let written = ready!(write(link, cx, &self.inbox[..end]))?;
+        self.count_sent(end, written);
+        Poll::Ready(Ok(true))
+    }
+
+    /// How much of the inbox may be written: whole messages, and a long one as far as it is there.
+    fn sendable(&self) -> Result<usize, Malformed> {
+        let mut at = 0;
+        if !self.void.is_empty() {
+            return Ok(0);
+        }
+        while let Some(Frame { kind, len }) = peek(&self.inbox[at..])? {
+            let rest = self.inbox.len() - at;
+            if kind == b'X' {
+                break;
+            }
+            if len > rest {
+                return Ok(if (Frame { kind, len }).is_small() { at } else { self.inbox.len() });
+            }
+            at += len;
+            if self.is_paused && matches!(kind, b'Q' | b'S' | b'F') {
+                break;
+            }
+        }
+        Ok(at)
+    }
+
+    /// Everything whose first byte is among the `written` is in flight now.
+    fn count_sent(&mut self, end: usize, written: usize) {
+        let now = Instant::now();
+        let mut at = 0;
+        while at < written {
+            // `sendable` has read these heads already.
+            let Ok(Some(frame)) = peek(&self.inbox[at..end]) else { break };
+            let is_whole = at + frame.len <= end;
+            let next = if is_whole { at + frame.len } else { end };
+            self.tracker.sent(frame.kind, &self.inbox[at..next], is_whole, now);
+            if !is_whole {
+                self.streaming_up = frame.len - (end - at);
+            }
+            at = next;
+        }
+        if at > written {
+            self.outbox.extend_from_slice(&self.inbox[written..at]);
+        }
+        consume(&mut self.inbox, at);
+    }
+
+    /// Answers what was meant for a lost server.
+    fn answer_void(&mut self) -> Result<(), Malformed> {
+        loop {
+            if self.void.message > 0 {
+                let count = self.void.message.min(self.inbox.len());
+                self.drop_void(count);
+                self.void.message -= count;
+                if self.void.message > 0 {
+                    return Ok(());
+                }
+            }
+            if !self.void.until_sync && self.void.bytes == 0 {
+                return Ok(());
+            }
+            let Some(frame) = peek(&self.inbox)? else { return Ok(()) };
+            if frame.len > self.inbox.len() && frame.is_small() {
+                return Ok(());
+            }
+            match (self.void.until_sync, frame.kind) {
+                (_, b'X') => {
+                    self.void = Void::default();
+                    return Ok(());
+                }
+                (true, b'S') => {
+                    self.void.until_sync = false;
+                    message::ready(&mut self.to_client, crate::tracker::IDLE);
+                }
+                (false, b'S') => message::ready(&mut self.to_client, crate::tracker::IDLE),
+                (false, b'Q' | b'F') => {
+                    self.not_begun();
+                    message::ready(&mut self.to_client, crate::tracker::IDLE);
+                }
+                (false, b'P' | b'B' | b'E' | b'D' | b'C' | b'H') => {
+                    self.not_begun();
+                    self.void.until_sync = true;
+                }
+                _ => {}
+            }
+            self.void.message = frame.len;
+        }
+    }
+
+    fn drop_void(&mut self, count: usize) {
+        self.void.bytes = self.void.bytes.saturating_sub(count);
+        consume(&mut self.inbox, count);
+    }
+
+    /// For what the client sent right behind a statement that was lost: it may depend on it, so it is not executed.
+    fn not_begun(&mut self) {
+        self.error(
+            Severity::Error,
+            sqlstate::SERIALIZATION_FAILURE,
+            "an earlier statement was lost with the database server; this one was not begun and may be repeated",
+        );
+    }
+}
+
+fn write(link: &mut Link, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Event>> {
+    match ready!(Pin::new(&mut link.stream).poll_write(cx, bytes)) {
+        Ok(0) | Err(_) => Poll::Ready(Err(Event::ServerLost)),
+        Ok(written) => Poll::Ready(Ok(written)),
+    }
+}

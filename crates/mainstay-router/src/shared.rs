@@ -1,0 +1,332 @@
+//! What all sessions share: the policy and targets in force, the server connections that exist, cancel keys and
+//! counters.
+//!
+//! Never decides who is primary: it only publishes what it was told.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::metrics::DoorCounters;
+use crate::protocol::{Policy, Server, Targets};
+use crate::scram::{ClientKeys, Verifier, salt_of};
+
+/// Connections that are made to servers at the same time: a new primary meets a queue, not a stampede.
+const CONNECTING: usize = 32;
+
+/// Keys towards servers that are remembered: roles times members, with room for changed passwords.
+const MAX_KEYS: usize = 256;
+
+/// Which listener a client came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Write,
+    Read,
+}
+
+/// A policy and what is derived from it.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) policy: Policy,
+    verifiers: BTreeMap<String, VerifierCell>,
+}
+
+struct VerifierCell(Verifier);
+
+impl std::fmt::Debug for VerifierCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Verifier(***)")
+    }
+}
+
+impl InForce {
+    /// Derives the verifiers; takes some milliseconds a role.
+    pub(crate) fn new(policy: Policy, secret: &[u8; 32]) -> Self {
+        let verifiers = policy
+            .roles
+            .iter()
+            .map(|(role, password)| {
+                (role.clone(), VerifierCell(Verifier::derive(password.expose(), salt_of(role, secret))))
+            })
+            .collect();
+        Self { policy, verifiers }
+    }
+}
+
+/// What sessions watch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) policy: Option<Arc<InForce>>,
+    pub(crate) targets: Option<Arc<Targets>>,
+    pub(crate) is_stopping: bool,
+}
+
+/// Where a session's statements go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) server: Server,
+    /// It is used as the primary, so it must not answer once another is.
+    pub(crate) is_primary: bool,
+}
+
+impl View {
+    /// Where a new server connection goes; `None`: hold.
+    pub(crate) fn route(&self, door: Door, turn: usize) -> Option<Route> {
+        let targets = self.targets.as_ref()?;
+        let primary = || targets.write.clone().map(|server| Route { server, is_primary: true });
+        match door {
+            Door::Write => primary(),
+            Door::Read if targets.read.is_empty() => primary(),
+            Door::Read => {
+                let server = targets.read[turn % targets.read.len()].clone();
+                Some(Route { server, is_primary: false })
+            }
+        }
+    }
+
+    pub(crate) fn hold(&self) -> Duration {
+        // Without a policy nobody comes in; the value bounds the wait of those who are in.
+        Duration::from_millis(self.policy.as_ref().map_or(1_000, |in_force| in_force.policy.hold_ms))
+    }
+}
+
+/// What became of the sessions in a failover.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Failover {
+    /// Set once targets with another primary came.
+    pub(crate) epoch: Option<u64>,
+    pub(crate) carried: u64,
+    pub(crate) ended: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) longest_hold: Duration,
+}
+
+struct CancelEntry {
+    secret: [u8; 4],
+    at: Option<CancelAt>,
+}
+
+/// A server process that can be asked to cancel.
+#[derive(Clone)]
+pub(crate) struct CancelAt {
+    pub(crate) server: Server,
+    pub(crate) process: u32,
+    pub(crate) secret: Vec<u8>,
+}
+
+type KeyName = (String, Vec<u8>, u32);
+
+/// See the module.
+pub(crate) struct Shared {
+    pub(crate) view: watch::Sender<View>,
+    pub(crate) write: DoorCounters,
+    pub(crate) read: DoorCounters,
+    pub(crate) connecting: Semaphore,
+    pub(crate) turn: AtomicU64,
+    pub(crate) failover: Mutex<Failover>,
+    /// Salts and mock verifiers come from it; kept on disk so that salts do not change.
+    pub(crate) secret: [u8; 32],
+    links: Mutex<BTreeMap<u64, Route>>,
+    link_closed: Notify,
+    next: AtomicU64,
+    cancels: Mutex<BTreeMap<u32, CancelEntry>>,
+    keys: Mutex<BTreeMap<KeyName, (String, ClientKeys)>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The maps behind these locks are consistent between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn new(secret: [u8; 32], view: View) -> Self {
+        Self {
+            view: watch::Sender::new(view),
+            write: DoorCounters::default(),
+            read: DoorCounters::default(),
+            connecting: Semaphore::new(CONNECTING),
+            turn: AtomicU64::new(0),
+            failover: Mutex::new(Failover::default()),
+            secret,
+            links: Mutex::new(BTreeMap::new()),
+            link_closed: Notify::new(),
+            next: AtomicU64::new(0),
+            cancels: Mutex::new(BTreeMap::new()),
+            keys: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    pub(crate) fn counters(&self, door: Door) -> &DoorCounters {
+        match door {
+            Door::Write => &self.write,
+            Door::Read => &self.read,
+        }
+    }
+
+    pub(crate) fn clients(&self) -> u64 {
+        self.write.clients.load(Ordering::Relaxed) + self.read.clients.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn held(&self) -> u64 {
+        self.write.held.load(Ordering::Relaxed) + self.read.held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn servers(&self) -> usize {
+        lock(&self.links).len()
+    }
+
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Failover)) {
+        change(&mut lock(&self.failover));
+    }
+
+    /// The verifier of a role; of one that does not exist, one that no proof passes.
+    pub(crate) fn verifier(&self, role: &str) -> Verifier {
+        let mock = Verifier::mock(salt_of(role, &self.secret), &self.secret);
+        let view = self.view.borrow();
+        let known = view.policy.as_ref().and_then(|in_force| in_force.verifiers.get(role));
+        known.map_or(mock, |cell| cell.0.clone())
+    }
+
+    /// The keys that prove `password` to a server, derived once.
+    pub(crate) fn client_keys(&self, role: &str, password: &str, salt: &[u8], iterations: u32) -> ClientKeys {
+        let name = (role.to_owned(), salt.to_vec(), iterations);
+        if let Some((known, keys)) = lock(&self.keys).get(&name)
+            && known == password
+        {
+            return keys.clone();
+        }
+        let keys = ClientKeys::derive(password, salt, iterations);
+        let mut all = lock(&self.keys);
+        if all.len() >= MAX_KEYS {
+            all.clear();
+        }
+        all.insert(name, (password.to_owned(), keys.clone()));
+        keys
+    }
+
+    /// Counts a server connection, before it is made.
+    pub(crate) fn register(self: &Arc<Self>, door: Door, route: Route) -> Registered {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        lock(&self.links).insert(number, route);
+        self.counters(door).servers.fetch_add(1, Ordering::Relaxed);
+        Registered { shared: Arc::clone(self), door, number }
+    }
+
+    /// Waits until no connection is left that takes another server than `primary` for the primary.
+    pub(crate) async fn only_primary_left(&self, primary: &Server) {
+        loop {
+            let closed = self.link_closed.notified();
+            tokio::pin!(closed);
+            closed.as_mut().enable();
+            if lock(&self.links).values().all(|route| !route.is_primary || route.server == *primary) {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    /// Gives a session a cancel key of its own.
+    pub(crate) fn issue_cancel(self: &Arc<Self>) -> std::io::Result<CancelKey> {
+        let secret = crate::random::number()?;
+        let mut cancels = lock(&self.cancels);
+        // Process numbers are of no secrecy; a free one is found at once, there are far fewer sessions.
+        let mut process = crate::random::number()? >> 1;
+        while process == 0 || cancels.contains_key(&process) {
+            process = process.wrapping_add(1) & 0x7fff_ffff;
+        }
+        cancels.insert(process, CancelEntry { secret: secret.to_be_bytes(), at: None });
+        Ok(CancelKey { shared: Arc::clone(self), process, secret })
+    }
+
+    /// The server process that a client's cancel request means.
+    pub(crate) fn cancel_target(&self, process: u32, secret: &[u8]) -> Option<CancelAt> {
+        let cancels = lock(&self.cancels);
+        let entry = cancels.get(&process)?;
+        bool::from(entry.secret.as_slice().ct_eq(secret)).then(|| entry.at.clone()).flatten()
+    }
+}
+
+/// A server connection that is counted until this is dropped.
+pub(crate) struct Registered {
+    shared: Arc<Shared>,
+    door: Door,
+    number: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        lock(&self.shared.links).remove(&self.number);
+        self.shared.counters(self.door).servers.fetch_sub(1, Ordering::Relaxed);
+        self.shared.link_closed.notify_waiters();
+    }
+}
+
+/// A session's cancel key.
+pub(crate) struct CancelKey {
+    shared: Arc<Shared>,
+    pub(crate) process: u32,
+    pub(crate) secret: u32,
+}
+
+impl CancelKey {
+    /// From now on it cancels there.
+    pub(crate) fn point(&self, at: Option<CancelAt>) {
+        if let Some(entry) = lock(&self.shared.cancels).get_mut(&self.process) {
+            entry.at = at;
+        }
+    }
+}
+
+impl Drop for CancelKey {
+    fn drop(&mut self) {
+        lock(&self.shared.cancels).remove(&self.process);
+    }
+}
+
+/// A client session that is counted until this is dropped.
+pub(crate) struct ClientCount {
+    pub(crate) shared: Arc<Shared>,
+    door: Door,
+}
+
+impl ClientCount {
+    pub(crate) fn new(shared: Arc<Shared>, door: Door) -> Self {
+        shared.counters(door).clients.fetch_add(1, Ordering::Relaxed);
+        Self { shared, door }
+    }
+}
+
+impl Drop for ClientCount {
+    fn drop(&mut self) {
+        self.shared.counters(self.door).clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A hold that is counted and measured until this is dropped.
+pub(crate) struct Held {
+    shared: Arc<Shared>,
+    door: Door,
+    since: Instant,
+}
+
+impl Held {
+    pub(crate) fn new(shared: Arc<Shared>, door: Door) -> Self {
+        shared.counters(door).held.fetch_add(1, Ordering::Relaxed);
+        Self { shared, door, since: Instant::now() }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let counters = self.shared.counters(self.door);
+        counters.held.fetch_sub(1, Ordering::Relaxed);
+        let took = self.since.elapsed();
+        counters.hold.record(took);
+        self.shared.note(|failover| failover.longest_hold = failover.longest_hold.max(took));
+    }
+}

@@ -1,0 +1,143 @@
+use super::*;
+use crate::message;
+
+fn simple(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    message::query(&mut out, text);
+    out
+}
+
+fn parse(name: &str, text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    message::put(&mut out, b'P', |out| {
+        message::put_string(out, name.as_bytes());
+        message::put_string(out, text.as_bytes());
+        out.extend_from_slice(&[0, 0]);
+    });
+    out
+}
+
+fn sent(tracker: &mut Tracker, message: &[u8]) {
+    tracker.sent(message[0], message, true, Instant::now());
+}
+
+fn send_kinds(tracker: &mut Tracker, kinds: &[u8]) {
+    for kind in kinds {
+        sent(tracker, &[*kind, 0, 0, 0, 4]);
+    }
+}
+
+fn receive(tracker: &mut Tracker, messages: &[(u8, &[u8])]) {
+    for (kind, body) in messages {
+        tracker.received(*kind, body, Instant::now());
+    }
+}
+
+#[test]
+fn a_statement_is_in_flight_until_ready_for_query() {
+    let mut tracker = Tracker::new();
+    assert_eq!(tracker.fate(), Fate::Carry);
+    sent(&mut tracker, &simple("insert into t values (1)"));
+    assert_eq!(tracker.fate(), Fate::Unknown);
+    receive(&mut tracker, &[(b'C', b"INSERT 0 1\0")]);
+    assert_eq!(tracker.fate(), Fate::Unknown);
+    receive(&mut tracker, &[(b'Z', b"I")]);
+    assert_eq!(tracker.fate(), Fate::Carry);
+}
+
+#[test]
+fn an_open_transaction_ends_with_its_server() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &simple("begin"));
+    receive(&mut tracker, &[(b'Z', b"T")]);
+    assert_eq!(tracker.fate(), Fate::End { reason: "an open transaction" });
+    sent(&mut tracker, &simple("commit"));
+    assert_eq!(tracker.fate(), Fate::UnknownAndEnd);
+    receive(&mut tracker, &[(b'Z', b"I")]);
+    assert_eq!(tracker.fate(), Fate::Carry);
+}
+
+#[test]
+fn pipelined_batches_are_owed_one_by_one() {
+    let mut tracker = Tracker::new();
+    send_kinds(&mut tracker, b"BESBESBE");
+    receive(&mut tracker, &[(b'Z', b"I")]);
+    assert_eq!(tracker.lose(), Owed { cycles: 1, is_batch_open: true });
+    assert_eq!(tracker.fate(), Fate::Carry);
+}
+
+#[test]
+fn named_statements_are_kept_once_the_server_has_them() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse("a", "select 1"));
+    sent(&mut tracker, &parse("b", "select x"));
+    send_kinds(&mut tracker, b"S");
+    // The second fails: what follows it is skipped.
+    receive(&mut tracker, &[(b'1', b""), (b'E', b""), (b'Z', b"I")]);
+    assert_eq!(tracker.statements().len(), 1);
+    sent(&mut tracker, &parse("", "select 2"));
+    sent(&mut tracker, &parse("b", "select 3"));
+    sent(&mut tracker, b"C\0\0\0\x07Sa\0");
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'1', b""), (b'1', b""), (b'3', b""), (b'Z', b"I")]);
+    assert_eq!(tracker.statements().iter().map(|kept| kept.to_vec()).collect::<Vec<_>>(), [parse("b", "select 3")]);
+    assert_eq!(tracker.fate(), Fate::Carry);
+    assert_eq!(tracker.statement_bytes, parse("b", "select 3").len());
+}
+
+#[test]
+fn more_statements_than_are_kept_tie_the_session() {
+    let mut tracker = Tracker::new();
+    for number in 0..=MAX_STATEMENTS {
+        sent(&mut tracker, &parse(&number.to_string(), "select 1"));
+        send_kinds(&mut tracker, b"S");
+        receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
+    }
+    assert!(matches!(tracker.fate(), Fate::End { .. }));
+}
+
+#[test]
+fn a_sync_that_a_copying_server_ignores_is_not_waited_for() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse("", "copy t from stdin"));
+    send_kinds(&mut tracker, b"BES");
+    receive(&mut tracker, &[(b'1', b""), (b'2', b""), (b'G', b"")]);
+    send_kinds(&mut tracker, b"ddcS");
+    assert_eq!(tracker.fate(), Fate::Unknown);
+    receive(&mut tracker, &[(b'C', b"COPY 2\0"), (b'Z', b"I")]);
+    assert_eq!(tracker.fate(), Fate::Carry);
+}
+
+#[test]
+fn a_simple_copy_in_is_one_cycle() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &simple("copy t from stdin"));
+    receive(&mut tracker, &[(b'G', b"")]);
+    send_kinds(&mut tracker, b"ddc");
+    assert_eq!(tracker.fate(), Fate::Unknown);
+    receive(&mut tracker, &[(b'C', b"COPY 2\0"), (b'Z', b"I")]);
+    assert_eq!(tracker.fate(), Fate::Carry);
+}
+
+#[test]
+fn ties_last_until_discard_all() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &simple("listen x"));
+    receive(&mut tracker, &[(b'Z', b"I")]);
+    assert_eq!(tracker.fate(), Fate::End { reason: "LISTEN" });
+    sent(&mut tracker, &simple("discard all"));
+    receive(&mut tracker, &[(b'C', b"DISCARD ALL\0"), (b'Z', b"I")]);
+    assert_eq!(tracker.fate(), Fate::Carry);
+}
+
+#[test]
+fn a_text_that_streams_is_looked_at_to_its_end() {
+    let mut tracker = Tracker::new();
+    let message = simple(&format!("select '{}'; listen x", "y".repeat(20_000)));
+    tracker.sent(b'Q', &message[..9_000], false, Instant::now());
+    tracker.sent_more(&message[9_000..20_000], false);
+    assert!(!tracker.is_quiet());
+    tracker.sent_more(&message[20_000..], true);
+    receive(&mut tracker, &[(b'Z', b"I")]);
+    assert_eq!(tracker.fate(), Fate::End { reason: "LISTEN" });
+}
