@@ -8,7 +8,6 @@ mod cgroup;
 pub mod client;
 pub mod durable;
 pub mod ids;
-pub mod inherited;
 pub mod keep;
 pub mod launch;
 pub mod logs;
@@ -20,6 +19,8 @@ mod sys;
 pub mod wire;
 
 use mainstay_types::Timestamp;
+
+pub use sys::inherited;
 
 /// Name of keep's socket in the runtime folder.
 pub const SOCKET: &str = "keep.sock";

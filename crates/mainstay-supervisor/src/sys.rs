@@ -4,6 +4,8 @@
 //! memory is allocated and no lock is taken.
 #![expect(unsafe_code, reason = "fork, execveat, signalfd and PIDFD_GET_INFO have no safe interface")]
 
+pub mod inherited;
+
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
