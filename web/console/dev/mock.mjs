@@ -1,6 +1,6 @@
 // Plays fixtures to the built console, for looking at it without a stack. Development only.
 //   node dev/mock.mjs [PORT]     then open http://console.localhost:PORT/?scene=failover#token=x
-// Scenes: ready, idle, failover, rejoin, starting, empty, many, play (a failover in a loop), lost, signed-out.
+// Scenes: ready, idle, failover, rejoin, starting, empty, many, play (a failover in a loop), lost, session-over, signed-out.
 import { createServer } from "node:http";
 import { readFileSync } from "node:fs";
 import { extname, join, normalize } from "node:path";
@@ -21,6 +21,7 @@ const FIXTURE_AT = read("ready.status").at;
 const FILES = {
   ready: ["ready.status", "ready.traffic", "ready.events"],
   lost: ["ready.status", "ready.traffic", "ready.events"],
+  "session-over": ["ready.status", "ready.traffic", "ready.events"],
   idle: ["ready.status", "idle.traffic", "ready.events"],
   failover: ["failover.status", "failover.traffic", "failover.events"],
   rejoin: ["rejoin.status", "ready.traffic", "failover.events"],
@@ -50,7 +51,7 @@ function stream(request, response, scene) {
     send("traffic", fresh(read(traffic), now - FIXTURE_AT));
     if (scene === "play" && step % 4 === 0) for (const event of read(events)) send("event", fresh(event, by));
     step += 1;
-    if (scene === "lost" && step === 2) response.destroy();
+    if ((scene === "lost" || scene === "session-over") && step === 2) response.destroy();
   };
   beat();
   const timer = setInterval(beat, 1000);
@@ -65,12 +66,13 @@ createServer((request, response) => {
   if (pathname === "/login") return response.writeHead(204, { "set-cookie": "mainstay_session=x; HttpOnly; SameSite=Strict; Path=/" }).end();
   if (pathname.startsWith("/api/") && scene === "signed-out") return json(401, { status: 401, code: "MS4010", title: "no console session", help: null });
   if (pathname.startsWith("/api/") && scene === "lost" && lostAnswers++ > 2) return request.destroy();
+  if (pathname.startsWith("/api/") && scene === "session-over" && lostAnswers++ > 2) return json(401, { status: 401, code: "MS4010", title: "no console session", help: null });
   const [status, , events] = FILES[scene === "play" ? "ready" : scene] ?? FILES.ready;
   const by = Date.now() * 1000 - FIXTURE_AT;
   if (pathname === "/api/v1/status") return json(200, fresh(read(status), by));
   if (pathname === "/api/v1/events") return json(200, fresh(read(events), by));
   if (pathname === "/api/v1/stream") return stream(request, response, scene);
-  if (pathname === "/" && scene === "lost") lostAnswers = 0;
+  if (pathname === "/") lostAnswers = 0;
   try {
     const file = join(root, "dist", normalize(pathname === "/" ? "/index.html" : pathname));
     const bytes = readFileSync(file);

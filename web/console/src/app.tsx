@@ -13,7 +13,7 @@ const EVENTS_SHOWN = 60;
 export function App() {
   const now = link.value;
   const shown = status.value;
-  if (now.kind === "signed-out") {
+  if (now.kind === "signed-out" && shown === null) {
     return (
       <Notice title="This console opens with a link">
         <p>
@@ -28,6 +28,7 @@ export function App() {
       loading: "Loading the picture of the stack",
       starting: "The control plane is starting",
       lost: "mainstay does not answer; trying again",
+      "signed-out": "This console opens with a link",
       live: "Loading the picture of the stack",
     };
     return (
@@ -122,6 +123,13 @@ function short(url: string): string {
 
 function Lost() {
   const ago = heard.value === null ? "" : `, last seen ${duration(tick.value - heard.value)} ago`;
+  if (link.value.kind === "signed-out") {
+    return (
+      <p class="banner" role="alert">
+        <strong>This session is over{ago}.</strong> Run <code>mainstay console</code> and open the link it prints.
+      </p>
+    );
+  }
   return (
     <p class="banner" role="alert">
       <strong>No connection to the control plane{ago}.</strong> Traffic and databases go on without it. Trying again…
