@@ -1,13 +1,14 @@
 //! The real Prometheus and Alertmanager read what is rendered, start, guard their doors and scrape.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use mainstay_stack::model::Observe;
-use mainstay_supervisor::protocol::SpawnSpec;
+use mainstay_supervisor::protocol::{SpawnSpec, User};
 use mainstay_telemetry::{
     NotReady, Page, Settings, Target, USER_NAME, alertmanager_spec, find_programs, host_metrics, probe_ready,
     prometheus_spec, write_config, write_targets,
@@ -48,6 +49,9 @@ fn start(spec: &SpawnSpec) -> Child {
     let log = std::fs::File::create(&spec.log).expect("makes the log");
     let mut command = tokio::process::Command::new(&spec.argv[0]);
     command.args(&spec.argv[1..]).env_clear().current_dir(&spec.dir).kill_on_drop(true);
+    if let Some(user) = &spec.user {
+        command.uid(user.uid).gid(user.gid);
+    }
     command.envs(spec.env.iter().map(|(name, value)| (name, value.expose())));
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("clones")).stderr(log);
     command.spawn().expect("starts")
@@ -186,6 +190,33 @@ async fn prometheus_scrapes_instances_and_pages_and_refuses_strangers() {
     until_query(settings.prometheus_port, "made_by_the_application", "\"instance\":\"backend-1\"").await;
     until_query(settings.prometheus_port, "page_of_the_control_plane{job=\"postgres\"}", "\"postgres\"").await;
     until_query(settings.prometheus_port, "up{job=\"prometheus\"}", ",\"1\"]").await;
+}
+
+/// Started as root, mainstay gives each child a user of its own: it must be able to read what root wrote.
+#[tokio::test]
+async fn an_unprivileged_user_can_run_on_what_root_wrote() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Only root can give files away; the other tests cover the case without.
+    }
+    // "nobody": on every Linux, and owner of nothing.
+    let user = User { uid: 65_534, gid: 65_534 };
+    let state = tempfile::tempdir().expect("folder");
+    std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o711)).expect("opens the way");
+    let settings = Settings { user: Some(user.clone()), ..settings(state.path(), 7700) };
+    write_config(&settings).expect("writes");
+    for (name, port) in [("prometheus", settings.prometheus_port), ("alertmanager", settings.alertmanager_port)] {
+        let log = state.path().join(format!("{name}.log"));
+        let programs = find_programs();
+        let nonce = Nonce::from_bytes([9; 16]);
+        let spec = match name {
+            "prometheus" => prometheus_spec(&settings, &programs.prometheus.expect("installed"), nonce, log.clone()),
+            _ => alertmanager_spec(&settings, &programs.alertmanager.expect("installed"), nonce, log.clone()),
+        };
+        let _child = start(&spec.expect("valid"));
+        until_ready(port, &log).await;
+    }
+    let mode = std::fs::metadata(settings.dir.join("password")).expect("meta").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o640);
 }
 
 #[tokio::test]

@@ -20,6 +20,14 @@ test("the worst part is named, the others are counted", () => {
   expect(othersWrong(status("failover"))).toBe(2);
 });
 
+test("an instance is named before the service that only repeats it", () => {
+  const of = status("ready");
+  const isBroken = (name: string) => name === "backend" || name === "backend-2";
+  const boxes = of.boxes.map((box) => (isBroken(box.name) ? { ...box, state: "failed" as const } : box));
+  expect(overallSentence({ ...of, boxes }, of.at)).toBe("backend-2 is down");
+  expect(othersWrong({ ...of, boxes })).toBe(0);
+});
+
 test("going down counts what is left", () => {
   const going = { ...status("ready"), is_stopping: true };
   expect(overallSentence(going, going.at)).toBe("Going down: 13 parts left");
