@@ -1,4 +1,5 @@
 //! Both servers, real, on a free port and a socket.
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

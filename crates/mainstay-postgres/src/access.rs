@@ -1,4 +1,4 @@
-//! A held connection to one member on its own socket.
+//! Held connections to one member on its own socket.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -67,14 +67,26 @@ pub enum AccessError {
     },
 }
 
-/// The way into one member, as one role in one database. Clones share the connection, which is made when it
-/// is first needed and again after it broke.
+/// What a held connection is for. Answers come in the order of the questions, so each use has its own: behind
+/// a checkpoint or a slow page of metrics a healthy server would look silent, and be failed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Looks and promotion: every answer comes at once.
+    Look,
+    /// Changes that may take their time.
+    Work,
+    /// Pages of metrics.
+    Metrics,
+}
+
+/// The way into one member, as one role in one database. Clones share its connections, which are made when
+/// first needed and again after they broke.
 #[derive(Clone)]
 pub struct Access {
     member: Member,
     role: String,
     config: Arc<tokio_postgres::Config>,
-    held: Arc<Mutex<Option<Arc<Client>>>>,
+    held: Arc<[Mutex<Option<Arc<Client>>>; 3]>,
 }
 
 impl std::fmt::Debug for Access {
@@ -121,15 +133,15 @@ impl Access {
         &self.role
     }
 
-    /// The held connection, made anew when it broke.
+    /// The held connection for this use, made anew when it broke.
     ///
     /// **Errors**: as [`AccessError`].
-    pub async fn client(&self) -> Result<Arc<Client>, AccessError> {
-        if let Some(client) = self.held().clone().filter(|client| !client.is_closed()) {
+    pub async fn client(&self, what_for: Use) -> Result<Arc<Client>, AccessError> {
+        if let Some(client) = self.held(what_for).clone().filter(|client| !client.is_closed()) {
             return Ok(client);
         }
         let client = Arc::new(self.connect().await?);
-        *self.held() = Some(Arc::clone(&client));
+        *self.held(what_for) = Some(Arc::clone(&client));
         Ok(client)
     }
 
@@ -147,13 +159,19 @@ impl Access {
         Ok(client)
     }
 
-    /// Lets go of the held connection: after a missed deadline its answers would come late and out of place.
-    pub fn let_go(&self) {
-        *self.held() = None;
+    /// Lets go of a held connection: after a missed deadline its next answer would be the one before.
+    pub fn let_go(&self, what_for: Use) {
+        *self.held(what_for) = None;
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Option<Arc<Client>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self, what_for: Use) -> std::sync::MutexGuard<'_, Option<Arc<Client>>> {
+        let [look, work, metrics] = &*self.held;
+        let held = match what_for {
+            Use::Look => look,
+            Use::Work => work,
+            Use::Metrics => metrics,
+        };
+        held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn explain(&self, error: tokio_postgres::Error) -> AccessError {

@@ -6,7 +6,7 @@ use mainstay_types::{Lsn, Member, Timeline};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::access::{Access, AccessError};
+use crate::access::{Access, AccessError, Use};
 use crate::config;
 #[cfg(test)]
 use crate::probe;
@@ -70,11 +70,11 @@ pub async fn promote(access: &Access) -> Result<Promoted, ClusterError> {
             Ok(Ok(false)) => "it is in recovery".clone_into(&mut last),
             Ok(Err(error @ AccessError::Denied { .. })) => return Err(error.into()),
             Ok(Err(error)) => {
-                access.let_go();
+                access.let_go(Use::Look);
                 last = error.to_string();
             }
             Err(_) => {
-                access.let_go();
+                access.let_go(Use::Look);
                 "it does not answer".clone_into(&mut last);
             }
         }
@@ -85,7 +85,7 @@ pub async fn promote(access: &Access) -> Result<Promoted, ClusterError> {
 
 /// Whether it is out of recovery; if not, it was asked again to be.
 async fn ask_promotion(access: &Access) -> Result<bool, AccessError> {
-    let client = access.client().await?;
+    let client = access.client(Use::Look).await?;
     let row = client.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(|error| access.explain(error))?;
     if !row.get::<_, bool>(0) {
         return Ok(true);
@@ -100,7 +100,7 @@ async fn ask_promotion(access: &Access) -> Result<bool, AccessError> {
 
 /// Timeline of a primary and where it began, from the history file that the promotion wrote.
 async fn beginning(access: &Access) -> Result<(Timeline, Lsn), AccessError> {
-    let client = access.client().await?;
+    let client = access.client(Use::Look).await?;
     let row = client
         .query_one("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), pg_current_wal_lsn()::text", &[])
         .await
@@ -134,9 +134,14 @@ pub async fn set_synchronous(access: &Access, standbys: &[Member]) -> Result<Dur
     let change = change_synchronous(access, standbys, &mut last);
     let done = tokio::time::timeout(SYNCHRONOUS_WITHIN, change).await;
     match done {
-        Ok(result) => result.map(|()| begun.elapsed()),
+        Ok(result) => {
+            if result.is_err() {
+                access.let_go(Use::Work);
+            }
+            result.map(|()| begun.elapsed())
+        }
         Err(_) => {
-            access.let_go();
+            access.let_go(Use::Work);
             let (member, what) = (access.member(), "synchronous_standby_names");
             Err(ClusterError::NotInTime { member, what, within: SYNCHRONOUS_WITHIN, last })
         }
@@ -144,8 +149,8 @@ pub async fn set_synchronous(access: &Access, standbys: &[Member]) -> Result<Dur
 }
 
 async fn change_synchronous(access: &Access, standbys: &[Member], last: &mut String) -> Result<(), ClusterError> {
-    // The held connection: a new one costs its authentication, while writers wait for a dead standby.
-    let client = access.client().await?;
+    // A held connection: a new one costs its authentication, while writers wait for a dead standby.
+    let client = access.client(Use::Work).await?;
     let explain = |error| ClusterError::Access(access.explain(error));
     if text(&client, "SELECT pg_is_in_recovery()::text").await.map_err(explain)? == "true" {
         return Err(ClusterError::IsStandby(access.member()));

@@ -78,7 +78,7 @@ pub fn settings_text(
         String::from("# Written by mainstay at every start: changes are lost. Use [database] in mainstay.toml.\n");
     let socket = format!("\"{}\"", layout.socket_dir(member).display());
     let connections = settings.max_connections.to_string();
-    let cluster = format!("mainstay-{member}");
+    let cluster = cluster_name(member);
     let conninfo = follow.map(|primary| conninfo(layout, member, primary)).unwrap_or_default();
     let ours: &[(&str, &str)] = &[
         ("listen_addresses", ""),
@@ -158,6 +158,11 @@ fn conninfo(layout: &Layout, member: Member, primary: Member) -> String {
     format!(
         "host={host} port={PORT} user={REPLICATION_ROLE} passfile={passfile} application_name={name} connect_timeout=5"
     )
+}
+
+/// Name of a member's server, in the titles of its processes.
+pub(crate) fn cluster_name(member: Member) -> String {
+    format!("mainstay-{member}")
 }
 
 /// Name under which a standby streams, as in `synchronous_standby_names`.

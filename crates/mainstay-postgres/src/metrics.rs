@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use crate::access::{Access, AccessError};
+use crate::access::{Access, AccessError, Use};
 
 /// Time for one page.
 pub const METRICS_WITHIN: Duration = Duration::from_secs(2);
@@ -64,12 +64,12 @@ pub async fn metrics(access: &Access) -> String {
         Ok(Err(error)) => error,
         Err(_) => AccessError::Silent { member, within: METRICS_WITHIN },
     };
-    access.let_go();
+    access.let_go(Use::Metrics);
     up(0) + &format!("# {}\n", error.to_string().replace('\n', " "))
 }
 
 async fn page(access: &Access) -> Result<String, AccessError> {
-    let client = access.client().await?;
+    let client = access.client(Use::Metrics).await?;
     let member = access.member().to_string();
     let explain = |error| access.explain(error);
     let mut text = String::new();

@@ -7,7 +7,7 @@ use mainstay_decide::observed::MemberAnswer;
 use mainstay_types::{Lsn, Member, Timeline};
 use tokio_postgres::Row;
 
-use crate::access::{Access, AccessError};
+use crate::access::{Access, AccessError, Use};
 use crate::config;
 
 /// Time for one look: it is taken every 250 ms.
@@ -34,19 +34,19 @@ SELECT pg_is_in_recovery(),
 /// **Errors**: `Silent` when it is there and does not answer; the others say why it cannot be asked.
 pub async fn probe(access: &Access) -> Result<MemberAnswer, AccessError> {
     let look = async {
-        let client = access.client().await?;
+        let client = access.client(Use::Look).await?;
         let row = client.query_one(QUESTION, &[]).await.map_err(|error| access.explain(error))?;
         read(access.member(), &row)
     };
     match tokio::time::timeout(LOOK_WITHIN, look).await {
         Ok(answer) => {
             if answer.is_err() {
-                access.let_go();
+                access.let_go(Use::Look);
             }
             answer
         }
         Err(_) => {
-            access.let_go();
+            access.let_go(Use::Look);
             Err(AccessError::Silent { member: access.member(), within: LOOK_WITHIN })
         }
     }

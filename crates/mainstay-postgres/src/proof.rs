@@ -10,6 +10,7 @@ use std::path::Path;
 
 use mainstay_types::{Member, Seen, Timestamp};
 
+use crate::config;
 use crate::layout::Layout;
 
 /// What was found.
@@ -34,14 +35,14 @@ pub fn is_alive(layout: &Layout, member: Member, now: Timestamp) -> Seen<bool> {
 
 /// The same, with the reason.
 pub fn check(layout: &Layout, member: Member) -> Proof {
-    match look(&layout.data(member)) {
+    match look(&layout.data(member), &config::cluster_name(member)) {
         Ok(true) => Proof::Alive,
         Ok(false) => Proof::Dead,
         Err(error) => Proof::Unknown(error.to_string()),
     }
 }
 
-fn look(data: &Path) -> io::Result<bool> {
+fn look(data: &Path, cluster_name: &str) -> io::Result<bool> {
     let lock = match std::fs::read_to_string(data.join("postmaster.pid")) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -49,13 +50,13 @@ fn look(data: &Path) -> io::Result<bool> {
     };
     if let Some(segment) = lock.as_deref().and_then(segment_of) {
         let table = std::fs::read_to_string("/proc/sysvipc/shm")?;
-        if attachments(&table, segment)?.is_some_and(|count| count > 0) {
-            return Ok(true);
+        if let Some(count) = attachments(&table, segment)? {
+            return Ok(count > 0);
         }
     }
     // No segment yet (it is starting), none any more, or none that we may see (another IPC namespace): look for
     // the processes themselves. Servers work in their data directory.
-    works_in(data)
+    works_in(data, cluster_name)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,13 +92,12 @@ fn attachments(table: &str, segment: Segment) -> io::Result<Option<u64>> {
 }
 
 /// Whether a process named `postgres` has `data` as its working directory. Zombies have none.
-fn works_in(data: &Path) -> io::Result<bool> {
+fn works_in(data: &Path, cluster_name: &str) -> io::Result<bool> {
     let data = match std::fs::canonicalize(data) {
         Ok(path) => path,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    let mut unreadable = None;
     for entry in std::fs::read_dir("/proc")? {
         let process = entry?.path();
         let is_process = process.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
@@ -108,16 +108,28 @@ fn works_in(data: &Path) -> io::Result<bool> {
             Ok(folder) if folder == data => return Ok(true),
             Ok(_) => {}
             // Gone, or a zombie.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(_) if is_gone(&process) => {}
-            Err(error) => unreadable = Some(error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_gone(&process) => {}
+            // Another user's, and we may not look (root in a container without CAP_SYS_PTRACE may not).
+            Err(error) => match by_command_line(&process, &data, cluster_name) {
+                Some(true) => return Ok(true),
+                Some(false) => {}
+                None => return Err(error),
+            },
         }
     }
-    // A server of another user whose folder we may not see could be ours only if we had started it as that user.
-    match unreadable {
-        Some(error) if rustix::process::geteuid().is_root() => Err(error),
-        Some(_) | None => Ok(false),
+    Ok(false)
+}
+
+/// What everybody may read: a postmaster shows its `-D`, its children their cluster's name. `None`: a child of
+/// a cluster named as ours, which may be another stack's.
+fn by_command_line(process: &Path, data: &Path, cluster_name: &str) -> Option<bool> {
+    let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0);
+    if words.any(|word| word == data.as_os_str().as_encoded_bytes()) {
+        return Some(true);
     }
+    let title = format!("postgres: {cluster_name}: ");
+    if line.starts_with(title.as_bytes()) { None } else { Some(false) }
 }
 
 fn is_postgres(process: &Path) -> bool {
@@ -155,10 +167,23 @@ mod tests {
     }
 
     #[test]
+    fn a_process_whose_folder_is_hidden_is_known_by_its_command_line() {
+        let process = tempfile::tempdir().unwrap();
+        let is_ours = |line: &[u8]| {
+            std::fs::write(process.path().join("cmdline"), line).unwrap();
+            by_command_line(process.path(), Path::new("/s/pg/a/data"), "mainstay-a")
+        };
+        assert_eq!(is_ours(b"/bin/postgres\0-D\0/s/pg/a/data\0"), Some(true));
+        assert_eq!(is_ours(b"/bin/postgres\0-D\0/s/pg/b/data\0"), Some(false));
+        assert_eq!(is_ours(b"postgres: mainstay-b: walwriter "), Some(false));
+        assert_eq!(is_ours(b"postgres: mainstay-a: walwriter "), None, "it may be another stack's");
+    }
+
+    #[test]
     fn a_lock_file_that_cannot_be_read_proves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         // A folder in its place cannot be read as text, whoever reads.
         std::fs::create_dir(folder.path().join("postmaster.pid")).unwrap();
-        assert!(look(folder.path()).is_err());
+        assert!(look(folder.path(), "mainstay-a").is_err());
     }
 }

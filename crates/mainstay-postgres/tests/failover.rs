@@ -1,12 +1,14 @@
 //! The life of a cluster, with real servers: made, cloned, synchronous, killed, promoted, made whole again.
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
+#![expect(clippy::print_stdout, reason = "timings are figures that people compare")]
 
-#[expect(unreachable_pub, dead_code, reason = "shared by test programs that each use a part of it")]
+#[expect(unreachable_pub, reason = "shared by test programs")]
 mod support;
 
 use std::time::{Duration, Instant};
 
 use mainstay_decide::observed::DataDirectory;
-use mainstay_postgres::access::AccessError;
+use mainstay_postgres::access::{AccessError, Use};
 use mainstay_postgres::{clone, cluster, metrics, plain, prepare, probe, proof, start};
 use mainstay_types::{Lsn, Member, Secret, Timeline};
 use support::{Cluster, WITHIN, signal};
@@ -118,7 +120,7 @@ async fn synchronous_means_that_commits_wait_from_that_moment_until_it_is_off() 
 }
 
 async fn receiver_of(cluster: &Cluster) -> u32 {
-    let client = cluster.access[&B].client().await.unwrap();
+    let client = cluster.access[&B].client(Use::Work).await.unwrap();
     let row = client.query_one("SELECT pid FROM pg_stat_wal_receiver", &[]).await.unwrap();
     u32::try_from(row.get::<_, i32>(0)).unwrap()
 }
@@ -147,6 +149,20 @@ async fn a_frozen_server_is_alive_and_silent() {
         signal(*pid, rustix::process::Signal::CONT);
     }
     cluster.until(A, |answer| !answer.is_in_recovery).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_work_does_not_make_a_server_look_silent() {
+    let mut cluster = Cluster::new("users");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    let work = cluster.access[&A].client(Use::Work).await.unwrap();
+    let working = tokio::spawn(async move { work.execute("SELECT pg_sleep(1)", &[]).await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    probe::probe(&cluster.access[&A]).await.unwrap();
+    assert!(!working.is_finished());
+    working.await.unwrap();
     cluster.end().await;
 }
 
@@ -196,7 +212,7 @@ async fn roles_reach_their_own_database_only_and_passwords_follow() {
     cluster.start(A, None).await;
     prepare::prepare(&cluster.access[&A], "my-app", &cluster.passwords).await.unwrap();
     let hash = "SELECT string_agg(rolpassword, ' ' ORDER BY rolname) FROM pg_authid";
-    let client = cluster.access[&A].client().await.unwrap();
+    let client = cluster.access[&A].client(Use::Work).await.unwrap();
     let before: String = client.query_one(hash, &[]).await.unwrap().get(0);
     prepare::prepare(&cluster.access[&A], "my-app", &cluster.passwords).await.unwrap();
     let after: String = client.query_one(hash, &[]).await.unwrap().get(0);

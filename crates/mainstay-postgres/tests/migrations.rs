@@ -1,4 +1,5 @@
 //! Migrations against a real server.
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
 #[expect(unreachable_pub, dead_code, reason = "shared by test programs that each use a part of it")]
 mod support;

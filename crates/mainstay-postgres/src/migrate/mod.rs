@@ -167,10 +167,8 @@ pub async fn migrate(access: &Access, folder: &Path) -> Result<Vec<Applied>, Mig
     let history = history::History::open(&run).await?;
     let pending = history.pending(&migrations)?;
     let mut applied = Vec::new();
-    let mut rank = history.next_rank();
-    for migration in pending {
+    for (rank, migration) in (history.next_rank()..).zip(pending) {
         applied.push(run.apply(migration, rank).await?);
-        rank += 1;
     }
     run.execute("unlock", &format!("SELECT pg_advisory_unlock({LOCK_KEY})")).await?;
     Ok(applied)
