@@ -190,6 +190,13 @@ impl Control {
         if let Some(last) = before.as_ref().filter(|last| epoch < last.epoch) {
             return Err(format!("epoch {epoch} is older than the last, {}", last.epoch));
         }
+        let primary_of = |targets: &Targets| targets.write.as_ref().map(|server| server.member);
+        if let Some(last) = before.as_ref().filter(|last| epoch == last.epoch)
+            && let (Some(old), Some(new)) = (primary_of(last), primary_of(&targets))
+            && old != new
+        {
+            return Err(format!("epoch {epoch} has postgres-{old} as its primary, not postgres-{new}"));
+        }
         // Sessions move while the file is written: a restart in between asks the control plane again.
         let primary = targets.write.clone();
         self.shared.view.send_modify(|view| view.targets = Some(Arc::new(targets.clone())));

@@ -366,7 +366,10 @@ impl Relay {
             has_moved = true;
         }
         if !self.void.is_empty() {
+            let before = self.to_client.len();
             self.answer_void().map_err(Event::ClientMalformed)?;
+            // Answers are flushed at the start of the next turn.
+            has_moved |= self.to_client.len() > before;
         }
         if self.streaming_up > 0 {
             let count = self.streaming_up.min(self.inbox.len());

@@ -76,7 +76,8 @@ pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
 
 impl Session {
     async fn run(&mut self) {
-        let mut link = match self.find(true).await {
+        let held = Held::new(Arc::clone(&self.shared), self.door);
+        let mut link = match self.find(true, held).await {
             Ok(link) => link,
             Err(no_server) => return self.give_up(no_server),
         };
@@ -93,10 +94,14 @@ impl Session {
                 LiveEnd::Lost => self.relay.lose(),
                 LiveEnd::Over => None,
             };
-            // Closed before anything else happens: new targets wait for it.
-            drop(link);
             let Some(fate) = fate else { return };
-            match self.replace(fate).await {
+            // Counted as held before the connection's end is seen: whoever looks in between must not miss it.
+            let held = Held::new(Arc::clone(&self.shared), self.door);
+            let is_in_flight = matches!(fate, Fate::Unknown | Fate::UnknownAndEnd);
+            self.shared.note(|failover| failover.in_flight += u64::from(is_in_flight));
+            // Closed before anything is waited for: new targets wait for it.
+            drop(link);
+            match self.replace(fate, held).await {
                 Some(next) => link = next,
                 None => return,
             }
@@ -155,14 +160,11 @@ impl Session {
     }
 
     /// Another server for a session that lost its own, if it can have one.
-    async fn replace(&mut self, fate: Fate) -> Option<Box<Link>> {
-        self.shared.note(|failover| {
-            failover.in_flight += u64::from(matches!(fate, Fate::Unknown | Fate::UnknownAndEnd));
-        });
+    async fn replace(&mut self, fate: Fate, held: Held) -> Option<Box<Link>> {
         if fate == Fate::UnknownAndEnd {
             return None;
         }
-        let found = self.find(false).await;
+        let found = self.find(false, held).await;
         if let Fate::End { reason } = fate {
             if !matches!(found, Err(NoServer::ClientGone)) {
                 self.shared.note(|failover| failover.ended += 1);
@@ -186,9 +188,8 @@ impl Session {
     }
 
     /// Waits for a server, with the client held.
-    async fn find(&mut self, is_new: bool) -> Result<Box<Link>, NoServer> {
-        let _held = Held::new(Arc::clone(&self.shared), self.door);
-        let deadline = Instant::now() + self.view.borrow().hold();
+    async fn find(&mut self, is_new: bool, held: Held) -> Result<Box<Link>, NoServer> {
+        let deadline = held.since() + self.view.borrow().hold();
         let wanted = Wanted {
             shared: Arc::clone(&self.shared),
             door: self.door,

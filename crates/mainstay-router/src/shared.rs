@@ -319,6 +319,10 @@ impl Held {
         shared.counters(door).held.fetch_add(1, Ordering::Relaxed);
         Self { shared, door, since: Instant::now() }
     }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
 }
 
 impl Drop for Held {

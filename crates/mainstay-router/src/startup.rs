@@ -14,9 +14,6 @@ const GSS_REQUEST: u32 = 80_877_104;
 /// `MAX_STARTUP_PACKET_LENGTH` of PostgreSQL.
 pub(crate) const MAX_PACKET: usize = 10_000;
 
-/// Parameters that are names for the router, not settings of the session.
-const OWN: [&str; 3] = ["user", "database", "replication"];
-
 /// What a first packet asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
@@ -135,7 +132,6 @@ pub(crate) fn for_server(startup: &Startup, is_read_only: bool) -> Vec<u8> {
     let own = [("user", startup.user.as_str()), ("database", startup.database.as_str())];
     let given = startup.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let read_only = is_read_only.then_some(("default_transaction_read_only", "on"));
-    debug_assert!(given.clone().all(|(name, _)| !OWN.contains(&name)));
     message::startup(&mut out, own.into_iter().chain(given).chain(read_only));
     out
 }

@@ -144,7 +144,7 @@ impl Tracker {
     /// Forgets what was in flight on a lost server, and says what the client waits for.
     pub(crate) fn lose(&mut self) -> Owed {
         let cycles = self.asked.iter().filter(|(asked, _)| *asked != Asked::CopyEnd).count();
-        let owed = Owed { cycles, is_batch_open: self.is_batch_open || self.is_copying_in };
+        let owed = Owed { cycles, is_batch_open: self.is_batch_open };
         self.asked.clear();
         self.awaited.clear();
         self.is_batch_open = false;

@@ -49,20 +49,11 @@ fn bytes(text: String) -> std::io::Cursor<Vec<u8>> {
 async fn large_values_stream_both_ways() {
     let (_primary, router, _control) = single().await;
     let client = router.connect().await;
-    let before = resident();
     let huge = "y".repeat(60 << 20);
-    let grown_here = resident() - before;
     let row = client.query_one("select length($1), repeat('x', 60 * 1024 * 1024)", &[&huge]).await.unwrap();
     assert_eq!(row.get::<_, i32>(0), 60 << 20);
     assert_eq!(row.get::<_, &str>(1).len(), 60 << 20);
-    // The client is in this process too: it holds each value at most a few times.
-    assert!(grown_here < 100 << 20, "{grown_here}");
     client.execute("select 1", &[]).await.unwrap();
-}
-
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,13 @@
 //! Real PostgreSQL clusters and a real router, in temporary folders, ended when the test ends.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+pub mod raw;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -108,11 +110,13 @@ impl Cluster {
     pub async fn standby(&self) -> Self {
         let folder = folder();
         let data = folder.path().join("data");
-        done(command("pg_basebackup")
-            .args(["-U", "postgres", "-c", "fast", "-X", "stream", "-R", "--no-sync", "-h"])
-            .arg(self.folder.path())
-            .arg("-D")
-            .arg(&data));
+        done(
+            command("pg_basebackup")
+                .args(["-U", "postgres", "-c", "fast", "-X", "stream", "-R", "--no-sync", "-h"])
+                .arg(self.folder.path())
+                .arg("-D")
+                .arg(&data),
+        );
         let mut cluster = Self { folder, postmaster: None, member: self.member + 1 };
         cluster.start().await;
         cluster
@@ -159,6 +163,12 @@ impl Cluster {
             signal(child.parse().unwrap(), rustix::process::Signal::KILL);
         }
         postmaster.wait().unwrap();
+        // A backend that has not died yet may still take a statement.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while children.split_whitespace().any(is_alive) {
+            assert!(Instant::now() < deadline, "backends survive SIGKILL");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub async fn promote(&self) {
@@ -179,6 +189,11 @@ impl Cluster {
 fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, signal).ok();
+}
+
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 impl Drop for Cluster {
@@ -315,7 +330,10 @@ pub fn policy() -> Policy {
     Policy {
         schema: 1,
         generation: Generation(1),
-        roles: roles.map(|(role, password)| (role.to_owned(), Secret::new(password))).into_iter().collect::<BTreeMap<_, _>>(),
+        roles: roles
+            .map(|(role, password)| (role.to_owned(), Secret::new(password)))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>(),
         databases: vec!["app".to_owned(), "nowhere".to_owned()],
         max_clients: 50,
         max_servers: 40,
@@ -355,8 +373,4 @@ pub async fn caught_up(primary: &Cluster, standby: &Cluster) {
         assert!(Instant::now() < deadline, "standby does not catch up: {}", standby.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-}
-
-pub fn data_path(cluster: &Cluster) -> PathBuf {
-    cluster.folder.path().join("data")
 }

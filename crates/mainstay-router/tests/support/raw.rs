@@ -1,0 +1,90 @@
+//! A client that says what no driver says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+pub struct Raw {
+    pub stream: TcpStream,
+}
+
+impl Raw {
+    /// Logged in, ready for a query.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let mut raw = Self { stream: TcpStream::connect(address).await.unwrap() };
+        let mut startup = vec![0, 3, 0, 0];
+        startup.extend_from_slice(b"user\0app\0database\0app\0\0");
+        raw.send_sized(&[], &startup).await;
+        assert_eq!(raw.next().await.0, b'R');
+        let mut scram = ScramSha256::new(super::PASSWORD.as_bytes(), ChannelBinding::unsupported());
+        let mut first = b"SCRAM-SHA-256\0".to_vec();
+        first.extend_from_slice(&u32::try_from(scram.message().len()).unwrap().to_be_bytes());
+        first.extend_from_slice(scram.message());
+        raw.send(b'p', &first).await;
+        scram.update(&raw.next().await.1[4..]).unwrap();
+        let last = scram.message().to_vec();
+        raw.send(b'p', &last).await;
+        scram.finish(&raw.next().await.1[4..]).unwrap();
+        while raw.next().await.0 != b'Z' {}
+        raw
+    }
+
+    async fn send_sized(&mut self, head: &[u8], body: &[u8]) {
+        let mut message = head.to_vec();
+        message.extend_from_slice(&u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+        message.extend_from_slice(body);
+        self.stream.write_all(&message).await.unwrap();
+    }
+
+    pub async fn send(&mut self, kind: u8, body: &[u8]) {
+        self.send_sized(&[kind], body).await;
+    }
+
+    pub async fn query(&mut self, text: &str) {
+        self.send(b'Q', format!("{text}\0").as_bytes()).await;
+    }
+
+    /// An unnamed statement up to Execute, without Sync.
+    pub async fn execute(&mut self, text: &str) {
+        self.send(b'P', format!("\0{text}\0\0\0").as_bytes()).await;
+        self.send(b'B', &[0; 8]).await;
+        self.send(b'E', &[0; 5]).await;
+    }
+
+    /// The next message; notices and parameters are passed over.
+    pub async fn next(&mut self) -> (u8, Vec<u8>) {
+        loop {
+            let mut head = [0; 5];
+            let read = tokio::time::timeout(Duration::from_secs(10), self.stream.read_exact(&mut head));
+            read.await.expect("a message in 10 s").unwrap();
+            let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize - 4;
+            let mut body = vec![0; length];
+            self.stream.read_exact(&mut body).await.unwrap();
+            if !matches!(head[0], b'N' | b'S') {
+                return (head[0], body);
+            }
+        }
+    }
+
+    /// Kinds of the messages up to and with ReadyForQuery; for errors their SQLSTATE.
+    pub async fn cycle(&mut self) -> Vec<String> {
+        let mut kinds = Vec::new();
+        loop {
+            let (kind, body) = self.next().await;
+            match kind {
+                b'E' => {
+                    let at = body.windows(2).position(|part| part == b"\0C").unwrap();
+                    kinds.push(String::from_utf8_lossy(&body[at + 2..at + 7]).into_owned());
+                }
+                b'Z' => {
+                    kinds.push(format!("Z{}", char::from(body[0])));
+                    return kinds;
+                }
+                kind => kinds.push(char::from(kind).to_string()),
+            }
+        }
+    }
+}
