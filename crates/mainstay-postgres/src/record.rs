@@ -77,6 +77,7 @@ struct Slot {
 }
 
 /// What a slot's bytes are.
+#[derive(Debug)]
 enum Reading {
     Empty,
     Damaged,
@@ -140,30 +141,17 @@ impl RecordFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.failed("open", error)),
         };
-        let mut newest: Option<Slot> = None;
-        let (mut empty, mut damaged) = (0, 0);
-        for index in 0..2 {
+        let mut readings = [Reading::Damaged, Reading::Damaged];
+        for (index, reading) in readings.iter_mut().enumerate() {
             let mut bytes = vec![0; SLOT_SIZE];
             match file.read_exact_at(&mut bytes, offset(index)) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bytes[0] = 0xFF,
+                Ok(()) => *reading = decode(index, &bytes),
+                // A file cut short holds nothing whole here.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(error) => return Err(self.failed("read", error)),
             }
-            match decode(index, &bytes) {
-                Reading::Empty => empty += 1,
-                Reading::Damaged => damaged += 1,
-                Reading::Whole(slot) => {
-                    if newest.as_ref().is_none_or(|other| other.sequence < slot.sequence) {
-                        newest = Some(slot);
-                    }
-                }
-            }
         }
-        // One damaged and one empty is the very first write, torn: there was nothing before it.
-        if newest.is_none() && damaged == 2 {
-            return Err(RecordError::Damaged(self.path.clone()));
-        }
-        Ok(Some((newest, empty > 0)))
+        pick(readings).map(Some).ok_or_else(|| RecordError::Damaged(self.path.clone()))
     }
 
     fn make(&self) -> Result<(), RecordError> {
@@ -194,6 +182,25 @@ impl RecordFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The newest whole slot, and whether one was never written; `None` when both are damaged. One damaged and one
+/// empty is the very first write, torn: there was nothing before it.
+fn pick(readings: [Reading; 2]) -> Option<(Option<Slot>, bool)> {
+    let mut newest: Option<Slot> = None;
+    let (mut has_empty, mut damaged) = (false, 0);
+    for reading in readings {
+        match reading {
+            Reading::Empty => has_empty = true,
+            Reading::Damaged => damaged += 1,
+            Reading::Whole(slot) => {
+                if newest.as_ref().is_none_or(|other| other.sequence < slot.sequence) {
+                    newest = Some(slot);
+                }
+            }
+        }
+    }
+    (damaged < 2).then_some((newest, has_empty))
 }
 
 fn offset(index: usize) -> u64 {
