@@ -19,6 +19,8 @@ pub struct Observed {
     pub running: BTreeMap<StepKey, RunningStep>,
     /// The last failure of each step that has not succeeded since.
     pub failed: BTreeMap<StepKey, FailedStep>,
+    /// When the last step of each key succeeded: a look from before says nothing about what it changed.
+    pub done: BTreeMap<StepKey, Timestamp>,
     /// The cluster, when the stack has a database.
     pub database: Option<DatabaseSeen>,
     /// Redis by name (`cache`, `store`): answers PING.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_stack::Stack;
 use mainstay_types::{ChildName, ExitReason, Member, Seen, Timestamp};
 
-use crate::observed::{ChildSeen, DatabaseSeen, MemberAnswer, MemberSeen, Observed, Record, RouterSeen};
+use crate::observed::{ChildSeen, DataDirectory, DatabaseSeen, MemberAnswer, MemberSeen, Observed, Record, RouterSeen};
 use crate::plan::StepKey;
 
 /// Age at which a look at something that is looked at every 250 ms says nothing any more: twenty looks were
@@ -67,6 +67,37 @@ impl<'a> View<'a> {
         self.is_busy(&StepKey::Child { name: name.clone() })
     }
 
+    /// Whether a look at this time is older than the last success of a step with this key.
+    pub(crate) fn is_outdated(&self, observed_at: Timestamp, key: &StepKey) -> bool {
+        // A success that lies ahead means that the clock was set back: then looks are believed.
+        self.observed.done.get(key).is_some_and(|done| observed_at < *done && *done <= self.now)
+    }
+
+    /// A step has just changed the member and nobody has looked since.
+    pub(crate) fn awaits_look(&self, member: Member) -> bool {
+        let key = StepKey::Child { name: ChildName::postgres(member) };
+        match self.member(member).map(|seen| &seen.is_alive) {
+            Some(Seen::Fact { observed_at, .. }) => self.is_outdated(*observed_at, &key),
+            Some(Seen::Unknown | Seen::Silent { .. }) | None => false,
+        }
+    }
+
+    /// The member's data directory, as of after the last step on it.
+    pub(crate) fn data(&self, member: Member) -> DataDirectory {
+        match self.member(member) {
+            Some(seen) if !self.awaits_look(member) => seen.data,
+            Some(_) | None => DataDirectory::Unknown,
+        }
+    }
+
+    /// Whether an answer is older than the last step on record, confirmations, promotion or router.
+    pub(crate) fn is_answer_outdated(&self, member: Member) -> bool {
+        match self.member(member).map(|seen| &seen.answer) {
+            Some(Seen::Fact { observed_at, .. }) => self.is_outdated(*observed_at, &StepKey::Cluster),
+            Some(Seen::Unknown | Seen::Silent { .. }) | None => false,
+        }
+    }
+
     pub(crate) fn database(&self) -> Option<&'a DatabaseSeen> {
         self.observed.database.as_ref()
     }
@@ -124,11 +155,16 @@ impl<'a> View<'a> {
             Life::Never => None,
         };
         let failed_at = self.observed.failed.get(&key).map(|failed| failed.at);
-        !self.is_busy(&key) && after.max(failed_at).is_none_or(|after| *observed_at >= after)
+        !self.is_busy(&key)
+            && !self.is_outdated(*observed_at, &key)
+            && after.max(failed_at).is_none_or(|after| *observed_at >= after)
     }
 
     /// Some process may still write to its directory although its postmaster ended.
     pub(crate) fn has_survivors(&self, member: Member) -> bool {
+        if self.awaits_look(member) {
+            return false;
+        }
         let Some(Seen::Fact { value: true, observed_at }) = self.member(member).map(|seen| &seen.is_alive) else {
             return false;
         };

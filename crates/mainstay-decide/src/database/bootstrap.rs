@@ -18,8 +18,8 @@ pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes) {
     if let Some(member) = wanted.iter().find(|member| !seen.members.contains_key(member)) {
         return wait(notes, *member, directory_unknown(*member));
     }
-    for (member, look) in &seen.members {
-        match look.data {
+    for member in seen.members.keys() {
+        match draft.view.data(*member) {
             DataDirectory::Absent | DataDirectory::Unfinished => {}
             DataDirectory::Complete => complete.push(*member),
             DataDirectory::Unknown => return wait(notes, *member, directory_unknown(*member)),

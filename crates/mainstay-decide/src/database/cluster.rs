@@ -55,7 +55,10 @@ fn others(draft: &Draft<'_>, record: &Record) -> BTreeSet<Member> {
 
 /// The next thing to do about confirmations and the next about the router; whichever comes second waits a turn.
 fn duties(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record, primary: &MemberAnswer) {
-    let confirm = confirmations(draft, database, record, primary);
+    // What the last step changed is not seen yet: it would be asked for again.
+    let confirm = (!draft.view.is_answer_outdated(record.primary))
+        .then(|| confirmations(draft, database, record, primary))
+        .flatten();
     let route = routing(draft, record, primary);
     let is_misled = draft.view.router().is_some_and(|router| router.write != Some(record.primary));
     let mut lanes = match &confirm {

@@ -86,7 +86,7 @@ pub(super) fn go_on(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, p
     let primary = record.primary;
     let is_safe = draft.view.is_proven_dead(primary) || draft.view.observed.is_fencing_sabotaged;
     if !is_safe {
-        let waiting = draft.ask_urgent(Step::Fence { member: primary });
+        let waiting = fence(draft, primary);
         wait(notes, primary, waiting);
     }
     let unsafe_waiting = || Waiting::Observation { of: format!("the proof that postgres-{primary} is dead") };
@@ -95,6 +95,9 @@ pub(super) fn go_on(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, p
     };
     let waiting = match draft.view.answer(promoting) {
         Answer::Fact(_) if !is_safe => unsafe_waiting(),
+        Answer::Fact(_) if draft.view.is_answer_outdated(promoting) => {
+            Waiting::Observation { of: format!("whether postgres-{promoting} takes writes") }
+        }
         Answer::Fact(answer) if answer.is_in_recovery => draft.ask_urgent(Step::Promote { member: promoting }),
         Answer::Fact(answer) => draft.ask_urgent(Step::WriteRecord { record: taken_over(record, promoting, answer) }),
         Answer::Silent { since } => {
@@ -127,7 +130,7 @@ fn taken_over(record: &Record, primary: Member, answer: &MemberAnswer) -> Record
 fn revive(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, promoting: Member, is_safe: bool) {
     let life = draft.view.member_life(promoting);
     let look = draft.view.member(promoting);
-    let data = look.map_or(DataDirectory::Unknown, |seen| seen.data);
+    let data = draft.view.data(promoting);
     let is_looping = matches!(life, Life::Ended { child, .. } if restart::is_crash_loop(child));
     let is_primary_whole = draft.view.member(record.primary).is_some_and(|seen| seen.data == DataDirectory::Complete);
     let waiting = match data {
@@ -165,9 +168,17 @@ fn begin(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, candidate: M
     let waiting = draft.ask_urgent(Step::WriteRecord { record: begun });
     wait(notes, candidate, waiting);
     if !draft.view.is_proven_dead(primary) && !draft.view.observed.is_fencing_sabotaged {
-        let waiting = draft.ask_urgent(Step::Fence { member: primary });
+        let waiting = fence(draft, primary);
         wait(notes, primary, waiting);
     }
+}
+
+/// Fences, unless that was just done and nobody has looked since.
+fn fence(draft: &mut Draft<'_>, member: Member) -> Waiting {
+    if draft.view.awaits_look(member) && draft.view.member_life(member).runs().is_none() {
+        return Waiting::Observation { of: format!("the proof that postgres-{member} is dead") };
+    }
+    draft.ask_urgent(Step::Fence { member })
 }
 
 /// Chooses the candidate that holds every acknowledged write.
@@ -208,8 +219,7 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
 fn start_in_place(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record) {
     let member = record.primary;
     let life = draft.view.member_life(member);
-    let data = draft.view.member(member).map_or(DataDirectory::Unknown, |seen| seen.data);
-    match data {
+    match draft.view.data(member) {
         DataDirectory::Complete if draft.view.has_survivors(member) => {
             let waiting = draft.ask_urgent(Step::Fence { member });
             wait(notes, member, waiting);

@@ -91,8 +91,7 @@ fn idle(
     life: Life<'_>,
     primary: Option<&MemberAnswer>,
 ) {
-    let data = draft.view.member(member).map_or(DataDirectory::Unknown, |seen| seen.data);
-    let waiting = match data {
+    let waiting = match draft.view.data(member) {
         DataDirectory::Unknown => directory_unknown(member),
         DataDirectory::Foreign => {
             let what = format!("move the directory of postgres-{member} away: it is not one of mainstay's");

@@ -1,0 +1,198 @@
+//! Planted bugs: what somebody could get wrong in the planner. A simulation that catches none of them finds nothing.
+
+use std::collections::BTreeMap;
+
+use mainstay_decide::observed::{Observed, Record};
+use mainstay_decide::plan::{Plan, Step};
+use mainstay_types::{ChildName, Seen, Timestamp};
+
+/// A mistake of the planner, planted in what it sees or in what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// An ended postmaster counts as a dead member.
+    PromoteWithoutProof,
+    /// Whatever streams counts as a candidate.
+    PromoteAnyStandby,
+    /// The router is led to the promoted member before the record says so.
+    RouterBeforeRecord,
+    /// A standby is recorded as candidate as soon as it streams.
+    CandidateBeforeSynchronous,
+    /// Commits stop waiting while the record still relies on it.
+    UnblockBeforeRecord,
+    /// The old primary is not killed.
+    ForgetFence,
+    /// A child that runs is not seen to run.
+    StartTwice,
+    /// Silence counts as "nobody has looked".
+    IgnoreSilence,
+    /// An unknown list of children counts as an empty one.
+    UnknownAsEmpty,
+    /// What ended is started again at once, always.
+    NoBackOff,
+    /// The primary is stopped first.
+    PrimaryStoppedFirst,
+    /// Old looks count as new.
+    TrustStaleLooks,
+    /// The epoch stays with a new primary.
+    SameEpoch,
+    /// Every running instance is given requests.
+    ReadyWithoutAnswer,
+    /// A standby that ended is cloned although the record relies on it.
+    CloneCandidate,
+    /// A failover is not recorded before it is done.
+    PromoteUnrecorded,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::PromoteWithoutProof,
+        Self::PromoteAnyStandby,
+        Self::RouterBeforeRecord,
+        Self::CandidateBeforeSynchronous,
+        Self::UnblockBeforeRecord,
+        Self::ForgetFence,
+        Self::StartTwice,
+        Self::IgnoreSilence,
+        Self::UnknownAsEmpty,
+        Self::NoBackOff,
+        Self::PrimaryStoppedFirst,
+        Self::TrustStaleLooks,
+        Self::SameEpoch,
+        Self::ReadyWithoutAnswer,
+        Self::CloneCandidate,
+        Self::PromoteUnrecorded,
+    ];
+
+    /// What the planner with this bug sees.
+    pub(crate) fn doctor(self, observed: &mut Observed, now: Timestamp) {
+        match self {
+            Self::PromoteWithoutProof => {
+                for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
+                    member.is_alive = Seen::Fact { value: false, observed_at: now };
+                }
+                observed.running.retain(|_, running| !running.what.starts_with("fences"));
+            }
+            Self::PromoteAnyStandby => {
+                let Some(database) = &mut observed.database else { return };
+                let streaming = database.members.keys().copied().collect::<Vec<_>>();
+                if let Seen::Fact { value: Some(record), .. } = &mut database.record {
+                    record.candidates = streaming.into_iter().filter(|member| *member != record.primary).collect();
+                }
+            }
+            Self::CandidateBeforeSynchronous => {
+                for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
+                    if let Seen::Fact { value: answer, .. } = &mut member.answer {
+                        answer.synchronous = answer.standbys.keys().copied().collect();
+                        let lsn = answer.lsn;
+                        answer.standbys.values_mut().for_each(|flushed| *flushed = lsn);
+                    }
+                }
+            }
+            Self::StartTwice => {
+                let Seen::Fact { value: children, .. } = &mut observed.children else { return };
+                children.remove(&ChildName::new("backend-1").expect("a valid name"));
+            }
+            Self::IgnoreSilence => {
+                for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
+                    if matches!(member.answer, Seen::Silent { .. }) {
+                        member.answer = Seen::Unknown;
+                    }
+                }
+            }
+            Self::UnknownAsEmpty => {
+                if observed.children == Seen::Unknown {
+                    observed.children = Seen::Fact { value: BTreeMap::new(), observed_at: now };
+                }
+            }
+            Self::NoBackOff => {
+                observed.failed.clear();
+                let Seen::Fact { value: children, .. } = &mut observed.children else { return };
+                children.values_mut().for_each(|child| child.quick_ends = 0);
+            }
+            Self::TrustStaleLooks => {
+                for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
+                    if let Seen::Fact { observed_at, .. } = &mut member.is_alive {
+                        *observed_at = now;
+                    }
+                    if let Seen::Fact { observed_at, .. } = &mut member.answer {
+                        *observed_at = now;
+                    }
+                }
+            }
+            Self::RouterBeforeRecord
+            | Self::UnblockBeforeRecord
+            | Self::ForgetFence
+            | Self::PrimaryStoppedFirst
+            | Self::SameEpoch
+            | Self::ReadyWithoutAnswer
+            | Self::CloneCandidate
+            | Self::PromoteUnrecorded => {}
+        }
+    }
+
+    /// What the planner with this bug says.
+    pub(crate) fn twist(self, observed: &Observed, plan: &mut Plan) {
+        let record = observed.database.as_ref().and_then(|seen| seen.record.value()?.clone());
+        match self {
+            Self::ForgetFence => plan.steps.retain(|step| !matches!(step, Step::Fence { .. })),
+            Self::ReadyWithoutAnswer => {
+                plan.endpoints.values_mut().flatten().for_each(|endpoint| endpoint.is_ready = true);
+            }
+            Self::PrimaryStoppedFirst => stop_primary(observed, record.as_ref(), plan),
+            Self::RouterBeforeRecord
+            | Self::UnblockBeforeRecord
+            | Self::SameEpoch
+            | Self::CloneCandidate
+            | Self::PromoteUnrecorded => {
+                let Some(record) = record else { return };
+                plan.steps.iter_mut().for_each(|step| self.twist_step(&record, step));
+            }
+            Self::PromoteWithoutProof
+            | Self::PromoteAnyStandby
+            | Self::CandidateBeforeSynchronous
+            | Self::StartTwice
+            | Self::IgnoreSilence
+            | Self::UnknownAsEmpty
+            | Self::NoBackOff
+            | Self::TrustStaleLooks => {}
+        }
+    }
+
+    fn twist_step(self, record: &Record, step: &mut Step) {
+        let old = step.clone();
+        match (self, &old) {
+            (Self::RouterBeforeRecord, Step::WriteRecord { record: new }) if new.primary != record.primary => {
+                *step = Step::PointRouter { epoch: new.epoch, write: Some(new.primary), read: vec![] };
+            }
+            (Self::UnblockBeforeRecord, Step::WriteRecord { record: new })
+                if new.primary == record.primary && new.candidates.is_empty() && !record.candidates.is_empty() =>
+            {
+                *step = Step::SetSynchronous { primary: record.primary, standbys: vec![] };
+            }
+            (Self::SameEpoch, Step::WriteRecord { record: new }) if new.primary != record.primary => {
+                *step = Step::WriteRecord { record: Record { epoch: record.epoch, ..new.clone() } };
+            }
+            (Self::CloneCandidate, Step::StartPostgres { member, follow: Some(from) }) => {
+                *step = Step::Clone { member: *member, from: *from };
+            }
+            (Self::PromoteUnrecorded, Step::WriteRecord { record: new }) => {
+                if let Some(member) = new.promoting {
+                    *step = Step::Promote { member };
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn stop_primary(observed: &Observed, record: Option<&Record>, plan: &mut Plan) {
+    let (Some(record), Seen::Fact { value: children, .. }) = (record, &observed.children) else { return };
+    let name = ChildName::postgres(record.primary);
+    let is_planned = plan.steps.iter().any(|step| matches!(step, Step::Stop { name: stopped, .. } if *stopped == name));
+    let Some(child) = children.get(&name).filter(|child| child.ended.is_none()) else { return };
+    let step = Step::Stop { name, nonce: child.nonce.clone(), signal: 2, grace: std::time::Duration::from_secs(60) };
+    if observed.is_stopping && !is_planned && !observed.running.contains_key(&step.key()) {
+        plan.steps.push(step);
+    }
+}

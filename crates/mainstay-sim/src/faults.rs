@@ -1,0 +1,87 @@
+//! What goes wrong.
+
+use mainstay_stack::Stack;
+use mainstay_types::{ChildName, InstanceId, Member, Timestamp};
+
+use crate::random::Random;
+use crate::world::after;
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGKILL to the main process.
+    Kill(ChildName),
+    /// SIGSTOP to a process and its descendants, SIGCONT after so many milliseconds.
+    Freeze(ChildName, u64),
+    /// The control plane dies; keep starts the next one.
+    ControlCrash,
+    /// keep is gone for so many milliseconds; its children go on.
+    KeepLost(u64),
+    /// Machine pressure explains silence for so many milliseconds.
+    Pressure(u64),
+    /// Instances end at once for so many milliseconds.
+    InstancesFail(u64),
+    /// Somebody promotes a standby past us.
+    Rogue(Member),
+}
+
+/// How unreliable looks and steps are, in hundredths.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Intensity {
+    /// Looks that never arrive.
+    pub lost: u64,
+    /// Looks that arrive up to 1.5 s late, after later ones.
+    pub stale: u64,
+    /// Steps that fail.
+    pub failing: u64,
+}
+
+/// A schedule that only the seed decides.
+pub(crate) fn schedule(stack: &Stack, random: &mut Random, from: Timestamp) -> Vec<(Timestamp, Fault)> {
+    let mut children: Vec<ChildName> = vec![child("edge"), child("router")];
+    let mut postgres = Vec::new();
+    if let Some(database) = &stack.database {
+        postgres.extend((0..=database.standbys).filter_map(|n| Member::nth(n as usize)).map(ChildName::postgres));
+    }
+    for (name, service) in &stack.services {
+        let instance = |slot| ChildName::instance(&InstanceId { service: name.clone(), slot });
+        children.extend((1..=service.instances).map(instance));
+    }
+    if stack.cache.is_some() {
+        children.extend([child("cache"), child("store")]);
+    }
+    let mut faults = Vec::new();
+    let mut at = from;
+    for _ in 0..random.within(1, 7) {
+        // Often close together: the second fault is to meet the repair of the first.
+        let pause = if random.chance(60) { random.within(5, 400) } else { random.within(400, 6_000) };
+        at = after(at, pause);
+        faults.push((at, one(random, &children, &postgres)));
+    }
+    faults
+}
+
+fn one(random: &mut Random, children: &[ChildName], postgres: &[ChildName]) -> Fault {
+    let any = |random: &mut Random, from: &[ChildName]| random.pick(from).cloned().unwrap_or_else(|| child("edge"));
+    match random.within(0, 100) {
+        0..35 => Fault::Kill(any(random, postgres)),
+        35..45 => Fault::Kill(any(random, children)),
+        45..62 => {
+            let millis = random.within(200, 9_000);
+            Fault::Freeze(any(random, postgres), millis)
+        }
+        62..66 => {
+            let millis = random.within(200, 5_000);
+            Fault::Freeze(any(random, children), millis)
+        }
+        66..84 => Fault::ControlCrash,
+        84..90 => Fault::KeepLost(random.within(50, 2_000)),
+        90..94 => Fault::Pressure(random.within(1_000, 8_000)),
+        94..97 => Fault::InstancesFail(random.within(500, 6_000)),
+        _ => Fault::Rogue(Member::B),
+    }
+}
+
+fn child(name: &str) -> ChildName {
+    ChildName::new(name).expect("a valid name")
+}

@@ -1,0 +1,57 @@
+//! Stacks to simulate.
+
+use mainstay_stack::Stack;
+use mainstay_stack::model::Durability;
+use mainstay_types::EnvironmentName;
+
+const SMALL: &str = r#"
+stack = "small"
+[service.backend]
+run = "./backend"
+instances = 2
+health = "/healthz"
+[database]
+migrations = "migrations"
+[observe]
+enabled = false
+"#;
+
+const FULL: &str = r#"
+stack = "full"
+[service.backend]
+run = "./backend"
+instances = 2
+health = "/healthz"
+before = "./prepare"
+[service.worker]
+run = "./worker"
+port = false
+health = "process"
+needs = ["backend"]
+[database]
+standbys = 2
+migrations = "migrations"
+[cache]
+"#;
+
+fn read(text: &str, durability: Durability) -> Stack {
+    let parsed = mainstay_stack::parse(text, "mainstay.toml", &EnvironmentName::default());
+    let mut stack = match parsed {
+        Ok(parsed) => parsed.stack,
+        Err(diagnostics) => panic!("the stack of the simulation is wrong: {diagnostics:?}"),
+    };
+    if let Some(database) = &mut stack.database {
+        database.durability = durability;
+    }
+    stack
+}
+
+/// A service, a primary and a standby.
+pub fn small(durability: Durability) -> Stack {
+    read(SMALL, durability)
+}
+
+/// Two services, one that needs the other, a release command, two standbys, caches, telemetry.
+pub fn full(durability: Durability) -> Stack {
+    read(FULL, durability)
+}
