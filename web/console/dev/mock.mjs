@@ -1,6 +1,7 @@
 // Plays fixtures to the built console, for looking at it without a stack. Development only.
 //   node dev/mock.mjs [PORT]     then open http://console.localhost:PORT/?scene=failover#token=x
-// Scenes: ready, idle, failover, rejoin, starting, empty, many, play (a failover in a loop), lost, session-over, signed-out.
+// Scenes: ready, idle, failover, rejoin, starting, empty, many, play (a failover in a loop), lost, session-over, signed-out,
+// quiet (nothing changes, nothing is sent).
 import { createServer } from "node:http";
 import { readFileSync } from "node:fs";
 import { extname, join, normalize } from "node:path";
@@ -22,6 +23,7 @@ const FILES = {
   ready: ["ready.status", "ready.traffic", "ready.events"],
   lost: ["ready.status", "ready.traffic", "ready.events"],
   "session-over": ["ready.status", "ready.traffic", "ready.events"],
+  quiet: ["ready.status", "idle.traffic", "ready.events"],
   idle: ["ready.status", "idle.traffic", "ready.events"],
   failover: ["failover.status", "failover.traffic", "failover.events"],
   rejoin: ["rejoin.status", "ready.traffic", "failover.events"],
@@ -47,6 +49,7 @@ function stream(request, response, scene) {
     const [status, traffic, events] = FILES[shown];
     // In a still scene durations grow as in life; in `play` each picture begins anew.
     const by = (scene === "play" ? now : begun) - FIXTURE_AT;
+    if (scene === "quiet" && step > 0) return;
     send("status", { ...fresh(read(status), by), at: now });
     send("traffic", fresh(read(traffic), now - FIXTURE_AT));
     if (scene === "play" && step % 4 === 0) for (const event of read(events)) send("event", fresh(event, by));

@@ -107,7 +107,7 @@ function Links(props: { urls: Record<string, string>; since: number }) {
         .filter(([name]) => name !== "console")
         .map(([name, url]) => (
           <li key={name}>
-            <span class="quiet">{name}</span> {/^https?:\/\//.test(url) ? <a href={url}>{short(url)}</a> : <code>{url}</code>}
+            <span class="quiet">{name}</span> {/^https?:\/\//.test(url) ? <a href={url}>{short(url)}</a> : <code>{plain(name, url)}</code>}
           </li>
         ))}
       <li>
@@ -115,6 +115,11 @@ function Links(props: { urls: Record<string, string>; since: number }) {
       </li>
     </ul>
   );
+}
+
+/** "router 127.0.0.1:6432" under the name "router" says it twice. */
+function plain(name: string, text: string): string {
+  return text.startsWith(`${name} `) ? text.slice(name.length + 1) : text;
 }
 
 function short(url: string): string {

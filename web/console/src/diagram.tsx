@@ -35,7 +35,7 @@ export function Diagram(props: { status: Status }) {
     <section class="diagram" ref={holder} aria-label="diagram of the stack">
       {width > 0 && <Picture status={props.status} width={Math.max(300, width)} />}
       <p class="legend">
-        Arrows: requests a second · 95 % within · errors. Thicker is more, dashed is idle, red is failing.
+        Arrows: requests a second · 95 % within · errors. Thicker is more, red is failing, dashed is idle, thin and grey is not measured.
       </p>
     </section>
   );
@@ -54,7 +54,7 @@ function Picture(props: { status: Status; width: number }) {
   return (
     <svg class="picture" width={drawn.width} height={drawn.height} role="group" aria-label={`parts of ${status.stack}`}>
       <defs>
-        {["idle", "flow", "sick", "ill"].map((name) => (
+        {["idle", "unknown", "flow", "sick", "ill"].map((name) => (
           <marker key={name} id={`tip-${name}`} class={`tip ${name}`} viewBox="0 0 8 8" refX="3" refY="4" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">
             <path d="M0.5 0.8 7 4 0.5 7.2z" />
           </marker>
@@ -106,8 +106,9 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
   const isPrimary = box.id.kind === "postgres" && box.id.member === status.database?.primary;
   const why = because(box, now);
   const since = duration(now - box.since);
-  const lines = isTalking(box) ? wrap(why, w - 2 * SIDE, box.label === "" ? 3 : 2, SMALL) : [];
-  const said = [box.name, box.label, `${stateWord(box.state)}`].filter((part) => part !== "").join(", ");
+  const label = box.label === box.name ? "" : box.label;
+  const lines = isTalking(box) ? wrap(why, w - 2 * SIDE, label === "" ? 3 : 2, SMALL) : [];
+  const said = [box.name, label, `${stateWord(box.state)}`].filter((part) => part !== "").join(", ");
   return (
     <g
       class={`box ${mood(box.state)}${isPrimary ? " primary" : ""}`}
@@ -124,17 +125,17 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
       <text class="name" x={NAME_LEFT} y="25">
         {cut(title(box), w - NAME_LEFT - SIDE, NAME)}
       </text>
-      {box.label !== "" && (
+      {label !== "" && (
         <text class="label" x={SIDE} y="45">
-          {cut(box.label, w - 2 * SIDE, isPrimary ? STRONG : SMALL)}
+          {cut(label, w - 2 * SIDE, isPrimary ? STRONG : SMALL)}
         </text>
       )}
-      <text class="state" x={SIDE} y={box.label === "" ? 45 : 63}>
+      <text class="state" x={SIDE} y={label === "" ? 45 : 63}>
         <tspan class="word">{stateWord(box.state)}</tspan>
         <tspan class="since"> · {since}</tspan>
       </text>
       {lines.map((line, index) => (
-        <text key={index} class="why" x={SIDE} y={(box.label === "" ? 65 : 83) + index * 15}>
+        <text key={index} class="why" x={SIDE} y={(label === "" ? 65 : 83) + index * 15}>
           {line}
         </text>
       ))}
@@ -217,8 +218,12 @@ function isFlowing(flow: Sum | null): flow is Sum {
   return flow !== null && flow.perSecond >= 0.05;
 }
 
-function health(edge: Edge, flow: Sum | null, status: Status): "idle" | "flow" | "sick" | "ill" {
+/** Nothing flows, nobody measured, it flows, some of it fails, much of it fails. */
+type Health = "idle" | "unknown" | "flow" | "sick" | "ill";
+
+function health(edge: Edge, flow: Sum | null, status: Status): Health {
   if (edge.label === "WAL") return lag(edge, status) === undefined ? "idle" : "flow";
+  if (flow === null) return "unknown";
   if (!isFlowing(flow)) return "idle";
   return flow.errorShare >= 0.05 ? "ill" : flow.errorShare >= 0.001 ? "sick" : "flow";
 }
@@ -233,7 +238,7 @@ function Line(props: { edge: Edge; flow: Sum | null; status: Status }) {
   return (
     <g class={`edge ${kind}${edge.label === "WAL" ? " wal" : ""}`} data-edge={edge.key} data-flow={kind}>
       <path class="line" d={edge.path} style={{ ...shape, strokeWidth: `${thickness}px` }} marker-end={`url(#tip-${kind})`} />
-      {kind !== "idle" && <path class="pulse" d={edge.path} style={{ ...shape, strokeWidth: `${Math.max(1.2, thickness * 0.6)}px`, animationDuration: `${period}s` }} />}
+      {kind !== "idle" && kind !== "unknown" && <path class="pulse" d={edge.path} style={{ ...shape, strokeWidth: `${Math.max(1.2, thickness * 0.6)}px`, animationDuration: `${period}s` }} />}
     </g>
   );
 }
@@ -275,6 +280,7 @@ function lagWords(edge: Edge, status: Status): string {
 function spoken(edge: Edge, flow: Sum | null, plain: string): string {
   const ends = `${edge.from.replace(/^\w+:/, "")} to ${edge.to.replace(/^\w+:/, "")}, ${edge.label}`;
   if (edge.label === "WAL") return `${ends}: ${plain === "WAL" ? "not streaming" : plain === "in sync" ? plain : `${plain} behind`}`;
+  if (flow === null) return `${ends}: not measured`;
   if (!isFlowing(flow)) return `${ends}: idle`;
   const time = flow.p95 === null ? "" : `, 95 % within ${millis(flow.p95)}`;
   return `${ends}: ${rate(flow.perSecond).replace("/s", " per second")}${time}, ${share(flow.errorShare)} errors`;

@@ -26,8 +26,8 @@ export const heard = signal<number | null>(null);
 /** The control plane comes back within a second; asking twice a second is kind to both. */
 const RETRY_MS = 500;
 const RETRY_MOST_MS = 5000;
-/** Traffic comes every second or so; this long without anything is a dead connection that TCP has not noticed. */
-const SILENCE_MS = 15_000;
+/** This long without a word: either nothing changed, or the connection is dead and TCP has not noticed. */
+const SILENCE_MS = 10_000;
 const ASK_TIMEOUT_MS = 5000;
 /** Windows are seconds long; figures older than this would be a guess. */
 const TRAFFIC_STALE_MS = 15_000;
@@ -162,7 +162,23 @@ function retry(after = Math.min(RETRY_MOST_MS, RETRY_MS * 2 ** Math.min(attempt,
 function everySecond(): void {
   tick.value = nowMicros();
   const silent = heard.value !== null && nowMicros() - heard.value > SILENCE_MS * 1000;
-  if (link.value.kind === "live" && source !== null && silent) lost();
+  if (link.value.kind === "live" && source !== null && silent && !isAsking) void checkSilence();
+}
+
+let isAsking = false;
+
+/** A quiet stack answers; a dead connection does not. */
+async function checkSilence(): Promise<void> {
+  isAsking = true;
+  try {
+    const answer = await ask("/api/v1/status");
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    take((await answer.json()) as Status);
+  } catch {
+    lost();
+  } finally {
+    isAsking = false;
+  }
 }
 
 function addEvents(added: Event[]): void {
