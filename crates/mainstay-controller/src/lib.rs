@@ -4,7 +4,37 @@
 //! `mainstay_decide::plan`. Killing it stops no traffic; the next one learns from keep what runs.
 #![forbid(unsafe_code)]
 
+mod api;
+mod assets;
+mod clock;
+mod core;
+mod effects;
+mod journal;
+pub mod launch;
+mod links;
+mod logs;
+mod message;
+mod metrics;
+mod observers;
 pub mod paths;
 pub mod ports;
+mod prober;
+mod processes;
+pub mod programs;
+mod run;
 pub mod secrets;
+mod settings;
+mod status;
 pub mod store;
+mod story;
+mod traffic;
+
+pub use run::{control_spec, run, start_keep};
+
+/// The local CA's certificate of a stack, PEM: for `curl --cacert` and for drills.
+pub fn ca_file(paths: &paths::Paths) -> std::path::PathBuf {
+    paths.state.join("ca").join(CA_CERTIFICATE)
+}
+
+/// The file's name, as `mainstay_edge::ca` writes it.
+const CA_CERTIFICATE: &str = "ca.pem";

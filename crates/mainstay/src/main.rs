@@ -1,1 +1,143 @@
-fn main() {}
+//! The command line (L5): one file per command, thin. stdout is data, stderr is talk.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
+
+mod command;
+mod failure;
+mod place;
+mod screen;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::Failure;
+
+/// The production-architecture diagram, made executable.
+#[derive(Parser)]
+#[command(name = "mainstay", version, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone)]
+pub(crate) struct Global {
+    /// Stack file; or a folder that holds a mainstay.toml
+    #[arg(long, short = 'f', global = true, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Environment of the stack file
+    #[arg(long, global = true, value_name = "NAME")]
+    env: Option<String>,
+    /// Folder for the state of all stacks (default: /var/lib/mainstay as root, else the XDG state folder)
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the whole architecture of a stack file
+    Up(command::up::Options),
+    /// Stop everything in reverse order; data stays
+    Down,
+    /// Every box, its state, since when, what it waits for
+    Status(command::status::Options),
+    /// Every process: pid, role, state, memory
+    Ps,
+    /// What the parts print
+    Logs(command::logs::Options),
+    /// What happened, newest last
+    Events(command::events::Options),
+    /// Check a stack file: every mistake at once, nothing started
+    Check(command::check::Options),
+    /// The effective stack file
+    Config(command::config::Options),
+    /// What this machine has and lacks
+    Doctor,
+    /// What a service is given in its environment
+    Env(command::env::Options),
+    /// The database
+    Db(command::db::Options),
+    /// Break something on purpose and measure the promise
+    Drill(command::drill::Options),
+    /// Print a one-time link to the console
+    Console,
+    /// Explain an error code
+    Explain(command::explain::Options),
+    #[command(hide = true)]
+    Keep(command::internal::Options),
+    #[command(hide = true)]
+    Control(command::internal::Options),
+    #[command(hide = true)]
+    Edge(command::internal::Options),
+    #[command(hide = true)]
+    Router(command::internal::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own words; help and version are no failure.
+            error.print().ok();
+            return ExitCode::from(if error.use_stderr() { mainstay_types::exit_code::USER } else { 0 });
+        }
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.print(json);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Keep(options) => command::internal::keep(&options),
+        Command::Control(options) => command::internal::control(&options),
+        Command::Edge(options) => command::internal::edge(&options),
+        Command::Router(options) => command::internal::router(&options),
+        Command::Check(options) => command::check::run(&global, &options),
+        Command::Config(options) => command::config::run(&global, &options),
+        Command::Explain(options) => command::explain::run(&options),
+        other => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| Failure::environment("MS3001", format!("no async runtime: {error}")))?;
+            runtime.block_on(run_async(global, other))
+        }
+    }
+}
+
+async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Up(options) => command::up::run(&global, &options).await,
+        Command::Down => command::down::run(&global).await,
+        Command::Status(options) => command::status::run(&global, &options).await,
+        Command::Ps => command::ps::run(&global).await,
+        Command::Logs(options) => command::logs::run(&global, &options).await,
+        Command::Events(options) => command::events::run(&global, &options).await,
+        Command::Doctor => command::doctor::run(&global).await,
+        Command::Env(options) => command::env::run(&global, &options).await,
+        Command::Db(options) => command::db::run(&global, &options).await,
+        Command::Drill(options) => command::drill::run(&global, &options).await,
+        Command::Console => command::console::run(&global).await,
+        Command::Keep(_)
+        | Command::Control(_)
+        | Command::Edge(_)
+        | Command::Router(_)
+        | Command::Check(_)
+        | Command::Config(_)
+        | Command::Explain(_) => Err(Failure::bug("a command without async runtime was sent to it")),
+    }
+}

@@ -1,0 +1,372 @@
+//! The admin API: over the Unix socket for the owner, over loopback TCP for the browser with a session cookie.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use mainstay_api::{ConsoleLink, Event, Problem, Sabotage, Status};
+use mainstay_types::{Secret, Timestamp};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::clock::now;
+use crate::core::Published;
+use crate::effects::Effects;
+use crate::journal::Journal;
+use crate::message::Message;
+use crate::{assets, logs, metrics, processes};
+
+/// A link is good for this long: time to click it, not to keep it.
+const LINK_LIFE: Duration = Duration::from_mins(10);
+/// A console session ends after this, used or not.
+const SESSION_LIFE: Duration = Duration::from_hours(12);
+/// Sessions that are remembered at once; a stack has a handful of operators.
+const MAX_SESSIONS: usize = 64;
+
+/// What handlers share.
+pub(crate) struct Shared {
+    pub(crate) journal: Journal,
+    pub(crate) published: Arc<Published>,
+    pub(crate) effects: Arc<Effects>,
+    pub(crate) sender: mpsc::Sender<Message>,
+    pub(crate) doors: Mutex<Doors>,
+    pub(crate) metrics_token: Secret,
+    pub(crate) console_port: u16,
+    pub(crate) config: serde_json::Value,
+}
+
+/// Who may come in by the browser's door. Only hashes are kept.
+#[derive(Default)]
+pub(crate) struct Doors {
+    links: BTreeMap<String, Timestamp>,
+    sessions: BTreeMap<String, Timestamp>,
+}
+
+fn digest(token: &str) -> String {
+    Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Doors {
+    fn forget_old(&mut self, at: Timestamp) {
+        self.links.retain(|_, until| *until > at);
+        self.sessions.retain(|_, until| *until > at);
+        while self.sessions.len() >= MAX_SESSIONS {
+            self.sessions.pop_first();
+        }
+    }
+}
+
+type Ctx = State<Arc<Shared>>;
+
+/// An error as `application/problem+json`.
+struct Failure(Problem);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self.0)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+fn failure(status: StatusCode, code: &str, title: impl Into<String>, help: Option<&str>) -> Failure {
+    let help = help.map(str::to_owned);
+    Failure(Problem { status: status.as_u16(), code: code.to_owned(), title: title.into(), help })
+}
+
+/// Routes for both doors.
+fn common() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/processes", get(process_list))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/traffic", get(traffic))
+        .route("/api/v1/stream", get(stream))
+        .route("/api/v1/logs", get(log_lines))
+        .route("/api/v1/config", get(config))
+}
+
+/// Routes of the Unix socket: the owner's, passwords included.
+pub(crate) fn owner(shared: Arc<Shared>) -> Router {
+    common()
+        .route("/api/v1/services/{name}/env", get(service_env))
+        .route("/api/v1/database", get(database))
+        .route("/api/v1/console-link", post(console_link))
+        .route("/api/v1/sabotage", post(sabotage))
+        .route("/api/v1/down", post(down))
+        .with_state(shared)
+}
+
+/// Routes of the browser's door.
+pub(crate) fn browser(shared: Arc<Shared>) -> Router {
+    let guarded = common().layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), session_guard));
+    Router::new()
+        .merge(guarded)
+        .route("/login", post(login))
+        .route("/metrics/{page}", get(metrics_page))
+        .fallback(get(asset))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&shared), host_guard))
+        .with_state(shared)
+}
+
+/// Only names that resolve to loopback by definition: a foreign name that was made to point here is refused.
+async fn host_guard(State(shared): Ctx, request: Request, next: Next) -> Response {
+    let port = shared.console_port;
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let allowed = ["console.localhost", "localhost", "127.0.0.1"].iter().any(|name| host == format!("{name}:{port}"));
+    if !allowed {
+        let title = format!("host {host:?} is not this console's");
+        return failure(StatusCode::MISDIRECTED_REQUEST, "MS4210", title, None).into_response();
+    }
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("content-security-policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn session_guard(State(shared): Ctx, request: Request, next: Next) -> Response {
+    let cookie = cookie(request.headers(), "mainstay_session").map(|token| digest(&token));
+    let is_open = cookie.is_some_and(|token| {
+        let doors = shared.doors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        doors.sessions.get(&token).is_some_and(|until| *until > now())
+    });
+    if is_open {
+        return next.run(request).await;
+    }
+    let help = Some("run `mainstay console` for a new link");
+    failure(StatusCode::UNAUTHORIZED, "MS4010", "no console session", help).into_response()
+}
+
+fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    let all = headers.get(header::COOKIE)?.to_str().ok()?;
+    all.split(';').find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+}
+
+#[derive(Deserialize)]
+struct Login {
+    token: String,
+}
+
+async fn login(State(shared): Ctx, Json(login): Json<Login>) -> Result<Response, Failure> {
+    let at = now();
+    let session = crate::secrets::random_password()
+        .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))?;
+    {
+        let mut doors = shared.doors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        doors.forget_old(at);
+        if doors.links.remove(&digest(&login.token)).is_none() {
+            let help = Some("links are good once and for 10 minutes; run `mainstay console` for a new one");
+            return Err(failure(StatusCode::UNAUTHORIZED, "MS4011", "this link is used up or too old", help));
+        }
+        doors.sessions.insert(digest(session.expose()), at.after(SESSION_LIFE));
+    }
+    let cookie = format!(
+        "mainstay_session={}; HttpOnly; SameSite=Strict; Path=/; Max-Age={}",
+        session.expose(),
+        SESSION_LIFE.as_secs()
+    );
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Ok(value) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, value);
+    }
+    Ok(response)
+}
+
+async fn console_link(State(shared): Ctx) -> Result<Json<ConsoleLink>, Failure> {
+    let token = crate::secrets::random_password()
+        .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))?;
+    let at = now();
+    let mut doors = shared.doors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    doors.forget_old(at);
+    doors.links.insert(digest(token.expose()), at.after(LINK_LIFE));
+    let url = format!("http://console.localhost:{}/#token={}", shared.console_port, token.expose());
+    Ok(Json(ConsoleLink { url }))
+}
+
+async fn status(State(shared): Ctx) -> Result<Json<Status>, Failure> {
+    let current = shared.published.status.borrow().clone();
+    current.map(Json).ok_or_else(starting)
+}
+
+fn starting() -> Failure {
+    failure(StatusCode::SERVICE_UNAVAILABLE, "MS5030", "the control plane is just starting", Some("ask again"))
+}
+
+async fn process_list(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::Process>>, Failure> {
+    let status = shared.published.status.borrow().clone().ok_or_else(starting)?;
+    let children = shared.published.children.borrow().clone();
+    let list = tokio::task::spawn_blocking(move || processes::list(&children, &status)).await;
+    list.map(Json).map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))
+}
+
+#[derive(Deserialize)]
+struct EventQuery {
+    after: Option<u64>,
+    limit: Option<u32>,
+}
+
+async fn events(State(shared): Ctx, Query(query): Query<EventQuery>) -> Result<Json<Vec<Event>>, Failure> {
+    let limit = query.limit.unwrap_or(100).min(10_000);
+    let events = shared.journal.read(query.after, limit).await;
+    events.map(Json).map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error, None))
+}
+
+async fn traffic(State(shared): Ctx) -> Json<mainstay_api::Traffic> {
+    let empty = || mainstay_api::Traffic { at: now(), window_ms: 0, flows: Vec::new() };
+    Json(shared.published.traffic.borrow().clone().unwrap_or_else(empty))
+}
+
+/// One multiplexed stream: browsers allow few connections per host.
+async fn stream(State(shared): Ctx) -> Sse<impl futures_core::Stream<Item = Result<SseEvent, Infallible>>> {
+    let (sender, receiver) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut status = shared.published.status.subscribe();
+        let mut traffic = shared.published.traffic.subscribe();
+        let mut events = shared.journal.subscribe();
+        status.mark_changed();
+        loop {
+            let (name, data) = tokio::select! {
+                changed = status.changed() => {
+                    if changed.is_err() { return }
+                    let Some(value) = status.borrow_and_update().clone() else { continue };
+                    ("status", serde_json::to_string(&value))
+                }
+                changed = traffic.changed() => {
+                    if changed.is_err() { return }
+                    let Some(value) = traffic.borrow_and_update().clone() else { continue };
+                    ("traffic", serde_json::to_string(&value))
+                }
+                event = events.recv() => match event {
+                    Ok(event) => ("event", serde_json::to_string(&event)),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => ("missed", Ok(missed.to_string())),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+            };
+            let Ok(data) = data else { continue };
+            if sender.send(Ok(SseEvent::default().event(name).data(data))).await.is_err() {
+                return;
+            }
+        }
+    });
+    Sse::new(Received(receiver)).keep_alive(KeepAlive::default())
+}
+
+/// A channel's receiver as a stream.
+struct Received<T>(mpsc::Receiver<T>);
+
+impl<T> futures_core::Stream for Received<T> {
+    type Item = T;
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
+        self.0.poll_recv(context)
+    }
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    child: Option<String>,
+    lines: Option<u32>,
+    follow: Option<bool>,
+}
+
+async fn log_lines(State(shared): Ctx, Query(query): Query<LogQuery>) -> Result<Response, Failure> {
+    let known = shared.effects.log_files();
+    let files: Vec<_> = known
+        .into_iter()
+        .filter(|(name, _)| match &query.child {
+            None => true,
+            Some(wanted) => name.as_str() == wanted || name.as_str().rsplit_once('-').is_some_and(|(s, _)| s == wanted),
+        })
+        .collect();
+    if let (true, Some(wanted)) = (files.is_empty(), &query.child) {
+        let title = format!("no child or service named {wanted:?} has a log");
+        return Err(failure(StatusCode::NOT_FOUND, "MS4041", title, Some("`mainstay ps` lists the names")));
+    }
+    let (sender, receiver) = mpsc::channel(64);
+    let lines = query.lines.unwrap_or(100).min(10_000);
+    tokio::spawn(logs::send(files, lines, query.follow.unwrap_or(false), sender));
+    let body = Body::from_stream(Received(receiver));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+async fn config(State(shared): Ctx) -> Json<serde_json::Value> {
+    Json(shared.config.clone())
+}
+
+async fn service_env(
+    State(shared): Ctx,
+    Path(name): Path<String>,
+) -> Result<Json<mainstay_api::ServiceEnv>, Failure> {
+    shared.effects.service_env(&name).map(Json).ok_or_else(|| {
+        let title = format!("the stack has no service {name:?}");
+        failure(StatusCode::NOT_FOUND, "MS4042", title, Some("`mainstay status` lists the services"))
+    })
+}
+
+async fn database(State(shared): Ctx) -> Result<Json<mainstay_api::DatabaseAccess>, Failure> {
+    let none = || failure(StatusCode::NOT_FOUND, "MS4043", "the stack has no database", None);
+    shared.effects.database_access().map(Json).ok_or_else(none)
+}
+
+async fn sabotage(State(shared): Ctx, Json(sabotage): Json<Sabotage>) -> StatusCode {
+    send(&shared, Message::Sabotage(sabotage)).await
+}
+
+async fn down(State(shared): Ctx) -> StatusCode {
+    match send(&shared, Message::Down).await {
+        StatusCode::NO_CONTENT => StatusCode::ACCEPTED,
+        other => other,
+    }
+}
+
+async fn send(shared: &Shared, message: Message) -> StatusCode {
+    match shared.sender.send(message).await {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+async fn metrics_page(State(shared): Ctx, Path(page): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    // Hashes are compared, so that time tells nothing of the token.
+    if digest(given) != digest(&format!("Bearer {}", shared.metrics_token.expose())) {
+        return Err(failure(StatusCode::UNAUTHORIZED, "MS4012", "metrics want the bearer token", None));
+    }
+    let text = metrics::page(&shared, &page).await;
+    let text = text.map_err(|reason| failure(StatusCode::SERVICE_UNAVAILABLE, "MS5031", reason, None))?;
+    let Some(text) = text else {
+        return Err(failure(StatusCode::NOT_FOUND, "MS4044", format!("no metrics page {page:?}"), None));
+    };
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+async fn asset(request: Request) -> Response {
+    let path = request.uri().path().trim_start_matches('/');
+    let path = if path.is_empty() { "index.html" } else { path };
+    let Some((content_type, bytes)) = assets::find(path) else {
+        return failure(StatusCode::NOT_FOUND, "MS4040", format!("no page /{path}"), None).into_response();
+    };
+    let cache = if path == "index.html" { "no-cache" } else { "public, max-age=31536000, immutable" };
+    ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, cache)], bytes).into_response()
+}

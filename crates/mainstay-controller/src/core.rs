@@ -1,0 +1,433 @@
+//! The loop: observations in, plan, steps out. It owns all state of the control plane; nothing is shared.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_api::{Sabotage, Status, Traffic};
+use mainstay_decide::health::HealthMachine;
+use mainstay_decide::observed::{ChildSeen, FailedStep, Observed, RunningStep};
+use mainstay_decide::plan::{Plan, Step, StepKey};
+use mainstay_decide::{invariants, restart};
+use mainstay_stack::Stack;
+use mainstay_stack::model::Probe;
+use mainstay_supervisor::protocol::Child;
+use mainstay_types::{
+    BoxId, ChildName, ChildRole, Generation, InstanceId, Member, Nonce, Seen, State, Timestamp,
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::now;
+use crate::effects::Effects;
+use crate::journal::Journal;
+use crate::launch::Launch;
+use crate::message::{Message, Outcome};
+use crate::status::{Picture, Scene};
+use crate::store::NewEvent;
+use crate::traffic::TrafficMeter;
+use crate::{prober, story};
+
+/// The loop looks again at least this often: nothing that it waits for is silent longer.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// What the loop publishes for the API.
+pub(crate) struct Published {
+    pub(crate) status: watch::Sender<Option<Status>>,
+    pub(crate) traffic: watch::Sender<Option<Traffic>>,
+    pub(crate) children: watch::Sender<Vec<Child>>,
+}
+
+/// Everything the loop owns.
+pub(crate) struct Core {
+    pub(crate) stack: Arc<Stack>,
+    pub(crate) launch: Arc<Launch>,
+    pub(crate) effects: Arc<Effects>,
+    pub(crate) journal: Journal,
+    pub(crate) published: Arc<Published>,
+    pub(crate) sender: mpsc::Sender<Message>,
+    pub(crate) observed: Observed,
+    pub(crate) urls: BTreeMap<String, String>,
+    pub(crate) generation: Generation,
+    pub(crate) machines: BTreeMap<InstanceId, HealthMachine>,
+    pub(crate) probing: BTreeMap<InstanceId, Nonce>,
+    pub(crate) children: BTreeMap<ChildName, Child>,
+    pub(crate) quick_ends: BTreeMap<ChildName, (Nonce, u32)>,
+    pub(crate) picture: Picture,
+    pub(crate) traffic: TrafficMeter,
+    pub(crate) migrations: Vec<String>,
+    pub(crate) failovers: u64,
+    pub(crate) states: BTreeMap<BoxId, State>,
+    pub(crate) is_finished: bool,
+}
+
+impl Core {
+    /// Runs until everything is stopped.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        while !self.is_finished {
+            let wake_at = self.turn();
+            let sleep = wake_at.saturating_since(now()).min(LONGEST_SLEEP);
+            let first = tokio::time::timeout(sleep, inbox.recv()).await;
+            match first {
+                Ok(Some(message)) => self.take(message),
+                Ok(None) => return,
+                Err(_) => continue,
+            }
+            while let Ok(message) = inbox.try_recv() {
+                self.take(message);
+            }
+        }
+        self.journal.emit(NewEvent::info(now(), "StackStopped", "everything is stopped; data stays"));
+        self.journal.flush().await;
+    }
+
+    /// Plans once, begins what is to be done, publishes the picture; returns when to look again.
+    fn turn(&mut self) -> Timestamp {
+        let at = now();
+        self.refresh_health(at);
+        let plan = mainstay_decide::plan::plan(&self.stack, &self.observed, at);
+        let violations = invariants::check(&self.stack, &self.observed, &plan);
+        self.effects.set_endpoints(&plan.endpoints);
+        if violations.is_empty() {
+            for step in &plan.steps {
+                self.begin(step.clone(), at);
+            }
+        } else {
+            for violation in violations {
+                let text = format!("a plan was refused, nothing of it was done: {violation}");
+                self.journal.emit(NewEvent::error(at, "PlanRefused", text));
+            }
+        }
+        self.publish(&plan, at);
+        let next_probe = self.begin_probes(at);
+        [plan.wake_at, next_probe].into_iter().flatten().min().unwrap_or_else(|| at.after(LONGEST_SLEEP))
+    }
+
+    fn begin(&mut self, step: Step, at: Timestamp) {
+        let key = step.key();
+        self.observed.running.insert(key, RunningStep { since: at, what: step.to_string() });
+        if let Some(event) = story::began(&step, at) {
+            self.journal.emit(event);
+        }
+        let effects = Arc::clone(&self.effects);
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let began = tokio::time::Instant::now();
+            let result = effects.run(&step).await;
+            // The loop outlives its steps but for the end of the process.
+            sender.send(Message::StepDone { step, took: began.elapsed(), result }).await.ok();
+        });
+    }
+
+    fn take(&mut self, message: Message) {
+        let at = now();
+        match message {
+            Message::Children(children) => self.take_children(children, at),
+            Message::KeepLost => {
+                self.observed.children = Seen::Unknown;
+                self.journal.emit(NewEvent::warn(at, "KeepLost", "keep ended; a new one is started").about("keep"));
+            }
+            Message::Ended(child) => self.take_end(child, at),
+            Message::StepDone { step, took, result } => self.take_result(&step, took, result, at),
+            Message::Member { member, seen } => {
+                if let Some(database) = &mut self.observed.database {
+                    database.look(member, seen, at);
+                }
+            }
+            Message::Pressure(is_under_pressure) => {
+                if let Some(database) = &mut self.observed.database {
+                    database.is_under_pressure = is_under_pressure;
+                }
+            }
+            Message::Redis { name, seen } => {
+                self.observed.redis.insert(name.to_owned(), seen);
+            }
+            Message::Prometheus(seen) => self.observed.prometheus = seen,
+            Message::Alertmanager(seen) => self.observed.alertmanager = seen,
+            Message::Probe { id, nonce, result } => self.take_probe(&id, &nonce, &result, at),
+            Message::Edge(seen) => self.observed.edge = seen,
+            Message::EdgeReport { window_ms, upstreams, endpoints } => {
+                self.traffic.edge(window_ms, upstreams, endpoints);
+                self.publish_traffic(at);
+            }
+            Message::EndpointChanged { endpoint, is_in, reason } => self.take_endpoint(&endpoint, is_in, &reason, at),
+            Message::PolicyRejected { by, reason } => {
+                self.journal.emit(NewEvent::error(at, "PolicyRejected", format!("{by} refused: {reason}")).about(by));
+            }
+            Message::Router(seen) => self.observed.router = seen,
+            Message::RouterReport { window_ms, write, read } => {
+                self.traffic.router(window_ms, write, read);
+                self.publish_traffic(at);
+            }
+            Message::FailoverDone { carried, ended, in_flight, longest_hold_ms } => {
+                let text = format!(
+                    "sessions carried over {carried}, ended for their state {ended}, with a statement in flight \
+                     {in_flight}; longest hold {longest_hold_ms} ms"
+                );
+                let event = NewEvent::info(at, "SessionsCarried", text).about("router");
+                self.journal.emit(event.with("carried", carried).with("longest_hold_ms", longest_hold_ms));
+            }
+            Message::Down => {
+                if !self.observed.is_stopping {
+                    self.observed.is_stopping = true;
+                    self.journal.emit(NewEvent::info(at, "DownAsked", "goes down in reverse order; data stays"));
+                }
+            }
+            Message::Sabotage(sabotage) => {
+                self.observed.is_fencing_sabotaged = sabotage == Sabotage::PromoteWithoutFencing;
+                let text = format!("positive control: {sabotage:?}");
+                self.journal.emit(NewEvent::warn(at, "SabotageSet", text));
+            }
+        }
+    }
+
+    fn take_children(&mut self, children: Vec<Child>, at: Timestamp) {
+        self.children = children.into_iter().map(|child| (child.name.clone(), child)).collect();
+        for child in self.children.values() {
+            if let Some(ended) = &child.ended {
+                count_end(&mut self.quick_ends, child, ended.at);
+            }
+        }
+        self.show_children(at);
+    }
+
+    fn take_end(&mut self, child: Child, at: Timestamp) {
+        if let Some(ended) = &child.ended {
+            count_end(&mut self.quick_ends, &child, ended.at);
+            let is_task = child.role == ChildRole::Task;
+            if !is_task && !self.observed.is_stopping {
+                self.journal.emit(story::ended(&child, ended));
+            }
+        }
+        if child.role != ChildRole::Task {
+            self.effects.look_again();
+        }
+        self.children.insert(child.name.clone(), child);
+        self.show_children(at);
+    }
+
+    fn show_children(&mut self, at: Timestamp) {
+        let seen = self
+            .children
+            .values()
+            .map(|child| {
+                let quick_ends = self.quick_ends.get(&child.name).map_or(0, |(_, count)| *count);
+                let seen = ChildSeen {
+                    nonce: child.nonce.clone(),
+                    pid: child.pid,
+                    since: child.since,
+                    ended: child.ended.as_ref().map(|ended| (ended.reason.clone(), ended.at)),
+                    quick_ends,
+                };
+                (child.name.clone(), seen)
+            })
+            .collect();
+        self.observed.children = Seen::Fact { value: seen, observed_at: at };
+        self.published.children.send_replace(self.children.values().cloned().collect());
+    }
+
+    fn take_result(&mut self, step: &Step, took: Duration, result: Result<Outcome, String>, at: Timestamp) {
+        let key = step.key();
+        self.observed.running.remove(&key);
+        match result {
+            Ok(outcome) => {
+                self.observed.failed.remove(&key);
+                self.observed.done.insert(key, at);
+                if let Some(event) = story::done(step, &outcome, took, at) {
+                    self.journal.emit(event);
+                }
+                self.take_outcome(step, outcome, at);
+                self.effects.look_again();
+            }
+            Err(error) => {
+                let attempts = self.observed.failed.get(&key).map_or(0, |failed| failed.attempts) + 1;
+                let text = format!("{step} failed (attempt {attempts}): {error}");
+                let event = NewEvent::error(at, "StepFailed", text).with("attempts", attempts);
+                self.journal.emit(event.about(subject(&key)));
+                self.observed.failed.insert(key, FailedStep { at, attempts, error });
+            }
+        }
+    }
+
+    fn take_outcome(&mut self, step: &Step, outcome: Outcome, at: Timestamp) {
+        match outcome {
+            Outcome::Done => {
+                if let (Step::Clone { member, .. }, Some(database)) = (step, &mut self.observed.database) {
+                    database.cloned(*member, at);
+                }
+            }
+            Outcome::Started { name, nonce, pid } => {
+                let role = self.effects.role_of(&name);
+                let child = Child { name: name.clone(), role, nonce, pid, since: at, is_own: true, ended: None };
+                // A quick end may have been noticed before this result came in.
+                let is_newer = self.children.get(&name).is_none_or(|known| known.nonce != child.nonce);
+                if is_newer {
+                    self.children.insert(name, child);
+                }
+                self.show_children(at);
+            }
+            Outcome::Recorded(record) => {
+                if let Some(database) = &mut self.observed.database {
+                    let changed = database.record.value().and_then(Option::as_ref).map(|old| old.primary);
+                    if changed.is_some_and(|old: Member| old != record.primary) {
+                        self.failovers += 1;
+                        self.observed.is_fencing_sabotaged = false;
+                    }
+                    database.record = Seen::Fact { value: Some(record), observed_at: at };
+                }
+            }
+            Outcome::Promoted { .. } => {}
+            Outcome::Prepared => self.observed.is_database_prepared = true,
+            Outcome::Migrated(applied) => {
+                self.observed.is_migrated = true;
+                self.migrations = applied;
+            }
+            Outcome::BeforeDone => {
+                if let Step::RunBefore { service } = step {
+                    self.observed.before_done.insert(service.clone(), at);
+                }
+            }
+            Outcome::Finished => self.is_finished = true,
+        }
+    }
+
+    /// Gives every running start of an instance its health machine and shows what the machines say.
+    fn refresh_health(&mut self, at: Timestamp) {
+        let Some(children) = self.observed.children.value() else { return };
+        for (name, service) in &self.stack.services {
+            for slot in 1..=service.instances {
+                let id = InstanceId { service: name.clone(), slot };
+                let child = children.get(&ChildName::instance(&id)).filter(|child| child.ended.is_none());
+                let Some(child) = child else {
+                    self.machines.remove(&id);
+                    self.observed.health.remove(&id);
+                    continue;
+                };
+                let machine = self.machines.get(&id).filter(|machine| machine.nonce() == &child.nonce);
+                if machine.is_none() {
+                    self.machines.insert(id.clone(), HealthMachine::new(child.nonce.clone(), child.since));
+                }
+            }
+        }
+        for (id, machine) in &mut self.machines {
+            if let Some(service) = self.stack.services.get(&id.service) {
+                machine.tick(&service.health, at);
+            }
+            self.observed.health.insert(id.clone(), machine.seen());
+        }
+    }
+
+    fn begin_probes(&mut self, at: Timestamp) -> Option<Timestamp> {
+        let mut next: Option<Timestamp> = None;
+        for (id, machine) in &self.machines {
+            let Some(service) = self.stack.services.get(&id.service) else { continue };
+            let due = machine.next_probe_at(&service.health);
+            if due > at {
+                next = Some(next.map_or(due, |known| known.min(due)));
+                continue;
+            }
+            if self.probing.get(id) == Some(machine.nonce()) {
+                continue;
+            }
+            self.probing.insert(id.clone(), machine.nonce().clone());
+            let (sender, id, nonce) = (self.sender.clone(), id.clone(), machine.nonce().clone());
+            let probe = service.health.probe.clone();
+            let port = self.effects.instance_port(&id, matches!(probe, Probe::Http { management: true, .. }));
+            let timeout = service.health.timeout;
+            tokio::spawn(async move {
+                let result = prober::probe(&probe, port, timeout).await;
+                sender.send(Message::Probe { id, nonce, result }).await.ok();
+            });
+        }
+        next
+    }
+
+    fn take_probe(
+        &mut self,
+        id: &InstanceId,
+        nonce: &Nonce,
+        result: &mainstay_decide::health::ProbeResult,
+        at: Timestamp,
+    ) {
+        self.probing.remove(id);
+        let Some(service) = self.stack.services.get(&id.service) else { return };
+        let Some(machine) = self.machines.get_mut(id).filter(|machine| machine.nonce() == nonce) else { return };
+        let began = machine.seen().since;
+        if let Some(transition) = machine.step(&service.health, at, result) {
+            self.journal.emit(story::health(id, transition, &machine.seen(), began, at));
+        }
+    }
+
+    fn take_endpoint(&mut self, endpoint: &str, is_in: bool, reason: &str, at: Timestamp) {
+        let (kind, verb) = if is_in { ("EndpointReadmitted", "readmitted") } else { ("EndpointEjected", "ejected") };
+        let name = endpoint.split('/').next().unwrap_or(endpoint);
+        self.journal.emit(NewEvent::info(at, kind, format!("the edge {verb} {name}: {reason}")).about(name));
+    }
+
+    fn publish(&mut self, plan: &Plan, at: Timestamp) {
+        self.tell_changes(plan, at);
+        let was_up = self.picture.was_up();
+        let scene = Scene {
+            stack: &self.stack,
+            launch: &self.launch,
+            observed: &self.observed,
+            urls: &self.urls,
+            migrations: &self.migrations,
+            generation: self.generation,
+            failovers: self.failovers,
+            now: at,
+        };
+        let status = self.picture.draw(plan, &scene);
+        if !was_up && status.is_up {
+            let took = at.saturating_since(self.launch.since).as_millis();
+            let took = u64::try_from(took).unwrap_or(u64::MAX);
+            self.journal.emit(NewEvent::info(at, "StackReady", "everything is ready").with("took_ms", took));
+        }
+        self.published.status.send_if_modified(|current| {
+            let same = current.as_ref().is_some_and(|known| Status { at: status.at, ..known.clone() } == status);
+            *current = Some(status);
+            !same
+        });
+    }
+
+    fn tell_changes(&mut self, plan: &Plan, at: Timestamp) {
+        for planned in &plan.boxes {
+            let before = self.states.insert(planned.id.clone(), planned.state);
+            if before.is_some_and(|before| before != planned.state) {
+                if let Some(event) = story::state_changed(planned, at) {
+                    self.journal.emit(event);
+                }
+            }
+        }
+    }
+
+    fn publish_traffic(&mut self, at: Timestamp) {
+        let primary = self
+            .observed
+            .database
+            .as_ref()
+            .and_then(|database| database.record.value())
+            .and_then(Option::as_ref)
+            .map(|record| record.primary);
+        let read = self.observed.router.value().map(|router| router.read.clone()).unwrap_or_default();
+        self.published.traffic.send_replace(Some(self.traffic.picture(&self.stack, primary, &read, at)));
+    }
+}
+
+fn count_end(counts: &mut BTreeMap<ChildName, (Nonce, u32)>, child: &Child, at: Timestamp) {
+    let known = counts.get(&child.name);
+    if known.is_some_and(|(nonce, _)| *nonce == child.nonce) {
+        return;
+    }
+    let was_steady = at.saturating_since(child.since) >= restart::STEADY;
+    let before = known.map_or(0, |(_, count)| *count);
+    let count = if was_steady { 1 } else { before.saturating_add(1) };
+    counts.insert(child.name.clone(), (child.nonce.clone(), count));
+}
+
+fn subject(key: &StepKey) -> String {
+    match key {
+        StepKey::Child { name } => name.to_string(),
+        StepKey::Cluster | StepKey::Schema => "database".to_owned(),
+        StepKey::Before { service } => service.to_string(),
+    }
+}

@@ -1,0 +1,207 @@
+//! Executes steps. Every choice is in the step; here is only how.
+
+mod children;
+mod database;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mainstay_api::{DatabaseAccess, ServiceEnv};
+use mainstay_decide::plan::{EndpointPlan, Step};
+use mainstay_edge::protocol::Endpoint;
+use mainstay_supervisor::client::Keep;
+use mainstay_supervisor::protocol::SpawnSpec;
+use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, ServiceName};
+use tokio::sync::{Notify, watch};
+
+pub(crate) use database::Cluster;
+
+use crate::journal::Journal;
+use crate::links::Link;
+use crate::message::Outcome;
+use crate::paths::Paths;
+use crate::settings::{Settings, upstream_name};
+
+/// What executors need; shared by all steps.
+pub(crate) struct Effects {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) keep: watch::Receiver<Option<Keep>>,
+    pub(crate) edge: Link,
+    pub(crate) router: Link,
+    pub(crate) endpoints: watch::Sender<BTreeMap<String, Vec<Endpoint>>>,
+    pub(crate) looks: Arc<Notify>,
+    pub(crate) cluster: Option<Cluster>,
+    pub(crate) journal: Journal,
+}
+
+/// The last words of an error and everything beneath it.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+impl Effects {
+    /// Executes one step.
+    ///
+    /// **Errors**: what failed, with the last evidence, in words for people.
+    pub(crate) async fn run(&self, step: &Step) -> Result<Outcome, String> {
+        match step {
+            Step::StartChild { name } => self.start_child(name).await,
+            Step::StartInstance { id } => self.start_instance(id).await,
+            Step::Stop { name, nonce, signal, grace } => self.stop(name, nonce, *signal, *grace).await,
+            Step::RunBefore { service } => self.run_before(service).await,
+            Step::Finish => Ok(Outcome::Finished),
+            Step::InitPrimary { .. }
+            | Step::Clone { .. }
+            | Step::StartPostgres { .. }
+            | Step::Fence { .. }
+            | Step::Promote { .. }
+            | Step::WriteRecord { .. }
+            | Step::SetSynchronous { .. }
+            | Step::PointRouter { .. }
+            | Step::PrepareDatabase { .. }
+            | Step::Migrate { .. } => {
+                let cluster = self.cluster.as_ref().ok_or("the stack has no database")?;
+                cluster.run(self, step).await
+            }
+        }
+    }
+
+    /// The present connection to keep.
+    ///
+    /// **Errors**: there is none just now; a new keep is being started.
+    pub(crate) fn keep(&self) -> Result<Keep, String> {
+        self.keep.borrow().clone().ok_or_else(|| "keep is being restarted".to_owned())
+    }
+
+    /// Starts a child through keep.
+    pub(crate) async fn spawn(&self, spec: SpawnSpec) -> Result<Outcome, String> {
+        let (name, nonce) = (spec.name.clone(), spec.nonce.clone());
+        let pid = self.keep()?.spawn(spec).await.map_err(|error| chain(&error))?;
+        Ok(Outcome::Started { name, nonce, pid })
+    }
+
+    /// Makes observers look now instead of at their next turn.
+    pub(crate) fn look_again(&self) {
+        self.looks.notify_waiters();
+    }
+
+    /// Shows the edge its endpoints, if they changed.
+    pub(crate) fn set_endpoints(&self, planned: &BTreeMap<String, Vec<EndpointPlan>>) {
+        let mut wanted = BTreeMap::new();
+        for (name, service) in &self.settings.stack.services {
+            for management in [false, true] {
+                let key = upstream_name(name, management);
+                let has_door = if management { service.has_management_port } else { service.has_port };
+                if !has_door {
+                    continue;
+                }
+                let none = Vec::new();
+                let endpoints = planned.get(&key).or_else(|| planned.get(name.as_str())).unwrap_or(&none);
+                let shown = endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint, management)).collect();
+                wanted.insert(key, shown);
+            }
+        }
+        self.endpoints.send_if_modified(|current: &mut BTreeMap<String, Vec<Endpoint>>| {
+            let differs = *current != wanted;
+            if differs {
+                *current = wanted;
+            }
+            differs
+        });
+    }
+
+    fn endpoint(&self, planned: &EndpointPlan, management: bool) -> Option<Endpoint> {
+        let port = self.settings.doors.of(&planned.instance, management)?;
+        let short = &planned.nonce.as_str()[..12];
+        Some(Endpoint {
+            id: format!("{}/{short}", planned.instance),
+            address: format!("127.0.0.1:{port}"),
+            is_ready: planned.is_ready,
+        })
+    }
+
+    /// The port of an instance, or its management port.
+    pub(crate) fn instance_port(&self, id: &InstanceId, management: bool) -> Option<u16> {
+        self.settings.doors.of(id, management)
+    }
+
+    /// What a child of that name is for.
+    pub(crate) fn role_of(&self, name: &ChildName) -> ChildRole {
+        match name.as_str() {
+            "edge" => ChildRole::Edge,
+            "router" => ChildRole::Router,
+            "cache" | "store" => ChildRole::Redis,
+            "prometheus" => ChildRole::Prometheus,
+            "alertmanager" => ChildRole::Alertmanager,
+            "control" => ChildRole::Control,
+            postgres if postgres.starts_with("postgres-") => ChildRole::Postgres,
+            _ => ChildRole::Instance,
+        }
+    }
+
+    /// Folders of this stack.
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.settings.paths
+    }
+
+    /// Every log that there is, by child.
+    pub(crate) fn log_files(&self) -> Vec<(ChildName, PathBuf)> {
+        let mut files: Vec<(ChildName, PathBuf)> = std::fs::read_dir(self.settings.paths.state.join("logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let path = entry.path();
+                let name = path.file_name()?.to_str()?.strip_suffix(".log")?.to_owned();
+                Some((ChildName::new(name).ok()?, path))
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// What a service is given.
+    pub(crate) fn service_env(&self, name: &str) -> Option<ServiceEnv> {
+        let service = ServiceName::new(name).ok().filter(|name| self.settings.stack.services.contains_key(name))?;
+        let env = self.settings.service_env(&service, None).ok()?;
+        let instances = self.settings.doors.instances.iter();
+        let ports = instances.filter(|(id, _)| id.service == service).map(|(id, port)| (id.to_string(), *port)).collect();
+        Some(ServiceEnv { service, env, ports })
+    }
+
+    /// How the database is reached.
+    pub(crate) fn database_access(&self) -> Option<DatabaseAccess> {
+        let cluster = self.cluster.as_ref()?;
+        Some(DatabaseAccess {
+            app_url: self.settings.application_dsn(false)?,
+            app_read_url: self.settings.application_dsn(true)?,
+            ledger_url: self.settings.ledger_dsn(),
+            direct: cluster.direct_dsns(&self.settings),
+        })
+    }
+
+    pub(crate) async fn edge_metrics(&self) -> Result<String, String> {
+        self.edge.metrics().await
+    }
+
+    pub(crate) async fn router_metrics(&self) -> Result<String, String> {
+        self.router.metrics().await
+    }
+
+    /// A new identity for a start.
+    ///
+    /// **Errors**: the kernel gives no random bytes.
+    pub(crate) fn nonce() -> Result<Nonce, String> {
+        mainstay_supervisor::ids::nonce().map_err(|error| format!("no random bytes: {error}"))
+    }
+}

@@ -1,0 +1,320 @@
+//! Children that are no database: edge, router, Redis, telemetry, instances, release commands.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mainstay_supervisor::ids::user_for;
+use mainstay_supervisor::protocol::{Limits, Refusal, SpawnSpec, User};
+use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, Secret, ServiceName};
+
+use super::{Effects, chain};
+use crate::message::Outcome;
+
+/// A release command (schema changes of an application) may take this long.
+const BEFORE_DEADLINE: Duration = Duration::from_mins(10);
+/// Time for the edge to take an instance out of the rotation before it gets its signal: one frame on a local socket.
+const OUT_OF_ROTATION: Duration = Duration::from_millis(100);
+/// Pause between two looks at a child that is being stopped.
+const LOOK: Duration = Duration::from_millis(20);
+/// Time to kill what survived its grace.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Makes a folder of a child's own.
+pub(super) fn own_folder(path: &Path, user: Option<&User>, mode: u32) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot make {}: {error}", path.display());
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    match user {
+        Some(user) => chown(path, Some(user.uid), Some(user.gid)).map_err(failed),
+        None => Ok(()),
+    }
+}
+
+impl Effects {
+    pub(super) async fn start_child(&self, name: &ChildName) -> Result<Outcome, String> {
+        let spec = match name.as_str() {
+            "edge" => self.edge_spec().await?,
+            "router" => self.router_spec().await?,
+            "cache" => self.redis_spec(mainstay_cache::Kind::Cache)?,
+            "store" => self.redis_spec(mainstay_cache::Kind::Store)?,
+            "prometheus" | "alertmanager" => self.telemetry_spec(name)?,
+            other => return Err(format!("nobody knows how to start {other}")),
+        };
+        self.spawn(spec).await
+    }
+
+    fn stack_name(&self) -> &str {
+        self.settings.launch.stack.as_str()
+    }
+
+    async fn listen(&self, name: &str, port: u16) -> Result<(), String> {
+        let host = &self.settings.stack.edge.listen;
+        let host = if name.starts_with("edge-") { host.as_str() } else { "127.0.0.1" };
+        let host: std::net::IpAddr = host.parse().map_err(|error| format!("edge.listen {host:?}: {error}"))?;
+        let address = std::net::SocketAddr::new(host, port);
+        self.keep()?.listen(name, address).await.map(drop).map_err(|error| chain(&error))
+    }
+
+    fn own_process(&self, name: &str, role: ChildRole, listeners: &[&str]) -> Result<SpawnSpec, String> {
+        let paths = &self.settings.paths;
+        let user = user_for(role, self.stack_name(), name);
+        let state = paths.state.join(name);
+        let runtime = paths.runtime.join(name);
+        own_folder(&state, user.as_ref(), 0o700)?;
+        own_folder(&runtime, user.as_ref(), 0o711)?;
+        Ok(SpawnSpec {
+            name: ChildName::new(name).map_err(|error| error.to_string())?,
+            role,
+            nonce: Self::nonce()?,
+            argv: vec![
+                paths.program().display().to_string(),
+                name.to_owned(),
+                "--state".to_owned(),
+                state.display().to_string(),
+                "--runtime".to_owned(),
+                runtime.display().to_string(),
+            ],
+            env: self.base_env(),
+            dir: state,
+            user,
+            log: paths.log(name),
+            listeners: listeners.iter().map(|name| (*name).to_owned()).collect(),
+            limits: Limits::default(),
+            restart: false,
+            project: None,
+        })
+    }
+
+    fn base_env(&self) -> BTreeMap<String, Secret> {
+        let state = self.settings.paths.state.display().to_string();
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+        BTreeMap::from([
+            ("PATH".to_owned(), Secret::new(path)),
+            // By this an `up` that finds a port taken knows that the holder is its own.
+            ("MAINSTAY_STATE".to_owned(), Secret::new(state)),
+        ])
+    }
+
+    async fn edge_spec(&self) -> Result<SpawnSpec, String> {
+        self.listen("edge-https", self.settings.doors.https).await?;
+        self.listen("edge-http", self.settings.doors.http).await?;
+        let mut spec = self.own_process("edge", ChildRole::Edge, &["edge-https", "edge-http"])?;
+        if !self.settings.stack.sites.is_empty() {
+            spec.project = Some(self.settings.launch.project.clone());
+            spec.dir = self.settings.launch.folder.clone();
+        }
+        Ok(spec)
+    }
+
+    async fn router_spec(&self) -> Result<SpawnSpec, String> {
+        self.listen("router-write", self.settings.doors.write).await?;
+        self.listen("router-read", self.settings.doors.read).await?;
+        self.own_process("router", ChildRole::Router, &["router-write", "router-read"])
+    }
+
+    /// What a Redis is started with.
+    ///
+    /// **Errors**: the stack has none.
+    pub(crate) fn redis_settings(&self, kind: mainstay_cache::Kind) -> Result<mainstay_cache::Settings, String> {
+        let config = self.settings.stack.cache.as_ref().ok_or("the stack has no cache")?;
+        let (port, password) = match kind {
+            mainstay_cache::Kind::Cache => (self.settings.doors.redis_cache, &self.settings.passwords.redis_cache),
+            mainstay_cache::Kind::Store => (self.settings.doors.redis_store, &self.settings.passwords.redis_store),
+        };
+        Ok(mainstay_cache::Settings {
+            kind,
+            state: self.settings.paths.state.clone(),
+            runtime: self.settings.paths.runtime.clone(),
+            port,
+            password: password.clone(),
+            cache: config.clone(),
+            user: user_for(ChildRole::Redis, self.stack_name(), "redis"),
+        })
+    }
+
+    fn redis_spec(&self, kind: mainstay_cache::Kind) -> Result<SpawnSpec, String> {
+        let settings = self.redis_settings(kind)?;
+        let program = mainstay_cache::find_program().map_err(|error| error.to_string())?;
+        mainstay_cache::spec(&settings, &program, Self::nonce()?, self.settings.paths.log(kind.name()))
+            .map_err(|error| chain(&error))
+    }
+
+    /// What Prometheus and Alertmanager are started with.
+    pub(crate) fn telemetry_settings(&self) -> mainstay_telemetry::Settings {
+        use mainstay_telemetry::Page;
+        let stack = &self.settings.stack;
+        let mut pages = vec![Page::Edge, Page::Control, Page::Host];
+        if stack.database.is_some() {
+            pages.extend([Page::Router, Page::Postgres]);
+        }
+        if stack.cache.is_some() {
+            pages.push(Page::Redis);
+        }
+        mainstay_telemetry::Settings {
+            dir: self.settings.paths.state.join("prometheus"),
+            stack: self.settings.launch.stack.clone(),
+            environment: self.settings.launch.environment.clone(),
+            observe: stack.observe.clone(),
+            prometheus_port: self.settings.doors.prometheus,
+            alertmanager_port: self.settings.doors.alertmanager,
+            console_port: self.settings.doors.console,
+            pages,
+            password: self.settings.passwords.telemetry.clone(),
+            pages_token: self.settings.passwords.pages_token.clone(),
+            user: user_for(ChildRole::Prometheus, self.stack_name(), "prometheus"),
+        }
+    }
+
+    fn telemetry_spec(&self, name: &ChildName) -> Result<SpawnSpec, String> {
+        let settings = self.telemetry_settings();
+        mainstay_telemetry::write_config(&settings).map_err(|error| chain(&error))?;
+        let services = &self.settings.stack.services;
+        let doors = &self.settings.doors;
+        let targets: Vec<mainstay_telemetry::Target> = services
+            .iter()
+            .filter_map(|(name, service)| Some((name, service, service.metrics.as_ref()?)))
+            .flat_map(|(name, service, path)| {
+                (1..=service.instances).filter_map(move |slot| {
+                    let instance = InstanceId { service: name.clone(), slot };
+                    let port = doors.of(&instance, service.has_management_port)?;
+                    Some(mainstay_telemetry::Target { instance, port, path: path.clone() })
+                })
+            })
+            .collect();
+        mainstay_telemetry::write_targets(&settings.dir, &targets).map_err(|error| chain(&error))?;
+        let programs = mainstay_telemetry::find_programs();
+        let (nonce, log) = (Self::nonce()?, self.settings.paths.log(name.as_str()));
+        let spec = if name.as_str() == "prometheus" {
+            let program = programs.prometheus.map_err(|missing| missing.to_string())?;
+            mainstay_telemetry::prometheus_spec(&settings, &program, nonce, log)
+        } else {
+            let program = programs.alertmanager.map_err(|missing| missing.to_string())?;
+            mainstay_telemetry::alertmanager_spec(&settings, &program, nonce, log)
+        };
+        spec.map_err(|error| error.to_string())
+    }
+
+    pub(super) async fn start_instance(&self, id: &InstanceId) -> Result<Outcome, String> {
+        let service = self.settings.stack.services.get(&id.service).ok_or("the stack has no such service")?;
+        let mut env = self.settings.service_env(&id.service, Some(id))?;
+        env.extend(self.base_env().into_iter().filter(|(name, _)| name == "MAINSTAY_STATE"));
+        let name = ChildName::instance(id);
+        let mut spec = self.service_process(&id.service, name, ChildRole::Instance, &service.run, env)?;
+        spec.limits = Limits { memory: service.memory, cpu_milli: service.cpu_milli, pids: None };
+        self.spawn(spec).await
+    }
+
+    fn service_process(
+        &self,
+        service_name: &ServiceName,
+        name: ChildName,
+        role: ChildRole,
+        command: &[String],
+        env: BTreeMap<String, Secret>,
+    ) -> Result<SpawnSpec, String> {
+        let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
+        // One user for a service, whatever the process: its files are its own.
+        let user = user_for(ChildRole::Instance, self.stack_name(), service_name.as_str());
+        let home = self.settings.paths.state.join("home");
+        own_folder(&home, None, 0o711)?;
+        own_folder(&home.join(service_name.as_str()), user.as_ref(), 0o700)?;
+        let dir = self.settings.launch.folder.join(&service.dir);
+        let mut argv = command.to_vec();
+        if let Some(program) = argv.first_mut().filter(|program| program.contains('/') && !program.starts_with('/')) {
+            *program = normal(&dir.join(&*program)).display().to_string();
+        }
+        Ok(SpawnSpec {
+            log: self.settings.paths.log(name.as_str()),
+            name,
+            role,
+            nonce: Self::nonce()?,
+            argv,
+            env,
+            dir,
+            user,
+            listeners: Vec::new(),
+            limits: Limits::default(),
+            restart: false,
+            project: Some(self.settings.launch.project.clone()),
+        })
+    }
+
+    pub(super) async fn run_before(&self, service_name: &ServiceName) -> Result<Outcome, String> {
+        let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
+        let command = service.before.as_ref().ok_or("the service has no release command")?;
+        let env = self.settings.service_env(service_name, None)?;
+        let name = ChildName::new(format!("{service_name}-before")).map_err(|error| error.to_string())?;
+        let spec = self.service_process(service_name, name.clone(), ChildRole::Task, command, env)?;
+        let reason = self.keep()?.run_task(spec, BEFORE_DEADLINE).await.map_err(|error| chain(&error))?;
+        if !reason.is_success() {
+            let tail = self.last_lines(name.as_str());
+            return Err(format!("the release command of {service_name} ended: {reason}\n{tail}"));
+        }
+        let fact = format!("before:{service_name}");
+        self.journal.set_fact(&fact, &format!("v{}", self.settings.launch.release)).await?;
+        Ok(Outcome::BeforeDone)
+    }
+
+    /// The last lines of a log, for errors.
+    pub(super) fn last_lines(&self, name: &str) -> String {
+        let path: PathBuf = self.settings.paths.log(name);
+        mainstay_supervisor::logs::read_tail(&path, 10).map(|(lines, _)| lines.join("\n")).unwrap_or_default()
+    }
+
+    pub(super) async fn stop(
+        &self,
+        name: &ChildName,
+        nonce: &Nonce,
+        signal: i32,
+        grace: Duration,
+    ) -> Result<Outcome, String> {
+        if self.role_of(name) == ChildRole::Instance {
+            tokio::time::sleep(OUT_OF_ROTATION).await;
+        }
+        let keep = self.keep()?;
+        match keep.signal(nonce, signal).await {
+            Ok(()) => {}
+            // A child that is gone already needs no signal.
+            Err(error) if error.refusal() == Some(Refusal::NotRunning) => return Ok(Outcome::Done),
+            Err(error) => return Err(chain(&error)),
+        }
+        let deadline = tokio::time::Instant::now() + grace;
+        while tokio::time::Instant::now() < deadline {
+            let children = keep.list().await.map_err(|error| chain(&error))?;
+            let runs = children.iter().any(|child| child.nonce == *nonce && child.ended.is_none());
+            if !runs {
+                return Ok(Outcome::Done);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let text = format!("{name} did not end within {} s and is killed", grace.as_secs());
+        self.journal.emit(crate::store::NewEvent::warn(crate::clock::now(), "ChildKilled", text).about(name));
+        keep.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| chain(&error))?;
+        Ok(Outcome::Done)
+    }
+
+    pub(crate) async fn redis_metrics(&self) -> Result<String, String> {
+        let mut page = String::new();
+        for kind in mainstay_cache::Kind::ALL {
+            page.push_str(&mainstay_cache::metrics(&self.redis_settings(kind)?).await);
+        }
+        Ok(page)
+    }
+}
+
+/// Takes `.` and `..` out of an absolute path, by its text.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                normal.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => normal.push(other),
+        }
+    }
+    normal
+}

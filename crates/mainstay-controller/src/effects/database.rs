@@ -1,0 +1,331 @@
+//! Database steps, and the looks at its members.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_decide::observed::{DataDirectory, MemberSeen, Record};
+use mainstay_decide::plan::Step;
+use mainstay_postgres::access::AccessError;
+use mainstay_postgres::{Access, Layout, RecordFile, Task, clone, cluster, init, layout, prepare, probe, proof, start};
+use mainstay_router::protocol::{Server, Targets};
+use mainstay_supervisor::ids::user_for;
+use mainstay_types::{ChildName, ChildRole, Member, Secret, Seen, Timeline, Timestamp};
+use tokio::sync::mpsc;
+
+use super::{Effects, chain};
+use crate::clock::now;
+use crate::message::{Message, Outcome};
+use crate::observers;
+use crate::settings::Settings;
+
+/// initdb takes a second; on a slow disk under load a minute is still no hang.
+const INIT_DEADLINE: Duration = Duration::from_mins(2);
+/// A clone copies the whole database: 1 TiB at 100 MiB/s takes three hours.
+const CLONE_DEADLINE: Duration = Duration::from_hours(6);
+/// Time to prove that a member is dead once its processes got SIGKILL.
+const FENCE_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two looks for that proof: orphaned backends end within milliseconds.
+const PROOF_LOOK: Duration = Duration::from_millis(2);
+/// Pause between two looks at a member: silence is counted from these.
+const LOOK: Duration = Duration::from_millis(250);
+/// The same while it does not answer as it should.
+const EAGER: Duration = Duration::from_millis(40);
+
+/// The cluster's executor.
+pub(crate) struct Cluster {
+    layout: Layout,
+    record: RecordFile,
+    passwords: mainstay_postgres::Passwords,
+    access: BTreeMap<Member, Access>,
+    members: Vec<Member>,
+}
+
+impl Cluster {
+    /// For the stack's database.
+    ///
+    /// **Errors**: more standbys than there are letters; the stack crate checks that.
+    pub(crate) fn new(settings: &Settings) -> Result<Self, String> {
+        let database = settings.stack.database.as_ref().ok_or("the stack has no database")?;
+        // Without the programs the planner starts nothing; the layout is still good for looking.
+        let bin = layout::find_programs().map(|programs| programs.bin).unwrap_or_default();
+        let layout = Layout {
+            state: settings.paths.state.clone(),
+            runtime: settings.paths.runtime.clone(),
+            bin,
+            user: user_for(ChildRole::Postgres, settings.launch.stack.as_str(), "postgres"),
+        };
+        let wanted = usize::try_from(database.standbys).unwrap_or(usize::MAX).saturating_add(1);
+        let mut members: Vec<Member> = (0..wanted.min(6)).filter_map(Member::nth).collect();
+        for found in layout.members().map_err(|error| format!("cannot list {}: {error}", layout.base().display()))? {
+            if !members.contains(&found) {
+                members.push(found);
+            }
+        }
+        let access =
+            members.iter().map(|member| (*member, Access::new(&layout, *member, &settings.passwords.superuser)));
+        let access = access.collect();
+        let passwords = mainstay_postgres::Passwords {
+            superuser: settings.passwords.superuser.clone(),
+            replication: settings.passwords.replication.clone(),
+            application: settings.passwords.application.clone(),
+            ledger: settings.passwords.ledger.clone(),
+            monitor: settings.passwords.monitor.clone(),
+        };
+        let record = RecordFile::new(layout.record());
+        Ok(Self { layout, record, passwords, access, members })
+    }
+
+    /// The record on disk.
+    pub(crate) fn read_record(&self) -> Option<Option<Record>> {
+        self.record.read().ok()
+    }
+
+    /// Executes a database step.
+    ///
+    /// **Errors**: what failed, in words for people.
+    pub(super) async fn run(&self, effects: &Effects, step: &Step) -> Result<Outcome, String> {
+        match step {
+            Step::InitPrimary { member } => self.init(effects, *member).await,
+            Step::Clone { member, from } => self.clone_member(effects, *member, *from).await,
+            Step::StartPostgres { member, follow } => self.start(effects, *member, *follow).await,
+            Step::Fence { member } => self.fence(effects, *member).await,
+            Step::Promote { member } => {
+                let promoted = cluster::promote(self.access(*member)?).await.map_err(|error| chain(&error))?;
+                Ok(Outcome::Promoted { timeline: promoted.timeline, lsn: promoted.lsn })
+            }
+            Step::WriteRecord { record } => self.write_record(record).await,
+            Step::SetSynchronous { primary, standbys } => {
+                let access = self.access(*primary)?;
+                cluster::set_synchronous(access, standbys).await.map_err(|error| chain(&error))?;
+                Ok(Outcome::Done)
+            }
+            Step::PointRouter { epoch, write, read } => self.point(effects, *epoch, *write, read).await,
+            Step::PrepareDatabase { primary } => {
+                let name = effects.settings.database_name().ok_or("the stack has no database")?;
+                let access = self.access(*primary)?;
+                prepare::prepare(access, name, &self.passwords).await.map_err(|error| chain(&error))?;
+                Ok(Outcome::Prepared)
+            }
+            Step::Migrate { primary } => self.migrate(effects, *primary).await,
+            _ => Err(format!("not a database step: {step}")),
+        }
+    }
+
+    fn access(&self, member: Member) -> Result<&Access, String> {
+        self.access.get(&member).ok_or_else(|| format!("there is no postgres-{member}"))
+    }
+
+    async fn run_task(&self, effects: &Effects, task: &Task, deadline: Duration) -> Result<mainstay_types::ExitReason, String> {
+        let spec = task.spec(Effects::nonce()?);
+        effects.keep()?.run_task(spec, deadline).await.map_err(|error| chain(&error))
+    }
+
+    async fn init(&self, effects: &Effects, member: Member) -> Result<Outcome, String> {
+        let log = effects.settings.paths.log(&format!("postgres-{member}-init"));
+        let task =
+            init::prepare(&self.layout, member, &self.passwords.superuser, &log).map_err(|error| chain(&error))?;
+        let ended = self.run_task(effects, &task, INIT_DEADLINE).await?;
+        init::finish(&self.layout, member, &task, &ended).map_err(|error| chain(&error))?;
+        Ok(Outcome::Done)
+    }
+
+    async fn clone_member(&self, effects: &Effects, member: Member, from: Member) -> Result<Outcome, String> {
+        let log = effects.settings.paths.log(&format!("postgres-{member}-clone"));
+        let request = clone::Request {
+            layout: &self.layout,
+            member,
+            from: self.access(from)?,
+            replication: &self.passwords.replication,
+            log: &log,
+        };
+        let task = clone::prepare(&request).await.map_err(|error| chain(&error))?;
+        let ended = self.run_task(effects, &task, CLONE_DEADLINE).await?;
+        let layout = self.layout.clone();
+        let finished = tokio::task::spawn_blocking(move || clone::finish(&layout, member, &task, &ended)).await;
+        finished.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        Ok(Outcome::Done)
+    }
+
+    async fn start(&self, effects: &Effects, member: Member, follow: Option<Member>) -> Result<Outcome, String> {
+        let database = effects.settings.stack.database.as_ref().ok_or("the stack has no database")?;
+        let name = ChildName::postgres(member);
+        let spec = start::prepare(&start::Start {
+            layout: &self.layout,
+            member,
+            follow,
+            database,
+            replication: &self.passwords.replication,
+            nonce: Effects::nonce()?,
+            log: effects.settings.paths.log(name.as_str()),
+        })
+        .map_err(|error| chain(&error))?;
+        effects.spawn(spec).await
+    }
+
+    /// Kills every process of the member, then proves that none is attached to its memory. Killing is the means,
+    /// the proof is the end.
+    async fn fence(&self, effects: &Effects, member: Member) -> Result<Outcome, String> {
+        let name = ChildName::postgres(member);
+        let keep = effects.keep()?;
+        let children = keep.list().await.map_err(|error| chain(&error))?;
+        if let Some(child) = children.iter().find(|child| child.name == name) {
+            let killed = keep.kill_tree(&child.nonce, FENCE_DEADLINE).await;
+            // What counts is the proof below; a tree that is gone already is refused as not running.
+            if let Err(error) = killed {
+                if proof::check(&self.layout, member) == proof::Proof::Alive {
+                    return Err(chain(&error));
+                }
+            }
+        }
+        let deadline = tokio::time::Instant::now() + FENCE_DEADLINE;
+        loop {
+            match proof::check(&self.layout, member) {
+                proof::Proof::Dead => return Ok(Outcome::Done),
+                proof::Proof::Alive if tokio::time::Instant::now() < deadline => {}
+                proof::Proof::Alive => return Err(format!("{name} still has processes attached to its memory")),
+                proof::Proof::Unknown(reason) => return Err(format!("nobody can tell whether {name} is dead: {reason}")),
+            }
+            tokio::time::sleep(PROOF_LOOK).await;
+        }
+    }
+
+    async fn write_record(&self, record: &Record) -> Result<Outcome, String> {
+        let (file, written) = (self.record.clone(), record.clone());
+        let result = tokio::task::spawn_blocking(move || file.write(&written)).await;
+        result.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        Ok(Outcome::Recorded(record.clone()))
+    }
+
+    async fn point(
+        &self,
+        effects: &Effects,
+        epoch: u64,
+        write: Option<Member>,
+        read: &[Member],
+    ) -> Result<Outcome, String> {
+        let timeline = self.read_record().flatten().map_or(Timeline::default(), |record| record.timeline);
+        let server = |member: Member| Server {
+            member,
+            timeline,
+            socket_dir: self.layout.socket_dir(member),
+            port: layout::PORT,
+        };
+        let targets =
+            Targets { epoch, write: write.map(server), read: read.iter().map(|member| server(*member)).collect() };
+        effects.router.point(targets).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn migrate(&self, effects: &Effects, primary: Member) -> Result<Outcome, String> {
+        let settings = &effects.settings;
+        let database = settings.stack.database.as_ref().ok_or("the stack has no database")?;
+        let Some(folder) = &database.migrations else { return Ok(Outcome::Migrated(Vec::new())) };
+        let access = Access::as_role(
+            &self.layout,
+            primary,
+            mainstay_postgres::access::Role {
+                name: &database.name,
+                database: &database.name,
+                password: &self.passwords.application,
+            },
+        );
+        let folder = settings.launch.folder.join(folder);
+        mainstay_postgres::migrate::migrate(&access, &folder).await.map_err(|error| chain(&error))?;
+        Ok(Outcome::Migrated(versions(&folder)))
+    }
+
+    /// Superuser DSNs, by member: the host is the socket folder.
+    pub(super) fn direct_dsns(&self, settings: &Settings) -> BTreeMap<Member, Secret> {
+        let dsn = |member: &Member| {
+            format!(
+                "postgres://{}:{}@/postgres?host={}&port={}",
+                layout::SUPERUSER,
+                settings.passwords.superuser.expose(),
+                self.layout.socket_dir(*member).display(),
+                layout::PORT
+            )
+        };
+        self.members.iter().map(|member| (*member, Secret::new(dsn(member)))).collect()
+    }
+
+    /// Metrics of all members.
+    pub(super) async fn metrics(&self) -> String {
+        let mut page = String::new();
+        for access in self.access.values() {
+            page.push_str(&mainstay_postgres::metrics::metrics(access).await);
+        }
+        page
+    }
+
+    /// Begins to look at every member, each in a task of its own: a silent one delays no other.
+    pub(crate) fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
+        let Some(cluster) = &effects.cluster else { return };
+        for member in cluster.members.clone() {
+            tokio::spawn(watch(Arc::clone(effects), member, sender.clone()));
+        }
+    }
+
+    async fn look(&self, member: Member, silent_since: &mut Option<Timestamp>) -> MemberSeen {
+        let at = now();
+        let answer = match self.access.get(&member) {
+            None => Seen::Unknown,
+            Some(access) => match probe::probe(access).await {
+                Ok(answer) => {
+                    *silent_since = None;
+                    observers::fact(answer)
+                }
+                Err(AccessError::Silent { .. }) => Seen::Silent { since: *silent_since.get_or_insert(at) },
+                // It is not there, or says itself that it is not ready: no silence.
+                Err(_) => {
+                    *silent_since = None;
+                    Seen::Unknown
+                }
+            },
+        };
+        let data = self.layout.look(member);
+        let signal = self.layout.data(member).join("standby.signal").try_exists().ok();
+        MemberSeen {
+            data,
+            has_standby_signal: signal.filter(|_| data == DataDirectory::Complete),
+            is_alive: proof::is_alive(&self.layout, member, now()),
+            answer,
+        }
+    }
+}
+
+/// Versions in a migrations folder, oldest first: after a run of migrations the schema holds them all.
+fn versions(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut versions: Vec<mainstay_postgres::migrate::Version> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().to_str()?.to_owned();
+            let (version, _) = name.strip_suffix(".sql")?.strip_prefix('V')?.split_once("__")?;
+            mainstay_postgres::migrate::Version::parse(version)
+        })
+        .collect();
+    versions.sort();
+    versions.iter().map(|version| format!("V{version}")).collect()
+}
+
+async fn watch(effects: Arc<Effects>, member: Member, sender: mpsc::Sender<Message>) {
+    let Some(cluster) = &effects.cluster else { return };
+    let mut silent_since = None;
+    loop {
+        let seen = cluster.look(member, &mut silent_since).await;
+        let is_well = match &seen.answer {
+            Seen::Fact { value, .. } => value.is_streaming || !value.is_in_recovery,
+            Seen::Unknown | Seen::Silent { .. } => false,
+        };
+        if sender.send(Message::Member { member, seen }).await.is_err() {
+            return;
+        }
+        observers::rest(&effects, if is_well { LOOK } else { EAGER }).await;
+    }
+}
+
+impl Effects {
+    pub(crate) async fn postgres_metrics(&self) -> Result<String, String> {
+        Ok(self.cluster.as_ref().ok_or("the stack has no database")?.metrics().await)
+    }
+}

@@ -1,0 +1,57 @@
+//! What `up` decided, for every control plane of this run: `launch.json` in the state folder.
+
+use std::io;
+use std::path::PathBuf;
+
+use mainstay_supervisor::durable;
+use mainstay_types::{EnvironmentName, StackName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::paths::Paths;
+
+/// The run of a stack that `up` began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Version of the file.
+    pub version: u32,
+    /// The stack.
+    pub stack: StackName,
+    /// Its environment.
+    pub environment: EnvironmentName,
+    /// The stack file, as the user named it.
+    pub stack_file: PathBuf,
+    /// Folder of the stack file; relative paths in it are relative to this.
+    pub folder: PathBuf,
+    /// Folder that services may see even if it lies in somebody's closed home: the checkout, or `folder`.
+    pub project: PathBuf,
+    /// Counts runs; `before` commands run once for each.
+    pub release: u64,
+    /// When `up` began.
+    pub since: Timestamp,
+    /// Uses the stack file declares a port for: these ports or none.
+    pub declared_ports: Vec<String>,
+}
+
+/// Version of the file.
+pub const VERSION: u32 = 1;
+
+impl Launch {
+    /// Reads `launch.json`.
+    ///
+    /// **Errors**: not there, unreadable, or of a later version.
+    pub fn load(paths: &Paths) -> io::Result<Self> {
+        let launch: Self = serde_json::from_slice(&std::fs::read(paths.launch_file())?)?;
+        if launch.version > VERSION {
+            let text = format!("launch.json has version {}, this mainstay reads up to {VERSION}", launch.version);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(launch)
+    }
+
+    /// Writes it durably.
+    ///
+    /// **Errors**: the file system's.
+    pub fn save(&self, paths: &Paths) -> io::Result<()> {
+        durable::replace(&paths.launch_file(), &serde_json::to_vec_pretty(self)?, 0o644)
+    }
+}

@@ -1,0 +1,78 @@
+//! What reaches the loop: the one place where everything that happened is put in order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mainstay_api::Sabotage;
+use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
+use mainstay_decide::plan::Step;
+use mainstay_supervisor::protocol::Child;
+use mainstay_types::{InstanceId, Lsn, Member, Nonce, Pid, Seen, Timeline};
+
+/// An observation, a result or a wish.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// keep's whole list, after (re)connecting.
+    Children(Vec<Child>),
+    /// The connection to keep broke.
+    KeepLost,
+    /// A child's main process ended.
+    Ended(Child),
+    /// A step is over.
+    StepDone { step: Step, took: Duration, result: Result<Outcome, String> },
+    /// A look at a database member.
+    Member { member: Member, seen: MemberSeen },
+    /// Machine pressure explains silence, or no longer does.
+    Pressure(bool),
+    /// A look at a Redis.
+    Redis { name: &'static str, seen: Seen<()> },
+    /// A look at Prometheus.
+    Prometheus(Seen<()>),
+    /// A look at Alertmanager.
+    Alertmanager(Seen<()>),
+    /// An instance answered its probe, or did not.
+    Probe { id: InstanceId, nonce: Nonce, result: mainstay_decide::health::ProbeResult },
+    /// The edge's link stands with the policy accepted, or does not.
+    Edge(Seen<()>),
+    /// Traffic through the edge in the last second.
+    EdgeReport {
+        window_ms: u64,
+        upstreams: BTreeMap<String, mainstay_edge::protocol::Counts>,
+        endpoints: BTreeMap<String, mainstay_edge::protocol::EndpointReport>,
+    },
+    /// The edge ejected or readmitted an endpoint by itself.
+    EndpointChanged { endpoint: String, is_in: bool, reason: String },
+    /// The edge or the router refused what it was told.
+    PolicyRejected { by: &'static str, reason: String },
+    /// The router's link.
+    Router(Seen<RouterSeen>),
+    /// Traffic through the router in the last second.
+    RouterReport { window_ms: u64, write: mainstay_router::protocol::Counts, read: mainstay_router::protocol::Counts },
+    /// What a failover did to sessions.
+    FailoverDone { carried: u64, ended: u64, in_flight: u64, longest_hold_ms: u64 },
+    /// Somebody asks for an ordered end.
+    Down,
+    /// A positive control.
+    Sabotage(Sabotage),
+}
+
+/// What a step leaves behind besides its effect.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Nothing that observers would not see.
+    Done,
+    /// A child was started.
+    Started { name: mainstay_types::ChildName, nonce: Nonce, pid: Pid },
+    /// The record on disk.
+    Recorded(Record),
+    /// The member took over.
+    Promoted { timeline: Timeline, lsn: Lsn },
+    /// Roles and databases exist.
+    Prepared,
+    /// Migrations applied in all, newest last.
+    Migrated(Vec<String>),
+    /// The release command ended well.
+    BeforeDone,
+    /// Everything is stopped.
+    Finished,
+}

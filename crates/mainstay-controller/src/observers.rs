@@ -1,0 +1,120 @@
+//! Those who look: at the database, Redis, telemetry, machine pressure and keep. Each tells the loop what it saw.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_supervisor::client::Keep;
+use mainstay_supervisor::proc;
+use mainstay_supervisor::protocol::Notice;
+use mainstay_types::Seen;
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::now;
+use crate::effects::Effects;
+use crate::message::Message;
+
+/// Pause between two looks at Redis and telemetry in the steady state.
+const STEADY: Duration = Duration::from_secs(2);
+/// The same while it is not known to be well: `up` waits for it.
+const EAGER: Duration = Duration::from_millis(50);
+/// Pause between two looks at pressure.
+const PRESSURE_LOOK: Duration = Duration::from_secs(1);
+/// Share of time in which all tasks waited for CPU or disk, above which silence has an explanation.
+/// **Unit**: hundredths of a percent (PSI avg10). 60 %: at less, a local query of 250 ms gets through.
+const PRESSURE_BOUND: u32 = 6000;
+/// Pause before dialling keep again.
+const REDIAL: Duration = Duration::from_millis(50);
+
+/// Keeps a connection to keep, starts a new keep when it died, and passes on what it says.
+pub(crate) async fn keep(
+    paths: crate::paths::Paths,
+    current: watch::Sender<Option<Keep>>,
+    sender: mpsc::Sender<Message>,
+    stopping: watch::Receiver<bool>,
+) {
+    loop {
+        match Keep::connect(&paths.runtime).await {
+            Ok((keep, mut notices)) => {
+                if let Ok(children) = keep.list().await {
+                    current.send_replace(Some(keep.clone()));
+                    sender.send(Message::Children(children)).await.ok();
+                    while let Some(notice) = notices.recv().await {
+                        let message = match notice {
+                            Notice::Exited { child } => Message::Ended(child),
+                            Notice::Adopted { .. } => match keep.list().await {
+                                Ok(children) => Message::Children(children),
+                                Err(_) => break,
+                            },
+                        };
+                        sender.send(message).await.ok();
+                    }
+                    current.send_replace(None);
+                    sender.send(Message::KeepLost).await.ok();
+                }
+            }
+            Err(_) if *stopping.borrow() => return,
+            Err(_) => {
+                let paths = paths.clone();
+                // Another one may be starting it too: keep's own lock decides, and we dial again.
+                tokio::task::spawn_blocking(move || crate::start_keep(&paths)).await.ok();
+            }
+        }
+        tokio::time::sleep(REDIAL).await;
+    }
+}
+
+/// Looks at one Redis until the end.
+pub(crate) async fn redis(effects: Arc<Effects>, kind: mainstay_cache::Kind, sender: mpsc::Sender<Message>) {
+    let Ok(settings) = effects.redis_settings(kind) else { return };
+    loop {
+        let seen = mainstay_cache::ping(&settings, now()).await;
+        let pause = if seen.value().is_some() { STEADY } else { EAGER };
+        if sender.send(Message::Redis { name: kind.name(), seen }).await.is_err() {
+            return;
+        }
+        rest(&effects, pause).await;
+    }
+}
+
+/// Looks at Prometheus and Alertmanager until the end.
+pub(crate) async fn telemetry(effects: Arc<Effects>, sender: mpsc::Sender<Message>) {
+    let settings = effects.telemetry_settings();
+    loop {
+        let prometheus = mainstay_telemetry::is_ready(settings.prometheus_port, &settings.password, now()).await;
+        let alertmanager = mainstay_telemetry::is_ready(settings.alertmanager_port, &settings.password, now()).await;
+        let is_well = prometheus.value().is_some() && alertmanager.value().is_some();
+        if sender.send(Message::Prometheus(prometheus)).await.is_err() {
+            return;
+        }
+        sender.send(Message::Alertmanager(alertmanager)).await.ok();
+        rest(&effects, if is_well { STEADY } else { EAGER * 4 }).await;
+    }
+}
+
+/// Looks at machine pressure until the end.
+pub(crate) async fn pressure(sender: mpsc::Sender<Message>) {
+    loop {
+        let worst = [proc::Resource::Cpu, proc::Resource::Io, proc::Resource::Memory]
+            .into_iter()
+            .filter_map(proc::pressure)
+            .max()
+            .unwrap_or(0);
+        if sender.send(Message::Pressure(worst > PRESSURE_BOUND)).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(PRESSURE_LOOK).await;
+    }
+}
+
+/// A pause that ends early when something happened.
+pub(crate) async fn rest(effects: &Effects, pause: Duration) {
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = effects.looks.notified() => {}
+    }
+}
+
+/// `Seen` of a fact just now.
+pub(crate) fn fact<T>(value: T) -> Seen<T> {
+    Seen::Fact { value, observed_at: now() }
+}

@@ -1,0 +1,38 @@
+//! `ps`: every supervised process with what the stack says of it.
+
+use mainstay_api::{Process, Status};
+use mainstay_supervisor::proc;
+use mainstay_supervisor::protocol::Child;
+use mainstay_types::{BoxId, ChildRole, State};
+
+/// The list, keep first, then in the order of names. Reads /proc: call it where blocking is allowed.
+pub(crate) fn list(children: &[Child], status: &Status) -> Vec<Process> {
+    let mut list: Vec<Process> = children
+        .iter()
+        .filter(|child| child.role != ChildRole::Task || child.ended.is_none())
+        .map(|child| one(child, status))
+        .collect();
+    list.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
+    list
+}
+
+fn one(child: &Child, status: &Status) -> Process {
+    let drawn = status.boxes.iter().find(|one| one.name == child.name.as_str());
+    let runs = child.ended.is_none();
+    let fallback = if runs { State::Ready } else { State::Stopped };
+    let detail = match drawn {
+        Some(drawn) if matches!(drawn.id, BoxId::Postgres { .. }) => drawn.label.clone(),
+        _ => String::new(),
+    };
+    Process {
+        name: child.name.clone(),
+        role: child.role,
+        detail,
+        pid: runs.then_some(child.pid),
+        nonce: Some(child.nonce.clone()),
+        state: drawn.map_or(fallback, |drawn| drawn.state),
+        since: child.ended.as_ref().map_or(child.since, |ended| ended.at),
+        last_exit: child.ended.as_ref().map(|ended| ended.reason.clone()),
+        memory_bytes: runs.then(|| proc::tree_pss(child.pid).0),
+    }
+}

@@ -1,0 +1,80 @@
+//! Which of the distribution's programs this machine has.
+
+use std::collections::BTreeMap;
+
+use mainstay_decide::observed::Program;
+use mainstay_stack::Stack;
+
+/// Programs that the stack wants and the machine lacks, with the command that installs each.
+pub fn missing(stack: &Stack) -> BTreeMap<Program, String> {
+    let mut missing = BTreeMap::new();
+    if stack.database.is_some() {
+        if let Err(error) = mainstay_postgres::find_programs() {
+            missing.insert(Program::Postgres, error.to_string());
+        }
+    }
+    if stack.cache.is_some() {
+        if let Err(error) = mainstay_cache::find_program() {
+            missing.insert(Program::Redis, error.to_string());
+        }
+    }
+    if stack.observe.enabled {
+        let programs = mainstay_telemetry::find_programs();
+        if let Err(error) = programs.prometheus {
+            missing.insert(Program::Prometheus, error.to_string());
+        }
+        if let Err(error) = programs.alertmanager {
+            missing.insert(Program::Alertmanager, error.to_string());
+        }
+    }
+    missing
+}
+
+/// Whether a stack that wants it cannot serve without it. Without metrics it serves, and the picture says so.
+pub fn is_required(program: Program) -> bool {
+    match program {
+        Program::Postgres | Program::Redis => true,
+        Program::Prometheus | Program::Alertmanager => false,
+    }
+}
+
+/// A program and whether it is here, for `doctor`.
+pub struct Look {
+    /// Its name for people.
+    pub name: &'static str,
+    /// Whether stacks with that part cannot start without it.
+    pub is_required: bool,
+    /// What was found.
+    pub found: Found,
+}
+
+/// What was found.
+pub enum Found {
+    /// Path or version.
+    Here(String),
+    /// What to do.
+    Missing(String),
+}
+
+/// Every program that mainstay runs and does not write.
+pub fn all() -> Vec<Look> {
+    let telemetry = mainstay_telemetry::find_programs();
+    let path = |found: Result<std::path::PathBuf, mainstay_telemetry::MissingProgram>| match found {
+        Ok(path) => Found::Here(path.display().to_string()),
+        Err(error) => Found::Missing(error.to_string()),
+    };
+    let postgres = match mainstay_postgres::find_programs() {
+        Ok(programs) => Found::Here(format!("version {} in {}", programs.major, programs.bin.display())),
+        Err(error) => Found::Missing(error.to_string()),
+    };
+    let redis = match mainstay_cache::find_program() {
+        Ok(program) => Found::Here(program.display().to_string()),
+        Err(error) => Found::Missing(error.to_string()),
+    };
+    vec![
+        Look { name: "postgresql", is_required: true, found: postgres },
+        Look { name: "redis", is_required: true, found: redis },
+        Look { name: "prometheus", is_required: false, found: path(telemetry.prometheus) },
+        Look { name: "alertmanager", is_required: false, found: path(telemetry.alertmanager) },
+    ]
+}

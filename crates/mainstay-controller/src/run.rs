@@ -1,0 +1,297 @@
+//! Puts the control plane together and runs it.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use mainstay_decide::observed::{DatabaseSeen, Observed};
+use mainstay_supervisor::keep::Control;
+use mainstay_types::{Generation, Secret, Seen, exit_code};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::api::{self, Doors as ApiDoors, Shared};
+use crate::clock::now;
+use crate::core::{Core, Published};
+use crate::effects::{Cluster, Effects};
+use crate::journal::Journal;
+use crate::launch::Launch;
+use crate::links::{self, Link};
+use crate::observers;
+use crate::paths::Paths;
+use crate::ports::Ports;
+use crate::secrets::Secrets;
+use crate::settings::{Doors, Passwords, Settings};
+use crate::store::{NewEvent, Store};
+
+/// Messages that may wait for the loop; it takes them all at every turn.
+const INBOX: usize = 4096;
+/// Time for the API to answer its last requests at the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
+
+/// How keep starts the control plane.
+pub fn control_spec(paths: &Paths) -> Control {
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+    let mut env = BTreeMap::from([("PATH".to_owned(), Secret::new(path))]);
+    for name in ["LANG", "TZ", "HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "RUST_BACKTRACE"] {
+        if let Ok(value) = std::env::var(name) {
+            env.insert(name.to_owned(), Secret::new(value));
+        }
+    }
+    let mut argv = vec![paths.program().display().to_string()];
+    argv.extend(own_arguments(paths, "control"));
+    Control { argv, env, dir: paths.state.clone(), log: paths.log("control") }
+}
+
+fn own_arguments(paths: &Paths, command: &str) -> Vec<String> {
+    let text = |path: &std::path::Path| path.display().to_string();
+    vec![command.to_owned(), "--state".to_owned(), text(&paths.state), "--runtime".to_owned(), text(&paths.runtime)]
+}
+
+/// Starts keep, detached; returns when it answers.
+///
+/// **Errors**: it did not come up, with its last words.
+pub fn start_keep(paths: &Paths) -> Result<(), mainstay_supervisor::launch::Error> {
+    let arguments = own_arguments(paths, "keep");
+    mainstay_supervisor::launch::start_keep(&paths.program(), &arguments, &paths.runtime, &paths.log("keep")).map(drop)
+}
+
+/// Runs the control plane until the stack is down. Returns the exit status.
+///
+/// **Errors**: what it needs to begin is missing: the run's description, the store, secrets, ports, its sockets.
+pub fn run(paths: &Paths) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot make an async runtime")?;
+    let code = runtime.block_on(serve(paths))?;
+    // Whatever still waits for the network must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(code)
+}
+
+fn settings(paths: &Paths) -> anyhow::Result<(Settings, Store, serde_json::Value)> {
+    let launch = Launch::load(paths).context("cannot read launch.json")?;
+    let text = std::fs::read_to_string(paths.stack_file()).context("cannot read the stack file's copy")?;
+    let name = launch.stack_file.display().to_string();
+    let parsed = mainstay_stack::parse(&text, &name, &launch.environment)
+        .map_err(|diagnostics| anyhow::anyhow!("{}", mainstay_stack::render(&diagnostics, &text, &name, false)))?;
+    let config = serde_json::to_value(mainstay_stack::computed(&parsed))?;
+    let store = Store::open(&paths.state)?;
+    let mut secrets = Secrets::open(&paths.state)?;
+    let passwords = Passwords::open(&mut secrets, &parsed.stack)?;
+    let doors = Doors::choose(&mut Ports::load(&paths.state)?, &parsed.stack)?;
+    let generation = Generation(launch.release);
+    let settings = Settings { paths: paths.clone(), launch, stack: parsed.stack, passwords, doors, generation };
+    Ok((settings, store, config))
+}
+
+async fn serve(paths: &Paths) -> anyhow::Result<u8> {
+    let (settings, store, config) = settings(paths)?;
+    let settings = Arc::new(settings);
+    let before_done = before_done(&store, &settings)?;
+    let (journal, journal_thread) = Journal::start(store).context("cannot start the journal's thread")?;
+    let (sender, inbox) = mpsc::channel(INBOX);
+    let (keep_sender, keep) = watch::channel(None);
+    let (stopping, stopping_seen) = watch::channel(false);
+    let (endpoints, endpoints_seen) = watch::channel(BTreeMap::new());
+    let (edge, edge_asks) = Link::new();
+    let (router, router_asks) = Link::new();
+    let cluster = settings.stack.database.is_some().then(|| Cluster::new(&settings)).transpose();
+    let cluster = cluster.map_err(|reason| anyhow::anyhow!(reason))?;
+    let effects = Arc::new(Effects {
+        settings: Arc::clone(&settings),
+        keep,
+        edge,
+        router,
+        endpoints,
+        looks: Arc::new(Notify::new()),
+        cluster,
+        journal: journal.clone(),
+    });
+    let observed = first_look(&settings, &effects, before_done);
+
+    tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
+    tokio::spawn(observers::pressure(sender.clone()));
+    if settings.stack.cache.is_some() {
+        for kind in mainstay_cache::Kind::ALL {
+            tokio::spawn(observers::redis(Arc::clone(&effects), kind, sender.clone()));
+        }
+    }
+    if settings.stack.observe.enabled {
+        tokio::spawn(observers::telemetry(Arc::clone(&effects), sender.clone()));
+    }
+    if effects.cluster.is_some() {
+        Cluster::observe(&effects, &sender);
+    }
+    link_up(&settings, endpoints_seen, (edge_asks, router_asks), &sender)?;
+
+    let published = Arc::new(Published {
+        status: watch::channel(None).0,
+        traffic: watch::channel(None).0,
+        children: watch::channel(Vec::new()).0,
+    });
+    let core = Core {
+        stack: Arc::new(settings.stack.clone()),
+        launch: Arc::new(settings.launch.clone()),
+        effects: Arc::clone(&effects),
+        journal: journal.clone(),
+        published: Arc::clone(&published),
+        sender: sender.clone(),
+        observed,
+        urls: settings.urls(),
+        generation: settings.generation,
+        machines: BTreeMap::new(),
+        probing: BTreeMap::new(),
+        children: BTreeMap::new(),
+        quick_ends: BTreeMap::new(),
+        picture: crate::status::Picture::default(),
+        traffic: crate::traffic::TrafficMeter::default(),
+        migrations: Vec::new(),
+        failovers: 0,
+        states: BTreeMap::new(),
+        is_finished: false,
+    };
+    let shared = Arc::new(Shared {
+        journal: journal.clone(),
+        published,
+        effects: Arc::clone(&effects),
+        sender: sender.clone(),
+        doors: Mutex::new(ApiDoors::default()),
+        metrics_token: settings.passwords.pages_token.clone(),
+        console_port: settings.doors.console,
+        config,
+    });
+    open_doors(paths, shared, settings.doors.console).await?;
+    journal.emit(NewEvent::info(now(), "ControlStarted", format!("control plane runs as pid {}", std::process::id())));
+    let terminated = end_on_sigterm();
+    tokio::select! {
+        () = core.run(inbox) => {}
+        () = terminated => {
+            journal.emit(NewEvent::info(now(), "ControlEnded", "control plane ends; its children go on"));
+            journal.flush().await;
+            drop(journal_thread);
+            return Ok(exit_code::DONE);
+        }
+    }
+    stopping.send_replace(true);
+    if let Ok(keep) = effects.keep() {
+        keep.exit().await.ok();
+    }
+    tokio::time::sleep(LAST_ANSWERS).await;
+    // The next `up` begins with sockets of its own.
+    std::fs::remove_file(paths.api_socket()).ok();
+    drop(journal_thread);
+    Ok(exit_code::DONE)
+}
+
+async fn end_on_sigterm() {
+    let stream = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+    match stream {
+        Ok(mut stream) => {
+            stream.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn before_done(
+    store: &Store,
+    settings: &Settings,
+) -> anyhow::Result<BTreeMap<mainstay_types::ServiceName, mainstay_types::Timestamp>> {
+    let release = format!("v{}", settings.launch.release);
+    let mut done = BTreeMap::new();
+    for name in settings.stack.services.keys() {
+        if store.fact(&format!("before:{name}"))?.as_deref() == Some(release.as_str()) {
+            done.insert(name.clone(), now());
+        }
+    }
+    Ok(done)
+}
+
+/// What is known before anybody looked: the record, and which programs are missing.
+fn first_look(
+    settings: &Settings,
+    effects: &Effects,
+    before_done: BTreeMap<mainstay_types::ServiceName, mainstay_types::Timestamp>,
+) -> Observed {
+    let database = effects.cluster.as_ref().map(|cluster| DatabaseSeen {
+        record: cluster.read_record().map_or(Seen::Unknown, observers::fact),
+        members: BTreeMap::new(),
+        is_under_pressure: false,
+        memory: BTreeMap::new(),
+    });
+    Observed {
+        children: Seen::Unknown,
+        running: BTreeMap::new(),
+        failed: BTreeMap::new(),
+        done: BTreeMap::new(),
+        database,
+        redis: BTreeMap::new(),
+        health: BTreeMap::new(),
+        edge: Seen::Unknown,
+        router: Seen::Unknown,
+        prometheus: Seen::Unknown,
+        alertmanager: Seen::Unknown,
+        missing: crate::programs::missing(&settings.stack),
+        is_database_prepared: false,
+        is_migrated: false,
+        before_done,
+        is_stopping: false,
+        is_fencing_sabotaged: false,
+    }
+}
+
+type Inboxes = (mpsc::Receiver<links::Ask>, mpsc::Receiver<links::Ask>);
+
+fn link_up(
+    settings: &Settings,
+    endpoints: watch::Receiver<BTreeMap<String, Vec<mainstay_edge::protocol::Endpoint>>>,
+    (edge_asks, router_asks): Inboxes,
+    sender: &mpsc::Sender<crate::message::Message>,
+) -> anyhow::Result<()> {
+    let host = settings.stack.edge.host.clone();
+    let certificate = mainstay_edge::ca::local_ca(&settings.paths.state.join("ca"), &[host], now())
+        .context("cannot make a certificate of the local CA")?;
+    let (_, edge_policy) = watch::channel(Some(Arc::new(settings.edge_policy(certificate.certificate))));
+    let (_, router_policy) = watch::channel(settings.router_policy().map(Arc::new));
+    let edge_socket = settings.paths.runtime.join("edge/edge.sock");
+    tokio::spawn(links::edge(edge_socket, edge_policy, endpoints, edge_asks, sender.clone()));
+    if settings.stack.database.is_some() {
+        let router_socket = settings.paths.runtime.join("router/router.sock");
+        tokio::spawn(links::router(router_socket, router_policy, router_asks, sender.clone()));
+    }
+    Ok(())
+}
+
+/// The API's two doors: the owner's Unix socket (mode 0600) and the browser's loopback port.
+async fn open_doors(paths: &Paths, shared: Arc<Shared>, console_port: u16) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let socket = paths.api_socket();
+    let aside = socket.with_extension("new");
+    std::fs::remove_file(&aside).ok();
+    let listener = UnixListener::bind(&aside).with_context(|| format!("cannot listen on {}", aside.display()))?;
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&aside, &socket)?;
+    let owner = api::owner(Arc::clone(&shared));
+    tokio::spawn(async move { axum::serve(listener, owner).await });
+    let browser = api::browser(shared);
+    let port = (Ipv4Addr::LOCALHOST, console_port);
+    // The one before may be just gone; the port is ours by ports.json.
+    let mut attempts = 0;
+    let listener = loop {
+        match TcpListener::bind(port).await {
+            Ok(listener) => break listener,
+            Err(_) if attempts < 50 => {
+                attempts += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot listen on port {console_port}")),
+        }
+    };
+    tokio::spawn(async move { axum::serve(listener, browser).await });
+    Ok(())
+}

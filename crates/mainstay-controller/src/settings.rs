@@ -1,0 +1,319 @@
+//! What one run of a stack is made of: names, ports, passwords. Put together once at the start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mainstay_stack::Stack;
+use mainstay_stack::model::{Probe, RouteTarget};
+use mainstay_types::{Generation, InstanceId, Secret, ServiceName};
+
+use crate::launch::Launch;
+use crate::paths::Paths;
+use crate::ports::{self, Ports, Wish};
+use crate::secrets::{self, Secrets};
+
+/// Role and database of mainstay's own ledger.
+pub(crate) const LEDGER: &str = "mainstay_ledger";
+
+/// Passwords of a run, by use.
+#[derive(Clone, Debug)]
+pub(crate) struct Passwords {
+    pub(crate) superuser: Secret,
+    pub(crate) replication: Secret,
+    pub(crate) monitor: Secret,
+    pub(crate) application: Secret,
+    pub(crate) ledger: Secret,
+    pub(crate) redis_cache: Secret,
+    pub(crate) redis_store: Secret,
+    pub(crate) telemetry: Secret,
+    pub(crate) pages_token: Secret,
+    /// Secrets that the stack file names.
+    pub(crate) named: BTreeMap<String, Secret>,
+}
+
+impl Passwords {
+    pub(crate) fn open(secrets: &mut Secrets, stack: &Stack) -> Result<Self, secrets::Error> {
+        let mut named = BTreeMap::new();
+        for service in stack.services.values() {
+            for name in &service.secrets {
+                named.insert(name.clone(), secrets.get_or_make(&format!("named:{name}"))?);
+            }
+        }
+        Ok(Self {
+            superuser: secrets.get_or_make("postgres:superuser")?,
+            replication: secrets.get_or_make("postgres:replication")?,
+            monitor: secrets.get_or_make("postgres:monitor")?,
+            application: secrets.get_or_make("postgres:application")?,
+            ledger: secrets.get_or_make("postgres:ledger")?,
+            redis_cache: secrets.get_or_make("redis:cache")?,
+            redis_store: secrets.get_or_make("redis:store")?,
+            telemetry: secrets.get_or_make("telemetry")?,
+            pages_token: secrets.get_or_make("pages-token")?,
+            named,
+        })
+    }
+}
+
+/// Ports of a run, by use.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub(crate) https: u16,
+    pub(crate) http: u16,
+    pub(crate) console: u16,
+    pub(crate) write: u16,
+    pub(crate) read: u16,
+    pub(crate) redis_cache: u16,
+    pub(crate) redis_store: u16,
+    pub(crate) prometheus: u16,
+    pub(crate) alertmanager: u16,
+    pub(crate) instances: BTreeMap<InstanceId, u16>,
+    pub(crate) management: BTreeMap<InstanceId, u16>,
+}
+
+impl Doors {
+    /// Every port that the stack needs. Those of doors were chosen by `up`; the others are chosen here once.
+    pub(crate) fn choose(ports: &mut Ports, stack: &Stack) -> Result<Self, ports::Error> {
+        let mut any = |purpose: &str| ports.choose(purpose, Wish::Any, false);
+        let mut instances = BTreeMap::new();
+        let mut management = BTreeMap::new();
+        for (name, service) in &stack.services {
+            for slot in 1..=service.instances {
+                let id = InstanceId { service: name.clone(), slot };
+                if service.has_port {
+                    instances.insert(id.clone(), any(&format!("instance:{id}"))?);
+                }
+                if service.has_management_port {
+                    management.insert(id.clone(), any(&format!("management:{id}"))?);
+                }
+            }
+        }
+        let redis_cache = any("redis-cache")?;
+        let redis_store = any("redis-store")?;
+        let prometheus = any("prometheus")?;
+        let alertmanager = any("alertmanager")?;
+        let mut door = |purpose: &str, port: u16| ports.choose(purpose, Wish::Default(port), false);
+        let database = stack.database.as_ref();
+        Ok(Self {
+            https: door("edge-https", stack.edge.https_port)?,
+            http: door("edge-http", stack.edge.http_port)?,
+            console: door("console", stack.console.port)?,
+            write: door("router-write", database.map_or(6432, |database| database.write_port))?,
+            read: door("router-read", database.map_or(6433, |database| database.read_port))?,
+            redis_cache,
+            redis_store,
+            prometheus,
+            alertmanager,
+            instances,
+            management,
+        })
+    }
+
+    /// The port that a probe or scrape of an instance goes to.
+    pub(crate) fn of(&self, id: &InstanceId, management: bool) -> Option<u16> {
+        if management { self.management.get(id) } else { self.instances.get(id) }.copied()
+    }
+}
+
+/// Everything about this run that does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) paths: Paths,
+    pub(crate) launch: Launch,
+    pub(crate) stack: Stack,
+    pub(crate) passwords: Passwords,
+    pub(crate) doors: Doors,
+    pub(crate) generation: Generation,
+}
+
+impl Settings {
+    /// The name of the application's role and database.
+    pub(crate) fn database_name(&self) -> Option<&str> {
+        self.stack.database.as_ref().map(|database| database.name.as_str())
+    }
+
+    /// Addresses people use, by what they are.
+    pub(crate) fn urls(&self) -> BTreeMap<String, String> {
+        let doors = &self.doors;
+        let mut urls = BTreeMap::from([
+            ("site".to_owned(), format!("https://{}:{}", self.stack.edge.host, doors.https)),
+            ("console".to_owned(), format!("http://console.localhost:{}", doors.console)),
+        ]);
+        if self.stack.database.is_some() {
+            let router = format!("router 127.0.0.1:{} (write) :{} (read)", doors.write, doors.read);
+            urls.insert("router".to_owned(), router);
+        }
+        urls
+    }
+
+    fn dsn(&self, role: &str, password: &Secret, port: u16) -> String {
+        format!("postgres://{role}:{}@127.0.0.1:{port}/{role}", password.expose())
+    }
+
+    /// DSN of the application; `read`: through the read door.
+    pub(crate) fn application_dsn(&self, read: bool) -> Option<Secret> {
+        let name = self.database_name()?;
+        let port = if read { self.doors.read } else { self.doors.write };
+        Some(Secret::new(self.dsn(name, &self.passwords.application, port)))
+    }
+
+    /// DSN of the ledger.
+    pub(crate) fn ledger_dsn(&self) -> Secret {
+        Secret::new(self.dsn(LEDGER, &self.passwords.ledger, self.doors.write))
+    }
+
+    /// Everything a service may use in templates, and is given as it is; `PORT` and the instance come on top.
+    pub(crate) fn service_names(&self, name: &ServiceName) -> BTreeMap<String, String> {
+        let launch = &self.launch;
+        let mut names = BTreeMap::from([
+            ("MAINSTAY_STACK".to_owned(), launch.stack.to_string()),
+            ("MAINSTAY_ENVIRONMENT".to_owned(), launch.environment.to_string()),
+            ("MAINSTAY_SERVICE".to_owned(), name.to_string()),
+            ("MAINSTAY_RELEASE".to_owned(), format!("v{}", launch.release)),
+        ]);
+        let Some(service) = self.stack.services.get(name) else { return names };
+        let mut put = |name: &str, value: String| {
+            names.insert(name.to_owned(), value);
+        };
+        if let (true, Some(database)) = (service.uses_database, self.database_name()) {
+            let read = self.application_dsn(true).map(|dsn| dsn.expose().to_owned()).unwrap_or_default();
+            let write = self.application_dsn(false).map(|dsn| dsn.expose().to_owned()).unwrap_or_default();
+            put("DATABASE_URL", write);
+            put("DATABASE_READ_URL", read);
+            put("DATABASE_HOST", "127.0.0.1".to_owned());
+            put("DATABASE_PORT", self.doors.write.to_string());
+            put("DATABASE_READ_PORT", self.doors.read.to_string());
+            put("DATABASE_NAME", database.to_owned());
+            put("DATABASE_USER", database.to_owned());
+            put("DATABASE_PASSWORD", self.passwords.application.expose().to_owned());
+        }
+        if service.uses_cache && self.stack.cache.is_some() {
+            let url = |password: &Secret, port: u16| format!("redis://:{}@127.0.0.1:{port}/0", password.expose());
+            let socket = |kind: &str| self.paths.runtime.join(format!("redis-{kind}/redis.sock")).display().to_string();
+            put("REDIS_URL", url(&self.passwords.redis_cache, self.doors.redis_cache));
+            put("REDIS_STORE_URL", url(&self.passwords.redis_store, self.doors.redis_store));
+            put("REDIS_SOCKET", socket("cache"));
+            put("REDIS_STORE_SOCKET", socket("store"));
+            put("REDIS_PASSWORD", self.passwords.redis_cache.expose().to_owned());
+            put("REDIS_STORE_PASSWORD", self.passwords.redis_store.expose().to_owned());
+        }
+        for secret in &service.secrets {
+            if let Some(value) = self.passwords.named.get(secret) {
+                put(secret, value.expose().to_owned());
+            }
+        }
+        names
+    }
+
+    /// The environment of a service's processes. With an instance: its ports too.
+    ///
+    /// **Errors**: a template of the stack file does not expand; the stack crate checks that beforehand.
+    pub(crate) fn service_env(
+        &self,
+        name: &ServiceName,
+        instance: Option<&InstanceId>,
+    ) -> Result<BTreeMap<String, Secret>, String> {
+        let mut names = self.service_names(name);
+        if let Some(id) = instance {
+            names.insert("MAINSTAY_INSTANCE".to_owned(), id.to_string());
+            if let Some(port) = self.doors.of(id, false) {
+                names.insert("PORT".to_owned(), port.to_string());
+            }
+            if let Some(port) = self.doors.of(id, true) {
+                names.insert("MANAGEMENT_PORT".to_owned(), port.to_string());
+            }
+        }
+        let mut env: BTreeMap<String, String> = names.clone();
+        for inherited in ["PATH", "LANG", "TZ"] {
+            if let Ok(value) = std::env::var(inherited) {
+                env.insert(inherited.to_owned(), value);
+            }
+        }
+        let home = self.paths.state.join("home").join(name.as_str());
+        env.insert("HOME".to_owned(), home.display().to_string());
+        let service = self.stack.services.get(name).ok_or_else(|| format!("there is no service {name}"))?;
+        for (key, template) in &service.env {
+            // A template that needs an instance's port means nothing to the service as a whole.
+            match mainstay_stack::template::expand(template, &names) {
+                Ok(value) => {
+                    env.insert(key.clone(), value);
+                }
+                Err(_) if instance.is_none() => {}
+                Err(error) => return Err(format!("env {key} of service {name}: {error}")),
+            }
+        }
+        Ok(env.into_iter().map(|(key, value)| (key, Secret::new(value))).collect())
+    }
+
+    /// The edge's policy, but for certificates.
+    pub(crate) fn edge_policy(&self, certificate: mainstay_edge::protocol::Certificate) -> mainstay_edge::protocol::Policy {
+        use mainstay_edge::protocol::{PROTOCOL_VERSION, Policy, Route, Target, Upstream};
+        let mut upstreams = BTreeMap::new();
+        for (name, service) in self.stack.services.iter().filter(|(_, service)| service.has_port) {
+            for management in [false, true] {
+                if management && !service.has_management_port {
+                    continue;
+                }
+                let health_path = match &service.health.probe {
+                    Probe::Http { path, management: on_management } if *on_management == management => Some(path.clone()),
+                    Probe::Http { .. } | Probe::Tcp | Probe::Process => None,
+                };
+                let upstream = Upstream { health_path, hold_ms: HOLD_MS, hold_requests: HOLD_REQUESTS };
+                upstreams.insert(upstream_name(name, management), upstream);
+            }
+        }
+        let routes = self.stack.edge.routes.iter().map(|route| Route {
+            path: route.path.clone(),
+            to: match &route.to {
+                RouteTarget::Service { name, management } => Target::Upstream { name: upstream_name(name, *management) },
+                RouteTarget::Site { name } => {
+                    let site = self.stack.sites.get(name);
+                    let dir = site.map_or_else(PathBuf::new, |site| self.launch.folder.join(&site.dir));
+                    Target::Site { dir, spa: site.is_some_and(|site| site.spa) }
+                }
+            },
+            timeout_ms: u64::try_from(route.timeout.as_millis()).unwrap_or(u64::MAX),
+        });
+        Policy {
+            schema: PROTOCOL_VERSION,
+            generation: self.generation,
+            hosts: vec![self.stack.edge.host.clone()],
+            certificates: vec![certificate],
+            https_port: self.doors.https,
+            routes: routes.collect(),
+            upstreams,
+            access_log: self.paths.state.join("edge/access.log"),
+        }
+    }
+
+    /// The router's policy.
+    pub(crate) fn router_policy(&self) -> Option<mainstay_router::protocol::Policy> {
+        use mainstay_router::protocol::{PROTOCOL_VERSION, Policy};
+        let database = self.stack.database.as_ref()?;
+        let reserve = mainstay_stack::OWN_CONNECTIONS.min(database.max_connections / 2);
+        Some(Policy {
+            schema: PROTOCOL_VERSION,
+            generation: self.generation,
+            roles: BTreeMap::from([
+                (database.name.clone(), self.passwords.application.clone()),
+                (LEDGER.to_owned(), self.passwords.ledger.clone()),
+            ]),
+            databases: vec![database.name.clone(), LEDGER.to_owned()],
+            max_clients: MAX_CLIENTS,
+            max_servers: database.max_connections.saturating_sub(reserve),
+            hold_ms: u64::try_from(database.hold.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// How long a request waits when no instance is in: the back-off after a first crash is milliseconds, a cold start
+/// of an application some seconds.
+const HOLD_MS: u64 = 10_000;
+/// Requests that wait so at once: at 4 KiB of request head each this is 4 MiB.
+const HOLD_REQUESTS: u32 = 1024;
+/// Client sessions over both doors; each costs some tens of KiB.
+const MAX_CLIENTS: u32 = 2000;
+
+/// The upstream's name: the service's, `NAME:management` for its management port.
+pub(crate) fn upstream_name(name: &ServiceName, management: bool) -> String {
+    if management { format!("{name}:management") } else { name.to_string() }
+}

@@ -1,0 +1,304 @@
+//! The picture of the stack for people: boxes with `since`, arrows, progress lines.
+
+use std::collections::BTreeMap;
+
+use mainstay_api::{API_VERSION, Arrow, BoxStatus, DatabaseStatus, Progress, Status};
+use mainstay_decide::observed::{Observed, Program};
+use mainstay_decide::plan::Plan;
+use mainstay_stack::Stack;
+use mainstay_stack::model::Durability;
+use mainstay_types::{BoxId, Generation, Member, Seen, ServiceName, State, Timestamp};
+
+use crate::launch::Launch;
+
+/// Remembers since when what is so.
+#[derive(Default)]
+pub(crate) struct Picture {
+    since: BTreeMap<BoxId, (State, Timestamp)>,
+    begun: BTreeMap<String, Timestamp>,
+    done: BTreeMap<String, Timestamp>,
+    was_up: bool,
+}
+
+/// What the picture is drawn from, besides the plan.
+pub(crate) struct Scene<'a> {
+    pub(crate) stack: &'a Stack,
+    pub(crate) launch: &'a Launch,
+    pub(crate) observed: &'a Observed,
+    pub(crate) urls: &'a BTreeMap<String, String>,
+    pub(crate) migrations: &'a [String],
+    pub(crate) generation: Generation,
+    pub(crate) failovers: u64,
+    pub(crate) now: Timestamp,
+}
+
+impl Picture {
+    /// Draws it.
+    pub(crate) fn draw(&mut self, plan: &Plan, scene: &Scene<'_>) -> Status {
+        let boxes = self.boxes(plan, scene.now);
+        let progress = self.progress(&boxes, scene);
+        let all_done = progress.iter().all(|line| matches!(line.state, State::Ready | State::NotConfigured));
+        self.was_up |= all_done && !scene.observed.is_stopping;
+        Status {
+            api: API_VERSION,
+            stack: scene.launch.stack.clone(),
+            environment: scene.launch.environment.clone(),
+            at: scene.now,
+            since: scene.launch.since,
+            generation: scene.generation,
+            is_up: self.was_up,
+            is_stopping: scene.observed.is_stopping,
+            overall: overall(&boxes),
+            arrows: arrows(scene, &boxes),
+            boxes,
+            progress,
+            database: database(scene),
+            urls: scene.urls.clone(),
+        }
+    }
+
+    /// Whether everything that `up` waits for was ready once.
+    pub(crate) fn was_up(&self) -> bool {
+        self.was_up
+    }
+
+    fn boxes(&mut self, plan: &Plan, now: Timestamp) -> Vec<BoxStatus> {
+        let wanted: Vec<&BoxId> = plan.boxes.iter().map(|planned| &planned.id).collect();
+        self.since.retain(|id, _| wanted.contains(&id));
+        plan.boxes
+            .iter()
+            .map(|planned| {
+                let entry = self.since.entry(planned.id.clone()).or_insert((planned.state, now));
+                if entry.0 != planned.state {
+                    *entry = (planned.state, now);
+                }
+                BoxStatus {
+                    id: planned.id.clone(),
+                    name: planned.id.to_string(),
+                    label: planned.label.clone(),
+                    state: planned.state,
+                    since: entry.1,
+                    waiting: planned.waiting.clone(),
+                    reason: planned.reason.clone(),
+                }
+            })
+            .collect()
+    }
+
+    fn progress(&mut self, boxes: &[BoxStatus], scene: &Scene<'_>) -> Vec<Progress> {
+        let mut lines = Vec::new();
+        if scene.stack.database.is_some() {
+            lines.push(database_line(boxes, scene));
+        }
+        if scene.stack.cache.is_some() {
+            lines.push(line("cache", "cache, store", redis_state(boxes)));
+        }
+        if scene.stack.database.as_ref().is_some_and(|database| database.migrations.is_some()) {
+            let (text, state) = if scene.observed.is_migrated {
+                (scene.migrations.join(" "), State::Ready)
+            } else {
+                failure(scene, "Schema").map_or((String::new(), State::Waiting), |why| (why, State::Failed))
+            };
+            lines.push(line("migrate", &text, state));
+        }
+        for name in scene.stack.services.keys() {
+            lines.push(service_line(name, boxes));
+        }
+        let edge = state_of(boxes, &BoxId::Edge);
+        lines.push(line("edge", scene.urls.get("site").map_or("", String::as_str), edge));
+        if scene.stack.observe.enabled {
+            lines.push(telemetry_line(boxes, scene));
+        }
+        lines.push(line("console", scene.urls.get("console").map_or("", String::as_str), State::Ready));
+        for progress in &mut lines {
+            self.time(progress, scene);
+        }
+        lines
+    }
+
+    fn time(&mut self, progress: &mut Progress, scene: &Scene<'_>) {
+        let begun = match progress.state {
+            State::Waiting => None,
+            _ => Some(*self.begun.entry(progress.what.clone()).or_insert(scene.now)),
+        };
+        if matches!(progress.state, State::Ready | State::NotConfigured) {
+            self.done.entry(progress.what.clone()).or_insert(scene.now);
+        }
+        if let (Some(begun), Some(done)) = (begun, self.done.get(&progress.what)) {
+            progress.took_ms = u64::try_from(done.saturating_since(begun).as_millis()).ok();
+        }
+    }
+}
+
+fn line(what: &str, text: &str, state: State) -> Progress {
+    Progress { what: what.to_owned(), text: text.to_owned(), took_ms: None, state }
+}
+
+fn state_of(boxes: &[BoxStatus], id: &BoxId) -> State {
+    boxes.iter().find(|one| one.id == *id).map_or(State::Unknown, |one| one.state)
+}
+
+fn redis_state(boxes: &[BoxStatus]) -> State {
+    boxes.iter().filter(|one| matches!(one.id, BoxId::Cache { .. })).map(|one| one.state).max().unwrap_or(State::Unknown)
+}
+
+/// Severity for the overall sentence: a stopped or starting part is not yet broken.
+fn overall(boxes: &[BoxStatus]) -> State {
+    let rank = |state: State| match state {
+        State::Ready | State::NotConfigured => 0,
+        State::Degraded => 1,
+        State::Draining | State::Stopped => 2,
+        State::Waiting | State::Starting => 3,
+        State::BackingOff | State::Unknown => 4,
+        State::CrashLoop | State::Failed => 5,
+    };
+    boxes.iter().map(|one| one.state).max_by_key(|state| rank(*state)).map_or(State::Unknown, |worst| {
+        if rank(worst) == 0 { State::Ready } else { worst }
+    })
+}
+
+fn failure(scene: &Scene<'_>, key: &str) -> Option<String> {
+    scene
+        .observed
+        .failed
+        .iter()
+        .find(|(failed, _)| format!("{failed:?}").starts_with(key))
+        .map(|(_, failed)| failed.error.clone())
+}
+
+fn database_line(boxes: &[BoxStatus], scene: &Scene<'_>) -> Progress {
+    let Some(config) = &scene.stack.database else { return line("database", "", State::NotConfigured) };
+    let postgres: Vec<&BoxStatus> = boxes.iter().filter(|one| matches!(one.id, BoxId::Postgres { .. })).collect();
+    let router = boxes.iter().find(|one| one.id == BoxId::Router);
+    if let Some(broken) = postgres.iter().find(|one| matches!(one.state, State::Failed | State::CrashLoop)) {
+        return line("database", broken.reason.as_deref().unwrap_or("failed"), State::Failed);
+    }
+    if let Some(missing) = postgres.iter().find(|one| one.state == State::NotConfigured) {
+        return line("database", missing.reason.as_deref().unwrap_or("not configured"), State::NotConfigured);
+    }
+    let status = database(scene);
+    let is_synchronous = status.as_ref().is_some_and(|status| status.is_synchronous);
+    let wants_synchronous = config.standbys > 0 && config.durability != Durability::Fast;
+    let all_ready = postgres.iter().all(|one| one.state == State::Ready);
+    let ready = all_ready
+        && router.is_some_and(|one| one.state == State::Ready)
+        && (is_synchronous || !wants_synchronous);
+    let standbys = match (config.standbys, is_synchronous) {
+        (0, _) => "primary, no standby".to_owned(),
+        (1, true) => "primary streaming to standby, synchronous".to_owned(),
+        (1, false) => "primary streaming to standby".to_owned(),
+        (n, true) => format!("primary streaming to {n} standbys, synchronous"),
+        (n, false) => format!("primary streaming to {n} standbys"),
+    };
+    let doors = scene.urls.get("router").map_or("", String::as_str);
+    let begun = postgres.iter().any(|one| one.state != State::Waiting);
+    let state = if ready {
+        State::Ready
+    } else if begun {
+        State::Starting
+    } else {
+        State::Waiting
+    };
+    line("database", &format!("{standbys}; {doors}"), state)
+}
+
+fn service_line(name: &ServiceName, boxes: &[BoxStatus]) -> Progress {
+    let service = boxes.iter().find(|one| one.id == BoxId::Service { name: name.clone() });
+    let text = service.map_or(String::new(), |one| match (&one.reason, one.state) {
+        (Some(reason), State::Failed | State::CrashLoop | State::BackingOff) => reason.clone(),
+        _ => one.label.clone(),
+    });
+    line(name.as_str(), &text, service.map_or(State::Unknown, |one| one.state))
+}
+
+fn telemetry_line(boxes: &[BoxStatus], scene: &Scene<'_>) -> Progress {
+    let states = [state_of(boxes, &BoxId::Prometheus), state_of(boxes, &BoxId::Alertmanager)];
+    let missing: Vec<&str> = [Program::Prometheus, Program::Alertmanager]
+        .iter()
+        .filter_map(|program| scene.observed.missing.get(program).map(String::as_str))
+        .collect();
+    if !missing.is_empty() {
+        return line("telemetry", &format!("not configured: {}", missing.join("; ")), State::NotConfigured);
+    }
+    let worst = if states.iter().all(|state| *state == State::Ready) { State::Ready } else { State::Starting };
+    line("telemetry", "prometheus, alertmanager", worst)
+}
+
+fn arrows(scene: &Scene<'_>, boxes: &[BoxStatus]) -> Vec<Arrow> {
+    let mut arrows = vec![arrow(None, BoxId::Edge, "https")];
+    let instances: Vec<&BoxId> =
+        boxes.iter().map(|one| &one.id).filter(|id| matches!(id, BoxId::Instance { .. })).collect();
+    for one in boxes {
+        match &one.id {
+            BoxId::Site { .. } => arrows.push(arrow(Some(BoxId::Edge), one.id.clone(), "files")),
+            BoxId::Instance { id } => {
+                let service = scene.stack.services.get(&id.service);
+                if service.is_some_and(|service| service.has_port) {
+                    arrows.push(arrow(Some(BoxId::Edge), one.id.clone(), "http"));
+                }
+            }
+            _ => {}
+        }
+    }
+    for id in instances {
+        let BoxId::Instance { id: instance } = id else { continue };
+        let Some(service) = scene.stack.services.get(&instance.service) else { continue };
+        if service.uses_database && scene.stack.database.is_some() {
+            arrows.push(arrow(Some(id.clone()), BoxId::Router, "sql"));
+        }
+        if service.uses_cache && scene.stack.cache.is_some() {
+            for name in ["cache", "store"] {
+                arrows.push(arrow(Some(id.clone()), BoxId::Cache { name: name.to_owned() }, "redis"));
+            }
+        }
+    }
+    arrows.extend(database_arrows(scene));
+    arrows
+}
+
+fn database_arrows(scene: &Scene<'_>) -> Vec<Arrow> {
+    let mut arrows = Vec::new();
+    let Some(primary) = recorded_primary(scene.observed) else { return arrows };
+    let Some(seen) = &scene.observed.database else { return arrows };
+    arrows.push(arrow(Some(BoxId::Router), BoxId::Postgres { member: primary }, "sql write"));
+    for member in seen.members.keys().filter(|member| **member != primary) {
+        arrows.push(arrow(Some(BoxId::Router), BoxId::Postgres { member: *member }, "sql read"));
+        arrows.push(arrow(Some(BoxId::Postgres { member: primary }), BoxId::Postgres { member: *member }, "WAL"));
+    }
+    arrows
+}
+
+fn arrow(from: Option<BoxId>, to: BoxId, label: &str) -> Arrow {
+    Arrow { from, to, label: label.to_owned() }
+}
+
+fn recorded_primary(observed: &Observed) -> Option<Member> {
+    let record = observed.database.as_ref()?.record.value()?.as_ref()?;
+    Some(record.primary)
+}
+
+fn database(scene: &Scene<'_>) -> Option<DatabaseStatus> {
+    let seen = scene.observed.database.as_ref()?;
+    let record = seen.record.value().and_then(Option::as_ref);
+    let answer = record.and_then(|record| seen.members.get(&record.primary)).and_then(|member| member.answer.value());
+    let lag_bytes = answer.map_or_else(BTreeMap::new, |primary| {
+        let lag = |flushed: &mainstay_types::Lsn| flushed.lag_behind(primary.lsn).map_or(0, |bytes| bytes.0);
+        primary.standbys.iter().map(|(member, flushed)| (*member, lag(flushed))).collect()
+    });
+    let routed = match &scene.observed.router {
+        Seen::Fact { value, .. } => value.write,
+        Seen::Unknown | Seen::Silent { .. } => None,
+    };
+    Some(DatabaseStatus {
+        primary: record.map(|record| record.primary),
+        timeline: record.map(|record| record.timeline).unwrap_or_default(),
+        lsn: answer.map(|answer| answer.lsn),
+        is_synchronous: answer.is_some_and(|answer| !answer.synchronous.is_empty())
+            && record.is_some_and(|record| !record.candidates.is_empty()),
+        is_writable: routed.is_some()
+            && routed == record.map(|record| record.primary)
+            && answer.is_some_and(|answer| !answer.is_in_recovery),
+        lag_bytes,
+        failovers: scene.failovers,
+    })
+}

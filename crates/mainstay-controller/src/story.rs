@@ -1,0 +1,121 @@
+//! What is worth an event, in words for people. One event per change; fields carry the figures.
+
+use std::time::Duration;
+
+use mainstay_decide::health::Transition;
+use mainstay_decide::observed::HealthSeen;
+use mainstay_decide::plan::{BoxPlan, Step};
+use mainstay_supervisor::protocol::{Child, Ended};
+use mainstay_types::{BoxId, InstanceId, State, Timestamp};
+
+use crate::message::Outcome;
+use crate::store::NewEvent;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A step that begins; only those that matter while they run.
+pub(crate) fn began(step: &Step, at: Timestamp) -> Option<NewEvent> {
+    match step {
+        Step::WriteRecord { record } => record.promoting.map(|member| {
+            let text = format!("postgres-{} is lost: postgres-{member} will be promoted", record.primary);
+            NewEvent::warn(at, "FailoverBegan", text).about(format!("postgres-{}", record.primary))
+        }),
+        Step::Clone { member, from } => Some(
+            NewEvent::info(at, "CloneBegan", format!("postgres-{member} is cloned from postgres-{from}"))
+                .about(format!("postgres-{member}")),
+        ),
+        _ => None,
+    }
+}
+
+/// A step that is done.
+pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp) -> Option<NewEvent> {
+    let postgres = |member: &mainstay_types::Member| format!("postgres-{member}");
+    let event = match (step, outcome) {
+        (Step::InitPrimary { member }, _) => {
+            NewEvent::info(at, "ClusterMade", format!("a new cluster is in {}", postgres(member))).about(postgres(member))
+        }
+        (Step::Clone { member, from }, _) => {
+            let text = format!("{} is a copy of {}", postgres(member), postgres(from));
+            NewEvent::info(at, "StandbyCloned", text).about(postgres(member))
+        }
+        (Step::Fence { member }, _) => {
+            let text = format!("{} is dead: nothing is attached to its shared memory", postgres(member));
+            NewEvent::info(at, "PrimaryFenced", text).about(postgres(member))
+        }
+        (Step::Promote { member }, Outcome::Promoted { timeline, lsn }) => {
+            let text = format!("{} is primary on timeline {timeline} from {lsn}", postgres(member));
+            NewEvent::info(at, "StandbyPromoted", text).about(postgres(member)).with("timeline", timeline.0)
+        }
+        (Step::PointRouter { epoch, write: Some(member), .. }, _) => {
+            NewEvent::info(at, "RouterRepointed", format!("writes go to {}", postgres(member)))
+                .about("router")
+                .with("epoch", *epoch)
+        }
+        (Step::SetSynchronous { standbys, .. }, _) if standbys.is_empty() => {
+            NewEvent::warn(at, "CommitsAsynchronous", "no standby streams: commits no longer wait for one")
+                .about("database")
+        }
+        (Step::SetSynchronous { .. }, _) => {
+            NewEvent::info(at, "CommitsSynchronous", "every commit waits for a standby").about("database")
+        }
+        (Step::Migrate { .. }, Outcome::Migrated(applied)) => {
+            NewEvent::info(at, "MigrationsApplied", format!("schema is at {}", applied.join(" "))).about("database")
+        }
+        (Step::RunBefore { service }, _) => {
+            NewEvent::info(at, "ReleaseCommandDone", format!("the release command of {service} ended well"))
+                .about(service)
+        }
+        (_, Outcome::Started { name, pid, .. }) => {
+            NewEvent::info(at, "ChildStarted", format!("{name} runs as pid {pid}")).about(name).with("pid", pid.0)
+        }
+        (Step::Stop { name, .. }, _) => NewEvent::info(at, "ChildStopped", format!("{name} is stopped")).about(name),
+        _ => return None,
+    };
+    Some(event.with("took_ms", millis(took)))
+}
+
+/// A child that ended while it should run.
+pub(crate) fn ended(child: &Child, ended: &Ended) -> NewEvent {
+    let text = format!("{} (pid {}) ended: {}", child.name, child.pid, ended.reason);
+    NewEvent::warn(ended.at, "ChildEnded", text)
+        .about(&child.name)
+        .with("pid", child.pid.0)
+        .with("role", child.role.to_string())
+        .with("reason", ended.reason.to_string())
+        .with("ran_ms", millis(ended.at.saturating_since(child.since)))
+}
+
+/// An instance whose health changed.
+pub(crate) fn health(
+    id: &InstanceId,
+    transition: Transition,
+    seen: &HealthSeen,
+    began: Timestamp,
+    at: Timestamp,
+) -> NewEvent {
+    let event = match transition {
+        Transition::Admitted => NewEvent::info(at, "InstanceReady", format!("{id} is ready: {}", seen.last)),
+        Transition::Suspended => NewEvent::warn(at, "InstanceSuspended", format!("{id} is suspended: {}", seen.last)),
+        Transition::NeverReady => {
+            NewEvent::error(at, "InstanceNeverReady", format!("{id} did not become ready: {}", seen.last))
+        }
+    };
+    event.about(id).with("after_ms", millis(at.saturating_since(began)))
+}
+
+/// A box that changed into a state that a person would want to know of.
+pub(crate) fn state_changed(planned: &BoxPlan, at: Timestamp) -> Option<NewEvent> {
+    // Instances and members have events of their own; a service or the edge as a whole has not.
+    let reason = planned.reason.clone().unwrap_or_default();
+    let text = format!("{} is {}{}{reason}", planned.id, planned.state, if reason.is_empty() { "" } else { ": " });
+    let event = match planned.state {
+        State::CrashLoop | State::Failed => NewEvent::error(at, "BoxFailed", text),
+        State::Degraded => NewEvent::warn(at, "BoxDegraded", text),
+        State::Ready if !matches!(planned.id, BoxId::Instance { .. }) => NewEvent::info(at, "BoxReady", text),
+        _ => return None,
+    };
+    Some(event.about(&planned.id))
+}

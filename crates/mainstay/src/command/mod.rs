@@ -1,0 +1,18 @@
+//! One file per command.
+
+pub(crate) mod check;
+pub(crate) mod config;
+pub(crate) mod console;
+pub(crate) mod db;
+pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod drill;
+pub(crate) mod env;
+pub(crate) mod events;
+pub(crate) mod explain;
+pub(crate) mod internal;
+pub(crate) mod logs;
+pub(crate) mod preflight;
+pub(crate) mod ps;
+pub(crate) mod status;
+pub(crate) mod up;

@@ -1,0 +1,86 @@
+//! `mainstay status`: every box, its state, since when, what it waits for.
+
+use std::time::Duration;
+
+use clap::Args;
+use mainstay_api::Status;
+use mainstay_types::{State, exit_code};
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Draw it again whenever it changes, until Ctrl-C
+    #[arg(long, short = 'w')]
+    watch: bool,
+}
+
+/// Pause between two looks of `--watch`.
+const LOOK: Duration = Duration::from_millis(250);
+
+pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let client = crate::place::client(global)?;
+    if !options.watch {
+        let status = client.status().await?;
+        print(&status, global.json)?;
+        let is_fine = matches!(status.overall, State::Ready);
+        return Ok(if is_fine { exit_code::DONE } else { exit_code::FAILED });
+    }
+    let on_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let mut last: Option<Status> = None;
+    loop {
+        match client.status().await {
+            Ok(status) => {
+                let same = last.as_ref().is_some_and(|known| Status { at: status.at, ..known.clone() } == status);
+                if !same || on_terminal {
+                    if on_terminal && !global.json {
+                        print!("\x1b[H\x1b[2J");
+                    }
+                    print(&status, global.json)?;
+                }
+                last = Some(status);
+            }
+            Err(error) if last.is_some() => eprintln!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn print(status: &Status, json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", serde_json::to_string(status).map_err(|error| Failure::bug(error.to_string()))?);
+        return Ok(());
+    }
+    println!("{}  {}  {}", screen::bold(status.stack.as_str()), status.environment, screen::state(status.overall, 0));
+    let width = status.boxes.iter().map(|one| one.name.len()).max().unwrap_or(8);
+    for one in &status.boxes {
+        let since = screen::age(status.at.saturating_since(one.since));
+        println!("  {:<width$}  {}  {since:<7} {}", one.name, screen::state(one.state, 14), one.label);
+        for waiting in &one.waiting {
+            println!("  {:<width$}  {}", "", screen::dim(&waiting.to_string()));
+        }
+        if let Some(reason) = &one.reason {
+            println!("  {:<width$}  {}", "", screen::yellow(reason));
+        }
+    }
+    if let Some(database) = &status.database {
+        let primary = database.primary.map_or("none".to_owned(), |member| format!("postgres-{member}"));
+        let lag: Vec<String> =
+            database.lag_bytes.iter().map(|(member, bytes)| format!("postgres-{member} {bytes} bytes behind")).collect();
+        let commits = if database.is_synchronous { "synchronous" } else { "asynchronous" };
+        println!(
+            "database: primary {primary}, timeline {}, commits {commits}, failovers {}{}{}",
+            database.timeline,
+            database.failovers,
+            if lag.is_empty() { "" } else { "; " },
+            lag.join(", ")
+        );
+    }
+    for (name, url) in &status.urls {
+        println!("{name}: {url}");
+    }
+    Ok(())
+}

@@ -1,0 +1,362 @@
+//! `mainstay up`: start the whole architecture, say what was started, stay until Ctrl-C.
+
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use mainstay_api::{Progress, Status};
+use mainstay_client::{Client, Error};
+use mainstay_controller::launch::{self, Launch};
+use mainstay_controller::paths::Paths;
+use mainstay_supervisor::durable;
+use mainstay_types::{State, exit_code};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{down, preflight};
+use crate::Global;
+use crate::failure::Failure;
+use crate::place::{self, Place};
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Stack file or folder (default: mainstay.toml here)
+    file: Option<std::path::PathBuf>,
+    /// Return once everything is ready; `mainstay down` stops it
+    #[arg(long, short = 'd')]
+    detach: bool,
+    /// Longest time to wait for everything to be ready, in seconds
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    wait: u64,
+}
+
+/// Pause between two looks: fast enough for times to the tenth of a second.
+const LOOK: Duration = Duration::from_millis(25);
+/// The control plane answers within a second of its start; keep has tried it several times by then.
+const NO_CONTROL: Duration = Duration::from_secs(10);
+/// keep answers from memory.
+const KEEP_ANSWER: Duration = Duration::from_secs(2);
+/// A service in a crash loop for this long will not come up by waiting.
+const HOPELESS: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let global = Global { file: options.file.clone().or_else(|| global.file.clone()), ..global.clone() };
+    let place = place::read(&global)?;
+    place.paths.create().map_err(|error| folder_failure(&error))?;
+    let client = Client::new(place.paths.api_socket());
+    refuse_second(&place.paths, &client).await?;
+    let declared = preflight::run(&place)?;
+    prepare(&place, declared)?;
+    println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
+    let began = Instant::now();
+    start_keep(&place.paths)?;
+    match watch(&place.paths, &client, began, Duration::from_secs(options.wait)).await {
+        Ok(status) => {
+            recovery_card(&place.paths);
+            let link = client.console_link().await.map(|link| link.url).unwrap_or_default();
+            println!("  {:<10} {link}  (one use)", "console");
+            let took = status.at.saturating_since(status.since);
+            let took = screen::took(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            let end = if options.detach { "`mainstay down` brings it down" } else { "Ctrl-C brings it down" };
+            println!("{} in {took}      {end}; data stays in {}", screen::green("ready"), place.paths.state.display());
+        }
+        Err(failure) => {
+            eprintln!("not ready: bringing everything down again, data stays in {}", place.paths.state.display());
+            // What matters to the user is why it did not come up.
+            if let Err(second) = down::bring_down(&client, true).await {
+                second.print(global.json);
+                end_keep(&place.paths);
+            }
+            return Err(failure);
+        }
+    }
+    if options.detach {
+        return Ok(exit_code::DONE);
+    }
+    stay(&place.paths, &client).await
+}
+
+fn folder_failure(error: &mainstay_controller::paths::Error) -> Failure {
+    use mainstay_controller::paths::Error;
+    let mut text = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        text = format!("{text}: {source}");
+    }
+    match error {
+        Error::WrongOwner { .. } => {
+            Failure::environment("MS3030", text).help("run mainstay as that user, or use another folder: --state DIR")
+        }
+        Error::Io { .. } | Error::NoHome => Failure::environment("MS3031", text)
+            .help("the state folder must be writable and have space; another one: --state DIR"),
+    }
+}
+
+/// The keep that answers for this stack, if one does.
+fn keep_of(paths: &Paths) -> Option<mainstay_supervisor::client::Hello> {
+    mainstay_supervisor::client::hello_blocking(&paths.runtime, KEEP_ANSWER).ok()
+}
+
+/// A second `up` on the same state is refused and names the holder.
+async fn refuse_second(paths: &Paths, client: &Client) -> Result<(), Failure> {
+    let holder = keep_of(paths);
+    let Some(holder) = holder else { return Ok(()) };
+    let state = match client.status().await {
+        Ok(status) => format!("stack {}, {}", status.stack, status.overall),
+        Err(_) => "its control plane does not answer".to_owned(),
+    };
+    Err(Failure::refused(
+        "MS4001",
+        format!("this stack is up already: keep pid {} holds {} ({state})", holder.pid, paths.state.display()),
+    )
+    .help("`mainstay status` shows it; `mainstay down` stops it"))
+}
+
+/// Everything that a control plane must find: the program, the stack file, what this run is.
+fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
+    let io = |what: &str, error: &std::io::Error| {
+        Failure::environment("MS3031", format!("cannot {what}: {error}")).help("another folder: --state DIR")
+    };
+    let program = place.paths.program();
+    let me = std::env::current_exe().map_err(|error| io("find the program that runs", &error))?;
+    copy_program(&me, &program).map_err(|error| io(&format!("copy the program to {}", program.display()), &error))?;
+    durable::replace(&place.paths.stack_file(), place.text.as_bytes(), 0o644)
+        .map_err(|error| io("write the stack file's copy", &error))?;
+    let release = Launch::load(&place.paths).map_or(1, |before| before.release + 1);
+    let launch = Launch {
+        version: launch::VERSION,
+        stack: place.parsed.stack.name.clone(),
+        environment: place.parsed.stack.environment.clone(),
+        stack_file: place.file.clone(),
+        folder: place.folder.clone(),
+        project: preflight::project(&place.folder),
+        release,
+        since: screen::now(),
+        declared_ports,
+    };
+    launch.save(&place.paths).map_err(|error| io("write launch.json", &error))
+}
+
+/// A private copy: children that dropped root can run it, and a rebuild does not change what runs.
+fn copy_program(from: &Path, to: &Path) -> std::io::Result<()> {
+    if from == to {
+        return Ok(());
+    }
+    let aside = to.with_extension("new");
+    std::fs::copy(from, &aside)?;
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::rename(&aside, to)
+}
+
+fn start_keep(paths: &Paths) -> Result<(), Failure> {
+    mainstay_controller::start_keep(paths).map_err(|error| {
+        Failure::environment("MS3032", format!("keep did not start: {error}"))
+            .help(format!("look at {}", paths.log("keep").display()))
+    })
+}
+
+/// When even `down` does not answer: keep is asked to end; children that run are named by `ps` of the next `up`.
+fn end_keep(paths: &Paths) {
+    if let Some(holder) = keep_of(paths) {
+        if let Some(pid) = rustix::process::Pid::from_raw(holder.pid.0) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        }
+    }
+}
+
+/// Follows the start until all is ready, printing a line for each part.
+async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duration) -> Result<Status, Failure> {
+    let mut board = Board::new();
+    let mut hopeless: Option<Instant> = None;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| Failure::environment("MS3001", error.to_string()))?;
+    loop {
+        let status = match client.status().await {
+            Ok(status) => Some(status),
+            Err(Error::NotRunning { .. } | Error::Refused(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(status) = &status {
+            board.show(&status.progress);
+            if status.is_up {
+                board.finish();
+                return Ok(status.clone());
+            }
+            let broken = status.progress.iter().find(|line| matches!(line.state, State::CrashLoop | State::Failed));
+            match broken {
+                None => hopeless = None,
+                Some(line) => {
+                    let since = *hopeless.get_or_insert_with(Instant::now);
+                    if since.elapsed() > HOPELESS {
+                        board.finish();
+                        return Err(why(line, status));
+                    }
+                }
+            }
+        }
+        if status.is_none() && began.elapsed() > NO_CONTROL {
+            board.finish();
+            return Err(no_control(paths));
+        }
+        if began.elapsed() > patience {
+            board.finish();
+            return Err(too_long(status.as_ref(), patience));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = interrupt.recv() => {
+                board.finish();
+                return Err(Failure::failed("MS1005", "interrupted before everything was ready"));
+            }
+        }
+    }
+}
+
+/// The control plane ends again and again before it can answer: its own words say why.
+fn no_control(paths: &Paths) -> Failure {
+    let log = paths.log("control");
+    let lines = mainstay_supervisor::logs::read_tail(&log, 3).map(|(lines, _)| lines.join("\n")).unwrap_or_default();
+    let text = format!("the control plane does not answer {} s after its start; its last words:\n{lines}", NO_CONTROL.as_secs());
+    Failure::environment("MS3033", text).help(format!("all of them are in {}", log.display()))
+}
+
+fn why(line: &Progress, status: &Status) -> Failure {
+    let reason = status
+        .boxes
+        .iter()
+        .find(|one| one.name.starts_with(&line.what) && one.reason.is_some())
+        .and_then(|one| one.reason.clone())
+        .unwrap_or_default();
+    Failure::failed("MS1006", format!("{} does not come up: {}. {reason}", line.what, line.text))
+        .help(format!("its output is in the state folder: logs/{}*.log", line.what))
+}
+
+fn too_long(status: Option<&Status>, patience: Duration) -> Failure {
+    let waiting: Vec<String> = status
+        .iter()
+        .flat_map(|status| &status.boxes)
+        .filter(|one| !matches!(one.state, State::Ready | State::NotConfigured))
+        .map(|one| {
+            let waits: Vec<String> = one.waiting.iter().map(ToString::to_string).collect();
+            let reason = one.reason.clone().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("  {} is {}{}{reason}", one.name, one.state, if waits.is_empty() { String::new() } else { format!(" ({})", waits.join(", ")) })
+        })
+        .collect();
+    Failure::failed("MS1007", format!("not everything was ready within {} s\n{}", patience.as_secs(), waiting.join("\n")))
+        .help("--wait SECONDS waits longer")
+}
+
+/// Stays until Ctrl-C (an ordered `down`) or until the stack ends by another's hand.
+async fn stay(paths: &Paths, client: &Client) -> Result<u8, Failure> {
+    let stream = |kind| signal(kind).map_err(|error| Failure::environment("MS3001", error.to_string()));
+    let mut interrupt = stream(SignalKind::interrupt())?;
+    let mut terminate = stream(SignalKind::terminate())?;
+    let mut hangup = stream(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {
+                eprintln!("\nbringing it down");
+                down::bring_down(client, true).await?;
+                println!("down; data stays in {}", paths.state.display());
+                return Ok(exit_code::DONE);
+            }
+            _ = terminate.recv() => {
+                end_keep(paths);
+                eprintln!("mainstay ends; databases, services and edge go on. `mainstay up` takes them over again");
+                return Ok(exit_code::DONE);
+            }
+            _ = hangup.recv() => {}
+            () = tokio::time::sleep(Duration::from_millis(500)) => {
+                if keep_of(paths).is_some() {
+                    continue;
+                }
+                // keep may have died: the control plane starts a new one. Only when that is gone too, it is over.
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                if keep_of(paths).is_some() {
+                    continue;
+                }
+                if matches!(client.status().await, Err(Error::NotRunning { .. })) {
+                    println!("the stack was brought down; data stays in {}", paths.state.display());
+                    return Ok(exit_code::DONE);
+                }
+            }
+        }
+    }
+}
+
+/// The first `up` of a state: what is needed to read it elsewhere.
+fn recovery_card(paths: &Paths) {
+    let marker = paths.state.join("recovery-card-shown");
+    if marker.exists() {
+        return;
+    }
+    let identity = paths.state.join("identity.age");
+    println!("  {:<10} generated passwords are sealed; keep a copy of {} off this machine", "recovery", identity.display());
+    // Shown again next time if this cannot be noted: better twice than never.
+    std::fs::write(marker, b"").ok();
+}
+
+/// The lines of `up`: redrawn on a terminal, printed once each when done elsewhere.
+struct Board {
+    on_terminal: bool,
+    printed: Vec<String>,
+    drawn: usize,
+    began: Instant,
+}
+
+impl Board {
+    fn new() -> Self {
+        Self { on_terminal: std::io::stdout().is_terminal(), printed: Vec::new(), drawn: 0, began: Instant::now() }
+    }
+
+    fn show(&mut self, progress: &[Progress]) {
+        // The console's line is printed at the end, with its link.
+        let lines: Vec<&Progress> = progress.iter().filter(|line| line.what != "console").collect();
+        if self.on_terminal {
+            self.erase();
+            for line in &lines {
+                println!("{}", self.text(line));
+            }
+            self.drawn = lines.len();
+            std::io::stdout().flush().ok();
+            return;
+        }
+        for line in lines {
+            let is_done = matches!(line.state, State::Ready | State::NotConfigured);
+            if is_done && !self.printed.contains(&line.what) {
+                println!("{}", self.text(line));
+                self.printed.push(line.what.clone());
+            }
+        }
+    }
+
+    fn erase(&mut self) {
+        if self.drawn > 0 {
+            print!("\x1b[{}A\x1b[J", self.drawn);
+        }
+    }
+
+    fn text(&self, line: &Progress) -> String {
+        let took = line.took_ms.map_or(String::new(), screen::took);
+        match line.state {
+            State::Ready => format!("  {:<10} {:<88} {}", line.what, line.text, screen::dim(&took)),
+            State::NotConfigured => format!("  {:<10} {}", line.what, screen::yellow(&line.text)),
+            State::Failed | State::CrashLoop => format!("  {:<10} {}", line.what, screen::red(&line.text)),
+            State::Waiting => format!("  {:<10} {}", line.what, screen::dim("waiting")),
+            State::Starting
+            | State::Degraded
+            | State::Draining
+            | State::BackingOff
+            | State::Stopped
+            | State::Unknown => {
+                let spinner = ["|", "/", "-", "\\"][usize::try_from(self.began.elapsed().as_millis() / 120 % 4).unwrap_or(0)];
+                format!("  {:<10} {} {}", line.what, screen::yellow(spinner), line.text)
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.drawn = 0;
+    }
+}

@@ -1,0 +1,84 @@
+//! How a command fails: whose fault, what, the next step, and the exit status that says so.
+
+use mainstay_types::exit_code;
+
+/// A failed command.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    /// Stable code, a page of `docs/errors`.
+    pub(crate) name: &'static str,
+    /// What failed, with values. May have several lines; may be empty when all was said already.
+    pub(crate) text: String,
+    /// The next step.
+    pub(crate) help: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, name: &'static str, text: impl Into<String>) -> Self {
+        Self { code, name, text: text.into(), help: None }
+    }
+
+    /// The user's mistake.
+    pub(crate) fn user(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(exit_code::USER, name, text)
+    }
+
+    /// The machine lacks something.
+    pub(crate) fn environment(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(exit_code::ENVIRONMENT, name, text)
+    }
+
+    /// It ran and did not succeed.
+    pub(crate) fn failed(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(exit_code::FAILED, name, text)
+    }
+
+    /// Refused for safety.
+    pub(crate) fn refused(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(exit_code::REFUSED, name, text)
+    }
+
+    /// Ours.
+    pub(crate) fn bug(text: impl Into<String>) -> Self {
+        let help = "this is a bug in mainstay; `mainstay doctor --json` and the command belong into the report";
+        Self::new(exit_code::BUG, "MS7000", text).help(help)
+    }
+
+    #[must_use]
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(crate) fn print(&self, json: bool) {
+        if json {
+            let value = serde_json::json!({"error": {"code": self.name, "text": self.text, "help": self.help, "exit": self.code}});
+            println!("{value}");
+        } else if !self.text.is_empty() {
+            eprintln!("{} {}", crate::screen::red(&format!("error[{}]:", self.name)), self.text);
+            if let Some(help) = &self.help {
+                eprintln!("hint: {help}");
+            }
+        }
+    }
+}
+
+impl From<mainstay_client::Error> for Failure {
+    fn from(error: mainstay_client::Error) -> Self {
+        use mainstay_client::Error;
+        match &error {
+            Error::NotRunning { .. } => Self::failed("MS1001", format!("{error}: the stack is not up"))
+                .help("`mainstay up` starts it; `--env` and `--state` must be those of its `up`"),
+            Error::Refused(problem) => {
+                let failure = Self::failed("MS1002", problem.title.clone());
+                match &problem.help {
+                    Some(help) => failure.help(help.clone()),
+                    None => failure,
+                }
+            }
+            Error::Timeout { .. } | Error::Broken { .. } => Self::failed("MS1003", error.to_string())
+                .help("the control plane may just be restarted: try again, then look at logs/control.log in the state folder"),
+        }
+    }
+}
