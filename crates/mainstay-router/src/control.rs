@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::events::{Event, emit};
 use crate::metrics::{self, Window};
 use crate::protocol::{FromRouter, PROTOCOL_VERSION, Policy, Targets, ToRouter};
 use crate::shared::{Failover, InForce, Shared};
@@ -157,7 +158,10 @@ impl Control {
                 Ok(FromRouter::Metrics { text: metrics::page(doors, epoch) })
             }
         };
-        taken.unwrap_or_else(|reason| FromRouter::Rejected { reason })
+        taken.unwrap_or_else(|reason| {
+            emit(&Event::FrameRejected { reason: reason.clone() });
+            FromRouter::Rejected { reason }
+        })
     }
 
     async fn take_policy(&self, policy: Policy) -> Result<FromRouter, String> {
@@ -180,6 +184,11 @@ impl Control {
             .await
             .map_err(|error| error.to_string())?;
         self.remember(|store| store.memory.policy = Some(kept)).map_err(|error| unsaved(&error))?;
+        emit(&Event::PolicyAccepted {
+            generation: generation.0,
+            roles: in_force.policy.roles.len(),
+            max_clients: in_force.policy.max_clients,
+        });
         self.shared.view.send_modify(|view| view.policy = Some(Arc::new(in_force)));
         Ok(FromRouter::Accepted { generation })
     }
@@ -198,18 +207,26 @@ impl Control {
             return Err(format!("epoch {epoch} has postgres-{old} as its primary, not postgres-{new}"));
         }
         // Sessions move while the file is written: a restart in between asks the control plane again.
+        let since = Instant::now();
         let primary = targets.write.clone();
+        let read = targets.read.iter().map(|server| server.member.to_string()).collect();
         self.shared.view.send_modify(|view| view.targets = Some(Arc::new(targets.clone())));
         if primary.is_some() && before.is_none_or(|before| before.epoch < epoch) {
             self.shared.note(|failover| failover.epoch = Some(epoch));
         }
         let saved = self.remember(|store| store.memory.targets = Some(targets));
-        if let Some(primary) = primary {
+        if let Some(primary) = &primary {
             // Tasks close their connections as soon as they run; not to run for that long is a bug of ours.
-            timeout(CLOSE_DEADLINE, self.shared.only_primary_left(&primary))
+            timeout(CLOSE_DEADLINE, self.shared.only_primary_left(primary))
                 .await
                 .map_err(|_| "connections to a former primary did not close in 5 s".to_owned())?;
         }
+        emit(&Event::TargetsPointed {
+            epoch,
+            write: primary.map(|server| server.member.to_string()),
+            read,
+            took_us: u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX),
+        });
         saved.map_err(|error| unsaved(&error))?;
         Ok(FromRouter::Pointed { epoch })
     }
@@ -231,7 +248,9 @@ impl Control {
         let mut failover = self.shared.failover.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = failover.epoch?;
         let Failover { carried, ended, in_flight, longest_hold, .. } = std::mem::take(&mut *failover);
-        Some(FromRouter::FailoverDone { epoch, carried, ended, in_flight, longest_hold_ms: millis(longest_hold) })
+        let longest_hold_ms = millis(longest_hold);
+        emit(&Event::FailoverEnded { epoch, carried, ended, in_flight, longest_hold_ms });
+        Some(FromRouter::FailoverDone { epoch, carried, ended, in_flight, longest_hold_ms })
     }
 }
 

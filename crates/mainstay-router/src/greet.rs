@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::events::{Event, emit_seldom};
 use crate::frame::{HEADER, peek, split_string};
 use crate::link;
 use crate::message::{self, Severity, sqlstate};
@@ -67,6 +68,7 @@ pub(crate) async fn greet(mut client: TcpStream, shared: &Arc<Shared>, door: Doo
         Err(_) | Ok(Err(Turned::Away)) => None,
         Ok(Err(Turned::With { code, text })) => {
             shared.counters(door).error(code, true);
+            emit_seldom(&Event::ClientTurnedAway { sqlstate: code, reason: text.clone() }, &shared.turned_away);
             let mut out = Vec::new();
             message::error(&mut out, Severity::Fatal, code, &text);
             timeout(DEADLINE, async {

@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod control;
+mod events;
 mod frame;
 mod glance;
 mod greet;

@@ -148,7 +148,7 @@ impl Relay {
     }
 
     /// For messages of our own: at a boundary, see [`Relay::lose`].
-    pub(crate) fn to_client(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn client_buffer(&mut self) -> &mut Vec<u8> {
         &mut self.to_client
     }
 
@@ -211,20 +211,20 @@ impl Relay {
                 return Poll::Ready(Event::ClientGone);
             }
             if self.to_client.len() < HIGH_WATER {
-                match self.from_server(link, cx) {
+                match self.read_server(link, cx) {
                     Poll::Ready(Ok(())) => has_moved = true,
                     Poll::Ready(Err(event)) => return Poll::Ready(event),
                     Poll::Pending => {}
                 }
             }
-            match self.to_server(link, cx) {
+            match self.feed_server(link, cx) {
                 Poll::Ready(Ok(moved)) => has_moved |= moved,
                 Poll::Ready(Err(event)) => return Poll::Ready(event),
                 Poll::Pending => {}
             }
             let limit = if self.is_paused { HELD_BYTES } else { HIGH_WATER };
             if self.outbox.is_empty() && self.inbox.len() < limit {
-                match self.from_client(cx) {
+                match self.read_client(cx) {
                     Poll::Ready(Ok(())) => has_moved = true,
                     Poll::Ready(Err(_)) => return Poll::Ready(Event::ClientGone),
                     Poll::Pending => {}
@@ -253,7 +253,7 @@ impl Relay {
             if self.inbox.len() >= HELD_BYTES {
                 return Poll::Pending;
             }
-            if ready!(self.from_client(cx)).is_err() {
+            if ready!(self.read_client(cx)).is_err() {
                 return Poll::Ready(Event::ClientGone);
             }
         }
@@ -286,7 +286,7 @@ impl Relay {
         Ok(())
     }
 
-    fn from_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inbox = &mut self.inbox;
         match ready!(read_scratch(&mut self.client, cx, |bytes| inbox.extend_from_slice(bytes)))? {
             Some(()) => Poll::Ready(Ok(())),
@@ -294,7 +294,7 @@ impl Relay {
         }
     }
 
-    fn from_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+    fn read_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
         let Link { stream, parameters, .. } = link;
         let read = read_scratch(stream, cx, |bytes| {
             if self.tail.is_empty() {
@@ -358,7 +358,7 @@ impl Relay {
     }
 
     /// Gives whether anything moved.
-    fn to_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<bool, Event>> {
+    fn feed_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<bool, Event>> {
         let mut has_moved = false;
         while !self.outbox.is_empty() {
             let written = ready!(write(link, cx, &self.outbox))?;

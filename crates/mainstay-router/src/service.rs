@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::control::{self, Control};
+use crate::events::{Event, emit};
 use crate::session;
 use crate::shared::{ClientCount, Door, InForce, Shared, View};
 use crate::store::Store;
@@ -124,6 +125,10 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         targets: memory.targets.map(Arc::new),
         is_stopping: false,
     };
+    emit(&Event::RouterStarted {
+        generation: view.policy.as_ref().map(|in_force| in_force.policy.generation.0),
+        epoch: view.targets.as_ref().map(|targets| targets.epoch),
+    });
     let shared = Arc::new(Shared::new(memory.secret, view));
     let socket = control::bind(&runtime).map_err(|source| RunError::Control { path: runtime, source })?;
     let mut doors = vec![(Door::Write, listeners.write)];
@@ -146,6 +151,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     };
     // What is not done by then is cut off: the supervisor's patience ends too.
     tokio::time::timeout(DRAIN, drained).await.ok();
+    emit(&Event::RouterStopped { cut_off: connections.load(Ordering::Relaxed) });
     Ok(())
 }
 

@@ -82,8 +82,8 @@ impl Session {
             Err(no_server) => return self.give_up(no_server),
         };
         self.adopt(&mut link);
-        message::backend_key(self.relay.to_client(), self.cancel.process, self.cancel.secret);
-        message::ready(self.relay.to_client(), crate::tracker::IDLE);
+        message::backend_key(self.relay.client_buffer(), self.cancel.process, self.cancel.secret);
+        message::ready(self.relay.client_buffer(), crate::tracker::IDLE);
         self.relay.resume(&mut link);
         loop {
             let event = self.live(&mut link).await;
@@ -211,7 +211,7 @@ impl Session {
         self.cancel.point(Some(link.cancel.clone()));
         for (name, value) in &link.parameters {
             if self.parameters.get(name) != Some(value) {
-                message::parameter_status(self.relay.to_client(), name, value);
+                message::parameter_status(self.relay.client_buffer(), name, value);
             }
         }
         self.parameters = Parameters::new();

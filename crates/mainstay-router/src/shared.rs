@@ -128,6 +128,8 @@ pub(crate) struct Shared {
     pub(crate) read: DoorCounters,
     pub(crate) connecting: Semaphore,
     pub(crate) turn: AtomicU64,
+    /// The second in which a client that was turned away was last told of.
+    pub(crate) turned_away: AtomicU64,
     pub(crate) failover: Mutex<Failover>,
     /// Salts and mock verifiers come from it; kept on disk so that salts do not change.
     pub(crate) secret: [u8; 32],
@@ -151,6 +153,7 @@ impl Shared {
             read: DoorCounters::default(),
             connecting: Semaphore::new(CONNECTING),
             turn: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
             failover: Mutex::new(Failover::default()),
             secret,
             links: Mutex::new(BTreeMap::new()),

@@ -1,5 +1,8 @@
 //! What the router holds of a session. Alone in its process: it looks at the process's memory.
+#![expect(clippy::unwrap_used, reason = "helpers of tests say what they expect by unwrapping")]
 
+#[path = "router/support/mod.rs"]
+#[expect(dead_code, reason = "the other tests use the rest")]
 mod support;
 
 use std::time::Duration;

@@ -1,11 +1,9 @@
 //! Sessions through the router to a real PostgreSQL, with nothing going wrong but the client.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::*;
 use futures_util::{SinkExt as _, StreamExt as _, pin_mut};
-use support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_postgres::{AsyncMessage, NoTls};
 

@@ -1,14 +1,12 @@
 //! A primary is killed or changed under live sessions: what each client sees, and that nothing happens twice.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::raw::Raw;
+use crate::support::*;
 use mainstay_router::protocol::FromRouter;
-use support::raw::Raw;
-use support::*;
 use tokio::io::AsyncWriteExt as _;
 use tokio_postgres::{Client, NoTls};
 

@@ -7,13 +7,13 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-pub struct Raw {
-    pub stream: TcpStream,
+pub(crate) struct Raw {
+    pub(crate) stream: TcpStream,
 }
 
 impl Raw {
     /// Logged in, ready for a query.
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut raw = Self { stream: TcpStream::connect(address).await.unwrap() };
         let mut startup = vec![0, 3, 0, 0];
         startup.extend_from_slice(b"user\0app\0database\0app\0\0");
@@ -39,23 +39,23 @@ impl Raw {
         self.stream.write_all(&message).await.unwrap();
     }
 
-    pub async fn send(&mut self, kind: u8, body: &[u8]) {
+    pub(crate) async fn send(&mut self, kind: u8, body: &[u8]) {
         self.send_sized(&[kind], body).await;
     }
 
-    pub async fn query(&mut self, text: &str) {
+    pub(crate) async fn query(&mut self, text: &str) {
         self.send(b'Q', format!("{text}\0").as_bytes()).await;
     }
 
     /// An unnamed statement up to Execute, without Sync.
-    pub async fn execute(&mut self, text: &str) {
+    pub(crate) async fn execute(&mut self, text: &str) {
         self.send(b'P', format!("\0{text}\0\0\0").as_bytes()).await;
         self.send(b'B', &[0; 8]).await;
         self.send(b'E', &[0; 5]).await;
     }
 
     /// The next message; notices and parameters are passed over.
-    pub async fn next(&mut self) -> (u8, Vec<u8>) {
+    pub(crate) async fn next(&mut self) -> (u8, Vec<u8>) {
         loop {
             let mut head = [0; 5];
             let read = tokio::time::timeout(Duration::from_secs(10), self.stream.read_exact(&mut head));
@@ -70,7 +70,7 @@ impl Raw {
     }
 
     /// Kinds of the messages up to and with ReadyForQuery; for errors their SQLSTATE.
-    pub async fn cycle(&mut self) -> Vec<String> {
+    pub(crate) async fn cycle(&mut self) -> Vec<String> {
         let mut kinds = Vec::new();
         loop {
             let (kind, body) = self.next().await;

@@ -1,7 +1,6 @@
 //! Real PostgreSQL clusters and a real router, in temporary folders, ended when the test ends.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
-pub mod raw;
+pub(crate) mod raw;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -22,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::{Client, Config, NoTls};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
-pub const PASSWORD: &str = "correct horse";
+pub(crate) const PASSWORD: &str = "correct horse";
 
 /// The user that PostgreSQL runs as: itself never root.
 fn postgres_ids() -> Option<(u32, u32)> {
@@ -58,10 +57,10 @@ fn folder() -> TempDir {
     folder
 }
 
-pub struct Cluster {
-    pub folder: TempDir,
+pub(crate) struct Cluster {
+    pub(crate) folder: TempDir,
     postmaster: Option<Child>,
-    pub member: usize,
+    pub(crate) member: usize,
 }
 
 /// An initialised cluster is made once a test process and copied: initdb takes most of a test's time.
@@ -82,7 +81,7 @@ fn template() -> &'static Path {
 }
 
 impl Cluster {
-    pub async fn primary() -> Self {
+    pub(crate) async fn primary() -> Self {
         let folder = folder();
         let mut copy = Command::new("cp");
         if let Some((uid, gid)) = postgres_ids() {
@@ -107,7 +106,7 @@ impl Cluster {
         cluster
     }
 
-    pub async fn standby(&self) -> Self {
+    pub(crate) async fn standby(&self) -> Self {
         let folder = folder();
         let data = folder.path().join("data");
         done(
@@ -122,7 +121,7 @@ impl Cluster {
         cluster
     }
 
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let mut start = command("postgres");
         start.arg("-D").arg(self.folder.path().join("data")).arg("-k").arg(self.folder.path());
@@ -134,7 +133,7 @@ impl Cluster {
         }
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
@@ -145,14 +144,14 @@ impl Cluster {
     }
 
     /// Past the router.
-    pub async fn admin(&self, database: &str) -> Client {
+    pub(crate) async fn admin(&self, database: &str) -> Client {
         let (client, connection) = self.config("postgres").dbname(database).connect(NoTls).await.unwrap();
         tokio::spawn(connection);
         client
     }
 
     /// All processes at once, as a fence does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let Some(mut postmaster) = self.postmaster.take() else { return };
         let parent = postmaster.id();
         // Stopped first, so that it starts no child while its children are counted.
@@ -171,12 +170,12 @@ impl Cluster {
         }
     }
 
-    pub async fn promote(&self) {
+    pub(crate) async fn promote(&self) {
         let admin = self.admin("postgres").await;
         admin.query_one("select pg_promote(true, 20)", &[]).await.unwrap();
     }
 
-    pub fn server(&self) -> Server {
+    pub(crate) fn server(&self) -> Server {
         Server {
             member: Member::nth(self.member).unwrap(),
             timeline: Timeline(1),
@@ -202,20 +201,20 @@ impl Drop for Cluster {
     }
 }
 
-pub struct Router {
-    pub folder: TempDir,
-    pub write: SocketAddr,
-    pub read: SocketAddr,
+pub(crate) struct Router {
+    pub(crate) folder: TempDir,
+    pub(crate) write: SocketAddr,
+    pub(crate) read: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Router {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap())
     }
 
-    pub fn start_in(folder: TempDir) -> Self {
+    pub(crate) fn start_in(folder: TempDir) -> Self {
         let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let [write, read] = [0, 1].map(|at| listeners[at].local_addr().unwrap());
         let [write_listener, read_listener] = listeners;
@@ -235,13 +234,13 @@ impl Router {
         Self { folder, write, read, stop: Some(stop), task: Some(task) }
     }
 
-    pub async fn stop(mut self) -> TempDir {
+    pub(crate) async fn stop(mut self) -> TempDir {
         self.stop.take().unwrap().send(()).unwrap();
         self.task.take().unwrap().await.unwrap();
         self.folder
     }
 
-    pub async fn control(&self) -> Control {
+    pub(crate) async fn control(&self) -> Control {
         let path = self.folder.path().join(SOCKET);
         let deadline = Instant::now() + Duration::from_secs(5);
         let stream = loop {
@@ -256,35 +255,35 @@ impl Router {
         control
     }
 
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         connect(self.write).await
     }
 }
 
-pub fn config(address: SocketAddr) -> Config {
+pub(crate) fn config(address: SocketAddr) -> Config {
     let mut config = Config::new();
     config.host(address.ip().to_string()).port(address.port()).user("app").dbname("app").password(PASSWORD);
     config
 }
 
-pub async fn connect(address: SocketAddr) -> Client {
+pub(crate) async fn connect(address: SocketAddr) -> Client {
     let (client, connection) = config(address).connect(NoTls).await.unwrap();
     tokio::spawn(connection);
     client
 }
 
-pub struct Control {
+pub(crate) struct Control {
     stream: UnixStream,
 }
 
 impl Control {
-    pub async fn next(&mut self) -> FromRouter {
+    pub(crate) async fn next(&mut self) -> FromRouter {
         let next = tokio::time::timeout(Duration::from_secs(20), wire::receive(&mut self.stream));
         next.await.expect("a frame in 20 s").unwrap().expect("the router is there")
     }
 
     /// The answer to a frame; reports in between are dropped.
-    pub async fn ask(&mut self, frame: ToRouter) -> FromRouter {
+    pub(crate) async fn ask(&mut self, frame: ToRouter) -> FromRouter {
         wire::send(&mut self.stream, &frame).await.unwrap();
         loop {
             match self.next().await {
@@ -294,12 +293,12 @@ impl Control {
         }
     }
 
-    pub async fn policy(&mut self, policy: Policy) {
+    pub(crate) async fn policy(&mut self, policy: Policy) {
         let answer = self.ask(ToRouter::Policy { policy: Box::new(policy) }).await;
         assert!(matches!(answer, FromRouter::Accepted { .. }), "{answer:?}");
     }
 
-    pub async fn point(&mut self, epoch: u64, write: Option<&Cluster>, read: &[&Cluster]) {
+    pub(crate) async fn point(&mut self, epoch: u64, write: Option<&Cluster>, read: &[&Cluster]) {
         let targets = Targets {
             epoch,
             write: write.map(Cluster::server),
@@ -308,7 +307,7 @@ impl Control {
         assert_eq!(self.ask(ToRouter::Targets { targets }).await, FromRouter::Pointed { epoch });
     }
 
-    pub async fn failover_done(&mut self) -> FromRouter {
+    pub(crate) async fn failover_done(&mut self) -> FromRouter {
         loop {
             let next = self.next().await;
             if matches!(next, FromRouter::FailoverDone { .. }) {
@@ -317,7 +316,7 @@ impl Control {
         }
     }
 
-    pub async fn metrics(&mut self) -> String {
+    pub(crate) async fn metrics(&mut self) -> String {
         match self.ask(ToRouter::Metrics).await {
             FromRouter::Metrics { text } => text,
             other => panic!("{other:?}"),
@@ -325,7 +324,7 @@ impl Control {
     }
 }
 
-pub fn policy() -> Policy {
+pub(crate) fn policy() -> Policy {
     let roles = [("app", PASSWORD), ("näm'e", PASSWORD), ("absent", PASSWORD)];
     Policy {
         schema: 1,
@@ -342,7 +341,7 @@ pub fn policy() -> Policy {
 }
 
 /// A router in front of one primary.
-pub async fn single() -> (Cluster, Router, Control) {
+pub(crate) async fn single() -> (Cluster, Router, Control) {
     let primary = Cluster::primary().await;
     let router = Router::start();
     let mut control = router.control().await;
@@ -352,18 +351,18 @@ pub async fn single() -> (Cluster, Router, Control) {
 }
 
 /// A router in front of a primary and a standby.
-pub async fn pair() -> (Cluster, Cluster, Router, Control) {
+pub(crate) async fn pair() -> (Cluster, Cluster, Router, Control) {
     let (primary, router, control) = single().await;
     let standby = primary.standby().await;
     (primary, standby, router, control)
 }
 
-pub fn code(error: &tokio_postgres::Error) -> &str {
+pub(crate) fn code(error: &tokio_postgres::Error) -> &str {
     error.code().map_or("", |code| code.code())
 }
 
 /// Waits until the standby has all that the primary has.
-pub async fn caught_up(primary: &Cluster, standby: &Cluster) {
+pub(crate) async fn caught_up(primary: &Cluster, standby: &Cluster) {
     let here = primary.admin("postgres").await;
     let there = standby.admin("postgres").await;
     let lsn: String = here.query_one("select pg_current_wal_flush_lsn()::text", &[]).await.unwrap().get(0);

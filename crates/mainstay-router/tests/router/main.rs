@@ -1,0 +1,6 @@
+//! The router in front of real PostgreSQL clusters.
+#![expect(clippy::unwrap_used, reason = "helpers of tests say what they expect by unwrapping")]
+
+mod failover;
+mod sessions;
+mod support;
