@@ -50,6 +50,7 @@ async fn a_killed_primary_is_replaced_without_losing_an_acknowledged_write() {
     println!("cloned again in {:?}", begun.elapsed());
     cluster.start(A, Some(B)).await;
     let answer = cluster.until(A, |answer| answer.is_streaming).await;
+    println!("streaming again after {:?}", begun.elapsed());
     assert_eq!(answer.timeline, Timeline(2));
     assert_eq!(clone::drop_old(&cluster.layout, A).unwrap(), 1);
     assert!(!cluster.layout.member_dir(A).join("data.old-1").exists());
@@ -65,7 +66,9 @@ async fn a_killed_primary_is_replaced_without_losing_an_acknowledged_write() {
         assert!(page.contains(expected), "{expected} in\n{page}");
     }
     assert!(metrics::metrics(&cluster.access[&A]).await.contains("pg_replication_is_replica{member=\"a\"} 1"));
+    let begun = Instant::now();
     cluster.end().await;
+    println!("stopped in {:?}", begun.elapsed());
 }
 
 async fn bring_up_pair(cluster: &mut Cluster) {
