@@ -1,0 +1,221 @@
+//! The local certificate authority: makes `https://NAME.localhost` work on one machine.
+//!
+//! Its key never leaves its folder. It signs for the names it is asked for and for loopback, nothing else; who wants
+//! to be trusted elsewhere needs a public authority.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mainstay_supervisor::durable;
+use mainstay_types::{Secret, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::protocol::Certificate;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Life of a leaf: the longest that browsers take (397 days, CA/Browser Forum ballot SC31).
+const LEAF_LIFE: Duration = DAY.saturating_mul(397);
+/// Life of the authority: re-trusting it is manual work.
+const CA_LIFE: Duration = DAY.saturating_mul(3650);
+/// A leaf or authority with less than this left is replaced.
+const RENEW_BEFORE: Duration = DAY.saturating_mul(30);
+/// Clocks of clients may be behind by this much.
+const BACKDATE: Duration = DAY;
+
+const CA_CERTIFICATE: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+const CA_NOTE: &str = "ca.json";
+const LEAF: &str = "leaf.json";
+
+/// A certificate and where its authority is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalCertificate {
+    /// Leaf, chain and key, for the policy.
+    pub certificate: Certificate,
+    /// The authority's certificate, for `curl --cacert` and trust stores.
+    pub authority: PathBuf,
+    /// When the leaf ends.
+    pub expires: Timestamp,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// A file of the authority.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Keys or certificates.
+    #[error("cannot make a certificate for {hosts:?}")]
+    Make {
+        /// For which names.
+        hosts: Vec<String>,
+        /// What the library said.
+        #[source]
+        source: rcgen::Error,
+    },
+    /// The clock is outside of what a certificate can say.
+    #[error("clock says {now}, which no certificate can carry: set the clock")]
+    Clock {
+        /// What it says.
+        now: Timestamp,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    version: u32,
+    /// Its common name: what leaves say of their issuer must be the same for ever.
+    name: String,
+    expires: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Leaf {
+    version: u32,
+    authority: String,
+    hosts: Vec<String>,
+    expires: Timestamp,
+    chain_pem: String,
+    key_pem: Secret,
+}
+
+/// Version of the files here.
+const VERSION: u32 = 1;
+
+/// The certificate for `hosts` by the authority in `dir`; both are made when missing and renewed when less than 30
+/// days are left.
+///
+/// **Errors**: the folder cannot be written, or the clock is impossible.
+pub fn local_ca(dir: &Path, hosts: &[String], now: Timestamp) -> Result<LocalCertificate, CaError> {
+    let file = |path: PathBuf| move |source| CaError::File { path, source };
+    std::fs::create_dir_all(dir).map_err(file(dir.to_owned()))?;
+    let make = |source| CaError::Make { hosts: hosts.to_vec(), source };
+    let Authority { name, pem: authority_pem, key } = authority(dir, hosts, now)?;
+    let path = dir.join(LEAF);
+    let authority = dir.join(CA_CERTIFICATE);
+    if let Some(leaf) = read::<Leaf>(&path)
+        && leaf.version == VERSION
+        && leaf.authority == authority_pem
+        && leaf.hosts == hosts
+        && is_fresh(leaf.expires, now)
+    {
+        let certificate = Certificate { hosts: leaf.hosts, chain_pem: leaf.chain_pem, key_pem: leaf.key_pem };
+        return Ok(LocalCertificate { certificate, authority, expires: leaf.expires });
+    }
+    let params = ca_params(name, now)?;
+    let issuer = Issuer::from_params(&params, &key);
+    let expires = now.after(LEAF_LIFE);
+    let leaf_key = KeyPair::generate().map_err(make)?;
+    let signed = leaf_params(hosts, now, expires)?.signed_by(&leaf_key, &issuer).map_err(make)?;
+    let leaf = Leaf {
+        version: VERSION,
+        authority: authority_pem.clone(),
+        hosts: hosts.to_vec(),
+        expires,
+        chain_pem: format!("{}{authority_pem}", signed.pem()),
+        key_pem: Secret::new(leaf_key.serialize_pem()),
+    };
+    write(&path, &leaf)?;
+    let certificate = Certificate { hosts: leaf.hosts, chain_pem: leaf.chain_pem, key_pem: leaf.key_pem };
+    Ok(LocalCertificate { certificate, authority, expires })
+}
+
+fn is_fresh(expires: Timestamp, now: Timestamp) -> bool {
+    // A clock that was set back far makes a leaf that ends "too late": it is not yet valid then, so made again.
+    let left = expires.saturating_since(now);
+    left >= RENEW_BEFORE && left <= CA_LIFE
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), CaError> {
+    let file = |source| CaError::File { path: path.to_owned(), source };
+    let bytes = serde_json::to_vec(value).map_err(|error| file(error.into()))?;
+    durable::replace(path, &bytes, 0o600).map_err(file)
+}
+
+struct Authority {
+    name: String,
+    pem: String,
+    key: KeyPair,
+}
+
+/// The authority's certificate and key; made when missing, unreadable or near its end.
+fn authority(dir: &Path, hosts: &[String], now: Timestamp) -> Result<Authority, CaError> {
+    let (certificate_path, key_path, note_path) = (dir.join(CA_CERTIFICATE), dir.join(CA_KEY), dir.join(CA_NOTE));
+    let known = || {
+        let note: Note = read(&note_path)?;
+        let pem = std::fs::read_to_string(&certificate_path).ok()?;
+        let key = KeyPair::from_pem(&std::fs::read_to_string(&key_path).ok()?).ok()?;
+        (note.version == VERSION && is_fresh(note.expires, now)).then_some(Authority { name: note.name, pem, key })
+    };
+    if let Some(known) = known() {
+        return Ok(known);
+    }
+    let make = |source| CaError::Make { hosts: hosts.to_vec(), source };
+    let key = KeyPair::generate().map_err(make)?;
+    let name = format!("mainstay local CA {}", hosts.first().map_or("", String::as_str));
+    let pem = ca_params(name.clone(), now)?.self_signed(&key).map_err(make)?.pem();
+    let put = |path: &Path, bytes: &[u8], mode| {
+        durable::replace(path, bytes, mode).map_err(|source| CaError::File { path: path.to_owned(), source })
+    };
+    put(&key_path, key.serialize_pem().as_bytes(), 0o600)?;
+    put(&certificate_path, pem.as_bytes(), 0o644)?;
+    // Last: without it the other two do not count.
+    write(&note_path, &Note { version: VERSION, name: name.clone(), expires: now.after(CA_LIFE) })?;
+    Ok(Authority { name, pem, key })
+}
+
+fn moment(at: Timestamp) -> Result<OffsetDateTime, CaError> {
+    let seconds = at.as_micros().div_euclid(1_000_000);
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| CaError::Clock { now: at })
+}
+
+fn backdated(now: Timestamp) -> Timestamp {
+    Timestamp::from_micros(now.as_micros().saturating_sub(i64::try_from(BACKDATE.as_micros()).unwrap_or(0)))
+}
+
+fn ca_params(common_name: String, now: Timestamp) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    params.distinguished_name = name;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = moment(backdated(now))?;
+    params.not_after = moment(now.after(CA_LIFE))?;
+    Ok(params)
+}
+
+fn leaf_params(hosts: &[String], now: Timestamp, expires: Timestamp) -> Result<CertificateParams, CaError> {
+    let make = |source| CaError::Make { hosts: hosts.to_vec(), source };
+    let mut params = CertificateParams::new(hosts.to_vec()).map_err(make)?;
+    for address in ["127.0.0.1", "::1"] {
+        if let Ok(address) = address.parse() {
+            params.subject_alt_names.push(SanType::IpAddress(address));
+        }
+    }
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, hosts.first().map_or("localhost", String::as_str));
+    params.distinguished_name = name;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = moment(backdated(now))?;
+    params.not_after = moment(expires)?;
+    Ok(params)
+}

@@ -1,0 +1,285 @@
+//! A client's connection as Pingora sees it: plain or TLS, with a total deadline and a size limit for request heads.
+//!
+//! Pingora's own limit on a slow head is per read (60 s each, 1 MiB in all), so a client that sends one byte a
+//! minute would keep its place for months. This stream knows whether a head is being read and ends the connection
+//! when one is not complete in [`HEAD_DEADLINE`].
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::{ALPN, SslDigest};
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+
+/// Time for a whole request head, from its first byte (for the first one: from the accept). Ten seconds are enough
+/// for a phone on a bad line and few enough that held places come back.
+pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Hard limit on bytes read while a head is not complete. Twice the limit on heads, because the bytes of a body may
+/// come with it; heads between the two are answered 431, longer ones end the connection.
+const HEAD_READ_LIMIT: usize = 2 * crate::strict::MAX_HEAD_BYTES;
+
+const BETWEEN_REQUESTS: u8 = 0;
+const IN_HEAD: u8 = 1;
+const PAST_HEAD: u8 = 2;
+const IN_PREFACE: u8 = 3;
+/// Length of the HTTP/2 client preface. **Source**: RFC 9113 section 3.4.
+const PREFACE_BYTES: usize = 24;
+
+/// Where the connection is within a request; shared by the stream and the loop that serves it.
+#[derive(Debug, Default)]
+pub(crate) struct Phase {
+    state: AtomicU8,
+    head_bytes: AtomicUsize,
+}
+
+impl Phase {
+    /// A head may come; its clock starts with the first byte.
+    pub(crate) fn expect_head(&self) {
+        self.head_bytes.store(0, Ordering::Relaxed);
+        self.state.store(BETWEEN_REQUESTS, Ordering::Release);
+    }
+
+    /// The head is complete.
+    pub(crate) fn head_done(&self) {
+        self.state.store(PAST_HEAD, Ordering::Release);
+    }
+
+    /// HTTP/2: only the preface has the deadline; its heads are frames among others, bounded by `H2Options` and
+    /// the idle timeout.
+    pub(crate) fn expect_preface(&self) {
+        self.state.store(IN_PREFACE, Ordering::Release);
+    }
+
+    fn in_head(&self) {
+        self.state.store(IN_HEAD, Ordering::Release);
+    }
+}
+
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A client's connection.
+pub(crate) struct Connection {
+    transport: Transport,
+    phase: Arc<Phase>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    socket: Arc<SocketDigest>,
+    tls: Option<Arc<SslDigest>>,
+    alpn: Option<ALPN>,
+    since: SystemTime,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+fn socket_digest(socket: &TcpStream, peer: SocketAddr) -> Arc<SocketDigest> {
+    let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+    // Asked now: a peer that is gone by the time of the log line would have no address.
+    digest.peer_addr.set(Some(peer.into())).ok();
+    Arc::new(digest)
+}
+
+impl Connection {
+    /// A connection without TLS whose head is due by `head_until`.
+    pub(crate) fn plain(socket: TcpStream, peer: SocketAddr, head_until: Instant) -> Self {
+        let digest = socket_digest(&socket, peer);
+        Self::new(Transport::Plain(socket), digest, None, None, head_until)
+    }
+
+    /// A connection after its handshake.
+    pub(crate) fn tls(stream: TlsStream<TcpStream>, peer: SocketAddr, head_until: Instant) -> Self {
+        let (socket, session) = stream.get_ref();
+        let digest = socket_digest(socket, peer);
+        let version = match session.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLS",
+        };
+        let tls = SslDigest::new("", version, None, None, Vec::new());
+        let alpn = if session.alpn_protocol() == Some(b"h2") { ALPN::H2 } else { ALPN::H1 };
+        Self::new(Transport::Tls(Box::new(stream)), digest, Some(Arc::new(tls)), Some(alpn), head_until)
+    }
+
+    fn new(
+        transport: Transport,
+        socket: Arc<SocketDigest>,
+        tls: Option<Arc<SslDigest>>,
+        alpn: Option<ALPN>,
+        head_until: Instant,
+    ) -> Self {
+        let phase = Arc::new(Phase::default());
+        phase.in_head();
+        let deadline = Some(Box::pin(tokio::time::sleep_until(head_until)));
+        Self { transport, phase, deadline, socket, tls, alpn, since: SystemTime::now() }
+    }
+
+    pub(crate) fn phase(&self) -> Arc<Phase> {
+        Arc::clone(&self.phase)
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.alpn, Some(ALPN::H2))
+    }
+
+    fn poll_transport(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+
+    /// Whether the head is overdue; arms the clock.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn begin_head(&mut self) {
+        self.phase.in_head();
+        let until = Instant::now() + HEAD_DEADLINE;
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().reset(until),
+            None => self.deadline = Some(Box::pin(tokio::time::sleep_until(until))),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let state = this.phase.state.load(Ordering::Acquire);
+        if state == PAST_HEAD {
+            return this.poll_transport(cx, buf);
+        }
+        let before = buf.filled().len();
+        let read = this.poll_transport(cx, buf);
+        let count = buf.filled().len() - before;
+        if count > 0 {
+            if state == BETWEEN_REQUESTS {
+                this.begin_head();
+            }
+            let total = this.phase.head_bytes.fetch_add(count, Ordering::Relaxed) + count;
+            if state == IN_PREFACE && total >= PREFACE_BYTES {
+                this.phase.head_done();
+                return read;
+            }
+            if total > HEAD_READ_LIMIT {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "request head is too long")));
+            }
+        }
+        // Also when bytes came: a drip of single bytes must not outrun the clock.
+        let is_head = matches!(this.phase.state.load(Ordering::Acquire), IN_HEAD | IN_PREFACE);
+        if is_head && this.poll_deadline(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "request head is overdue")));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        // The peer may be gone already; there is nobody to tell.
+        AsyncWriteExt::shutdown(self).await.ok();
+    }
+}
+
+impl UniqueID for Connection {
+    fn id(&self) -> UniqueIDType {
+        match &self.transport {
+            Transport::Plain(socket) => socket.as_raw_fd(),
+            Transport::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+        }
+    }
+}
+
+impl Ssl for Connection {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.tls.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.alpn.clone()
+    }
+}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        vec![Some(TimingDigest { established_ts: self.since, ..TimingDigest::default() })]
+    }
+}
+
+impl GetProxyDigest for Connection {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.socket))
+    }
+}
+
+impl Peek for Connection {}

@@ -1,0 +1,158 @@
+//! The doors: accepts, speaks TLS, and hands connections to Pingora.
+//!
+//! The accept loop is ours and not Pingora's `Server`, for three reasons. Pingora binds by address, while these
+//! listeners are opened by keep and outlive the edge: new connections wait in the backlog while an edge restarts.
+//! Pingora's TLS listener cannot be given a deadline for the handshake. And a stream of our own carries the total
+//! deadline for request heads. From the first byte of HTTP on, everything is Pingora's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pingora_core::apps::{HttpServerApp, ReusedHttpStream, ServerApp};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use pingora_proxy::HttpProxy;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use crate::connection::{Connection, HEAD_DEADLINE};
+use crate::edge::Edge;
+use crate::proxy::Proxy;
+
+/// Most client connections at once, both doors together; further ones wait in the backlog. At some 40 KiB each
+/// (TLS buffers) this is 400 MiB at the very worst.
+const MAX_CONNECTIONS: usize = 10_000;
+/// Time an idle connection is kept for the next request.
+const KEEPALIVE_SECONDS: u64 = 60;
+/// Pause after a failed accept (out of descriptors): it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a door needs.
+pub(crate) struct Doors {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) proxy: Arc<HttpProxy<Proxy>>,
+    places: Arc<Semaphore>,
+    acceptor: TlsAcceptor,
+}
+
+/// Whether a door speaks TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Https,
+    Http,
+}
+
+/// Finds the certificate in the snapshot in force at the moment of the handshake.
+#[derive(Debug)]
+struct FromSnapshot(Arc<Edge>);
+
+impl ResolvesServerCert for FromSnapshot {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.snapshot()?.certificate(hello.server_name())
+    }
+}
+
+fn tls_config(edge: &Arc<Edge>) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(FromSnapshot(Arc::clone(edge))));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(config)
+}
+
+impl Doors {
+    /// **Errors**: the TLS library refuses its own defaults.
+    pub(crate) fn new(edge: Arc<Edge>, proxy: Arc<HttpProxy<Proxy>>) -> Result<Self, rustls::Error> {
+        let acceptor = TlsAcceptor::from(Arc::new(tls_config(&edge)?));
+        Ok(Self { edge, proxy, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), acceptor })
+    }
+
+    /// Accepts until the shutdown signal.
+    pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener, door: Door, mut shutdown: ShutdownWatch) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.next(&listener) => accepted,
+                _ = shutdown.wait_for(|is_down| *is_down) => return,
+            };
+            let Some((socket, peer, place)) = accepted else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            tokio::spawn(Arc::clone(&self).serve(socket, peer, door, shutdown.clone(), place));
+        }
+    }
+
+    async fn next(&self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let (socket, peer) = listener.accept().await.ok()?;
+        Some((socket, peer, place))
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        door: Door,
+        shutdown: ShutdownWatch,
+        _place: OwnedSemaphorePermit,
+    ) {
+        let metrics = &self.edge.metrics;
+        metrics.connections_total.fetch_add(1, Ordering::Relaxed);
+        metrics.connections.fetch_add(1, Ordering::Relaxed);
+        let _open = Open(&self.edge);
+        // Small answers must not wait for the client's delayed ACK.
+        socket.set_nodelay(true).ok();
+        let head_until = Instant::now() + HEAD_DEADLINE;
+        let connection = match door {
+            Door::Http => Connection::plain(socket, peer, head_until),
+            Door::Https => match tokio::time::timeout_at(head_until, self.acceptor.accept(socket)).await {
+                Ok(Ok(stream)) => Connection::tls(stream, peer, head_until),
+                Ok(Err(_)) | Err(_) => {
+                    metrics.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            },
+        };
+        if connection.is_http2() {
+            connection.phase().expect_preface();
+            Box::pin(self.proxy.process_new(Box::new(connection), &shutdown)).await;
+        } else {
+            Box::pin(self.serve_http1(connection, &shutdown)).await;
+        }
+    }
+
+    /// Pingora's own loop over requests, with the phase set between them.
+    async fn serve_http1(&self, connection: Connection, shutdown: &ShutdownWatch) {
+        let phase = connection.phase();
+        let mut session = ServerSession::new_http1(Box::new(connection));
+        session.set_keepalive((!*shutdown.borrow()).then_some(KEEPALIVE_SECONDS));
+        loop {
+            let reused = self.proxy.process_new_http(session, shutdown).await;
+            let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
+            phase.expect_head();
+            session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+        }
+    }
+}
+
+/// Counts a connection as open until dropped.
+struct Open<'a>(&'a Edge);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

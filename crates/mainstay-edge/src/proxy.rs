@@ -1,0 +1,505 @@
+//! A request's way through the edge: refuse, redirect, route, site or upstream, retry, log.
+//!
+//! Pingora drives; this says what happens at each of its stations. A request keeps the snapshot it began with.
+//! Never repeats a request that may have had an effect.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Method, Version};
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use tokio::time::Instant;
+
+use crate::edge::Edge;
+use crate::headers::{Identity, forward};
+use crate::snapshot::{Destination, Route, Snapshot};
+use crate::strict;
+use crate::upstream::{Group, Lease, NoEndpoint};
+
+/// Times a request may be sent again after it got no answer.
+const MAX_RETRIES: u32 = 2;
+/// Connections tried for one request. A refused one ejects its endpoint and costs microseconds, so this only bounds
+/// a loop over a service whose instances all died at once (ten of them at most).
+pub(crate) const MAX_ATTEMPTS: usize = 16;
+/// Time for a connection to an endpoint on this machine; only a full backlog makes it long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time an upstream connection is kept for reuse: below the 5 s after which common servers close theirs, so that a
+/// request does not meet a connection just being closed.
+const UPSTREAM_IDLE: Duration = Duration::from_secs(4);
+/// Longest pause within a request body.
+const BODY_IDLE: Duration = Duration::from_secs(30);
+/// Longest pause while a client takes an answer.
+const WRITE_IDLE: Duration = Duration::from_secs(60);
+/// Longest silence on an upgraded connection: WebSocket clients ping more often than hourly.
+const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
+/// What a client is told to wait after a 503. **Unit**: seconds.
+const RETRY_AFTER: &str = "1";
+
+/// What the edge does at Pingora's stations.
+pub(crate) struct Proxy {
+    edge: Arc<Edge>,
+}
+
+/// One request.
+pub(crate) struct RequestState {
+    started: Instant,
+    head: Option<HeadState>,
+    /// Requests sent or tried.
+    attempts: u32,
+    retries: u32,
+    tried: Vec<String>,
+    hold_until: Option<Instant>,
+    deadline: Option<Instant>,
+    lease: Option<Lease>,
+    sent_at: Option<Instant>,
+    answered_at: Option<Instant>,
+    /// Event streams and upgrades: have no end, so no total time.
+    is_stream: bool,
+    body_bytes: u64,
+    reason: Option<&'static str>,
+    client_gone: bool,
+}
+
+/// What is known once the head is read.
+struct HeadState {
+    snapshot: Arc<Snapshot>,
+    identity: Identity,
+    host: String,
+    is_tls: bool,
+    is_upgrade: bool,
+    route: Option<Arc<Route>>,
+}
+
+impl RequestState {
+    fn route(&self) -> Option<&Arc<Route>> {
+        self.head.as_ref()?.route.as_ref()
+    }
+
+    fn group(&self) -> Option<&Arc<Group>> {
+        match &self.route()?.to {
+            Destination::Upstream(group) => Some(group),
+            Destination::Site(_) => None,
+        }
+    }
+
+    fn identity(&self) -> &str {
+        self.head.as_ref().map_or("", |head| &head.identity.request_id)
+    }
+}
+
+impl Proxy {
+    pub(crate) fn new(edge: Arc<Edge>) -> Self {
+        Self { edge }
+    }
+
+    /// Takes in the head; the refusal if it is one.
+    fn admit(&self, session: &mut Session, ctx: &mut RequestState) -> std::result::Result<(), strict::Refusal> {
+        let Some(snapshot) = self.edge.snapshot() else {
+            return Err((503, "edge has no policy yet"));
+        };
+        let head = session.req_header();
+        let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        let host = strict::host(head);
+        let is_upgrade = session.is_upgrade_req();
+        ctx.head = Some(HeadState {
+            snapshot,
+            identity: Identity::of(head),
+            host: host.clone().unwrap_or_default(),
+            is_tls,
+            is_upgrade,
+            route: None,
+        });
+        if head.version != Version::HTTP_2 {
+            strict::check_raw_head(&session.to_h1_raw())?;
+        }
+        strict::check_head(session.req_header())?;
+        let Some(state) = &mut ctx.head else { return Err((500, "request has no state")) };
+        if !host.is_some_and(|host| state.snapshot.has_host(&host)) {
+            return Err((421, "host is not served here"));
+        }
+        if state.is_tls {
+            let path = session.req_header().uri.path();
+            state.route = Some(Arc::clone(state.snapshot.route(path).ok_or((404, "no route for this path"))?));
+        }
+        Ok(())
+    }
+
+    async fn redirect(&self, session: &mut Session, ctx: &mut RequestState) -> Result<()> {
+        let Some(state) = &ctx.head else { return Ok(()) };
+        let uri = &session.req_header().uri;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let port = match state.snapshot.https_port {
+            443 => String::new(),
+            port => format!(":{port}"),
+        };
+        let location = format!("https://{}{port}{path}", state.host);
+        let mut head = ResponseHeader::build(308, Some(3))?;
+        head.insert_header("Location", location)?;
+        head.insert_header("Content-Length", "0")?;
+        head.insert_header("X-Request-Id", state.identity.request_id.as_str())?;
+        session.write_response_header(Box::new(head), true).await
+    }
+}
+
+/// Answers with a refusal of ours.
+async fn refuse(session: &mut Session, status: u16, reason: &str, identity: &str) -> Result<()> {
+    let title = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
+    let body = serde_json::json!({ "status": status, "title": title, "detail": reason, "request_id": identity });
+    let body = Bytes::from(body.to_string());
+    let mut head = ResponseHeader::build(status, Some(6))?;
+    head.insert_header("Content-Type", "application/problem+json")?;
+    head.insert_header("Content-Length", body.len())?;
+    head.insert_header("Cache-Control", "no-store")?;
+    head.insert_header("X-Request-Id", identity)?;
+    if status == 503 {
+        head.insert_header("Retry-After", RETRY_AFTER)?;
+    }
+    let is_head = session.req_header().method == Method::HEAD;
+    // What is left of the request's body is not read: the connection ends.
+    session.set_keepalive(None);
+    session.write_response_header(Box::new(head), is_head).await?;
+    if !is_head {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Methods that may be sent twice. **Source**: RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
+}
+
+fn client_ip(session: &Session) -> Option<IpAddr> {
+    session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip)
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = RequestState;
+
+    fn new_ctx(&self) -> RequestState {
+        RequestState {
+            started: Instant::now(),
+            head: None,
+            attempts: 0,
+            retries: 0,
+            tried: Vec::new(),
+            hold_until: None,
+            deadline: None,
+            lease: None,
+            sent_at: None,
+            answered_at: None,
+            is_stream: false,
+            body_bytes: 0,
+            reason: None,
+            client_gone: false,
+        }
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {
+        // No compression at the edge: answers that mix secrets and input must not be compressed (BREACH).
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestState) -> Result<bool> {
+        head_is_done(session);
+        session.set_read_timeout(Some(BODY_IDLE));
+        session.set_write_timeout(Some(WRITE_IDLE));
+        session.set_total_drain_timeout(Some(BODY_IDLE));
+        if let Err((status, reason)) = self.admit(session, ctx) {
+            ctx.reason = Some(reason);
+            refuse(session, status, reason, ctx.identity()).await?;
+            return Ok(true);
+        }
+        let Some(state) = &ctx.head else { return Ok(false) };
+        if !state.is_tls {
+            self.redirect(session, ctx).await?;
+            return Ok(true);
+        }
+        if state.is_upgrade {
+            session.set_read_timeout(Some(UPGRADED_IDLE));
+        }
+        let Some(route) = state.route.clone() else { return Ok(false) };
+        route.tally.in_flight.fetch_add(1, Ordering::Relaxed);
+        match &route.to {
+            Destination::Upstream(group) => {
+                group.deposit();
+                Ok(false)
+            }
+            Destination::Site(site) => {
+                let path = session.req_header().uri.path().to_owned();
+                let prefix = route.path.strip_suffix('*').unwrap_or(&route.path);
+                let below = path.strip_prefix(prefix).unwrap_or_default();
+                site.serve(session, below, &state.identity.request_id).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestState) -> Result<Box<HttpPeer>> {
+        let Some(group) = ctx.group().cloned() else {
+            return Error::e_explain(ErrorType::InternalError, "route without upstream");
+        };
+        ctx.lease = None;
+        let lease = match group.acquire(&ctx.tried, &mut ctx.hold_until).await {
+            Ok(lease) => lease,
+            Err(why) => {
+                ctx.reason = Some(match why {
+                    NoEndpoint::Full => "no endpoint is in and too many requests wait",
+                    NoEndpoint::TimedOut => "no endpoint came in within the hold time",
+                });
+                return Error::e_explain(ErrorType::HTTPStatus(503), "no endpoint");
+            }
+        };
+        ctx.attempts += 1;
+        ctx.tried.push(lease.0.id.clone());
+        let timeout = ctx.route().map_or(BODY_IDLE, |route| route.timeout);
+        let deadline = *ctx.deadline.get_or_insert_with(|| Instant::now() + timeout);
+        let is_upgrade = ctx.head.as_ref().is_some_and(|head| head.is_upgrade);
+        let mut peer = HttpPeer::new(lease.0.address, false, String::new());
+        peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
+        // Zero would mean forever.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        peer.options.read_timeout = Some(if is_upgrade { UPGRADED_IDLE } else { left });
+        peer.options.write_timeout = Some(BODY_IDLE);
+        peer.options.idle_timeout = Some(UPSTREAM_IDLE);
+        ctx.lease = Some(lease);
+        ctx.sent_at = Some(Instant::now());
+        Ok(Box::new(peer))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut RequestState,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let (Some(group), Some(lease)) = (ctx.group().cloned(), ctx.lease.take()) else { return error };
+        lease.0.tally.record(ctx.started.elapsed(), true);
+        match error.etype() {
+            ErrorType::ConnectRefused | ErrorType::ConnectNoRoute => group.eject(&lease.0, "connection refused"),
+            ErrorType::ConnectTimedout => group.eject(&lease.0, "connection timed out"),
+            // May be our own lack of descriptors or ports: not a reason to eject at once.
+            _ => group.unanswered(&lease.0, "connections fail"),
+        }
+        // Nothing has reached the upstream, so any method may try the next one.
+        error.set_retry((ctx.attempts as usize) < MAX_ATTEMPTS);
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut RequestState,
+    ) -> Result<()> {
+        let Some(state) = &ctx.head else { return Ok(()) };
+        let authority = session.req_header().headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let authority = authority.or_else(|| session.req_header().uri.authority().map(|authority| authority.as_str()));
+        let authority = authority.unwrap_or(&state.host).to_owned();
+        forward(request, &state.identity, client_ip(session), &authority)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _is_end: bool,
+        ctx: &mut RequestState,
+    ) -> Result<()> {
+        let is_upgrade = ctx.head.as_ref().is_some_and(|head| head.is_upgrade);
+        ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
+        if !is_upgrade && ctx.body_bytes > strict::MAX_BODY_BYTES {
+            ctx.reason = Some("request body is longer than 100 MiB");
+            return Error::e_explain(ErrorType::HTTPStatus(413), "request body is longer than 100 MiB");
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestState,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        ctx.answered_at = Some(Instant::now());
+        let is_event_stream = response
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        ctx.is_stream = is_event_stream || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if let (Some(group), Some(lease)) = (ctx.group(), &ctx.lease) {
+            group.answered(&lease.0);
+        }
+        response.insert_header("X-Request-Id", ctx.identity())?;
+        Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        is_end: bool,
+        ctx: &mut RequestState,
+    ) -> Result<Option<Duration>> {
+        let is_overdue = ctx.deadline.is_some_and(|deadline| Instant::now() > deadline);
+        if is_overdue && !is_end && !ctx.is_stream {
+            ctx.reason = Some("answer was not complete within the route's timeout");
+            return Err(Error::new_up(ErrorType::ReadTimedout));
+        }
+        Ok(None)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut RequestState,
+        _is_reused: bool,
+    ) -> Box<Error> {
+        error.set_retry(false);
+        let is_upstream = *error.esource() == ErrorSource::Upstream;
+        let is_unanswered = ctx.answered_at.is_none() && session.response_written().is_none();
+        if !is_upstream || !is_unanswered {
+            return error;
+        }
+        let (Some(group), Some(lease)) = (ctx.group().cloned(), ctx.lease.as_ref()) else { return error };
+        let is_timeout = matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout);
+        group.unanswered(&lease.0, if is_timeout { "answers time out" } else { "connections end without an answer" });
+        let is_in_time = ctx.deadline.is_none_or(|deadline| Instant::now() < deadline);
+        let may_repeat = is_idempotent(&session.req_header().method)
+            && !session.as_ref().retry_buffer_truncated()
+            && ctx.head.as_ref().is_some_and(|head| !head.is_upgrade);
+        if may_repeat && is_in_time && !is_timeout && ctx.retries < MAX_RETRIES && group.may_retry() {
+            ctx.retries += 1;
+            lease.0.tally.record(ctx.started.elapsed(), true);
+            // The whole body is sent and counted again.
+            ctx.body_bytes = 0;
+            error.set_retry(true);
+        }
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestState) -> FailToProxy {
+        let (status, reason) = match (error.etype(), error.esource()) {
+            (ErrorType::HTTPStatus(status), _) => (*status, "refused"),
+            (ErrorType::ReadTimedout | ErrorType::WriteTimedout, ErrorSource::Upstream) => {
+                (504, "upstream did not answer within the route's timeout")
+            }
+            (_, ErrorSource::Upstream) if ctx.sent_at.is_some() && ctx.lease.is_none() => {
+                (502, "no connection to an endpoint")
+            }
+            (_, ErrorSource::Upstream) => (502, "upstream closed the connection without an answer"),
+            (ErrorType::ReadTimedout, ErrorSource::Downstream) => (408, "request body did not arrive in time"),
+            (
+                ErrorType::WriteError
+                | ErrorType::ReadError
+                | ErrorType::ConnectionClosed
+                | ErrorType::H2Error
+                | ErrorType::WriteTimedout
+                | ErrorType::ConnectError,
+                ErrorSource::Downstream,
+            ) => (0, "client went away"),
+            (_, ErrorSource::Downstream) => (400, "request is malformed"),
+            (_, ErrorSource::Internal | ErrorSource::Unset) => (500, "edge failed"),
+        };
+        ctx.client_gone = status == 0;
+        let reason = *ctx.reason.get_or_insert(reason);
+        if status > 0 && session.response_written().is_none() {
+            // The client may be gone; the log line says what would have been said.
+            refuse(session, status, reason, ctx.identity()).await.ok();
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestState) {
+        self.record(session, error, ctx);
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &RequestState, _error: &Error) -> bool {
+        // The access log and the counters say it.
+        true
+    }
+}
+
+/// Tells the connection that the head is complete, so that its deadline does not run on.
+fn head_is_done(session: &Session) {
+    if let Some(stream) = session.as_ref().stream()
+        && let Some(connection) = stream.as_any().downcast_ref::<crate::connection::Connection>()
+    {
+        connection.phase().head_done();
+    }
+}
+
+impl Proxy {
+    /// Counts the request and writes its line.
+    fn record(&self, session: &Session, error: Option<&Error>, ctx: &mut RequestState) {
+        let now = Instant::now();
+        let written = session.response_written().map(|head| head.status.as_u16());
+        // 499 is nginx's number for a client that left before the answer.
+        let status = written.unwrap_or(if ctx.client_gone { 499 } else { 0 });
+        let is_truncated = written.is_some() && error.is_some_and(|error| *error.esource() == ErrorSource::Upstream);
+        let is_truncated = is_truncated && ctx.answered_at.is_some();
+        if is_truncated {
+            ctx.reason.get_or_insert("answer was cut off by the upstream");
+        }
+        let is_error = status == 0 || status >= 500 || is_truncated;
+        // A stream lasts as long as its user wants: what counts is when it began.
+        let end = ctx.answered_at.filter(|_| ctx.is_stream).unwrap_or(now);
+        let took = end.duration_since(ctx.started);
+        match ctx.group() {
+            Some(group) => group.tally.record(took, is_error),
+            None => self.edge.metrics.local.record(took, is_error),
+        }
+        if let Some(lease) = &ctx.lease {
+            lease.0.tally.record(took, is_error);
+        }
+        if let Some(route) = ctx.route() {
+            route.tally.in_flight.fetch_sub(1, Ordering::Relaxed);
+            route.tally.record(if is_truncated { 500 } else { status }, took);
+        }
+        self.log(session, status, now, ctx);
+    }
+
+    fn log(&self, session: &Session, status: u16, now: Instant, ctx: &RequestState) {
+        let head = session.req_header();
+        let state = ctx.head.as_ref();
+        let milliseconds = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+        self.edge.access.write(&crate::access::Line {
+            at: crate::now().to_string(),
+            request_id: ctx.identity(),
+            trace_id: state.map_or("", |state| state.identity.trace_id()),
+            remote: session.client_addr().and_then(|address| address.as_inet()).copied(),
+            method: head.method.as_str(),
+            host: state.map_or("", |state| &state.host),
+            path: &crate::access::redact(path),
+            route: ctx.route().map_or("", |route| &route.path),
+            status,
+            upstream: ctx.group().map_or("", |group| &group.name),
+            endpoint: ctx.lease.as_ref().map_or("", |lease| &lease.0.id),
+            attempts: ctx.attempts,
+            bytes: session.body_bytes_sent() as u64,
+            duration_ms: milliseconds(now.duration_since(ctx.started)),
+            upstream_ms: ctx.sent_at.map(|sent| milliseconds(ctx.answered_at.unwrap_or(now).duration_since(sent))),
+            tls: tls.map_or("", |tls| &tls.version),
+            protocol: if head.version == Version::HTTP_2 { "h2" } else { "http/1.1" },
+            policy: state.map_or(0, |state| state.snapshot.generation.0),
+            reason: ctx.reason,
+        });
+    }
+}

@@ -1,0 +1,213 @@
+//! A running edge, upstreams and clients for tests: real sockets on free ports, everything in a temporary folder.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+pub mod backend;
+pub mod client;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mainstay_edge::ca::{LocalCertificate, local_ca};
+use mainstay_edge::protocol::{Endpoint, FromEdge, PROTOCOL_VERSION, Policy, Route, Target, ToEdge, Upstream};
+use mainstay_edge::{EdgeError, HTTP_LISTENER, HTTPS_LISTENER, Options};
+use mainstay_supervisor::wire;
+use mainstay_types::{Generation, Timestamp};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub const HOST: &str = "users.localhost";
+/// Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    Timestamp::from_micros(i64::try_from(since.as_micros()).expect("fits"))
+}
+
+/// An edge that serves.
+pub struct Edge {
+    pub https: SocketAddr,
+    pub http: SocketAddr,
+    pub folder: tempfile::TempDir,
+    pub certificate: LocalCertificate,
+    listeners: BTreeMap<String, TcpListener>,
+    stop: Option<oneshot::Sender<()>>,
+    running: Option<JoinHandle<Result<(), EdgeError>>>,
+}
+
+impl Edge {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let certificate = local_ca(&folder.path().join("ca"), &[HOST.to_owned(), "b.localhost".to_owned()], now())
+            .expect("certificate");
+        let https = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let http = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let mut edge = Self {
+            https: https.local_addr().expect("address"),
+            http: http.local_addr().expect("address"),
+            folder,
+            certificate,
+            listeners: BTreeMap::from([(HTTPS_LISTENER.to_owned(), https), (HTTP_LISTENER.to_owned(), http)]),
+            stop: None,
+            running: None,
+        };
+        edge.run().await;
+        edge
+    }
+
+    pub fn runtime(&self) -> PathBuf {
+        self.folder.path().join("runtime")
+    }
+
+    pub fn access_log(&self) -> PathBuf {
+        self.folder.path().join("logs/access.log")
+    }
+
+    pub async fn run(&mut self) {
+        let listeners = self.listeners.iter();
+        let listeners =
+            listeners.map(|(name, listener)| (name.clone(), listener.try_clone().expect("clones"))).collect();
+        let options = Options { runtime: self.runtime(), state: self.folder.path().join("state"), listeners };
+        let (stop, stopped) = oneshot::channel();
+        self.stop = Some(stop);
+        self.running = Some(tokio::spawn(mainstay_edge::serve(options, async {
+            stopped.await.ok();
+        })));
+        eventually("the control socket", async || UnixStream::connect(self.runtime().join("edge.sock")).await.ok())
+            .await;
+    }
+
+    pub async fn stop(&mut self) {
+        self.stop.take().expect("runs").send(()).expect("listens");
+        let ended = tokio::time::timeout(PATIENCE, self.running.take().expect("runs")).await.expect("ends in time");
+        ended.expect("joins").expect("ends well");
+    }
+
+    pub async fn control(&self) -> Control {
+        let mut stream = UnixStream::connect(self.runtime().join("edge.sock")).await.expect("connects");
+        let hello: FromEdge = wire::receive(&mut stream).await.expect("reads").expect("frame");
+        Control { stream, hello }
+    }
+
+    /// A policy with one upstream `backend` under `/api/*`.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            schema: PROTOCOL_VERSION,
+            generation: Generation(1),
+            hosts: vec![HOST.to_owned()],
+            certificates: vec![self.certificate.certificate.clone()],
+            https_port: self.https.port(),
+            routes: vec![route("/api/*", "backend")],
+            upstreams: BTreeMap::from([("backend".to_owned(), upstream())]),
+            access_log: self.access_log(),
+        }
+    }
+
+    /// Puts the ordinary policy into force with these endpoints; the control plane stays connected.
+    pub async fn with(&self, endpoints: &[Endpoint]) -> Control {
+        let mut control = self.control().await;
+        control.accept(&self.policy()).await;
+        control.endpoints("backend", endpoints).await;
+        self.until_known(endpoints.len(), &mut control).await;
+        control
+    }
+
+    async fn until_known(&self, count: usize, control: &mut Control) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let page = control.metrics().await;
+            if page.lines().filter(|line| line.starts_with("mainstay_edge_endpoint_in{")).count() == count {
+                return;
+            }
+            assert!(Instant::now() < until, "{page}");
+        }
+    }
+
+    pub fn client(&self) -> client::Client {
+        client::Client::new(self.https, &self.certificate.authority)
+    }
+}
+
+/// A control plane's connection.
+pub struct Control {
+    stream: UnixStream,
+    pub hello: FromEdge,
+}
+
+impl Control {
+    pub async fn send(&mut self, frame: &ToEdge) {
+        wire::send(&mut self.stream, frame).await.expect("sends");
+    }
+
+    /// The first frame that `pick` takes.
+    pub async fn wait<T>(&mut self, mut pick: impl FnMut(FromEdge) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                let frame = wire::receive(&mut self.stream).await.expect("reads").expect("connected");
+                if let Some(found) = pick(frame) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.expect("frame in time")
+    }
+
+    /// Accepted with a hash, or rejected with a reason.
+    pub async fn offer(&mut self, policy: &Policy) -> Result<String, String> {
+        self.send(&ToEdge::Policy { policy: Box::new(policy.clone()) }).await;
+        self.wait(|frame| match frame {
+            FromEdge::Accepted { hash, .. } => Some(Ok(hash)),
+            FromEdge::Rejected { reason, .. } => Some(Err(reason)),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn accept(&mut self, policy: &Policy) {
+        self.offer(policy).await.expect("accepted");
+    }
+
+    pub async fn endpoints(&mut self, upstream: &str, endpoints: &[Endpoint]) {
+        let upstreams = BTreeMap::from([(upstream.to_owned(), endpoints.to_vec())]);
+        self.send(&ToEdge::Endpoints { upstreams }).await;
+    }
+
+    pub async fn metrics(&mut self) -> String {
+        self.send(&ToEdge::Metrics).await;
+        self.wait(|frame| match frame {
+            FromEdge::Metrics { text } => Some(text),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The value of a sample.
+    pub async fn metric(&mut self, sample: &str) -> u64 {
+        let page = self.metrics().await;
+        let line =
+            page.lines().find_map(|line| line.strip_prefix(sample)).unwrap_or_else(|| panic!("{sample}:\n{page}"));
+        line.trim().parse().expect("number")
+    }
+}
+
+pub fn upstream() -> Upstream {
+    Upstream { health_path: Some("/health".to_owned()), hold_ms: 5000, hold_requests: 100 }
+}
+
+pub fn route(path: &str, upstream: &str) -> Route {
+    Route { path: path.to_owned(), to: Target::Upstream { name: upstream.to_owned() }, timeout_ms: 10_000 }
+}
+
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
