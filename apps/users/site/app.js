@@ -172,7 +172,7 @@ function drawRow(user) {
     actions.append(edit, toggle);
   }
   return element("tr", { className: user.isActive ? "" : "off" },
-    element("td", { className: "who" }, face, who), element("td", {}, user.email), element("td", {}, user.role),
+    element("td", {}, element("div", { className: "who" }, face, who)), element("td", {}, user.email), element("td", {}, user.role),
     element("td", {}, pill), element("td", { className: "quiet" }, day(user.createdAt)), actions);
 }
 
