@@ -16,7 +16,7 @@
 //! | `POST /api/v1/down` | 202; the control plane stops everything in reverse order and exits |
 //!
 //! The Unix socket trusts its peer by credentials (owner or root). The loopback TCP door wants the console's
-//! session cookie, which `GET /login?token=…` gives once per printed link.
+//! session cookie, which `POST /login` with `{"token": …}` gives once per printed link.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

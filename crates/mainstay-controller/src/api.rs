@@ -57,7 +57,16 @@ fn digest(token: &str) -> String {
     Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Sessions in `state.db`: a restart of the control plane signs nobody out.
+pub(crate) const SESSIONS_FACT: &str = "console-sessions";
+
 impl Doors {
+    /// With the sessions of an earlier control plane.
+    pub(crate) fn of(sessions: Option<String>) -> Self {
+        let sessions = sessions.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        Self { sessions, ..Self::default() }
+    }
+
     fn forget_old(&mut self, at: Timestamp) {
         self.links.retain(|_, until| *until > at);
         self.sessions.retain(|_, until| *until > at);
@@ -170,7 +179,7 @@ async fn login(State(shared): Ctx, Json(login): Json<Login>) -> Result<Response,
     let at = now();
     let session = crate::secrets::random_password()
         .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))?;
-    {
+    let sessions = {
         let mut doors = shared.doors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         doors.forget_old(at);
         if doors.links.remove(&digest(&login.token)).is_none() {
@@ -178,7 +187,10 @@ async fn login(State(shared): Ctx, Json(login): Json<Login>) -> Result<Response,
             return Err(failure(StatusCode::UNAUTHORIZED, "MS4011", "this link is used up or too old", help));
         }
         doors.sessions.insert(digest(session.expose()), at.after(SESSION_LIFE));
-    }
+        serde_json::to_string(&doors.sessions).unwrap_or_default()
+    };
+    // A session that could not be noted ends with this control plane.
+    shared.journal.set_fact(SESSIONS_FACT, &sessions).await.ok();
     let cookie = format!(
         "mainstay_session={}; HttpOnly; SameSite=Strict; Path=/; Max-Age={}",
         session.expose(),
@@ -214,7 +226,8 @@ fn starting() -> Failure {
 async fn process_list(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::Process>>, Failure> {
     let status = shared.published.status.borrow().clone().ok_or_else(starting)?;
     let children = shared.published.children.borrow().clone();
-    let list = tokio::task::spawn_blocking(move || processes::list(&children, &status)).await;
+    let keep = shared.published.keep.borrow().clone();
+    let list = tokio::task::spawn_blocking(move || processes::list(keep.as_ref(), &children, &status)).await;
     list.map(Json).map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))
 }
 

@@ -13,12 +13,13 @@ use mainstay_stack::Stack;
 use mainstay_stack::model::Probe;
 use mainstay_supervisor::protocol::Child;
 use mainstay_types::{
-    BoxId, ChildName, ChildRole, Generation, InstanceId, Member, Nonce, Seen, State, Timestamp,
+    BoxId, ChildName, ChildRole, Generation, InstanceId, Nonce, Seen, State, Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::now;
 use crate::effects::Effects;
+use crate::first_looks::FirstLooks;
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::message::{Message, Outcome};
@@ -35,6 +36,8 @@ pub(crate) struct Published {
     pub(crate) status: watch::Sender<Option<Status>>,
     pub(crate) traffic: watch::Sender<Option<Traffic>>,
     pub(crate) children: watch::Sender<Vec<Child>>,
+    /// Who keep is; `None` while there is none.
+    pub(crate) keep: watch::Sender<Option<mainstay_supervisor::client::Hello>>,
 }
 
 /// Everything the loop owns.
@@ -55,9 +58,10 @@ pub(crate) struct Core {
     pub(crate) picture: Picture,
     pub(crate) traffic: TrafficMeter,
     pub(crate) migrations: Vec<String>,
-    pub(crate) failovers: u64,
     pub(crate) states: BTreeMap<BoxId, State>,
     pub(crate) is_finished: bool,
+    pub(crate) is_first_keep: bool,
+    pub(crate) first_looks: FirstLooks,
 }
 
 impl Core {
@@ -122,9 +126,21 @@ impl Core {
         let at = now();
         match message {
             Message::Children(children) => self.take_children(children, at),
+            Message::KeepFound(hello) => {
+                let is_other = self.published.keep.send_replace(Some(hello.clone())).is_some();
+                let text = format!("keep runs as pid {}", hello.pid);
+                if is_other || !self.is_first_keep {
+                    self.journal.emit(NewEvent::info(at, "KeepFound", text).about("keep").with("pid", hello.pid.0));
+                }
+                self.is_first_keep = false;
+            }
             Message::KeepLost => {
                 self.observed.children = Seen::Unknown;
-                self.journal.emit(NewEvent::warn(at, "KeepLost", "keep ended; a new one is started").about("keep"));
+                let pid = self.published.keep.send_replace(None).map_or(0, |hello| hello.pid.0);
+                if !self.observed.is_stopping {
+                    let event = NewEvent::warn(at, "KeepLost", "keep ended; a new one is started").about("keep");
+                    self.journal.emit(event.with("pid", pid));
+                }
             }
             Message::Ended(child) => self.take_end(child, at),
             Message::StepDone { step, took, result } => self.take_result(&step, took, result, at),
@@ -267,9 +283,8 @@ impl Core {
             }
             Outcome::Recorded(record) => {
                 if let Some(database) = &mut self.observed.database {
-                    let changed = database.record.value().and_then(Option::as_ref).map(|old| old.primary);
-                    if changed.is_some_and(|old: Member| old != record.primary) {
-                        self.failovers += 1;
+                    let before = database.record.value().and_then(Option::as_ref).map(|old| old.primary);
+                    if before.is_some_and(|old| old != record.primary) {
                         self.observed.is_fencing_sabotaged = false;
                     }
                     database.record = Seen::Fact { value: Some(record), observed_at: at };
@@ -364,6 +379,9 @@ impl Core {
     }
 
     fn publish(&mut self, plan: &Plan, at: Timestamp) {
+        if !self.first_looks.are_over(&self.stack, &self.observed, at) {
+            return;
+        }
         self.tell_changes(plan, at);
         let was_up = self.picture.was_up();
         let scene = Scene {
@@ -373,10 +391,10 @@ impl Core {
             urls: &self.urls,
             migrations: &self.migrations,
             generation: self.generation,
-            failovers: self.failovers,
             now: at,
         };
         let status = self.picture.draw(plan, &scene);
+        self.remember(at);
         if !was_up && status.is_up {
             let took = at.saturating_since(self.launch.since).as_millis();
             let took = u64::try_from(took).unwrap_or(u64::MAX);
@@ -386,6 +404,16 @@ impl Core {
             let same = current.as_ref().is_some_and(|known| Status { at: status.at, ..known.clone() } == status);
             *current = Some(status);
             !same
+        });
+    }
+
+    /// Writes the picture's memory down when it changed, so that the next control plane goes on with it.
+    fn remember(&mut self, at: Timestamp) {
+        let Some(memory) = self.picture.changed_memory(at) else { return };
+        let journal = self.journal.clone();
+        tokio::spawn(async move {
+            // It is only since when boxes are as they are: without it they count from the restart.
+            journal.set_fact(crate::status::MEMORY_FACT, &memory).await.ok();
         });
     }
 

@@ -33,6 +33,7 @@ pub(crate) struct Effects {
     pub(crate) looks: Arc<Notify>,
     pub(crate) cluster: Option<Cluster>,
     pub(crate) journal: Journal,
+    pub(crate) telemetry_files: std::sync::Mutex<()>,
 }
 
 /// The last words of an error and everything beneath it.

@@ -9,6 +9,7 @@ mod assets;
 mod clock;
 mod core;
 mod effects;
+mod first_looks;
 mod journal;
 pub mod launch;
 mod links;

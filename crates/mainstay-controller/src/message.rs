@@ -14,6 +14,8 @@ use mainstay_types::{InstanceId, Lsn, Member, Nonce, Pid, Seen, Timeline};
 pub(crate) enum Message {
     /// keep's whole list, after (re)connecting.
     Children(Vec<Child>),
+    /// Who keep is, after (re)connecting.
+    KeepFound(mainstay_supervisor::client::Hello),
     /// The connection to keep broke.
     KeepLost,
     /// A child's main process ended.

@@ -13,8 +13,8 @@ pub(crate) async fn page(shared: &Shared, name: &str) -> Result<Option<String>, 
     let text = match name {
         "edge" => shared.effects.edge_metrics().await?,
         "router" => shared.effects.router_metrics().await?,
-        "postgres" => shared.effects.postgres_metrics().await?,
-        "redis" => shared.effects.redis_metrics().await?,
+        "postgres" => once(&shared.effects.postgres_metrics().await?),
+        "redis" => once(&shared.effects.redis_metrics().await?),
         "host" => mainstay_telemetry::host_metrics(&shared.effects.paths().state),
         "control" => control(shared),
         _ => return Ok(None),
@@ -44,11 +44,49 @@ fn control(shared: &Shared) -> String {
     let children = shared.published.children.borrow().clone();
     page.push_str("# HELP mainstay_process_resident_pss_bytes Proportional set size of a supervised process tree.\n");
     page.push_str("# TYPE mainstay_process_resident_pss_bytes gauge\n");
-    for process in crate::processes::list(&children, &status) {
+    let keep = shared.published.keep.borrow().clone();
+    for process in crate::processes::list(keep.as_ref(), &children, &status) {
         if let Some(bytes) = process.memory_bytes {
             let (name, role) = (process.name.as_str(), process.role);
             writeln!(page, "mainstay_process_resident_pss_bytes{{name=\"{name}\",role=\"{role}\"}} {bytes}").ok();
         }
     }
     page
+}
+
+/// Pages of several members joined to one: each family once, with its comments.
+fn once(pages: &str) -> String {
+    let mut families: Vec<(&str, Vec<&str>, Vec<&str>)> = Vec::new();
+    let mut current = "";
+    for line in pages.lines() {
+        if let Some(comment) = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")) {
+            current = comment.split(' ').next().unwrap_or_default();
+        }
+        let index = families.iter().position(|(name, ..)| *name == current).unwrap_or_else(|| {
+            families.push((current, Vec::new(), Vec::new()));
+            families.len() - 1
+        });
+        let (_, comments, samples) = &mut families[index];
+        if !line.starts_with('#') {
+            samples.push(line);
+        } else if !comments.contains(&line) {
+            comments.push(line);
+        }
+    }
+    let lines = families.into_iter().flat_map(|(_, comments, samples)| comments.into_iter().chain(samples));
+    lines.fold(String::new(), |page, line| page + line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_two_members_become_one_with_each_family_once() {
+        let one = "# HELP pg_up Up.\n# TYPE pg_up gauge\npg_up{member=\"a\"} 1\n# TYPE pg_x gauge\npg_x{member=\"a\"} 2\n";
+        let both = format!("{one}{}", one.replace("\"a\"", "\"b\""));
+        let page = once(&both);
+        assert_eq!(page.matches("# TYPE pg_up").count(), 1);
+        assert!(page.contains("pg_up{member=\"a\"} 1\npg_up{member=\"b\"} 1\n"), "{page}");
+    }
 }

@@ -33,10 +33,11 @@ pub(crate) async fn keep(
     stopping: watch::Receiver<bool>,
 ) {
     loop {
-        match Keep::connect(&paths.runtime).await {
-            Ok((keep, mut notices)) => {
+        match Keep::connect_and_greet(&paths.runtime).await {
+            Ok((keep, mut notices, hello)) => {
                 if let Ok(children) = keep.list().await {
                     current.send_replace(Some(keep.clone()));
+                    sender.send(Message::KeepFound(hello)).await.ok();
                     sender.send(Message::Children(children)).await.ok();
                     while let Some(notice) = notices.recv().await {
                         let message = match notice {

@@ -1,19 +1,36 @@
 //! `ps`: every supervised process with what the stack says of it.
 
 use mainstay_api::{Process, Status};
+use mainstay_supervisor::client::Hello;
 use mainstay_supervisor::proc;
 use mainstay_supervisor::protocol::Child;
-use mainstay_types::{BoxId, ChildRole, State};
+use mainstay_types::{BoxId, ChildName, ChildRole, State};
 
 /// The list, keep first, then in the order of names. Reads /proc: call it where blocking is allowed.
-pub(crate) fn list(children: &[Child], status: &Status) -> Vec<Process> {
+pub(crate) fn list(keep: Option<&Hello>, children: &[Child], status: &Status) -> Vec<Process> {
     let mut list: Vec<Process> = children
         .iter()
         .filter(|child| child.role != ChildRole::Task || child.ended.is_none())
         .map(|child| one(child, status))
         .collect();
+    list.extend(keep.and_then(keep_itself));
     list.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
     list
+}
+
+/// keep is nobody's child: it told who it is when the control plane connected.
+fn keep_itself(hello: &Hello) -> Option<Process> {
+    Some(Process {
+        name: ChildName::new("keep").ok()?,
+        role: ChildRole::Keep,
+        detail: String::new(),
+        pid: Some(hello.pid),
+        nonce: None,
+        state: State::Ready,
+        since: hello.since,
+        last_exit: None,
+        memory_bytes: proc::pss(hello.pid).ok().map(|bytes| bytes.0),
+    })
 }
 
 fn one(child: &Child, status: &Status) -> Process {

@@ -16,6 +16,7 @@ use crate::api::{self, Doors as ApiDoors, Shared};
 use crate::clock::now;
 use crate::core::{Core, Published};
 use crate::effects::{Cluster, Effects};
+use crate::first_looks::FirstLooks;
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::links::{self, Link};
@@ -24,6 +25,7 @@ use crate::paths::Paths;
 use crate::ports::Ports;
 use crate::secrets::Secrets;
 use crate::settings::{Doors, Passwords, Settings};
+use crate::status::Picture;
 use crate::store::{NewEvent, Store};
 
 /// Messages that may wait for the loop; it takes them all at every turn.
@@ -93,6 +95,8 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let (settings, store, config) = settings(paths)?;
     let settings = Arc::new(settings);
     let before_done = before_done(&store, &settings)?;
+    let picture = Picture::of(store.fact(crate::status::MEMORY_FACT)?, settings.launch.release);
+    let sessions = store.fact(api::SESSIONS_FACT)?;
     let (journal, journal_thread) = Journal::start(store).context("cannot start the journal's thread")?;
     let (sender, inbox) = mpsc::channel(INBOX);
     let (keep_sender, keep) = watch::channel(None);
@@ -111,6 +115,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         looks: Arc::new(Notify::new()),
         cluster,
         journal: journal.clone(),
+        telemetry_files: Mutex::new(()),
     });
     let observed = first_look(&settings, &effects, before_done);
 
@@ -133,6 +138,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         status: watch::channel(None).0,
         traffic: watch::channel(None).0,
         children: watch::channel(Vec::new()).0,
+        keep: watch::channel(None).0,
     });
     let core = Core {
         stack: Arc::new(settings.stack.clone()),
@@ -148,19 +154,20 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         probing: BTreeMap::new(),
         children: BTreeMap::new(),
         quick_ends: BTreeMap::new(),
-        picture: crate::status::Picture::default(),
         traffic: crate::traffic::TrafficMeter::default(),
         migrations: Vec::new(),
-        failovers: 0,
-        states: BTreeMap::new(),
+        states: picture.states(),
+        picture,
         is_finished: false,
+        is_first_keep: true,
+        first_looks: FirstLooks::new(now()),
     };
     let shared = Arc::new(Shared {
         journal: journal.clone(),
         published,
         effects: Arc::clone(&effects),
         sender: sender.clone(),
-        doors: Mutex::new(ApiDoors::default()),
+        doors: Mutex::new(ApiDoors::of(sessions)),
         metrics_token: settings.passwords.pages_token.clone(),
         console_port: settings.doors.console,
         config,

@@ -142,6 +142,9 @@ impl Settings {
             let router = format!("router 127.0.0.1:{} (write) :{} (read)", doors.write, doors.read);
             urls.insert("router".to_owned(), router);
         }
+        if self.stack.observe.enabled {
+            urls.insert("prometheus".to_owned(), format!("http://127.0.0.1:{}", doors.prometheus));
+        }
         urls
     }
 

@@ -1,6 +1,7 @@
 //! The picture of the stack for people: boxes with `since`, arrows, progress lines.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mainstay_api::{API_VERSION, Arrow, BoxStatus, DatabaseStatus, Progress, Status};
 use mainstay_decide::observed::{Observed, Program};
@@ -9,16 +10,32 @@ use mainstay_stack::Stack;
 use mainstay_stack::model::Durability;
 use mainstay_types::{BoxId, Generation, Member, Seen, ServiceName, State, Timestamp};
 
+use serde::{Deserialize, Serialize};
+
 use crate::launch::Launch;
 
 /// Remembers since when what is so.
 #[derive(Default)]
 pub(crate) struct Picture {
-    since: BTreeMap<BoxId, (State, Timestamp)>,
+    memory: Memory,
     begun: BTreeMap<String, Timestamp>,
-    done: BTreeMap<String, Timestamp>,
+    remembered: Memory,
+    remembered_at: Timestamp,
+}
+
+/// What the next control plane of the same run goes on with.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Memory {
+    release: u64,
+    since: Vec<(BoxId, State, Timestamp)>,
+    took_ms: BTreeMap<String, u64>,
     was_up: bool,
 }
+
+/// Its name in `state.db`.
+pub(crate) const MEMORY_FACT: &str = "picture";
+/// The memory is written at most this often: in a failover states change many times a second.
+const REMEMBER_EVERY: Duration = Duration::from_millis(500);
 
 /// What the picture is drawn from, besides the plan.
 pub(crate) struct Scene<'a> {
@@ -28,17 +45,38 @@ pub(crate) struct Scene<'a> {
     pub(crate) urls: &'a BTreeMap<String, String>,
     pub(crate) migrations: &'a [String],
     pub(crate) generation: Generation,
-    pub(crate) failovers: u64,
     pub(crate) now: Timestamp,
 }
 
 impl Picture {
+    /// Goes on with what an earlier control plane of the same run remembered.
+    pub(crate) fn of(memory: Option<String>, release: u64) -> Self {
+        let known: Option<Memory> = memory.and_then(|text| serde_json::from_str(&text).ok());
+        let memory = known.filter(|memory| memory.release == release).unwrap_or(Memory { release, ..Memory::default() });
+        Self { remembered: memory.clone(), memory, ..Self::default() }
+    }
+
+    /// The memory as text, if it changed since it was last asked for and that is long enough ago.
+    pub(crate) fn changed_memory(&mut self, at: Timestamp) -> Option<String> {
+        if self.memory == self.remembered || at.saturating_since(self.remembered_at) < REMEMBER_EVERY {
+            return None;
+        }
+        self.remembered = self.memory.clone();
+        self.remembered_at = at;
+        serde_json::to_string(&self.memory).ok()
+    }
+
+    /// The last known states, by box.
+    pub(crate) fn states(&self) -> BTreeMap<BoxId, State> {
+        self.memory.since.iter().map(|(id, state, _)| (id.clone(), *state)).collect()
+    }
+
     /// Draws it.
     pub(crate) fn draw(&mut self, plan: &Plan, scene: &Scene<'_>) -> Status {
         let boxes = self.boxes(plan, scene.now);
         let progress = self.progress(&boxes, scene);
         let all_done = progress.iter().all(|line| matches!(line.state, State::Ready | State::NotConfigured));
-        self.was_up |= all_done && !scene.observed.is_stopping;
+        self.memory.was_up |= all_done && !scene.observed.is_stopping;
         Status {
             api: API_VERSION,
             stack: scene.launch.stack.clone(),
@@ -46,7 +84,7 @@ impl Picture {
             at: scene.now,
             since: scene.launch.since,
             generation: scene.generation,
-            is_up: self.was_up,
+            is_up: self.memory.was_up,
             is_stopping: scene.observed.is_stopping,
             overall: overall(&boxes),
             arrows: arrows(scene, &boxes),
@@ -59,30 +97,28 @@ impl Picture {
 
     /// Whether everything that `up` waits for was ready once.
     pub(crate) fn was_up(&self) -> bool {
-        self.was_up
+        self.memory.was_up
     }
 
     fn boxes(&mut self, plan: &Plan, now: Timestamp) -> Vec<BoxStatus> {
-        let wanted: Vec<&BoxId> = plan.boxes.iter().map(|planned| &planned.id).collect();
-        self.since.retain(|id, _| wanted.contains(&id));
-        plan.boxes
-            .iter()
-            .map(|planned| {
-                let entry = self.since.entry(planned.id.clone()).or_insert((planned.state, now));
-                if entry.0 != planned.state {
-                    *entry = (planned.state, now);
-                }
-                BoxStatus {
-                    id: planned.id.clone(),
-                    name: planned.id.to_string(),
-                    label: planned.label.clone(),
-                    state: planned.state,
-                    since: entry.1,
-                    waiting: planned.waiting.clone(),
-                    reason: planned.reason.clone(),
-                }
-            })
-            .collect()
+        let mut memory = Vec::with_capacity(plan.boxes.len());
+        let boxes = plan.boxes.iter().map(|planned| {
+            let known = self.memory.since.iter().find(|(id, ..)| *id == planned.id);
+            let since = known.filter(|(_, state, _)| *state == planned.state).map_or(now, |(.., since)| *since);
+            memory.push((planned.id.clone(), planned.state, since));
+            BoxStatus {
+                id: planned.id.clone(),
+                name: planned.id.to_string(),
+                label: planned.label.clone(),
+                state: planned.state,
+                since,
+                waiting: planned.waiting.clone(),
+                reason: planned.reason.clone(),
+            }
+        });
+        let boxes = boxes.collect();
+        self.memory.since = memory;
+        boxes
     }
 
     fn progress(&mut self, boxes: &[BoxStatus], scene: &Scene<'_>) -> Vec<Progress> {
@@ -121,12 +157,12 @@ impl Picture {
             State::Waiting => None,
             _ => Some(*self.begun.entry(progress.what.clone()).or_insert(scene.now)),
         };
-        if matches!(progress.state, State::Ready | State::NotConfigured) {
-            self.done.entry(progress.what.clone()).or_insert(scene.now);
+        let is_done = matches!(progress.state, State::Ready | State::NotConfigured);
+        if let (true, Some(begun)) = (is_done, begun) {
+            let took = u64::try_from(scene.now.saturating_since(begun).as_millis()).unwrap_or(u64::MAX);
+            self.memory.took_ms.entry(progress.what.clone()).or_insert(took);
         }
-        if let (Some(begun), Some(done)) = (begun, self.done.get(&progress.what)) {
-            progress.took_ms = u64::try_from(done.saturating_since(begun).as_millis()).ok();
-        }
+        progress.took_ms = self.memory.took_ms.get(&progress.what).copied();
     }
 }
 
@@ -299,6 +335,7 @@ fn database(scene: &Scene<'_>) -> Option<DatabaseStatus> {
             && routed == record.map(|record| record.primary)
             && answer.is_some_and(|answer| !answer.is_in_recovery),
         lag_bytes,
-        failovers: scene.failovers,
+        // The first epoch is the cluster's birth.
+        failovers: record.map_or(0, |record| record.epoch.saturating_sub(1)),
     })
 }

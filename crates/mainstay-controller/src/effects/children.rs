@@ -169,6 +169,8 @@ impl Effects {
 
     fn telemetry_spec(&self, name: &ChildName) -> Result<SpawnSpec, String> {
         let settings = self.telemetry_settings();
+        // Both programs read the same folder, and both may be started at once.
+        let _alone = self.telemetry_files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         mainstay_telemetry::write_config(&settings).map_err(|error| chain(&error))?;
         let services = &self.settings.stack.services;
         let doors = &self.settings.doors;

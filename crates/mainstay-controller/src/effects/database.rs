@@ -10,6 +10,7 @@ use mainstay_postgres::access::AccessError;
 use mainstay_postgres::{Access, Layout, RecordFile, Task, clone, cluster, init, layout, prepare, probe, proof, start};
 use mainstay_router::protocol::{Server, Targets};
 use mainstay_supervisor::ids::user_for;
+use mainstay_supervisor::protocol::Refusal;
 use mainstay_types::{ChildName, ChildRole, Member, Secret, Seen, Timeline, Timestamp};
 use tokio::sync::mpsc;
 
@@ -39,6 +40,8 @@ pub(crate) struct Cluster {
     passwords: mainstay_postgres::Passwords,
     access: BTreeMap<Member, Access>,
     members: Vec<Member>,
+    /// Roles are made by one at a time: preparing the database and preparing a clone both make sure of one.
+    roles: tokio::sync::Mutex<()>,
 }
 
 impl Cluster {
@@ -73,7 +76,7 @@ impl Cluster {
             monitor: settings.passwords.monitor.clone(),
         };
         let record = RecordFile::new(layout.record());
-        Ok(Self { layout, record, passwords, access, members })
+        Ok(Self { layout, record, passwords, access, members, roles: tokio::sync::Mutex::new(()) })
     }
 
     /// The record on disk.
@@ -98,12 +101,14 @@ impl Cluster {
             Step::SetSynchronous { primary, standbys } => {
                 let access = self.access(*primary)?;
                 cluster::set_synchronous(access, standbys).await.map_err(|error| chain(&error))?;
+                self.drop_old(standbys);
                 Ok(Outcome::Done)
             }
             Step::PointRouter { epoch, write, read } => self.point(effects, *epoch, *write, read).await,
             Step::PrepareDatabase { primary } => {
                 let name = effects.settings.database_name().ok_or("the stack has no database")?;
                 let access = self.access(*primary)?;
+                let _alone = self.roles.lock().await;
                 prepare::prepare(access, name, &self.passwords).await.map_err(|error| chain(&error))?;
                 Ok(Outcome::Prepared)
             }
@@ -139,7 +144,10 @@ impl Cluster {
             replication: &self.passwords.replication,
             log: &log,
         };
-        let task = clone::prepare(&request).await.map_err(|error| chain(&error))?;
+        let task = {
+            let _alone = self.roles.lock().await;
+            clone::prepare(&request).await.map_err(|error| chain(&error))?
+        };
         let ended = self.run_task(effects, &task, CLONE_DEADLINE).await?;
         let layout = self.layout.clone();
         let finished = tokio::task::spawn_blocking(move || clone::finish(&layout, member, &task, &ended)).await;
@@ -150,6 +158,7 @@ impl Cluster {
     async fn start(&self, effects: &Effects, member: Member, follow: Option<Member>) -> Result<Outcome, String> {
         let database = effects.settings.stack.database.as_ref().ok_or("the stack has no database")?;
         let name = ChildName::postgres(member);
+        self.clear_remains(effects, &name).await?;
         let spec = start::prepare(&start::Start {
             layout: &self.layout,
             member,
@@ -161,6 +170,21 @@ impl Cluster {
         })
         .map_err(|error| chain(&error))?;
         effects.spawn(spec).await
+    }
+
+    /// Backends of an ended postmaster end by themselves within milliseconds; keep refuses a new start while one
+    /// lives, so what is left is killed. The step is planned only for a member whose postmaster has ended.
+    async fn clear_remains(&self, effects: &Effects, name: &ChildName) -> Result<(), String> {
+        let keep = effects.keep()?;
+        let children = keep.list().await.map_err(|error| chain(&error))?;
+        let ended = children.iter().find(|child| child.name == *name && child.ended.is_some());
+        match ended {
+            None => Ok(()),
+            Some(child) => match keep.kill_tree(&child.nonce, FENCE_DEADLINE).await {
+                Err(error) if error.refusal() != Some(Refusal::NotRunning) => Err(chain(&error)),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// Kills every process of the member, then proves that none is attached to its memory. Killing is the means,
@@ -187,6 +211,14 @@ impl Cluster {
                 proof::Proof::Unknown(reason) => return Err(format!("nobody can tell whether {name} is dead: {reason}")),
             }
             tokio::time::sleep(PROOF_LOOK).await;
+        }
+    }
+
+    /// Standbys that stream need no evidence of their former directory any more. A failure costs disk, nothing else.
+    fn drop_old(&self, standbys: &[Member]) {
+        for member in standbys.iter().copied() {
+            let layout = self.layout.clone();
+            tokio::task::spawn_blocking(move || clone::drop_old(&layout, member).ok());
         }
     }
 

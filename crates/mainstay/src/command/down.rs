@@ -16,6 +16,15 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
     let paths = crate::place::paths(global)?;
     let client = Client::new(paths.api_socket());
     let began = Instant::now();
+    if matches!(client.status().await, Err(Error::NotRunning { .. })) && has_leftovers(&paths) {
+        // Parts of an earlier run go on without a control plane: a new one finds them and stops them in order.
+        eprintln!("no control plane answers, but parts of the stack run: starting one to stop them in order");
+        mainstay_controller::start_keep(&paths).map_err(|error| {
+            Failure::environment("MS3032", format!("keep did not start: {error}"))
+                .help(format!("look at {}", paths.log("keep").display()))
+        })?;
+        wait_for_answer(&client).await;
+    }
     bring_down(&client, !global.json).await?;
     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if global.json {
@@ -24,6 +33,23 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
         println!("down in {}; data stays in {}", screen::took(took), paths.state.display());
     }
     Ok(mainstay_types::exit_code::DONE)
+}
+
+/// Whether processes of this state run: edge, router and instances carry its path in their environment.
+fn has_leftovers(paths: &mainstay_controller::paths::Paths) -> bool {
+    let wanted = format!("MAINSTAY_STATE={}", paths.state.display());
+    let is_ours = |pid: &mainstay_types::Pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+    };
+    mainstay_supervisor::proc::all().keys().any(is_ours)
+}
+
+async fn wait_for_answer(client: &Client) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(10) && client.status().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Asks for the end and waits until nothing answers any more.
