@@ -211,7 +211,7 @@ impl Control {
         let primary = targets.write.clone();
         let read = targets.read.iter().map(|server| server.member.to_string()).collect();
         self.shared.view.send_modify(|view| view.targets = Some(Arc::new(targets.clone())));
-        if primary.is_some() && before.is_none_or(|before| before.epoch < epoch) {
+        if primary.is_some() && before.is_some_and(|before| before.epoch < epoch) {
             self.shared.note(|failover| failover.epoch = Some(epoch));
         }
         let saved = self.remember(|store| store.memory.targets = Some(targets));

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use mainstay_router::protocol::{FromRouter, Policy, Server, Targets, ToRouter};
@@ -60,24 +60,29 @@ fn folder() -> TempDir {
 pub(crate) struct Cluster {
     pub(crate) folder: TempDir,
     postmaster: Option<Child>,
+    /// Kept for the next test.
+    template: Arc<TempDir>,
     pub(crate) member: usize,
 }
 
-/// An initialised cluster is made once a test process and copied: initdb takes most of a test's time.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
-    let made = TEMPLATE.get_or_init(|| {
-        let folder = folder();
-        let data = folder.path().join("data");
-        done(command("initdb").args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"]).arg(&data));
-        let hba = "local all postgres trust\nlocal replication postgres trust\nlocal all all scram-sha-256\n";
-        std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
-        let settings = "fsync = off\nlisten_addresses = ''\nshared_buffers = 16MB\nmax_connections = 60\n\
-            wal_level = replica\nhot_standby = on\nlog_min_messages = fatal\nautovacuum = off\n";
-        std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
-        folder
-    });
-    made.path()
+/// An initialised cluster is made once and copied, while any test uses it: initdb takes most of a test's time.
+fn template() -> Arc<TempDir> {
+    // Weak: nothing drops a static, and the folder must not outlive the tests.
+    static TEMPLATE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut template = TEMPLATE.lock().unwrap();
+    if let Some(made) = template.upgrade() {
+        return made;
+    }
+    let made = Arc::new(folder());
+    let data = made.path().join("data");
+    done(command("initdb").args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"]).arg(&data));
+    let hba = "local all postgres trust\nlocal replication postgres trust\nlocal all all scram-sha-256\n";
+    std::fs::write(data.join("pg_hba.conf"), hba).unwrap();
+    let settings = "fsync = off\nlisten_addresses = ''\nshared_buffers = 16MB\nmax_connections = 60\n\
+        wal_level = replica\nhot_standby = on\nlog_min_messages = fatal\nautovacuum = off\n";
+    std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
+    *template = Arc::downgrade(&made);
+    made
 }
 
 impl Cluster {
@@ -87,8 +92,9 @@ impl Cluster {
         if let Some((uid, gid)) = postgres_ids() {
             copy.uid(uid).gid(gid);
         }
-        done(copy.arg("-a").arg(template().join("data")).arg(folder.path()));
-        let mut cluster = Self { folder, postmaster: None, member: 0 };
+        let template = template();
+        done(copy.arg("-a").arg(template.path().join("data")).arg(folder.path()));
+        let mut cluster = Self { folder, postmaster: None, member: 0, template };
         cluster.start().await;
         let admin = cluster.admin("postgres").await;
         admin
@@ -116,7 +122,8 @@ impl Cluster {
                 .arg("-D")
                 .arg(&data),
         );
-        let mut cluster = Self { folder, postmaster: None, member: self.member + 1 };
+        let template = Arc::clone(&self.template);
+        let mut cluster = Self { folder, postmaster: None, member: self.member + 1, template };
         cluster.start().await;
         cluster
     }

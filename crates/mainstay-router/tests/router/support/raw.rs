@@ -58,8 +58,8 @@ impl Raw {
     pub(crate) async fn next(&mut self) -> (u8, Vec<u8>) {
         loop {
             let mut head = [0; 5];
-            let read = tokio::time::timeout(Duration::from_secs(10), self.stream.read_exact(&mut head));
-            read.await.expect("a message in 10 s").unwrap();
+            let read = tokio::time::timeout(Duration::from_secs(30), self.stream.read_exact(&mut head));
+            read.await.expect("a message in 30 s").unwrap();
             let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize - 4;
             let mut body = vec![0; length];
             self.stream.read_exact(&mut body).await.unwrap();
