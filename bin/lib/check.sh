@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# The body of `bin/demo --check`: the users application on the whole architecture, used through the edge,
+# then attacked while a client works. Needs built programs; leaves nothing running. DRILL_RUNS=N rounds of each drill.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. bin/lib/stack.sh
+
+DRILL_RUNS="${DRILL_RUNS:-5}"
+began=$SECONDS
+CLIENT=""
+
+program_at_target users
+begin_stack apps/users
+
+# --- talking to the application through the edge --------------------------------------------------
+
+# curl with the stack's own CA and nobody else's; body in SCRATCH/body, head in SCRATCH/head.
+edge_curl() {
+  curl --silent --noproxy '*' --max-time 40 --cacert "$STATE/users/development/ca/ca.pem" \
+    --resolve "users.localhost:$HTTPS:127.0.0.1" "$@"
+}
+
+# Status of METHOD PATH [BODY] [curl options]
+call() {
+  local method=$1 path=$2 body=${3:-}
+  shift $(($# < 3 ? $# : 3))
+  [ -z "$body" ] || set -- "$@" --json "$body"
+  edge_curl -X "$method" -H "authorization: Bearer ${TOKEN:-}" -o "$SCRATCH/body" -D "$SCRATCH/head" \
+    -w '%{http_code}' "$@" "https://users.localhost:$HTTPS$path" || true
+}
+
+# The text or number of a field in the last answer's body.
+field() { grep -oE "\"$1\":(\"[^\"]*\"|[0-9]+)" "$SCRATCH/body" | head -n 1 | sed -e "s/^\"$1\"://" -e 's/"//g'; }
+
+sign_in() {
+  local password
+  password=$(ms env backend --show-secrets | sed -n 's/^ADMIN_PASSWORD=//p')
+  TOKEN=""
+  same "signing in as admin" "$(call POST /api/auth/login "{\"username\":\"admin\",\"password\":\"$password\"}")" 200
+  TOKEN=$(field accessToken)
+}
+
+use_it() {
+  TOKEN=""
+  same "the page is served over HTTPS, HTTP/2, by a certificate of the stack's CA" \
+    "$(edge_curl --http2 -o "$SCRATCH/body" -w '%{http_code} %{http_version}' "https://users.localhost:$HTTPS/")" "200 2"
+  grep -q "<title>Users</title>" "$SCRATCH/body" || fail "the page is not the users page"
+  same "plain HTTP is redirected" \
+    "$(curl --silent --noproxy '*' -o /dev/null -w '%{http_code}' --resolve "users.localhost:$HTTP:127.0.0.1" "http://users.localhost:$HTTP/api/users")" 308
+  same "health through the edge" "$(call GET /actuator/health)" 200
+  same "without a token: no" "$(call GET /api/users)" 401
+  same "with a wrong password: no" "$(call POST /api/auth/login '{"username":"admin","password":"not the password"}')" 401
+  sign_in
+  same "listing users" "$(call GET /api/users)" 200
+  same "creating a user" "$(call POST /api/users '{"username":"ada","email":"ada@example.com","firstName":"Ada"}')" 201
+  local id tag
+  id=$(field id)
+  same "the same name again is refused" "$(call POST /api/users '{"username":"ada","email":"other@example.com"}')" 409
+  same "reading it" "$(call GET "/api/users/$id")" 200
+  tag=$(tr -d '\r' <"$SCRATCH/head" | sed -n 's/^[Ee][Tt]ag: //p')
+  same "editing that version" "$(call PUT "/api/users/$id" '{"lastName":"Lovelace"}' -H "if-match: $tag")" 200
+  same "editing the version that is gone is refused" "$(call PUT "/api/users/$id" '{"lastName":"Byron"}' -H "if-match: $tag")" 412
+  same "reading it again" "$(call GET "/api/users/$id")" 200
+  same "the edit is there" "$(field lastName)" Lovelace
+  same "searching" "$(call GET '/api/users/search?q=lovelace')" 200
+  same "the page's paths fall back to its index" "$(call GET /some/page/of/the/app)" 200
+}
+
+# --- a client that works all the time --------------------------------------------------------------
+
+# Creates a user and reads it back, again and again. A line for each request: kind, status, seconds, user.
+client() {
+  local number=0 name status
+  while [ ! -e "$SCRATCH/stop" ]; do
+    number=$((number + 1))
+    name="c$1-$number"
+    status=$(edge_curl -X POST -H "authorization: Bearer $TOKEN" -o /dev/null -w '%{http_code} %{time_total}' \
+      --json "{\"username\":\"$name\",\"email\":\"$name@example.com\"}" "https://users.localhost:$HTTPS/api/users") || true
+    echo "create $status $name"
+    [ "${status%% *}" = 201 ] || { sleep 0.02; continue; }
+    status=$(edge_curl -H "authorization: Bearer $TOKEN" -o /dev/null -w '%{http_code} %{time_total}' \
+      "https://users.localhost:$HTTPS/api/users/username/$name") || true
+    echo "read $status $name"
+  done >"$SCRATCH/client-$1"
+}
+
+start_client() { rm -f "$SCRATCH/stop"; client "$1" & CLIENT=$!; }
+
+stop_clients() {
+  [ -n "$CLIENT" ] || return 0
+  : >"$SCRATCH/stop"
+  wait "$CLIENT" 2>/dev/null || true
+  CLIENT=""
+}
+
+# What the client of a drill saw, in one line; fails when an acknowledged user could not be read at once.
+saw() {
+  awk -v name="$1" '
+    { count++; if ($3 > worst) worst = $3 }
+    $1 == "create" { if ($2 == 201) made++; else other[$2]++ }
+    $1 == "read" { if ($2 == 200) read++; else if ($2 == 404) missing++; else bad[$2]++ }
+    END {
+      text = ""
+      for (code in other) text = text sprintf(", %d × create %s", other[code], code)
+      for (code in bad) text = text sprintf(", %d × read %s", bad[code], code)
+      printf "        the client saw: %d users created, %d read back%s; longest wait %d ms\n", made, read, text, worst * 1000
+      if (missing > 0) { printf "        %d users that were acknowledged were not there\n", missing; exit 1 }
+      if (made < 20) { printf "        fewer than 20 users created: not proven that it worked\n"; exit 1 }
+    }' "$SCRATCH/client-$1" || fail "the client during $1"
+}
+
+attack() {
+  local name
+  for name in instance-crash control-plane-crash keep-crash database-crash; do
+    start_client "$name"
+    drill "$name" "$DRILL_RUNS"
+    stop_clients
+    saw "$name"
+  done
+}
+
+# Every user that was acknowledged is there, once.
+read_back() {
+  local page=0
+  : >"$SCRATCH/there"
+  while :; do
+    [ "$(call GET "/api/users?size=100&sort=id,asc&page=$page")" = 200 ] || fail "listing page $page"
+    grep -oE '"username":"[^"]*"' "$SCRATCH/body" | sed -e 's/^"username":"//' -e 's/"$//' >"$SCRATCH/page"
+    [ -s "$SCRATCH/page" ] || break
+    cat "$SCRATCH/page" >>"$SCRATCH/there"
+    page=$((page + 1))
+  done
+  sort "$SCRATCH/there" >"$SCRATCH/there.sorted"
+  awk '$1 == "create" && $2 == 201 { print $4 }' "$SCRATCH"/client-* | sort >"$SCRATCH/acknowledged"
+  local acknowledged lost twice
+  acknowledged=$(wc -l <"$SCRATCH/acknowledged")
+  lost=$(comm -23 "$SCRATCH/acknowledged" "$SCRATCH/there.sorted" | wc -l)
+  twice=$(uniq -d "$SCRATCH/there.sorted" | wc -l)
+  same "of $acknowledged users acknowledged to the client, lost and doubled" "$lost $twice" "0 0"
+}
+
+# A drill that cannot fail proves nothing: with a mistake put in on purpose it must.
+control() {
+  local code=0
+  ms drill database-crash --runs "$2" --sabotage "$1" >"$SCRATCH/control" 2>&1 || code=$?
+  if [ "$code" != 10 ]; then sed 's/^/        /' "$SCRATCH/control"; fi
+  same "with the mistake '$1' put in, the drill fails" "$code" 10
+}
+
+# --- the check -------------------------------------------------------------------------------------
+
+say "up"
+ms up -d
+HTTPS=$(port edge-https) HTTP=$(port edge-http)
+say "used through the edge"
+use_it
+say "attacked while a client works ($DRILL_RUNS rounds each)"
+attack
+read_back
+say "down and up again"
+ms down
+nothing_runs
+ms up -d
+HTTPS=$(port edge-https) HTTP=$(port edge-http)
+sign_in
+read_back
+say "positive controls: what must fail fails"
+control acknowledge-before-commit 3
+control promote-without-fencing 1
+say "down"
+ms down
+nothing_runs
+SUCCEEDED=yes
+printf '\nall %d checks passed in %d s\n' "$CHECKS" $((SECONDS - began))

@@ -1,0 +1,110 @@
+# Sourced by the end-to-end tests: one stack on a state folder of its own, and nothing of it left behind.
+# Sets STATE (the state folder), SCRATCH (files of the test), MAINSTAY (the program); the test sets STACK (the stack file).
+
+MAINSTAY="${MAINSTAY:-${CARGO_TARGET_DIR:-target}/release/mainstay}"
+STACK="" STATE="" SCRATCH="" SUCCEEDED=no
+CHECKS=0
+
+say() { printf '\n== %s\n' "$1"; }
+ok() { CHECKS=$((CHECKS + 1)); printf '  ok    %s\n' "$1"; }
+fail() { printf '  FAIL  %s\n' "$1"; exit 1; }
+
+# Compares and says so: WHAT GOT WANTED
+same() { if [ "$2" = "$3" ]; then ok "$1"; else fail "$1: got '$2', wanted '$3'"; fi; }
+
+ms() { "$MAINSTAY" --state "$STATE" -f "$STACK" "$@"; }
+
+# The stack file names the application's program below target/; a build may have put it elsewhere.
+program_at_target() {
+  local built="${CARGO_TARGET_DIR:-target}/release/$1"
+  [ "$built" -ef "target/release/$1" ] && return 0
+  mkdir -p target/release
+  cp "$built" "target/release/.$1.new"
+  mv "target/release/.$1.new" "target/release/$1"
+}
+
+begin_stack() {
+  STACK=$1
+  SCRATCH=$(mktemp -d)
+  STATE=$(mktemp -d)
+  # Children that dropped root pass through to folders of their own.
+  chmod 711 "$STATE"
+  # Read from a file, so that the searching program does not find itself.
+  printf '%s' "$STATE" >"$SCRATCH/state"
+  trap end_stack EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+
+# Port by its use, as in `port edge-https`.
+port() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" "$STATE"/*/development/ports.json; }
+
+# Processes of the stack: those that work in its state folder, run its program or were started for it.
+processes_of_stack() {
+  {
+    ls -l /proc/[0-9]*/cwd /proc/[0-9]*/exe 2>/dev/null | grep -F "$STATE" | grep -o '/proc/[0-9]*'
+    grep -lsFf "$SCRATCH/state" /proc/[0-9]*/cmdline /proc/[0-9]*/environ | grep -o '/proc/[0-9]*'
+  } 2>/dev/null | sort -u | sed 's#/proc/##'
+}
+
+describe() { local pid; for pid in $1; do printf '        pid %s: %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | cut -c1-120)"; done; }
+
+# Nothing runs any more, and nobody listens at its doors.
+nothing_runs() {
+  local left="" name number
+  # A killed child is seen by /proc until its parent or init has waited for it.
+  for _ in $(seq 50); do
+    left=$(processes_of_stack)
+    [ -z "$left" ] && break
+    sleep 0.1
+  done
+  if [ -n "$left" ]; then
+    describe "$left"
+    fail "these processes still run after down"
+  fi
+  for name in edge-https edge-http router-write router-read console; do
+    number=$(port "$name")
+    [ -n "$number" ] || continue
+    if (exec 3<>"/dev/tcp/127.0.0.1/$number") 2>/dev/null; then fail "somebody still listens at port $number ($name)"; fi
+  done
+  ok "nothing of the stack runs any more, its doors are closed"
+}
+
+# On any way out: the stack comes down; what a failure leaves is named and ended.
+end_stack() {
+  local code=$?
+  trap - EXIT INT TERM
+  if declare -F stop_clients >/dev/null; then stop_clients; fi
+  if [ -n "$(processes_of_stack)" ]; then
+    echo "bringing the stack down"
+    ms down >/dev/null 2>&1 || true
+    local left
+    left=$(processes_of_stack)
+    if [ -n "$left" ]; then
+      echo "ended after a failed down:"
+      describe "$left"
+      kill -KILL $left 2>/dev/null || true
+    fi
+  fi
+  rm -rf "$SCRATCH"
+  if [ "$SUCCEEDED" = yes ] && [ "$code" = 0 ]; then
+    rm -rf "$STATE"
+  else
+    echo "failed; state and logs are kept in $STATE"
+    [ "$code" != 0 ] || code=1
+  fi
+  exit "$code"
+}
+
+# One drill; its report is kept in SCRATCH and shown short, or whole when it did not pass: NAME RUNS
+drill() {
+  local name=$1 runs=$2 report code=0
+  report="$SCRATCH/drill-$name"
+  ms drill "$name" --runs "$runs" >"$report" 2>"$report.talk" || code=$?
+  if [ "$code" != 0 ]; then
+    sed 's/^/        /' "$report.talk" "$report"
+    fail "drill $name: exit $code (10 a promise was broken, 11 nothing was proven)"
+  fi
+  grep -E "^$name|^  (RTO|stall|lost|duplicated|requests|fault) " "$report" | sed 's/^/        /'
+  ok "drill $name: $runs runs, 0 lost, the fault proven"
+}
