@@ -314,6 +314,12 @@ impl Facts<'_> {
                 Rule::ProofBeforePromote,
                 || format!("chooses postgres-{promoting}, which is no candidate"),
             );
+            let is_final = old.candidates.len() < 2
+                || self.observed.is_fencing_sabotaged
+                || self.is_proven_dead(old.primary) && self.is_latest(old, promoting);
+            found.unless(is_final, Rule::ProofBeforePromote, || {
+                format!("chooses postgres-{promoting} among several before their positions are final")
+            });
         }
         if old.promoting.is_some() && new.promoting.is_none() {
             let is_safe = self.is_proven_dead(old.primary) || self.observed.is_fencing_sabotaged;
@@ -330,6 +336,21 @@ impl Facts<'_> {
         if !added.is_empty() {
             self.candidates(new, &added, found);
         }
+    }
+
+    /// Of what the candidates said since the old primary's death, this one has the most.
+    fn is_latest(&self, old: &Record, chosen: Member) -> bool {
+        let Some(Seen::Fact { observed_at: proven, .. }) = self.member(old.primary).map(|seen| &seen.is_alive) else {
+            return false;
+        };
+        let position = |member: Member| match self.member(member).map(|seen| &seen.answer) {
+            Some(Seen::Fact { value, observed_at }) if observed_at >= proven => Some(value.lsn),
+            Some(Seen::Fact { .. } | Seen::Unknown | Seen::Silent { .. }) | None => None,
+        };
+        let is_fast = self.stack.database.as_ref().is_some_and(|database| database.durability == Durability::Fast);
+        position(chosen).is_some_and(|chosen| {
+            old.candidates.iter().all(|member| position(*member).map_or(is_fast, |lsn| lsn <= chosen))
+        })
     }
 
     fn candidates(&self, new: &Record, added: &[Member], found: &mut Found) {

@@ -133,6 +133,18 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether the member's answer was given after the death of `dead` was proven: nothing can reach it since.
+    pub(crate) fn is_final(&self, member: Member, dead: Member) -> bool {
+        let proven_at = self.member(dead).map(|seen| &seen.is_alive);
+        let answered_at = self.member(member).map(|seen| &seen.answer);
+        match (proven_at, answered_at) {
+            (Some(Seen::Fact { observed_at: proven, .. }), Some(Seen::Fact { observed_at: answered, .. })) => {
+                self.is_proven_dead(dead) && answered >= proven
+            }
+            _ => false,
+        }
+    }
+
     /// The recorded primary's answer, when it is one that takes writes.
     pub(crate) fn writable(&self, member: Member) -> Option<&'a MemberAnswer> {
         match self.answer(member) {

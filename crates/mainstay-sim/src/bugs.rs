@@ -68,12 +68,17 @@ impl Bug {
     pub(crate) fn doctor(self, observed: &mut Observed, now: Timestamp) {
         match self {
             Self::PromoteWithoutProof => {
-                for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
-                    member.is_alive = Seen::Fact { value: false, observed_at: now };
-                }
+                let Some(primary) = ended_primary(observed) else { return };
+                let Some(seen) = observed.database.as_mut().and_then(|seen| seen.members.get_mut(&primary)) else {
+                    return;
+                };
+                seen.is_alive = Seen::Fact { value: false, observed_at: now };
                 observed.running.retain(|_, running| !running.what.starts_with("fences"));
             }
             Self::PromoteAnyStandby => {
+                if ended_primary(observed).is_none() {
+                    return;
+                }
                 let Some(database) = &mut observed.database else { return };
                 let streaming = database.members.keys().copied().collect::<Vec<_>>();
                 if let Seen::Fact { value: Some(record), .. } = &mut database.record {
@@ -111,6 +116,7 @@ impl Bug {
                 children.values_mut().for_each(|child| child.quick_ends = 0);
             }
             Self::TrustStaleLooks => {
+                observed.done.clear();
                 for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
                     if let Seen::Fact { observed_at, .. } = &mut member.is_alive {
                         *observed_at = now;
@@ -173,7 +179,9 @@ impl Bug {
             (Self::SameEpoch, Step::WriteRecord { record: new }) if new.primary != record.primary => {
                 *step = Step::WriteRecord { record: Record { epoch: record.epoch, ..new.clone() } };
             }
-            (Self::CloneCandidate, Step::StartPostgres { member, follow: Some(from) }) => {
+            (Self::CloneCandidate, Step::StartPostgres { member, follow: Some(from) })
+                if record.candidates.contains(member) =>
+            {
                 *step = Step::Clone { member: *member, from: *from };
             }
             (Self::PromoteUnrecorded, Step::WriteRecord { record: new }) => {
@@ -184,6 +192,13 @@ impl Bug {
             _ => {}
         }
     }
+}
+
+/// The recorded primary, when its postmaster ended.
+fn ended_primary(observed: &Observed) -> Option<mainstay_types::Member> {
+    let primary = observed.database.as_ref()?.record.value()?.as_ref()?.primary;
+    let child = observed.children.value()?.get(&ChildName::postgres(primary))?;
+    child.ended.as_ref().map(|_| primary)
 }
 
 fn stop_primary(observed: &Observed, record: Option<&Record>, plan: &mut Plan) {

@@ -19,7 +19,8 @@ const LOOK_EVERY_MS: u64 = 250;
 
 #[derive(Clone, Debug)]
 enum Message {
-    Children(BTreeMap<ChildName, ChildSeen>),
+    /// keep's list. It answers in order with what it was asked to start, so the list is taken when it arrives.
+    Children,
     Ended(ChildName, ChildSeen),
     Member(Member, MemberSeen),
     Redis(&'static str, Seen<()>),
@@ -76,6 +77,7 @@ impl Control {
         if self.in_flight.iter().any(|flight| matches!(flight.result, Some(Ok(())))) {
             world.mark(Mark::CrashedAfterEffect);
         }
+        world.tell(&"the control plane dies");
         self.dead_until = Some(after(world.now, world.random.within(100, 900)));
         self.in_flight.clear();
         self.inbox.clear();
@@ -87,15 +89,14 @@ impl Control {
 
     pub(crate) fn lose_keep(&mut self, world: &mut World, millis: u64) {
         self.observed.children = Seen::Unknown;
-        self.inbox.retain(|(_, message)| !matches!(message, Message::Ended(..) | Message::Children(_)));
+        self.inbox.retain(|(_, message)| !matches!(message, Message::Ended(..) | Message::Children));
         self.keep_lost_until = Some(after(world.now, millis));
         self.wake_at = world.now;
     }
 
     fn ask_keep(&mut self, world: &mut World) {
-        let children = world.children.iter().map(|(name, child)| (name.clone(), child.seen.clone())).collect();
         let at = after(world.now, world.random.within(2, 30));
-        self.inbox.push((at, Message::Children(children)));
+        self.inbox.push((at, Message::Children));
         world.ended.clear();
     }
 
@@ -153,7 +154,8 @@ impl Control {
         let now = world.now;
         let Some(database) = &mut self.observed.database else { return };
         match message {
-            Message::Children(children) => {
+            Message::Children => {
+                let children = world.children.iter().map(|(name, child)| (name.clone(), child.seen.clone())).collect();
                 self.observed.children = Seen::Fact { value: children, observed_at: now };
                 self.look(stack, world);
             }
@@ -179,6 +181,9 @@ impl Control {
                 self.observed.redis.insert(name.to_owned(), seen);
             }
             Message::Edge(seen) => self.observed.edge = seen,
+            // A link keeps its order, whatever became of other looks.
+            Message::Router(seen)
+                if observed_at(&seen).is_some_and(|at| Some(at) < observed_at(&self.observed.router)) => {}
             Message::Router(seen) => self.observed.router = seen,
             Message::Prometheus(seen) => self.observed.prometheus = seen,
             Message::Alertmanager(seen) => self.observed.alertmanager = seen,
@@ -310,12 +315,14 @@ impl Control {
             let flight = self.in_flight[index].clone();
             if flight.result.is_none() && flight.applies_at <= world.now {
                 let result = steps::apply(world, &flight);
+                world.tell(&format_args!("  {}: {result:?}", flight.step));
                 self.in_flight[index].result = Some(result);
                 if self.boundary(stack, world) {
                     return false;
                 }
             }
-            let is_waiting = flight.waits_for.as_ref().is_some_and(|name| world.runs(name));
+            let is_waiting =
+                flight.known_at > world.now || flight.waits_for.as_ref().is_some_and(|name| world.runs(name));
             let Some(result) = self.in_flight[index].result.clone().filter(|_| !is_waiting) else {
                 index += 1;
                 continue;
@@ -402,6 +409,7 @@ impl Control {
                 return false;
             }
             let flight = steps::begin(world, step, self.intensity.failing);
+            world.tell(step);
             self.observed.running.insert(step.key(), RunningStep { since: world.now, what: step.to_string() });
             self.in_flight.push(flight);
         }

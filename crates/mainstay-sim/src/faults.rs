@@ -6,12 +6,15 @@ use mainstay_types::{ChildName, InstanceId, Member, Timestamp};
 use crate::random::Random;
 use crate::world::after;
 
+/// A freeze that only a kill ends.
+pub const FOR_EVER: u64 = u64::MAX;
+
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// SIGKILL to the main process.
     Kill(ChildName),
-    /// SIGSTOP to a process and its descendants, SIGCONT after so many milliseconds.
+    /// SIGSTOP to a process and its descendants, SIGCONT after so many milliseconds; [`FOR_EVER`]: never.
     Freeze(ChildName, u64),
     /// The control plane dies; keep starts the next one.
     ControlCrash,
@@ -67,14 +70,14 @@ fn one(random: &mut Random, children: &[ChildName], postgres: &[ChildName]) -> F
         0..35 => Fault::Kill(any(random, postgres)),
         35..45 => Fault::Kill(any(random, children)),
         45..62 => {
-            let millis = random.within(200, 9_000);
+            let millis = if random.chance(30) { FOR_EVER } else { random.within(200, 9_000) };
             Fault::Freeze(any(random, postgres), millis)
         }
-        62..66 => {
+        62..70 => {
             let millis = random.within(200, 5_000);
             Fault::Freeze(any(random, children), millis)
         }
-        66..84 => Fault::ControlCrash,
+        70..84 => Fault::ControlCrash,
         84..90 => Fault::KeepLost(random.within(50, 2_000)),
         90..94 => Fault::Pressure(random.within(1_000, 8_000)),
         94..97 => Fault::InstancesFail(random.within(500, 6_000)),

@@ -19,7 +19,7 @@ mod world;
 
 pub use bugs::Bug;
 pub use checks::{Broken, Kind};
-pub use faults::{Fault, Intensity};
+pub use faults::{FOR_EVER, Fault, Intensity};
 pub use marks::Mark;
 pub use run::{Ending, Options, Report, Scenario, run};
 pub use stack::{full, small};

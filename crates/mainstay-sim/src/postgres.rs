@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use mainstay_decide::observed::{DataDirectory, MemberAnswer};
 use mainstay_types::{Lsn, Member, Timeline, Timestamp};
 
+use crate::random::Random;
+
 /// A data directory and the server on it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
@@ -109,7 +111,7 @@ impl Cluster {
     }
 
     /// One moment of replication: streams break and begin, logs are copied.
-    pub(crate) fn replicate(&mut self, now: Timestamp) {
+    pub(crate) fn replicate(&mut self, now: Timestamp, random: &mut Random) {
         for server in self.servers.values_mut() {
             if server.orphans_until.is_some_and(|until| until <= now) {
                 server.orphans_until = None;
@@ -132,7 +134,8 @@ impl Cluster {
             if let Some(process) = &mut server.process {
                 process.is_streaming = copied.is_some();
             }
-            if let Some((log, timeline)) = copied {
+            // Standbys are not equally fast.
+            if let Some((log, timeline)) = copied.filter(|_| random.chance(60)) {
                 server.log = log;
                 server.timeline = timeline;
             }

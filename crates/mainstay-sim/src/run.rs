@@ -10,7 +10,7 @@ use mainstay_types::{ChildName, Member, State, Timestamp};
 use crate::bugs::Bug;
 use crate::checks::{Broken, Kind};
 use crate::control::Control;
-use crate::faults::{self, Fault, Intensity};
+use crate::faults::{self, FOR_EVER, Fault, Intensity};
 use crate::marks::Mark;
 use crate::world::{World, after};
 
@@ -89,6 +89,8 @@ pub struct Report {
     pub broken: Vec<Broken>,
     /// Cases that were met.
     pub marks: BTreeSet<Mark>,
+    /// The latest lines of the story, for a person.
+    pub story: Vec<String>,
     /// Action boundaries passed.
     pub boundaries: u64,
     /// Writes acknowledged to clients and still there.
@@ -279,6 +281,7 @@ impl Runner<'_> {
     }
 
     fn strike(&mut self, fault: Fault) {
+        self.world.tell(&format_args!("{fault:?}"));
         let now = self.world.now;
         match fault {
             Fault::Kill(name) => {
@@ -290,11 +293,16 @@ impl Runner<'_> {
             }
             Fault::Freeze(name, millis) => {
                 self.world.freeze(&name, true);
-                if let Some(child) = self.world.children.get(&name) {
+                if let Some(child) = self.world.children.get(&name).filter(|_| millis != FOR_EVER) {
                     self.thaws.push((after(now, millis), Thaw::Process(name, child.seen.nonce.clone())));
                 }
             }
-            Fault::ControlCrash => self.control.crash(self.stack, &mut self.world),
+            // Now, or in the middle of what it does next.
+            Fault::ControlCrash if self.world.random.chance(40) => self.control.crash(self.stack, &mut self.world),
+            Fault::ControlCrash => {
+                let boundary = self.control.boundaries + self.world.random.within(1, 9);
+                self.control.crash_at.insert(boundary);
+            }
             Fault::KeepLost(millis) => self.control.lose_keep(&mut self.world, millis),
             Fault::Pressure(millis) => {
                 self.world.is_under_pressure = true;
@@ -385,6 +393,7 @@ impl Runner<'_> {
             ending,
             broken: self.world.broken,
             marks: self.world.marks,
+            story: self.world.story.into(),
             boundaries: self.control.boundaries,
             acknowledged: self.world.acknowledged.len(),
             lost_allowed: self.world.lost_allowed,

@@ -9,7 +9,7 @@ stack = "small"
 [service.backend]
 run = "./backend"
 instances = 2
-health = "/healthz"
+health = { path = "/healthz", interval = "500ms", timeout = "500ms" }
 [database]
 migrations = "migrations"
 [observe]

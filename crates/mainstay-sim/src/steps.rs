@@ -14,6 +14,8 @@ use crate::world::{World, after, member_of};
 pub(crate) struct InFlight {
     pub(crate) step: Step,
     pub(crate) applies_at: Timestamp,
+    /// The control plane hears of it.
+    pub(crate) known_at: Timestamp,
     pub(crate) result: Option<Result<(), String>>,
     pub(crate) is_failing: bool,
     /// A stop is over when its child has ended.
@@ -50,7 +52,9 @@ pub(crate) fn begin(world: &mut World, step: &Step, failing_percent: u64) -> InF
         }
         _ => {}
     }
-    InFlight { step: step.clone(), applies_at: after(world.now, millis), result: None, is_failing, waits_for }
+    let applies_at = after(world.now, millis);
+    let known_at = after(applies_at, world.random.within(0, 8));
+    InFlight { step: step.clone(), applies_at, known_at, result: None, is_failing, waits_for }
 }
 
 /// The least and the most milliseconds until a step has its effect.

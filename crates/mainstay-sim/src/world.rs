@@ -1,6 +1,6 @@
 //! What is so, whether anybody looks or not: processes, servers, router, clients and what was acknowledged to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mainstay_decide::observed::{ChildSeen, Record, RouterSeen};
 use mainstay_decide::restart::STEADY;
@@ -17,6 +17,9 @@ const MOST_STARTS: usize = 8;
 const STARTS_WITHIN_MS: i64 = 3_000;
 /// Writes of the client come this often.
 const WRITE_EVERY_MS: i64 = 15;
+
+/// Lines of the story that are kept.
+const STORY_LINES: usize = 80;
 
 /// A process of keep's.
 #[derive(Clone, Debug)]
@@ -59,6 +62,7 @@ pub(crate) struct World {
     pub(crate) starts: BTreeMap<ChildName, Vec<Timestamp>>,
     pub(crate) broken: Vec<Broken>,
     pub(crate) marks: BTreeSet<Mark>,
+    pub(crate) story: VecDeque<String>,
     pub(crate) acknowledged: Vec<u64>,
     pub(crate) lost_allowed: usize,
     pending: Vec<Pending>,
@@ -95,6 +99,7 @@ impl World {
             starts: BTreeMap::new(),
             broken: Vec::new(),
             marks: BTreeSet::new(),
+            story: VecDeque::new(),
             acknowledged: Vec::new(),
             lost_allowed: 0,
             pending: Vec::new(),
@@ -108,6 +113,14 @@ impl World {
 
     pub(crate) fn broke(&mut self, kind: Kind, what: String) {
         self.broken.push(Broken { at: self.now, kind, what });
+    }
+
+    /// Writes a line of the story; the latest are kept for the report of a failure.
+    pub(crate) fn tell(&mut self, what: &dyn std::fmt::Display) {
+        if self.story.len() >= STORY_LINES {
+            self.story.pop_front();
+        }
+        self.story.push_back(format!("{} ms {what}", self.now.as_millis()));
     }
 
     pub(crate) fn mark(&mut self, mark: Mark) {
@@ -167,7 +180,7 @@ impl World {
         let orphans_ms = self.random.within(10, 41);
         let server = self.cluster.server_mut(member);
         if let Some(process) = server.process.take() {
-            if !is_whole_tree && !process.is_in_recovery {
+            if !is_whole_tree && !process.is_in_recovery && !process.is_rogue {
                 server.orphans_until = Some(after(now, orphans_ms));
             }
         }
@@ -240,7 +253,7 @@ impl World {
         for (name, reason) in due {
             self.end(&name, reason, true);
         }
-        self.cluster.replicate(now);
+        self.cluster.replicate(now, &mut self.random);
         self.write();
         self.acknowledge();
         self.check();

@@ -21,6 +21,8 @@ const PATIENCE_WITHOUT_CANDIDATE: u32 = 10;
 enum Choice {
     /// This one holds every acknowledged write (`fast`: the most).
     Promote(Member),
+    /// Several may hold the latest writes: only after the primary's death can they be compared.
+    FenceFirst,
     /// A candidate runs and has not answered yet.
     Wait(Member),
     /// Nobody.
@@ -41,6 +43,10 @@ pub(super) fn ended(draft: &mut Draft<'_>, notes: &mut Notes, database: &Databas
     }
     match choose(&draft.view, database, record, lost_at.after(database.hang_after)) {
         Choice::Promote(candidate) => begin(draft, notes, record, candidate),
+        Choice::FenceFirst => {
+            let waiting = fence(draft, primary);
+            wait(notes, primary, waiting);
+        }
         Choice::Wait(candidate) => {
             draft.wake(lost_at.after(database.hang_after));
             let of = format!("postgres-{candidate}, which could take over");
@@ -62,6 +68,10 @@ pub(super) fn silent(draft: &mut Draft<'_>, notes: &mut Notes, database: &Databa
     }
     match choose(&draft.view, database, record, hung_at.after(database.hang_after)) {
         Choice::Promote(candidate) => begin(draft, notes, record, candidate),
+        Choice::FenceFirst => {
+            let waiting = fence(draft, primary);
+            fail(notes, primary, reason, waiting);
+        }
         Choice::Wait(candidate) => {
             let of = format!("postgres-{candidate}, which could take over");
             draft.wake(hung_at.after(database.hang_after));
@@ -175,7 +185,8 @@ fn begin(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, candidate: M
 
 /// Fences, unless that was just done and nobody has looked since.
 fn fence(draft: &mut Draft<'_>, member: Member) -> Waiting {
-    if draft.view.awaits_look(member) && draft.view.member_life(member).runs().is_none() {
+    let is_done = draft.view.awaits_look(member) && draft.view.member_life(member).runs().is_none();
+    if is_done || draft.view.member(member).is_none() {
         return Waiting::Observation { of: format!("the proof that postgres-{member} is dead") };
     }
     draft.ask_urgent(Step::Fence { member })
@@ -206,6 +217,15 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
         if best.is_none_or(|(_, known)| answer.lsn > known.lsn) {
             best = Some((*candidate, answer));
         }
+    }
+    // While anything of the primary lives, one of several candidates may still be given what the others lack.
+    let is_comparing = record.candidates.len() > 1 && !view.observed.is_fencing_sabotaged;
+    if is_comparing && best.is_some() && pending.is_none() {
+        if !view.is_proven_dead(record.primary) {
+            return Choice::FenceFirst;
+        }
+        let is_final = |member: &&Member| view.is_final(**member, record.primary);
+        pending = record.candidates.iter().find(|member| !is_final(member)).copied();
     }
     match (best, pending) {
         (_, Some(candidate)) if view.now < deadline => Choice::Wait(candidate),

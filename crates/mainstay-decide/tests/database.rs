@@ -1,0 +1,289 @@
+//! The database's rules, one by one.
+
+mod support;
+
+use std::time::Duration;
+
+use mainstay_decide::observed::{DataDirectory, Record, RunningStep};
+use mainstay_decide::plan::{Step, StepKey};
+use mainstay_stack::model::Durability;
+use mainstay_types::{BoxId, ChildName, Lsn, Seen, State, Timeline, Waiting};
+use support::{A, B, Bench, at, fact};
+
+fn record(steps: &[Step]) -> Option<&Record> {
+    steps.iter().find_map(|step| match step {
+        Step::WriteRecord { record } => Some(record),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_cluster_at_rest_needs_nothing() {
+    assert_eq!(Bench::ready().steps(), vec![]);
+}
+
+#[test]
+fn a_new_state_gets_a_cluster_in_a() {
+    assert!(Bench::empty().steps().contains(&Step::InitPrimary { member: A }));
+}
+
+#[test]
+fn a_half_finished_first_start_is_taken_up() {
+    let mut bench = Bench::empty();
+    bench.member(A, DataDirectory::Complete, Some(false), false, Seen::Unknown);
+    bench.member(B, DataDirectory::Unfinished, None, false, Seen::Unknown);
+    assert!(bench.steps().contains(&Step::StartPostgres { member: A, follow: None }));
+}
+
+#[test]
+fn data_without_a_record_waits_for_a_person() {
+    let mut bench = Bench::empty();
+    bench.member(A, DataDirectory::Complete, Some(false), false, Seen::Unknown);
+    bench.member(B, DataDirectory::Complete, Some(true), false, Seen::Unknown);
+    let shown = bench.shown(BoxId::Postgres { member: A });
+    assert!(matches!(shown.waiting[0], Waiting::Operator { .. }), "{shown:?}");
+    assert!(!bench.steps().iter().any(|step| matches!(step, Step::StartPostgres { .. } | Step::InitPrimary { .. })));
+}
+
+#[test]
+fn a_directory_that_is_not_ours_is_left_alone() {
+    let mut bench = Bench::empty();
+    bench.member(A, DataDirectory::Foreign, None, false, Seen::Unknown);
+    let shown = bench.shown(BoxId::Postgres { member: A });
+    assert_eq!(shown.state, State::Failed);
+    assert!(!bench.steps().iter().any(|step| matches!(step, Step::InitPrimary { .. })));
+}
+
+#[test]
+fn a_dead_primary_is_fenced_while_the_failover_is_recorded() {
+    let mut bench = Bench::ready();
+    bench.kill_primary(fact(true, 99_990));
+    let steps = bench.steps();
+    assert_eq!(record(&steps).unwrap().promoting, Some(B));
+    assert_eq!(record(&steps).unwrap().epoch, 1);
+    assert!(steps.contains(&Step::Fence { member: A }));
+    assert!(!steps.iter().any(|step| matches!(step, Step::Promote { .. } | Step::PointRouter { .. })));
+}
+
+#[test]
+fn nothing_is_promoted_without_proof_of_death() {
+    for is_alive in [Seen::Unknown, fact(true, 99_999), fact(false, 99_990)] {
+        let mut bench = Bench::ready();
+        bench.recorded().promoting = Some(B);
+        bench.kill_primary(is_alive.clone());
+        let steps = bench.steps();
+        assert!(!steps.contains(&Step::Promote { member: B }), "from {is_alive:?}");
+        assert!(steps.contains(&Step::Fence { member: A }), "from {is_alive:?}");
+    }
+}
+
+#[test]
+fn promotes_once_death_is_proven() {
+    let mut bench = Bench::ready();
+    bench.recorded().promoting = Some(B);
+    bench.kill_primary(fact(false, 99_999));
+    assert_eq!(bench.steps(), vec![Step::Promote { member: B }]);
+}
+
+#[test]
+fn the_positive_control_promotes_without_a_fence() {
+    let mut bench = Bench::ready();
+    bench.observed.is_fencing_sabotaged = true;
+    bench.recorded().promoting = Some(B);
+    bench.kill_primary(fact(true, 99_999));
+    assert_eq!(bench.steps(), vec![Step::Promote { member: B }]);
+}
+
+#[test]
+fn the_record_names_the_new_primary_before_the_router_does() {
+    let mut bench = Bench::ready();
+    bench.recorded().promoting = Some(B);
+    bench.kill_primary(fact(false, 99_999));
+    let answer = bench.answer(B);
+    (answer.is_in_recovery, answer.is_streaming, answer.timeline) = (false, false, Timeline(2));
+    let steps = bench.steps();
+    let new = record(&steps).unwrap().clone();
+    assert_eq!((new.epoch, new.primary, new.timeline, new.promoting), (2, B, Timeline(2), None));
+    assert_eq!(new.candidates, vec![]);
+    assert_eq!(steps.len(), 1, "{steps:?}");
+    bench.record(new);
+    let steps = bench.steps();
+    assert!(steps.contains(&Step::PointRouter { epoch: 2, write: Some(B), read: vec![] }));
+    assert!(!steps.iter().any(|step| matches!(step, Step::Clone { .. })), "clients first");
+}
+
+#[test]
+fn the_old_primary_is_cloned_once_clients_are_led_away() {
+    let mut bench = Bench::ready();
+    bench.kill_primary(fact(false, 99_999));
+    *bench.recorded() =
+        Record { epoch: 2, primary: B, timeline: Timeline(2), lsn: Lsn::new(500), candidates: vec![], promoting: None };
+    let answer = bench.answer(B);
+    (answer.is_in_recovery, answer.is_streaming, answer.timeline) = (false, false, Timeline(2));
+    bench.observed.router =
+        fact(mainstay_decide::observed::RouterSeen { epoch: 2, write: Some(B), read: vec![] }, 99_999);
+    assert_eq!(bench.steps(), vec![Step::Clone { member: A, from: B }]);
+    bench.database().members.get_mut(&A).unwrap().has_standby_signal = Some(true);
+    assert_eq!(bench.steps(), vec![Step::StartPostgres { member: A, follow: Some(B) }], "the copy is done");
+}
+
+#[test]
+fn a_primary_without_a_candidate_is_started_in_place() {
+    let mut bench = Bench::ready();
+    bench.recorded().candidates.clear();
+    bench.kill_primary(fact(false, 99_999));
+    assert_eq!(bench.steps(), vec![Step::StartPostgres { member: A, follow: None }]);
+}
+
+#[test]
+fn a_cold_start_begins_with_the_recorded_primary() {
+    let mut bench = Bench::ready();
+    bench.children().remove(&ChildName::postgres(A));
+    bench.children().remove(&ChildName::postgres(B));
+    let steps = bench.steps();
+    assert_eq!(steps, vec![Step::StartPostgres { member: A, follow: None }]);
+}
+
+#[test]
+fn silence_is_waited_out_then_ended_by_a_fence() {
+    let mut bench = Bench::ready();
+    bench.database().members.get_mut(&A).unwrap().answer = Seen::Silent { since: at(97_100) };
+    assert_eq!(bench.steps(), vec![], "2.9 s");
+    assert_eq!(bench.plan().wake_at, Some(at(100_100)));
+    bench.now = at(100_100);
+    let steps = bench.steps();
+    assert_eq!(record(&steps).unwrap().promoting, Some(B));
+    assert!(steps.contains(&Step::Fence { member: A }));
+}
+
+#[test]
+fn silence_under_pressure_is_waited_out() {
+    let mut bench = Bench::ready();
+    bench.database().members.get_mut(&A).unwrap().answer = Seen::Silent { since: at(50_000) };
+    bench.database().is_under_pressure = true;
+    assert_eq!(bench.steps(), vec![]);
+    let shown = bench.shown(BoxId::Postgres { member: A });
+    assert!(matches!(shown.waiting[0], Waiting::Silence { .. }), "{shown:?}");
+}
+
+#[test]
+fn an_answer_of_an_earlier_start_says_nothing() {
+    let mut bench = Bench::ready();
+    bench.children().get_mut(&ChildName::postgres(A)).unwrap().since = at(99_995);
+    assert_ne!(bench.shown(BoxId::Postgres { member: A }).state, State::Ready);
+}
+
+#[test]
+fn a_lost_standby_leaves_the_record_before_commits_stop_waiting() {
+    let mut bench = Bench::ready();
+    bench.end_child("postgres-b", 99_995);
+    let steps = bench.steps();
+    assert_eq!(record(&steps).unwrap().candidates, vec![]);
+    assert!(!steps.iter().any(|step| matches!(step, Step::SetSynchronous { .. })));
+    bench.recorded().candidates.clear();
+    assert!(bench.steps().contains(&Step::SetSynchronous { primary: A, standbys: vec![] }));
+}
+
+#[test]
+fn strict_never_stops_waiting() {
+    let mut bench = Bench::ready().durability(Durability::Strict);
+    bench.end_child("postgres-b", 99_995);
+    bench.answer(A).standbys.clear();
+    let steps = bench.steps();
+    assert!(!steps.iter().any(|step| matches!(step, Step::SetSynchronous { .. })), "{steps:?}");
+}
+
+#[test]
+fn a_standby_is_synchronous_before_it_is_a_candidate() {
+    let mut bench = Bench::ready();
+    bench.recorded().candidates.clear();
+    bench.answer(A).synchronous.clear();
+    assert_eq!(bench.steps(), vec![Step::SetSynchronous { primary: A, standbys: vec![B] }]);
+    let mut bench = Bench::ready();
+    bench.recorded().candidates.clear();
+    bench.answer(A).standbys.insert(B, Lsn::new(499));
+    assert_eq!(bench.steps(), vec![], "it has not flushed what was acknowledged before");
+    bench.answer(A).standbys.insert(B, Lsn::new(500));
+    assert_eq!(record(&bench.steps()).unwrap().candidates, vec![B]);
+}
+
+#[test]
+fn under_steady_load_a_standby_becomes_a_candidate() {
+    let mut bench = Bench::ready();
+    bench.recorded().candidates.clear();
+    // Named since position 500; the log has grown since and the standby trails it, as ever.
+    let answer = bench.answer(A);
+    answer.lsn = Lsn::new(900);
+    answer.standbys.insert(B, Lsn::new(880));
+    assert_eq!(record(&bench.steps()).unwrap().candidates, vec![B]);
+}
+
+#[test]
+fn a_member_that_takes_writes_past_the_record_is_fenced() {
+    let mut bench = Bench::ready();
+    bench.recorded().candidates.clear();
+    bench.answer(A).synchronous.clear();
+    bench.answer(A).standbys.clear();
+    let answer = bench.answer(B);
+    (answer.is_in_recovery, answer.is_streaming) = (false, false);
+    assert!(bench.steps().contains(&Step::Fence { member: B }));
+    assert_eq!(bench.shown(BoxId::Postgres { member: B }).state, State::Failed);
+}
+
+#[test]
+fn a_standby_without_a_stream_is_stopped_and_cloned_again() {
+    let mut bench = Bench::ready();
+    bench.recorded().candidates.clear();
+    bench.answer(A).synchronous.clear();
+    bench.answer(A).standbys.clear();
+    bench.observed.router =
+        fact(mainstay_decide::observed::RouterSeen { epoch: 1, write: Some(A), read: vec![] }, 99_999);
+    bench.answer(B).is_streaming = false;
+    bench.database().memory.entry(B).or_default().detached_since = Some(at(90_001));
+    assert_eq!(bench.steps(), vec![], "9.999 s");
+    bench.now = at(100_001);
+    assert!(matches!(bench.steps()[..], [Step::Stop { .. }]));
+    bench.end_child("postgres-b", 100_050);
+    bench.now = at(100_060);
+    bench.database().members.get_mut(&B).unwrap().is_alive = fact(false, 100_055);
+    assert_eq!(bench.steps(), vec![Step::Clone { member: B, from: A }]);
+    bench.database().cloned(B, at(100_060));
+    assert_eq!(bench.steps(), vec![Step::StartPostgres { member: B, follow: Some(A) }]);
+}
+
+#[test]
+fn the_member_to_take_over_is_started_again_when_it_dies() {
+    let mut bench = Bench::ready();
+    bench.recorded().promoting = Some(B);
+    bench.kill_primary(fact(false, 99_999));
+    bench.end_child("postgres-b", 99_995);
+    bench.database().members.get_mut(&B).unwrap().is_alive = fact(false, 99_999);
+    assert_eq!(bench.steps(), vec![Step::StartPostgres { member: B, follow: Some(A) }]);
+    bench.database().members.get_mut(&B).unwrap().has_standby_signal = Some(false);
+    assert_eq!(bench.steps(), vec![Step::StartPostgres { member: B, follow: None }], "it had finished");
+}
+
+#[test]
+fn a_step_is_not_asked_for_twice_before_anybody_looked() {
+    let mut bench = Bench::empty();
+    let key = StepKey::Child { name: ChildName::postgres(A) };
+    bench.observed.done.insert(key.clone(), at(99_000));
+    assert!(!bench.steps().iter().any(|step| matches!(step, Step::InitPrimary { .. })));
+    bench.observed.done.clear();
+    let running = RunningStep { since: at(99_000), what: "makes a new cluster in postgres-a".to_owned() };
+    bench.observed.running.insert(key, running);
+    assert!(!bench.steps().iter().any(|step| matches!(step, Step::InitPrimary { .. })));
+    assert_eq!(bench.shown(BoxId::Postgres { member: A }).state, State::Starting);
+}
+
+#[test]
+fn a_failing_promotion_is_tried_again_within_a_quarter_second() {
+    let mut bench = Bench::ready();
+    bench.recorded().promoting = Some(B);
+    bench.kill_primary(fact(false, 99_999));
+    let failed = mainstay_decide::observed::FailedStep { at: at(99_800), attempts: 9, error: "timeout".to_owned() };
+    bench.observed.failed.insert(StepKey::Cluster, failed);
+    assert_eq!(bench.steps(), vec![]);
+    bench.now = at(99_800).after(Duration::from_millis(250));
+    assert_eq!(bench.steps(), vec![Step::Promote { member: B }]);
+}

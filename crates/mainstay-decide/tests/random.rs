@@ -1,0 +1,180 @@
+//! Whatever is observed, the planner does not panic, keeps the invariants, and says what it waits for.
+
+mod support;
+
+use mainstay_decide::invariants;
+use mainstay_decide::observed::{DataDirectory, FailedStep, Health, Observed, RouterSeen, RunningStep};
+use mainstay_decide::plan::{Step, StepKey, plan};
+use mainstay_stack::model::Durability;
+use mainstay_types::{ChildName, ExitReason, Lsn, Member, Seen, State, Timeline, Timestamp};
+use proptest::prelude::*;
+use support::{A, B, Bench, at, child, instance};
+
+/// Bytes that decide every disturbance; zeros disturb nothing, so that shrinking leads to the calm case.
+struct Bytes<'a>(std::slice::Iter<'a, u8>);
+
+impl Bytes<'_> {
+    fn below(&mut self, limit: u8) -> u8 {
+        self.0.next().copied().unwrap_or(0) % limit
+    }
+
+    fn is_rare(&mut self) -> bool {
+        self.below(4) == 3
+    }
+
+    fn time(&mut self) -> Timestamp {
+        at([99_990, 99_999, 95_000, 1_500, 99_960, 100_500, 90_000, 0][usize::from(self.below(8))])
+    }
+
+    fn member(&mut self) -> Member {
+        if self.below(2) == 0 { A } else { B }
+    }
+}
+
+fn disturb(bench: &mut Bench, bytes: &mut Bytes<'_>) {
+    let durability = [Durability::Balanced, Durability::Strict, Durability::Fast][usize::from(bytes.below(3))];
+    bench.stack.database.as_mut().unwrap().durability = durability;
+    for name in ["postgres-a", "postgres-b", "backend-1", "router", "edge", "cache"] {
+        if bytes.is_rare() {
+            let ended_at = bytes.time();
+            let quick_ends = u32::from(bytes.below(8));
+            let seen = bench.children().get_mut(&child(name)).unwrap();
+            seen.ended = Some((ExitReason::Unknown, ended_at));
+            seen.quick_ends = quick_ends;
+        } else if bytes.is_rare() {
+            bench.children().remove(&child(name));
+        }
+    }
+    for member in [A, B] {
+        disturb_member(bench, member, bytes);
+    }
+    disturb_record(bench, bytes);
+    let observed = &mut bench.observed;
+    if bytes.is_rare() {
+        let write = if bytes.is_rare() { None } else { Some(bytes.member()) };
+        let value = RouterSeen { epoch: u64::from(bytes.below(3)), write, read: vec![] };
+        observed.router = Seen::Fact { value, observed_at: at(99_000) };
+    }
+    observed.is_stopping = bytes.below(8) == 7;
+    observed.is_database_prepared = bytes.below(4) != 3;
+    observed.is_migrated = bytes.below(4) != 3;
+    if bytes.is_rare() {
+        observed.health.remove(&instance(1));
+    } else if bytes.is_rare() && bench.children().contains_key(&child("backend-1")) {
+        bench.health(
+            &instance(1),
+            [Health::Starting, Health::Suspended, Health::NeverReady][usize::from(bytes.below(3))],
+        );
+    }
+    disturb_steps(&mut bench.observed, bytes);
+}
+
+fn disturb_member(bench: &mut Bench, member: Member, bytes: &mut Bytes<'_>) {
+    let looked_at = bytes.time();
+    let database = bench.database();
+    database.is_under_pressure = bytes.is_rare();
+    let seen = database.members.get_mut(&member).unwrap();
+    if bytes.is_rare() {
+        seen.data = [DataDirectory::Absent, DataDirectory::Unfinished, DataDirectory::Foreign, DataDirectory::Unknown]
+            [usize::from(bytes.below(4))];
+    }
+    if bytes.is_rare() {
+        seen.has_standby_signal = [None, Some(true), Some(false)][usize::from(bytes.below(3))];
+    }
+    if bytes.is_rare() {
+        seen.is_alive = Seen::Fact { value: bytes.below(2) == 1, observed_at: looked_at };
+    } else if bytes.is_rare() {
+        seen.is_alive = Seen::Unknown;
+    }
+    match &mut seen.answer {
+        Seen::Fact { value: answer, observed_at } if bytes.is_rare() => {
+            *observed_at = looked_at;
+            answer.is_in_recovery = bytes.below(2) == 1;
+            answer.is_streaming = bytes.below(2) == 1;
+            answer.timeline = Timeline(u32::from(bytes.below(3)));
+            answer.lsn = Lsn::new(u64::from(bytes.below(200)) * 5);
+            if bytes.below(2) == 1 {
+                answer.synchronous.clear();
+            }
+            if bytes.below(2) == 1 {
+                answer.standbys.clear();
+            }
+        }
+        answer if bytes.is_rare() => *answer = Seen::Silent { since: looked_at },
+        answer if bytes.is_rare() => *answer = Seen::Unknown,
+        _ => {}
+    }
+    if bytes.is_rare() {
+        bench.database().members.remove(&member);
+    }
+    if bytes.is_rare() {
+        let memory = bench.database().memory.entry(member).or_default();
+        memory.detached_since = Some(looked_at);
+        memory.synchronous = None;
+    }
+}
+
+fn disturb_record(bench: &mut Bench, bytes: &mut Bytes<'_>) {
+    if bytes.is_rare() {
+        bench.recorded().candidates.clear();
+    }
+    if bytes.is_rare() {
+        bench.recorded().epoch = 2;
+        bench.recorded().primary = B;
+        bench.recorded().candidates.retain(|member| *member != B);
+    }
+    if bytes.is_rare() {
+        let primary = bench.recorded().primary;
+        bench.recorded().promoting = Some(if primary == A { B } else { A });
+    }
+    match bytes.below(16) {
+        15 => bench.database().record = Seen::Unknown,
+        14 => bench.database().record = Seen::Fact { value: None, observed_at: at(99_000) },
+        _ => {}
+    }
+}
+
+fn disturb_steps(observed: &mut Observed, bytes: &mut Bytes<'_>) {
+    let keys = [
+        StepKey::Cluster,
+        StepKey::Schema,
+        StepKey::Child { name: ChildName::postgres(A) },
+        StepKey::Child { name: ChildName::postgres(B) },
+        StepKey::Child { name: child("backend-1") },
+    ];
+    for key in keys {
+        if bytes.is_rare() {
+            let what =
+                if bytes.is_rare() { Step::Fence { member: A }.to_string() } else { "does something".to_owned() };
+            observed.running.insert(key.clone(), RunningStep { since: at(99_000), what });
+        }
+        if bytes.is_rare() {
+            let attempts = u32::from(bytes.below(40));
+            observed.failed.insert(key.clone(), FailedStep { at: bytes.time(), attempts, error: "no".to_owned() });
+        }
+        if bytes.is_rare() {
+            observed.done.insert(key, bytes.time());
+        }
+    }
+    if bytes.below(32) == 31 {
+        observed.children = Seen::Unknown;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_observation_makes_the_planner_panic_or_break_an_invariant(bytes in proptest::collection::vec(any::<u8>(), 160)) {
+        let mut bench = Bench::ready();
+        disturb(&mut bench, &mut Bytes(bytes.iter()));
+        let planned = plan(&bench.stack, &bench.observed, bench.now);
+        let violations = invariants::check(&bench.stack, &bench.observed, &planned);
+        prop_assert!(violations.is_empty(), "{}", violations[0]);
+        for shown in &planned.boxes {
+            let is_done = matches!(shown.state, State::Ready | State::Stopped | State::NotConfigured | State::Draining);
+            prop_assert!(is_done || !shown.waiting.is_empty(), "{} is {} and waits for nothing", shown.id, shown.state);
+        }
+        prop_assert_eq!(&planned, &plan(&bench.stack, &bench.observed, bench.now));
+    }
+}
