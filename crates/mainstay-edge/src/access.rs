@@ -133,7 +133,7 @@ fn write(messages: &Receiver<Message>, lost: &AtomicU64) {
             }
             Message::Line(line) => {
                 unflushed += 1;
-                if !file.as_mut().is_some_and(|file| file.write_all(&line).is_ok()) {
+                if file.as_mut().is_none_or(|file| file.write_all(&line).is_err()) {
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
             }

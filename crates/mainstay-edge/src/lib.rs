@@ -12,6 +12,7 @@ mod edge;
 mod headers;
 mod listen;
 mod metrics;
+mod patient;
 mod probe;
 pub mod protocol;
 mod proxy;

@@ -30,7 +30,7 @@ const MAX_RETRIES: u32 = 2;
 /// a loop over a service whose instances all died at once (ten of them at most).
 pub(crate) const MAX_ATTEMPTS: usize = 16;
 /// Time for a connection to an endpoint on this machine; only a full backlog makes it long.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time an upstream connection is kept for reuse: below the 5 s after which common servers close theirs, so that a
 /// request does not meet a connection just being closed.
 const UPSTREAM_IDLE: Duration = Duration::from_secs(4);
@@ -40,6 +40,8 @@ const BODY_IDLE: Duration = Duration::from_secs(30);
 const WRITE_IDLE: Duration = Duration::from_secs(60);
 /// Longest silence on an upgraded connection: WebSocket clients ping more often than hourly.
 const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
+/// Separates upgrades from other requests in Pingora's pool.
+const UPGRADE_POOL: u64 = 1;
 /// What a client is told to wait after a 503. **Unit**: seconds.
 const RETRY_AFTER: &str = "1";
 
@@ -271,6 +273,11 @@ impl ProxyHttp for Proxy {
         peer.options.read_timeout = Some(if is_upgrade { UPGRADED_IDLE } else { left });
         peer.options.write_timeout = Some(BODY_IDLE);
         peer.options.idle_timeout = Some(UPSTREAM_IDLE);
+        if is_upgrade {
+            peer.options.custom_l4 = Some(Arc::new(crate::patient::Patiently));
+            // Never a pooled connection of the other kind.
+            peer.group_key = UPGRADE_POOL;
+        }
         ctx.lease = Some(lease);
         ctx.sent_at = Some(Instant::now());
         Ok(Box::new(peer))

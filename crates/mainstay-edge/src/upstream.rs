@@ -175,19 +175,22 @@ impl Group {
         self.version.send_modify(|version| *version = version.wrapping_add(1));
     }
 
-    /// The next endpoint in turn, one not tried before if there is one.
+    /// The next endpoint in turn, one not tried before if there is one. The turn is over those that are in: with a
+    /// turn over all, the neighbour of one that is out would get twice its share.
     fn pick(&self, tried: &[String]) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
-        let count = endpoints.len();
-        if count == 0 {
-            return None;
-        }
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || (0..count).map(|step| &endpoints[start.wrapping_add(step) % count]);
-        in_turn()
-            .find(|endpoint| endpoint.is_in() && !tried.contains(&endpoint.id))
-            .or_else(|| in_turn().find(|endpoint| endpoint.is_in()))
-            .map(Arc::clone)
+        let is_untried = |endpoint: &&Arc<Endpoint>| endpoint.is_in() && !tried.contains(&endpoint.id);
+        let is_in = |endpoint: &&Arc<Endpoint>| endpoint.is_in();
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let untried = endpoints.iter().filter(is_untried).count();
+        let picked = if untried > 0 {
+            endpoints.iter().filter(is_untried).nth(turn % untried)
+        } else {
+            let count = endpoints.iter().filter(is_in).count();
+            endpoints.iter().filter(is_in).nth(turn % count.max(1))
+        };
+        // An endpoint may have been ejected between the count and the pick: any that is in will do.
+        picked.or_else(|| endpoints.iter().find(is_in)).map(Arc::clone)
     }
 
     /// An endpoint for a request, waiting behind the hold gate until `hold_until` when none is in.

@@ -19,43 +19,43 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     edge: SocketAddr,
     roots: Arc<RootCertStore>,
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: hyper::HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
-    pub async fn of(response: Response<Incoming>) -> Result<Self, hyper::Error> {
+    pub(crate) async fn of(response: Response<Incoming>) -> Result<Self, hyper::Error> {
         let (head, body) = response.into_parts();
         Ok(Self { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() })
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("text")
     }
 
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
 }
 
-pub type Sender1 = http1::SendRequest<Full<Bytes>>;
+pub(crate) type Sender1 = http1::SendRequest<Full<Bytes>>;
 
 impl Client {
-    pub fn new(edge: SocketAddr, authority: &Path) -> Self {
+    pub(crate) fn new(edge: SocketAddr, authority: &Path) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(authority).expect("PEM")).expect("authority");
         Self { edge, roots: Arc::new(roots) }
     }
 
-    pub async fn tls(&self, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn tls(&self, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -68,14 +68,14 @@ impl Client {
         TlsConnector::from(Arc::new(config)).connect(name, socket).await
     }
 
-    pub async fn http1(&self) -> Sender1 {
+    pub(crate) async fn http1(&self) -> Sender1 {
         let stream = self.tls(super::HOST, &["http/1.1"]).await.expect("connects");
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("handshake");
         tokio::spawn(connection.with_upgrades());
         sender
     }
 
-    pub async fn http2(&self) -> http2::SendRequest<Full<Bytes>> {
+    pub(crate) async fn http2(&self) -> http2::SendRequest<Full<Bytes>> {
         let stream = self.tls(super::HOST, &["h2"]).await.expect("connects");
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
@@ -85,17 +85,17 @@ impl Client {
     }
 
     /// One request on a connection of its own.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
         let mut sender = self.http1().await;
         Answer::of(sender.send_request(request).await.expect("answer")).await.expect("body")
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(request("GET", path, "")).await
     }
 
     /// Sends bytes as they are and reads to the end of the connection.
-    pub async fn raw(&self, bytes: &[u8]) -> String {
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.tls(super::HOST, &["http/1.1"]).await.expect("connects");
         stream.write_all(bytes).await.expect("writes");
         let mut answer = Vec::new();
@@ -106,7 +106,7 @@ impl Client {
     }
 }
 
-pub fn request(method: &str, path: &str, body: &str) -> Request<Full<Bytes>> {
+pub(crate) fn request(method: &str, path: &str, body: &str) -> Request<Full<Bytes>> {
     let body = Full::new(Bytes::from(body.to_owned()));
     Request::builder().method(method).uri(path).header("host", super::HOST).body(body).expect("builds")
 }

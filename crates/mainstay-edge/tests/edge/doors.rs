@@ -1,14 +1,12 @@
 //! The doors: TLS, protocols, hosts, redirects, strictness.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::backend::Backend;
+use crate::support::client::{Answer, request};
+use crate::support::{Edge, HOST, route};
 use http_body_util::Full;
 use hyper::Request;
-use support::backend::Backend;
-use support::client::{Answer, request};
-use support::{Edge, HOST, route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -46,10 +44,13 @@ async fn a_connection_is_kept_for_the_next_request() {
 async fn finds_the_certificate_by_name_and_after_a_swap_without_a_restart() {
     let edge = Edge::start().await;
     let mut control = edge.with(&[]).await;
-    let other =
-        mainstay_edge::ca::local_ca(&edge.folder.path().join("ca2"), &["c.localhost".to_owned()], support::now());
+    let other = mainstay_edge::ca::local_ca(
+        &edge.folder.path().join("ca2"),
+        &["c.localhost".to_owned()],
+        crate::support::now(),
+    );
     let other = other.expect("certificate");
-    let other_client = support::client::Client::new(edge.https, &other.authority);
+    let other_client = crate::support::client::Client::new(edge.https, &other.authority);
     assert!(other_client.tls("c.localhost", &[]).await.is_err());
     let mut policy = edge.policy();
     policy.generation.0 = 2;
@@ -82,7 +83,7 @@ async fn the_most_specific_route_wins_and_others_are_refused() {
     let mut control = edge.with(&[]).await;
     let mut policy = edge.policy();
     policy.generation.0 = 2;
-    policy.upstreams.insert("other".to_owned(), support::upstream());
+    policy.upstreams.insert("other".to_owned(), crate::support::upstream());
     policy.routes = vec![route("/api/*", "backend"), route("/api/deep/*", "other"), route("/api/deep/er", "backend")];
     control.accept(&policy).await;
     let endpoints = [("backend", a.endpoint()), ("other", b.endpoint())];

@@ -1,8 +1,7 @@
 //! A running edge, upstreams and clients for tests: real sockets on free ports, everything in a temporary folder.
-#![allow(dead_code, reason = "every test file uses a part of it")]
 
-pub mod backend;
-pub mod client;
+pub(crate) mod backend;
+pub(crate) mod client;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -18,28 +17,28 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub const HOST: &str = "users.localhost";
+pub(crate) const HOST: &str = "users.localhost";
 /// Generous: the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     Timestamp::from_micros(i64::try_from(since.as_micros()).expect("fits"))
 }
 
 /// An edge that serves.
-pub struct Edge {
-    pub https: SocketAddr,
-    pub http: SocketAddr,
-    pub folder: tempfile::TempDir,
-    pub certificate: LocalCertificate,
+pub(crate) struct Edge {
+    pub(crate) https: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) certificate: LocalCertificate,
     listeners: BTreeMap<String, TcpListener>,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<Result<(), EdgeError>>>,
 }
 
 impl Edge {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let certificate = local_ca(&folder.path().join("ca"), &[HOST.to_owned(), "b.localhost".to_owned()], now())
             .expect("certificate");
@@ -58,15 +57,15 @@ impl Edge {
         edge
     }
 
-    pub fn runtime(&self) -> PathBuf {
+    pub(crate) fn runtime(&self) -> PathBuf {
         self.folder.path().join("runtime")
     }
 
-    pub fn access_log(&self) -> PathBuf {
+    pub(crate) fn access_log(&self) -> PathBuf {
         self.folder.path().join("logs/access.log")
     }
 
-    pub async fn run(&mut self) {
+    pub(crate) async fn run(&mut self) {
         let listeners = self.listeners.iter();
         let listeners =
             listeners.map(|(name, listener)| (name.clone(), listener.try_clone().expect("clones"))).collect();
@@ -80,20 +79,20 @@ impl Edge {
             .await;
     }
 
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.stop.take().expect("runs").send(()).expect("listens");
         let ended = tokio::time::timeout(PATIENCE, self.running.take().expect("runs")).await.expect("ends in time");
         ended.expect("joins").expect("ends well");
     }
 
-    pub async fn control(&self) -> Control {
+    pub(crate) async fn control(&self) -> Control {
         let mut stream = UnixStream::connect(self.runtime().join("edge.sock")).await.expect("connects");
         let hello: FromEdge = wire::receive(&mut stream).await.expect("reads").expect("frame");
         Control { stream, hello }
     }
 
     /// A policy with one upstream `backend` under `/api/*`.
-    pub fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         Policy {
             schema: PROTOCOL_VERSION,
             generation: Generation(1),
@@ -107,7 +106,7 @@ impl Edge {
     }
 
     /// Puts the ordinary policy into force with these endpoints; the control plane stays connected.
-    pub async fn with(&self, endpoints: &[Endpoint]) -> Control {
+    pub(crate) async fn with(&self, endpoints: &[Endpoint]) -> Control {
         let mut control = self.control().await;
         control.accept(&self.policy()).await;
         control.endpoints("backend", endpoints).await;
@@ -126,24 +125,24 @@ impl Edge {
         }
     }
 
-    pub fn client(&self) -> client::Client {
+    pub(crate) fn client(&self) -> client::Client {
         client::Client::new(self.https, &self.certificate.authority)
     }
 }
 
 /// A control plane's connection.
-pub struct Control {
+pub(crate) struct Control {
     stream: UnixStream,
-    pub hello: FromEdge,
+    pub(crate) hello: FromEdge,
 }
 
 impl Control {
-    pub async fn send(&mut self, frame: &ToEdge) {
+    pub(crate) async fn send(&mut self, frame: &ToEdge) {
         wire::send(&mut self.stream, frame).await.expect("sends");
     }
 
     /// The first frame that `pick` takes.
-    pub async fn wait<T>(&mut self, mut pick: impl FnMut(FromEdge) -> Option<T>) -> T {
+    pub(crate) async fn wait<T>(&mut self, mut pick: impl FnMut(FromEdge) -> Option<T>) -> T {
         let found = async {
             loop {
                 let frame = wire::receive(&mut self.stream).await.expect("reads").expect("connected");
@@ -156,7 +155,7 @@ impl Control {
     }
 
     /// Accepted with a hash, or rejected with a reason.
-    pub async fn offer(&mut self, policy: &Policy) -> Result<String, String> {
+    pub(crate) async fn offer(&mut self, policy: &Policy) -> Result<String, String> {
         self.send(&ToEdge::Policy { policy: Box::new(policy.clone()) }).await;
         self.wait(|frame| match frame {
             FromEdge::Accepted { hash, .. } => Some(Ok(hash)),
@@ -166,16 +165,16 @@ impl Control {
         .await
     }
 
-    pub async fn accept(&mut self, policy: &Policy) {
+    pub(crate) async fn accept(&mut self, policy: &Policy) {
         self.offer(policy).await.expect("accepted");
     }
 
-    pub async fn endpoints(&mut self, upstream: &str, endpoints: &[Endpoint]) {
+    pub(crate) async fn endpoints(&mut self, upstream: &str, endpoints: &[Endpoint]) {
         let upstreams = BTreeMap::from([(upstream.to_owned(), endpoints.to_vec())]);
         self.send(&ToEdge::Endpoints { upstreams }).await;
     }
 
-    pub async fn metrics(&mut self) -> String {
+    pub(crate) async fn metrics(&mut self) -> String {
         self.send(&ToEdge::Metrics).await;
         self.wait(|frame| match frame {
             FromEdge::Metrics { text } => Some(text),
@@ -185,7 +184,7 @@ impl Control {
     }
 
     /// The value of a sample.
-    pub async fn metric(&mut self, sample: &str) -> u64 {
+    pub(crate) async fn metric(&mut self, sample: &str) -> u64 {
         let page = self.metrics().await;
         let line =
             page.lines().find_map(|line| line.strip_prefix(sample)).unwrap_or_else(|| panic!("{sample}:\n{page}"));
@@ -193,15 +192,15 @@ impl Control {
     }
 }
 
-pub fn upstream() -> Upstream {
+pub(crate) fn upstream() -> Upstream {
     Upstream { health_path: Some("/health".to_owned()), hold_ms: 5000, hold_requests: 100 }
 }
 
-pub fn route(path: &str, upstream: &str) -> Route {
+pub(crate) fn route(path: &str, upstream: &str) -> Route {
     Route { path: path.to_owned(), to: Target::Upstream { name: upstream.to_owned() }, timeout_ms: 10_000 }
 }
 
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look().await {

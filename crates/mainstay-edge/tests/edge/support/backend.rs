@@ -22,21 +22,21 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 type Body = BoxBody<Bytes, Infallible>;
 
-pub struct Backend {
-    pub name: String,
-    pub address: SocketAddr,
+pub(crate) struct Backend {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
     /// Requests that reached it, probes not counted.
-    pub hits: Arc<AtomicUsize>,
+    pub(crate) hits: Arc<AtomicUsize>,
     accept: tokio::task::JoinHandle<()>,
     connections: Arc<tokio::sync::Mutex<tokio::task::JoinSet<()>>>,
 }
 
 impl Backend {
-    pub async fn start(name: &str) -> Self {
+    pub(crate) async fn start(name: &str) -> Self {
         Self::start_at(name, "127.0.0.1:0".parse().expect("address")).await
     }
 
-    pub async fn start_at(name: &str, address: SocketAddr) -> Self {
+    pub(crate) async fn start_at(name: &str, address: SocketAddr) -> Self {
         let listener = super::eventually("the port", async || TcpListener::bind(address).await.ok()).await;
         let address = listener.local_addr().expect("address");
         let hits = Arc::new(AtomicUsize::new(0));
@@ -56,16 +56,16 @@ impl Backend {
         Self { name: name.to_owned(), address, hits, accept, connections }
     }
 
-    pub fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint { id: self.name.clone(), address: self.address.to_string(), is_ready: true }
     }
 
-    pub fn hits(&self) -> usize {
+    pub(crate) fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
     }
 
     /// As a killed process: the port refuses and all connections end.
-    pub async fn kill(self) -> SocketAddr {
+    pub(crate) async fn kill(self) -> SocketAddr {
         self.accept.abort();
         self.accept.await.ok();
         self.connections.lock().await.shutdown().await;
