@@ -9,7 +9,7 @@ use crate::children::TERMINATE;
 use crate::draft::{Draft, Stop, end_reason, idle_state};
 use crate::endpoints::health_of;
 use crate::observed::Health;
-use crate::plan::{BoxPlan, Step};
+use crate::plan::{BoxPlan, Step, StepKey};
 use crate::view::{Life, View};
 
 /// What services depend on.
@@ -134,8 +134,10 @@ fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: 
             shown.waiting.push(draft.stop(&name, child, drain(service)));
         }
     }
-    if draft.view.is_child_busy(&name) {
+    let key = StepKey::Child { name };
+    if let Some(running) = draft.view.observed.running.get(&key) {
         shown.state = State::Draining;
+        shown.waiting = vec![Waiting::Step { what: running.what.clone(), since: running.since }];
     }
     shown
 }

@@ -1,11 +1,9 @@
 //! Rules about the whole stack: order of start and end, restarts, endpoints, boxes.
 
-mod support;
-
+use crate::support::{A, B, Bench, at, child, fact, instance};
 use mainstay_decide::observed::{Health, Program};
 use mainstay_decide::plan::Step;
 use mainstay_types::{BoxId, ChildName, Seen, ServiceName, State, Waiting};
-use support::{A, B, Bench, at, child, fact, instance};
 
 fn names(steps: &[Step]) -> Vec<String> {
     steps.iter().map(ToString::to_string).collect()

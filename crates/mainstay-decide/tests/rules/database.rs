@@ -1,14 +1,12 @@
 //! The database's rules, one by one.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{A, B, Bench, at, fact};
 use mainstay_decide::observed::{DataDirectory, Record, RunningStep};
 use mainstay_decide::plan::{Step, StepKey};
 use mainstay_stack::model::Durability;
 use mainstay_types::{BoxId, ChildName, Lsn, Seen, State, Timeline, Waiting};
-use support::{A, B, Bench, at, fact};
 
 fn record(steps: &[Step]) -> Option<&Record> {
     steps.iter().find_map(|step| match step {
@@ -140,6 +138,9 @@ fn a_cold_start_begins_with_the_recorded_primary() {
     let mut bench = Bench::ready();
     bench.children().remove(&ChildName::postgres(A));
     bench.children().remove(&ChildName::postgres(B));
+    for seen in bench.database().members.values_mut() {
+        (seen.is_alive, seen.answer) = (fact(false, 99_990), Seen::Unknown);
+    }
     let steps = bench.steps();
     assert_eq!(steps, vec![Step::StartPostgres { member: A, follow: None }]);
 }

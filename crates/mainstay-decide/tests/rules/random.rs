@@ -1,14 +1,12 @@
 //! Whatever is observed, the planner does not panic, keeps the invariants, and says what it waits for.
 
-mod support;
-
+use crate::support::{A, B, Bench, at, child, instance};
 use mainstay_decide::invariants;
 use mainstay_decide::observed::{DataDirectory, FailedStep, Health, Observed, RouterSeen, RunningStep};
 use mainstay_decide::plan::{Step, StepKey, plan};
 use mainstay_stack::model::Durability;
 use mainstay_types::{ChildName, ExitReason, Lsn, Member, Seen, State, Timeline, Timestamp};
 use proptest::prelude::*;
-use support::{A, B, Bench, at, child, instance};
 
 /// Bytes that decide every disturbance; zeros disturb nothing, so that shrinking leads to the calm case.
 struct Bytes<'a>(std::slice::Iter<'a, u8>);

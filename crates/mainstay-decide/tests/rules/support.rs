@@ -40,35 +40,35 @@ path = "/*"
 to = "web"
 "#;
 
-pub const A: Member = Member::A;
-pub const B: Member = Member::B;
+pub(crate) const A: Member = Member::A;
+pub(crate) const B: Member = Member::B;
 
 /// Milliseconds of the simulated day.
-pub fn at(millis: i64) -> Timestamp {
+pub(crate) fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(1_000_000_000 + millis)
 }
 
-pub fn fact<T>(value: T, millis: i64) -> Seen<T> {
+pub(crate) fn fact<T>(value: T, millis: i64) -> Seen<T> {
     Seen::Fact { value, observed_at: at(millis) }
 }
 
-pub fn child(name: &str) -> ChildName {
+pub(crate) fn child(name: &str) -> ChildName {
     ChildName::new(name).unwrap()
 }
 
-pub fn instance(slot: u32) -> InstanceId {
+pub(crate) fn instance(slot: u32) -> InstanceId {
     InstanceId { service: ServiceName::new("backend").unwrap(), slot }
 }
 
-pub struct Bench {
-    pub stack: Stack,
-    pub observed: Observed,
-    pub now: Timestamp,
+pub(crate) struct Bench {
+    pub(crate) stack: Stack,
+    pub(crate) observed: Observed,
+    pub(crate) now: Timestamp,
 }
 
 impl Bench {
     /// Nothing was ever started.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         let stack = mainstay_stack::parse(STACK, "mainstay.toml", &EnvironmentName::default()).unwrap().stack;
         let look = MemberSeen {
             data: DataDirectory::Absent,
@@ -105,7 +105,7 @@ impl Bench {
     }
 
     /// Everything runs: a is primary, b its synchronous standby. Last looked at 10 ms ago.
-    pub fn ready() -> Self {
+    pub(crate) fn ready() -> Self {
         let mut bench = Self::empty();
         for name in ["edge", "router", "cache", "store", "prometheus", "alertmanager", "postgres-a", "postgres-b"] {
             bench.run_child(name);
@@ -153,52 +153,52 @@ impl Bench {
         bench
     }
 
-    pub fn durability(mut self, durability: Durability) -> Self {
+    pub(crate) fn durability(mut self, durability: Durability) -> Self {
         self.stack.database.as_mut().unwrap().durability = durability;
         self
     }
 
-    pub fn children(&mut self) -> &mut BTreeMap<ChildName, ChildSeen> {
+    pub(crate) fn children(&mut self) -> &mut BTreeMap<ChildName, ChildSeen> {
         match &mut self.observed.children {
             Seen::Fact { value, .. } => value,
             Seen::Unknown | Seen::Silent { .. } => panic!("the test took keep away"),
         }
     }
 
-    pub fn run_child(&mut self, name: &str) {
+    pub(crate) fn run_child(&mut self, name: &str) {
         let number = u8::try_from(self.children().len()).unwrap() + 1;
         let nonce = Nonce::from_bytes([number; 16]);
         let seen = ChildSeen { nonce, pid: Pid(i32::from(number)), since: at(1_000), ended: None, quick_ends: 0 };
         self.children().insert(child(name), seen);
     }
 
-    pub fn end_child(&mut self, name: &str, millis: i64) {
+    pub(crate) fn end_child(&mut self, name: &str, millis: i64) {
         let ended = self.children().get_mut(&child(name)).unwrap();
         ended.ended = Some((ExitReason::Signal { signal: 9 }, at(millis)));
     }
 
-    pub fn health(&mut self, id: &InstanceId, health: Health) {
+    pub(crate) fn health(&mut self, id: &InstanceId, health: Health) {
         let nonce = self.children()[&ChildName::instance(id)].nonce.clone();
         let seen = HealthSeen { nonce, health, since: at(2_000), last: "GET /healthz: 200".to_owned() };
         self.observed.health.insert(id.clone(), seen);
     }
 
-    pub fn database(&mut self) -> &mut DatabaseSeen {
+    pub(crate) fn database(&mut self) -> &mut DatabaseSeen {
         self.observed.database.as_mut().unwrap()
     }
 
-    pub fn record(&mut self, record: Record) {
+    pub(crate) fn record(&mut self, record: Record) {
         self.database().record = fact(Some(record), 99_000);
     }
 
-    pub fn recorded(&mut self) -> &mut Record {
+    pub(crate) fn recorded(&mut self) -> &mut Record {
         match &mut self.database().record {
             Seen::Fact { value: Some(record), .. } => record,
             _ => panic!("no record"),
         }
     }
 
-    pub fn member(
+    pub(crate) fn member(
         &mut self,
         member: Member,
         data: DataDirectory,
@@ -211,31 +211,31 @@ impl Bench {
         self.database().look(member, seen, looked_at);
     }
 
-    pub fn answer(&mut self, member: Member) -> &mut MemberAnswer {
+    pub(crate) fn answer(&mut self, member: Member) -> &mut MemberAnswer {
         match &mut self.database().members.get_mut(&member).unwrap().answer {
             Seen::Fact { value, .. } => value,
             Seen::Unknown | Seen::Silent { .. } => panic!("postgres-{member} does not answer"),
         }
     }
 
-    pub fn kill_primary(&mut self, is_alive: Seen<bool>) {
+    pub(crate) fn kill_primary(&mut self, is_alive: Seen<bool>) {
         self.end_child("postgres-a", 99_995);
         self.database().members.get_mut(&A).unwrap().is_alive = is_alive;
     }
 
     /// The plan, held to the invariants.
-    pub fn plan(&self) -> Plan {
+    pub(crate) fn plan(&self) -> Plan {
         let plan = plan(&self.stack, &self.observed, self.now);
         let violations = invariants::check(&self.stack, &self.observed, &plan);
         assert!(violations.is_empty(), "{}", violations[0]);
         plan
     }
 
-    pub fn steps(&self) -> Vec<Step> {
+    pub(crate) fn steps(&self) -> Vec<Step> {
         self.plan().steps
     }
 
-    pub fn shown(&self, id: BoxId) -> BoxPlan {
+    pub(crate) fn shown(&self, id: BoxId) -> BoxPlan {
         self.plan().boxes.into_iter().find(|shown| shown.id == id).unwrap()
     }
 }
