@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use mainstay_supervisor::durable;
+use mainstay_types::Pid;
 use serde::{Deserialize, Serialize};
 
 /// Every port of a stack by its use: `edge-https`, `router-write`, `instance:backend-1`.
@@ -71,28 +72,70 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
+/// Sockets that listen on a port, as /proc names them.
+fn sockets_on(port: u16) -> Vec<String> {
+    let needle = format!(":{port:04X}");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
+    text.lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A is LISTEN. **Source**: proc_net_tcp of the kernel documentation.
+            let listens = fields.get(3) == Some(&"0A") && fields.get(1)?.ends_with(&needle);
+            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+        })
+        .collect()
+}
+
+/// Processes that listen on a port, as far as we may see. Several when a listener was inherited.
+fn holders(port: u16) -> Vec<u32> {
+    let wanted = sockets_on(port);
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let holds = |pid: &u32| {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .any(|link| wanted.iter().any(|socket| link.as_os_str() == socket.as_str()))
+    };
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).filter(holds).collect()
+}
+
 /// Who listens on a port: `name (pid N)` from /proc, when we may see it.
 pub fn holder(port: u16) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let needle = format!(":{port:04X}");
-    let inode = table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let is_listening = fields.get(3) == Some(&"0A");
-        (is_listening && fields.get(1)?.ends_with(&needle)).then(|| fields.get(9).map(|text| (*text).to_owned()))?
-    })?;
-    let wanted = format!("socket:[{inode}]");
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
-        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        let holds = descriptors
-            .flatten()
-            .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()));
-        if holds {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", name.trim()));
-        }
+    let pid = *holders(port).first()?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(format!("{} (pid {pid})", name.trim()))
+}
+
+/// Processes that a keep of this state folder started and whose end is not recorded, with their start times.
+pub fn recorded(state: &Path) -> Vec<(i32, u64)> {
+    let files = std::fs::read_dir(state.join("children")).into_iter().flatten().flatten();
+    files
+        .filter(|file| file.path().extension().is_some_and(|extension| extension == "json"))
+        .filter_map(|file| serde_json::from_slice::<serde_json::Value>(&std::fs::read(file.path()).ok()?).ok())
+        .filter(|record| record["ended"].is_null())
+        .filter_map(|record| Some((i32::try_from(record["pid"].as_i64()?).ok()?, record["start_time"].as_u64()?)))
+        .collect()
+}
+
+/// Whether a process belongs to the stack of this state folder: by keep's records (Redis and PostgreSQL overwrite
+/// their environment), by the environment it inherited, or (keep and the control plane) by its arguments.
+fn is_of(pid: u32, state: &Path) -> bool {
+    let number = i32::try_from(pid).unwrap_or(0);
+    let start_time = mainstay_supervisor::proc::stat(Pid(number)).map(|stat| stat.start_time);
+    if recorded(state).iter().any(|(known, since)| *known == number && Some(*since) == start_time) {
+        return true;
     }
-    None
+    let has = |file: &str, wanted: &[&[u8]]| {
+        let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let parts: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
+        parts.windows(wanted.len()).any(|window| window == wanted)
+    };
+    let state = state.as_os_str().as_encoded_bytes();
+    has("environ", &[&[b"MAINSTAY_STATE=", state].concat()]) || has("cmdline", &[b"--state", state])
 }
 
 impl Ports {
@@ -123,10 +166,12 @@ impl Ports {
         &self.ports
     }
 
-    /// The port for a use, chosen now if it was not before. `must_be_free`: nobody of ours listens yet.
+    /// The port for a use, chosen now if it was not before. `must_be_free`: nobody but this stack itself may
+    /// listen there, which it does when its children outlived keep and the control plane.
     ///
     /// **Errors**: a declared or kept port is in use, or none is free.
     pub fn choose(&mut self, purpose: &str, wish: Wish, must_be_free: bool) -> Result<u16, Error> {
+        let is_free = |port| is_free(port) || self.is_ours(port);
         let in_use = |port| Error::InUse { purpose: purpose.to_owned(), port, holder: holder(port) };
         let kept = self.ports.get(purpose).copied().filter(|port| match wish {
             Wish::Declared(declared) => *port == declared,
@@ -153,6 +198,26 @@ impl Ports {
         self.ports.insert(purpose.to_owned(), port);
         self.save()?;
         Ok(port)
+    }
+
+    fn is_ours(&self, port: u16) -> bool {
+        let Some(state) = self.file.parent() else { return false };
+        holders(port).into_iter().any(|pid| is_of(pid, state))
+    }
+
+    /// Gives up kept ports that others took meanwhile and that no person knows by number. `is_door`: says of a
+    /// use whether people know its port.
+    ///
+    /// **Errors**: the file cannot be written.
+    pub fn forget_taken(&mut self, is_door: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let is_taken = |port: u16| !is_free(port) && !self.is_ours(port);
+        let taken: Vec<String> = self
+            .ports
+            .iter()
+            .filter(|(purpose, port)| !is_door(purpose) && is_taken(**port))
+            .map(|(purpose, _)| purpose.clone())
+            .collect();
+        taken.iter().try_for_each(|purpose| self.forget(purpose))
     }
 
     /// Gives up a kept port, so that the next choice is free.
@@ -194,5 +259,17 @@ mod tests {
         let mut ports = Ports::load(folder.path()).expect("loads");
         let error = ports.choose("edge-https", Wish::Declared(taken), true).expect_err("in use");
         assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+    }
+
+    #[test]
+    fn a_port_that_others_took_is_chosen_anew_unless_it_is_a_door() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut ports = Ports::load(folder.path()).expect("loads");
+        let redis = ports.choose("redis-cache", Wish::Any, false).expect("chosen");
+        let door = ports.choose("edge-https", Wish::Default(redis), false).expect("chosen");
+        let busy = [redis, door].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("binds"));
+        ports.forget_taken(|purpose| purpose.starts_with("edge-")).expect("saves");
+        assert_eq!((ports.get("redis-cache"), ports.get("edge-https")), (None, Some(door)));
+        drop(busy);
     }
 }

@@ -54,7 +54,16 @@ impl Effects {
         let host = if name.starts_with("edge-") { host.as_str() } else { "127.0.0.1" };
         let host: std::net::IpAddr = host.parse().map_err(|error| format!("edge.listen {host:?}: {error}"))?;
         let address = std::net::SocketAddr::new(host, port);
-        self.keep()?.listen(name, address).await.map(drop).map_err(|error| chain(&error))
+        let keep = self.keep()?;
+        match keep.listen(name, address).await {
+            // The stack file names another port than the last run had. Nobody listens on the old one: who would is
+            // just being started.
+            Err(error) if error.refusal() == Some(Refusal::Invalid) => {
+                keep.unlisten(name).await.map_err(|error| chain(&error))?;
+                keep.listen(name, address).await.map(drop).map_err(|error| chain(&error))
+            }
+            other => other.map(drop).map_err(|error| chain(&error)),
+        }
     }
 
     fn own_process(&self, name: &str, role: ChildRole, listeners: &[&str]) -> Result<SpawnSpec, String> {

@@ -1,9 +1,14 @@
 //! `mainstay down`: everything stops in reverse order, data stays.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mainstay_client::{Client, Error};
-use mainstay_types::State;
+use mainstay_controller::paths::Paths;
+use mainstay_supervisor::client::Keep;
+use mainstay_supervisor::proc;
+use mainstay_types::{ChildRole, Pid, State};
+use rustix::process::Signal;
 
 use crate::Global;
 use crate::failure::Failure;
@@ -11,21 +16,25 @@ use crate::screen;
 
 /// Services drain 30 s by default and PostgreSQL gets 60 s: past this something hangs.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// keep and the control plane end within seconds once all others have: it gives the control plane 5 s.
+const PARENTS_GONE: Duration = Duration::from_secs(10);
+/// A control plane that is being restarted answers within a second; a slow machine takes more.
+const CONTROL_BACK: Duration = Duration::from_secs(10);
+/// Time for one kind of child to end by itself when keep is asked directly; then it is killed.
+const EACH_KIND: Duration = Duration::from_secs(30);
+/// Time to kill what survived it.
+const KILL: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
     let paths = crate::place::paths(global)?;
     let client = Client::new(paths.api_socket());
     let began = Instant::now();
-    if matches!(client.status().await, Err(Error::NotRunning { .. })) && has_leftovers(&paths) {
-        // Parts of an earlier run go on without a control plane: a new one finds them and stops them in order.
-        eprintln!("no control plane answers, but parts of the stack run: starting one to stop them in order");
-        mainstay_controller::start_keep(&paths).map_err(|error| {
-            Failure::environment("MS3032", format!("keep did not start: {error}"))
-                .help(format!("look at {}", paths.log("keep").display()))
-        })?;
-        wait_for_answer(&client).await;
+    match bring_down(&paths, &client, !global.json).await {
+        Ok(()) => {}
+        Err(failure) if failure.name != "MS1001" => return Err(failure),
+        Err(failure) => without_control(&paths, &client, global, failure).await?,
     }
-    bring_down(&client, !global.json).await?;
     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if global.json {
         println!("{}", serde_json::json!({"down": true, "took_ms": took, "state": paths.state}));
@@ -35,31 +44,37 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
     Ok(mainstay_types::exit_code::DONE)
 }
 
-/// Whether processes of this state run: edge, router and instances carry its path in their environment.
-fn has_leftovers(paths: &mainstay_controller::paths::Paths) -> bool {
-    let wanted = format!("MAINSTAY_STATE={}", paths.state.display());
-    let is_ours = |pid: &mainstay_types::Pid| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-    };
-    mainstay_supervisor::proc::all().keys().any(is_ours)
-}
-
-async fn wait_for_answer(client: &Client) {
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(10) && client.status().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+/// No control plane answers, and parts may run: it is given the time of a restart (and a keep, if there is none),
+/// then keep is asked directly.
+async fn without_control(paths: &Paths, client: &Client, global: &Global, failure: Failure) -> Result<(), Failure> {
+    if Keep::connect(&paths.runtime).await.is_err() {
+        if !has_running_children(&paths.state) {
+            return Err(failure);
+        }
+        eprintln!("neither keep nor a control plane runs, but parts of the stack do: taking them over to stop them");
+        start_keep(paths)?;
     }
+    let began = Instant::now();
+    while client.status().await.is_err() {
+        if began.elapsed() > CONTROL_BACK {
+            eprintln!("the control plane does not answer: keep stops everything");
+            return by_keep(paths).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    bring_down(paths, client, !global.json).await
 }
 
-/// Asks for the end and waits until nothing answers any more.
-pub(crate) async fn bring_down(client: &Client, talk: bool) -> Result<(), Failure> {
+/// Asks for the end and waits until nothing runs any more, keep and the control plane included: the next `up`
+/// would meet them otherwise.
+pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Result<(), Failure> {
+    let parents = parents(paths).await;
     client.down().await?;
     let began = Instant::now();
     let mut told = String::new();
     loop {
         match client.status().await {
-            Err(Error::NotRunning { .. }) => return Ok(()),
+            Err(Error::NotRunning { .. }) => return wait_until_gone(&parents).await,
             Err(_) => {}
             Ok(status) => {
                 let left: Vec<&str> = status
@@ -81,4 +96,106 @@ pub(crate) async fn bring_down(client: &Client, talk: bool) -> Result<(), Failur
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// A process by its id and start time: the id alone may be given away.
+type Process = (Pid, u64);
+
+fn process(pid: Pid) -> Option<Process> {
+    proc::stat(pid).map(|stat| (pid, stat.start_time))
+}
+
+fn runs((pid, start_time): Process) -> bool {
+    proc::stat(pid).is_some_and(|stat| stat.start_time == start_time && stat.is_alive())
+}
+
+/// keep and the control plane, as far as keep answers.
+async fn parents(paths: &Paths) -> Vec<Process> {
+    let Ok((keep, _notices, hello)) = Keep::connect_and_greet(&paths.runtime).await else { return Vec::new() };
+    let children = keep.list().await.unwrap_or_default();
+    let control = children.iter().filter(|child| child.role == ChildRole::Control && child.ended.is_none());
+    control.map(|child| child.pid).chain([hello.pid]).filter_map(process).collect()
+}
+
+async fn wait_until_gone(processes: &[Process]) -> Result<(), Failure> {
+    let began = Instant::now();
+    while let Some((pid, _)) = processes.iter().find(|process| runs(**process)) {
+        if began.elapsed() > PARENTS_GONE {
+            let text = format!("everything is stopped, but process {pid} did not end in {} s", PARENTS_GONE.as_secs());
+            return Err(Failure::failed("MS1004", text).help(format!("end it with `kill {pid}`")));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Kinds of children in the order in which they stop: who is used by others after them.
+const ORDER: [(&[ChildRole], Signal); 6] = [
+    (&[ChildRole::Edge], Signal::TERM),
+    (&[ChildRole::Instance, ChildRole::Task], Signal::TERM),
+    (&[ChildRole::Prometheus, ChildRole::Alertmanager], Signal::TERM),
+    (&[ChildRole::Router], Signal::TERM),
+    (&[ChildRole::Redis], Signal::TERM),
+    // SIGINT is PostgreSQL's fast shutdown: sessions end, what is committed is on disk.
+    (&[ChildRole::Postgres], Signal::INT),
+];
+
+/// Brings everything down without a control plane: keep signals the children kind by kind, then leaves.
+pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
+    if Keep::connect(&paths.runtime).await.is_err() {
+        if !has_running_children(&paths.state) {
+            return Ok(());
+        }
+        start_keep(paths)?;
+    }
+    let broken = |error: mainstay_supervisor::client::Error| {
+        Failure::failed("MS1008", format!("cannot bring everything down: {error}"))
+            .help("`mainstay down` tries again; `mainstay ps` names what runs")
+    };
+    let (keep, _notices, hello) = Keep::connect_and_greet(&paths.runtime).await.map_err(broken)?;
+    for (roles, signal) in ORDER {
+        let began = Instant::now();
+        let mut told = Vec::new();
+        loop {
+            let children = keep.list().await.map_err(broken)?;
+            let left = children.iter().filter(|child| roles.contains(&child.role) && child.ended.is_none());
+            let left: Vec<_> = left.map(|child| child.nonce.clone()).collect();
+            if left.is_empty() {
+                break;
+            }
+            for nonce in left {
+                // It may end in this moment, which is what is wanted.
+                if began.elapsed() > EACH_KIND {
+                    keep.kill_tree(&nonce, KILL).await.map_err(broken)?;
+                } else if !told.contains(&nonce) {
+                    keep.signal(&nonce, signal.as_raw()).await.ok();
+                    told.push(nonce);
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    let parents = parents(paths).await;
+    end_keep(hello.pid);
+    wait_until_gone(&parents).await
+}
+
+/// SIGTERM: keep ends the control plane, then itself. Children go on.
+pub(crate) fn end_keep(pid: Pid) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid.0) {
+        // It may be gone already.
+        rustix::process::kill_process(pid, Signal::TERM).ok();
+    }
+}
+
+fn start_keep(paths: &Paths) -> Result<(), Failure> {
+    mainstay_controller::start_keep(paths).map_err(|error| {
+        Failure::environment("MS3032", format!("keep did not start: {error}"))
+            .help(format!("look at {}", paths.log("keep").display()))
+    })
+}
+
+/// Whether a child that an earlier keep started still runs, by keep's own records.
+fn has_running_children(state: &Path) -> bool {
+    mainstay_controller::ports::recorded(state).into_iter().any(|(pid, start_time)| runs((Pid(pid), start_time)))
 }

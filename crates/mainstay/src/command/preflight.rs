@@ -52,8 +52,11 @@ fn required_programs(stack: &Stack) -> Result<(), Failure> {
     if required.is_empty() {
         return Ok(());
     }
-    let names: Vec<String> =
-        missing.keys().filter(|program| programs::is_required(**program)).map(|p| format!("{p:?}").to_lowercase()).collect();
+    let names: Vec<String> = missing
+        .keys()
+        .filter(|program| programs::is_required(**program))
+        .map(|p| format!("{p:?}").to_lowercase())
+        .collect();
     Err(Failure::environment("MS3020", format!("the stack needs {}, which this machine lacks", names.join(" and ")))
         .help(required.join("; ")))
 }
@@ -80,7 +83,8 @@ fn program_of(service: &str, command: &[String], dir: &Path) -> Result<(), Failu
 /// Chooses and keeps the ports of all doors; says which of them the file declares.
 fn ports(place: &Place) -> Result<Vec<String>, Failure> {
     let stack = &place.parsed.stack;
-    let mut ports = Ports::load(&place.paths.state).map_err(|error| Failure::environment("MS3022", error.to_string()))?;
+    let mut ports =
+        Ports::load(&place.paths.state).map_err(|error| Failure::environment("MS3022", error.to_string()))?;
     let mut doors = vec![
         ("edge-https", "edge.https_port", stack.edge.https_port),
         ("edge-http", "edge.http_port", stack.edge.http_port),
@@ -90,6 +94,8 @@ fn ports(place: &Place) -> Result<Vec<String>, Failure> {
         doors.push(("router-write", "database.write_port", database.write_port));
         doors.push(("router-read", "database.read_port", database.read_port));
     }
+    let is_door = |purpose: &str| doors.iter().any(|(door, _, _)| *door == purpose);
+    ports.forget_taken(is_door).map_err(|error| ports_file(&error))?;
     let mut declared = Vec::new();
     for (purpose, path, port) in doors {
         let is_declared = place.parsed.origins.of(path) != mainstay_stack::Origin::Default;
@@ -108,6 +114,13 @@ fn ports(place: &Place) -> Result<Vec<String>, Failure> {
         })?;
     }
     Ok(declared)
+}
+
+/// `ports.json` cannot be read or written.
+fn ports_file(error: &mainstay_controller::ports::Error) -> Failure {
+    let why = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+    Failure::environment("MS3022", format!("{error}{why}"))
+        .help("a damaged file can be deleted while the stack is down: ports are then chosen anew")
 }
 
 /// The folder that services may see even in a closed home: the checkout around the stack file, or its folder.

@@ -38,6 +38,8 @@ const LOOK: Duration = Duration::from_millis(25);
 const NO_CONTROL: Duration = Duration::from_secs(10);
 /// keep answers from memory.
 const KEEP_ANSWER: Duration = Duration::from_secs(2);
+/// keep leaves with the control plane of a run that was just ending; more than that is a fault of its own.
+const KEEP_RESTARTS: u32 = 3;
 /// A service in a crash loop for this long will not come up by waiting.
 const HOPELESS: Duration = Duration::from_secs(10);
 
@@ -64,11 +66,8 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         }
         Err(failure) => {
             eprintln!("not ready: bringing everything down again, data stays in {}", place.paths.state.display());
+            undo(&place.paths, &client, global.json).await;
             // What matters to the user is why it did not come up.
-            if let Err(second) = down::bring_down(&client, true).await {
-                second.print(global.json);
-                end_keep(&place.paths);
-            }
             return Err(failure);
         }
     }
@@ -144,9 +143,14 @@ fn copy_program(from: &Path, to: &Path) -> std::io::Result<()> {
         return Ok(());
     }
     let aside = to.with_extension("new");
-    std::fs::copy(from, &aside)?;
-    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o755))?;
-    std::fs::rename(&aside, to)
+    let copied = std::fs::copy(from, &aside)
+        .and_then(|_| std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o755)))
+        .and_then(|()| std::fs::rename(&aside, to));
+    if copied.is_err() {
+        // Half a program on a full disk takes the space that the rest of the machine needs.
+        std::fs::remove_file(&aside).ok();
+    }
+    copied
 }
 
 fn start_keep(paths: &Paths) -> Result<(), Failure> {
@@ -156,12 +160,12 @@ fn start_keep(paths: &Paths) -> Result<(), Failure> {
     })
 }
 
-/// When even `down` does not answer: keep is asked to end; children that run are named by `ps` of the next `up`.
-fn end_keep(paths: &Paths) {
-    if let Some(holder) = keep_of(paths) {
-        if let Some(pid) = rustix::process::Pid::from_raw(holder.pid.0) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
-        }
+/// Brings down what this `up` began: by the control plane, or by keep when that does not answer.
+async fn undo(paths: &Paths, client: &Client, json: bool) {
+    let Err(first) = down::bring_down(paths, client, true).await else { return };
+    if let Err(second) = down::by_keep(paths).await {
+        first.print(json);
+        second.print(json);
     }
 }
 
@@ -169,6 +173,7 @@ fn end_keep(paths: &Paths) {
 async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duration) -> Result<Status, Failure> {
     let mut board = Board::new();
     let mut hopeless: Option<Instant> = None;
+    let mut restarts = 0;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| Failure::environment("MS3001", error.to_string()))?;
     loop {
@@ -195,6 +200,11 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
                 }
             }
         }
+        if status.is_none() && restarts < KEEP_RESTARTS && keep_of(paths).is_none() {
+            // An earlier run was just ending: its keep left when its control plane did.
+            restarts += 1;
+            start_keep(paths)?;
+        }
         if status.is_none() && began.elapsed() > NO_CONTROL {
             board.finish();
             return Err(no_control(paths));
@@ -217,7 +227,10 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
 fn no_control(paths: &Paths) -> Failure {
     let log = paths.log("control");
     let lines = mainstay_supervisor::logs::read_tail(&log, 3).map(|(lines, _)| lines.join("\n")).unwrap_or_default();
-    let text = format!("the control plane does not answer {} s after its start; its last words:\n{lines}", NO_CONTROL.as_secs());
+    let text = format!(
+        "the control plane does not answer {} s after its start; its last words:\n{lines}",
+        NO_CONTROL.as_secs()
+    );
     Failure::environment("MS3033", text).help(format!("all of them are in {}", log.display()))
 }
 
@@ -240,11 +253,19 @@ fn too_long(status: Option<&Status>, patience: Duration) -> Failure {
         .map(|one| {
             let waits: Vec<String> = one.waiting.iter().map(ToString::to_string).collect();
             let reason = one.reason.clone().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!("  {} is {}{}{reason}", one.name, one.state, if waits.is_empty() { String::new() } else { format!(" ({})", waits.join(", ")) })
+            format!(
+                "  {} is {}{}{reason}",
+                one.name,
+                one.state,
+                if waits.is_empty() { String::new() } else { format!(" ({})", waits.join(", ")) }
+            )
         })
         .collect();
-    Failure::failed("MS1007", format!("not everything was ready within {} s\n{}", patience.as_secs(), waiting.join("\n")))
-        .help("--wait SECONDS waits longer")
+    Failure::failed(
+        "MS1007",
+        format!("not everything was ready within {} s\n{}", patience.as_secs(), waiting.join("\n")),
+    )
+    .help("--wait SECONDS waits longer")
 }
 
 /// Stays until Ctrl-C (an ordered `down`) or until the stack ends by another's hand.
@@ -257,12 +278,14 @@ async fn stay(paths: &Paths, client: &Client) -> Result<u8, Failure> {
         tokio::select! {
             _ = interrupt.recv() => {
                 eprintln!("\nbringing it down");
-                down::bring_down(client, true).await?;
+                down::bring_down(paths, client, true).await?;
                 println!("down; data stays in {}", paths.state.display());
                 return Ok(exit_code::DONE);
             }
             _ = terminate.recv() => {
-                end_keep(paths);
+                if let Some(keep) = keep_of(paths) {
+                    down::end_keep(keep.pid);
+                }
                 eprintln!("mainstay ends; databases, services and edge go on. `mainstay up` takes them over again");
                 return Ok(exit_code::DONE);
             }
@@ -292,7 +315,11 @@ fn recovery_card(paths: &Paths) {
         return;
     }
     let identity = paths.state.join("identity.age");
-    println!("  {:<10} generated passwords are sealed; keep a copy of {} off this machine", "recovery", identity.display());
+    println!(
+        "  {:<10} generated passwords are sealed; keep a copy of {} off this machine",
+        "recovery",
+        identity.display()
+    );
     // Shown again next time if this cannot be noted: better twice than never.
     std::fs::write(marker, b"").ok();
 }
@@ -350,7 +377,8 @@ impl Board {
             | State::BackingOff
             | State::Stopped
             | State::Unknown => {
-                let spinner = ["|", "/", "-", "\\"][usize::try_from(self.began.elapsed().as_millis() / 120 % 4).unwrap_or(0)];
+                let spinner =
+                    ["|", "/", "-", "\\"][usize::try_from(self.began.elapsed().as_millis() / 120 % 4).unwrap_or(0)];
                 format!("  {:<10} {} {}", line.what, screen::yellow(spinner), line.text)
             }
         }
