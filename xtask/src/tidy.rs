@@ -20,9 +20,11 @@ pub(crate) fn check(root: &Path) -> anyhow::Result<()> {
         if lines.len() > FILE_LINES {
             faults.push(format!("{name}: {} lines, limit is {FILE_LINES}", lines.len()));
         }
-        faults.extend(long_functions(&lines).into_iter().map(|(line, length)| {
-            format!("{name}:{line}: function of {length} lines, limit is {FUNCTION_LINES}")
-        }));
+        faults.extend(
+            long_functions(&lines)
+                .into_iter()
+                .map(|(line, length)| format!("{name}:{line}: function of {length} lines, limit is {FUNCTION_LINES}")),
+        );
     }
     if !faults.is_empty() {
         bail!("not tidy:\n  {}", faults.join("\n  "));

@@ -200,9 +200,8 @@ impl Client {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| Error::NotRunning { socket: self.socket.clone(), source })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| broken(path, &error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(path, &error))?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)

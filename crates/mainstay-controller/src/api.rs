@@ -327,10 +327,7 @@ async fn config(State(shared): Ctx) -> Json<serde_json::Value> {
     Json(shared.config.clone())
 }
 
-async fn service_env(
-    State(shared): Ctx,
-    Path(name): Path<String>,
-) -> Result<Json<mainstay_api::ServiceEnv>, Failure> {
+async fn service_env(State(shared): Ctx, Path(name): Path<String>) -> Result<Json<mainstay_api::ServiceEnv>, Failure> {
     shared.effects.service_env(&name).map(Json).ok_or_else(|| {
         let title = format!("the stack has no service {name:?}");
         failure(StatusCode::NOT_FOUND, "MS4042", title, Some("`mainstay status` lists the services"))

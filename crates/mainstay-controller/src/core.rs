@@ -12,9 +12,7 @@ use mainstay_decide::{invariants, restart};
 use mainstay_stack::Stack;
 use mainstay_stack::model::Probe;
 use mainstay_supervisor::protocol::Child;
-use mainstay_types::{
-    BoxId, ChildName, ChildRole, Generation, InstanceId, Nonce, Seen, State, Timestamp,
-};
+use mainstay_types::{BoxId, ChildName, ChildRole, Generation, InstanceId, Nonce, Seen, State, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::now;
@@ -40,31 +38,68 @@ pub(crate) struct Published {
     pub(crate) keep: watch::Sender<Option<mainstay_supervisor::client::Hello>>,
 }
 
-/// Everything the loop owns.
-pub(crate) struct Core {
-    pub(crate) stack: Arc<Stack>,
-    pub(crate) launch: Arc<Launch>,
+/// What the loop begins with.
+pub(crate) struct Parts {
     pub(crate) effects: Arc<Effects>,
     pub(crate) journal: Journal,
     pub(crate) published: Arc<Published>,
     pub(crate) sender: mpsc::Sender<Message>,
     pub(crate) observed: Observed,
-    pub(crate) urls: BTreeMap<String, String>,
-    pub(crate) generation: Generation,
-    pub(crate) machines: BTreeMap<InstanceId, HealthMachine>,
-    pub(crate) probing: BTreeMap<InstanceId, Nonce>,
-    pub(crate) children: BTreeMap<ChildName, Child>,
-    pub(crate) quick_ends: BTreeMap<ChildName, (Nonce, u32)>,
     pub(crate) picture: Picture,
-    pub(crate) traffic: TrafficMeter,
-    pub(crate) migrations: Vec<String>,
-    pub(crate) states: BTreeMap<BoxId, State>,
-    pub(crate) is_finished: bool,
-    pub(crate) is_first_keep: bool,
-    pub(crate) first_looks: FirstLooks,
+    pub(crate) at: Timestamp,
+}
+
+/// Everything the loop owns.
+pub(crate) struct Core {
+    stack: Arc<Stack>,
+    launch: Arc<Launch>,
+    effects: Arc<Effects>,
+    journal: Journal,
+    published: Arc<Published>,
+    sender: mpsc::Sender<Message>,
+    observed: Observed,
+    urls: BTreeMap<String, String>,
+    generation: Generation,
+    machines: BTreeMap<InstanceId, HealthMachine>,
+    probing: BTreeMap<InstanceId, Nonce>,
+    children: BTreeMap<ChildName, Child>,
+    quick_ends: BTreeMap<ChildName, (Nonce, u32)>,
+    picture: Picture,
+    traffic: TrafficMeter,
+    migrations: Vec<String>,
+    states: BTreeMap<BoxId, State>,
+    first_looks: FirstLooks,
+    is_first_keep: bool,
+    is_finished: bool,
 }
 
 impl Core {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let settings = Arc::clone(&parts.effects.settings);
+        Self {
+            stack: Arc::new(settings.stack.clone()),
+            launch: Arc::new(settings.launch.clone()),
+            effects: parts.effects,
+            journal: parts.journal,
+            published: parts.published,
+            sender: parts.sender,
+            observed: parts.observed,
+            urls: settings.urls(),
+            generation: settings.generation,
+            machines: BTreeMap::new(),
+            probing: BTreeMap::new(),
+            children: BTreeMap::new(),
+            quick_ends: BTreeMap::new(),
+            states: parts.picture.states(),
+            picture: parts.picture,
+            traffic: TrafficMeter::default(),
+            migrations: Vec::new(),
+            first_looks: FirstLooks::new(parts.at),
+            is_first_keep: true,
+            is_finished: false,
+        }
+    }
+
     /// Runs until everything is stopped.
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
         while !self.is_finished {
@@ -126,22 +161,8 @@ impl Core {
         let at = now();
         match message {
             Message::Children(children) => self.take_children(children, at),
-            Message::KeepFound(hello) => {
-                let is_other = self.published.keep.send_replace(Some(hello.clone())).is_some();
-                let text = format!("keep runs as pid {}", hello.pid);
-                if is_other || !self.is_first_keep {
-                    self.journal.emit(NewEvent::info(at, "KeepFound", text).about("keep").with("pid", hello.pid.0));
-                }
-                self.is_first_keep = false;
-            }
-            Message::KeepLost => {
-                self.observed.children = Seen::Unknown;
-                let pid = self.published.keep.send_replace(None).map_or(0, |hello| hello.pid.0);
-                if !self.observed.is_stopping {
-                    let event = NewEvent::warn(at, "KeepLost", "keep ended; a new one is started").about("keep");
-                    self.journal.emit(event.with("pid", pid));
-                }
-            }
+            Message::KeepFound(hello) => self.take_keep(hello, at),
+            Message::KeepLost => self.lose_keep(at),
             Message::Ended(child) => self.take_end(child, at),
             Message::StepDone { step, took, result } => self.take_result(&step, took, result, at),
             Message::Member { member, seen } => {
@@ -175,24 +196,39 @@ impl Core {
                 self.publish_traffic(at);
             }
             Message::FailoverDone { carried, ended, in_flight, longest_hold_ms } => {
-                let text = format!(
-                    "sessions carried over {carried}, ended for their state {ended}, with a statement in flight \
-                     {in_flight}; longest hold {longest_hold_ms} ms"
-                );
-                let event = NewEvent::info(at, "SessionsCarried", text).about("router");
-                self.journal.emit(event.with("carried", carried).with("longest_hold_ms", longest_hold_ms));
+                self.journal.emit(story::sessions(carried, ended, in_flight, longest_hold_ms, at));
             }
-            Message::Down => {
-                if !self.observed.is_stopping {
-                    self.observed.is_stopping = true;
-                    self.journal.emit(NewEvent::info(at, "DownAsked", "goes down in reverse order; data stays"));
-                }
-            }
+            Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
                 self.observed.is_fencing_sabotaged = sabotage == Sabotage::PromoteWithoutFencing;
                 let text = format!("positive control: {sabotage:?}");
                 self.journal.emit(NewEvent::warn(at, "SabotageSet", text));
             }
+        }
+    }
+
+    fn take_keep(&mut self, hello: mainstay_supervisor::client::Hello, at: Timestamp) {
+        let text = format!("keep runs as pid {}", hello.pid);
+        if !self.is_first_keep {
+            self.journal.emit(NewEvent::info(at, "KeepFound", text).about("keep").with("pid", hello.pid.0));
+        }
+        self.is_first_keep = false;
+        self.published.keep.send_replace(Some(hello));
+    }
+
+    fn lose_keep(&mut self, at: Timestamp) {
+        self.observed.children = Seen::Unknown;
+        let pid = self.published.keep.send_replace(None).map_or(0, |hello| hello.pid.0);
+        if !self.observed.is_stopping {
+            let event = NewEvent::warn(at, "KeepLost", "keep ended; a new one is started").about("keep");
+            self.journal.emit(event.with("pid", pid));
+        }
+    }
+
+    fn begin_to_stop(&mut self, at: Timestamp) {
+        if !self.observed.is_stopping {
+            self.observed.is_stopping = true;
+            self.journal.emit(NewEvent::info(at, "DownAsked", "goes down in reverse order; data stays"));
         }
     }
 
@@ -420,10 +456,10 @@ impl Core {
     fn tell_changes(&mut self, plan: &Plan, at: Timestamp) {
         for planned in &plan.boxes {
             let before = self.states.insert(planned.id.clone(), planned.state);
-            if before.is_some_and(|before| before != planned.state) {
-                if let Some(event) = story::state_changed(planned, at) {
-                    self.journal.emit(event);
-                }
+            if before.is_some_and(|before| before != planned.state)
+                && let Some(event) = story::state_changed(planned, at)
+            {
+                self.journal.emit(event);
             }
         }
     }

@@ -176,7 +176,8 @@ impl Effects {
         let service = ServiceName::new(name).ok().filter(|name| self.settings.stack.services.contains_key(name))?;
         let env = self.settings.service_env(&service, None).ok()?;
         let instances = self.settings.doors.instances.iter();
-        let ports = instances.filter(|(id, _)| id.service == service).map(|(id, port)| (id.to_string(), *port)).collect();
+        let ports =
+            instances.filter(|(id, _)| id.service == service).map(|(id, port)| (id.to_string(), *port)).collect();
         Some(ServiceEnv { service, env, ports })
     }
 

@@ -96,7 +96,10 @@ fn serve(store: &mut Store, stored: &broadcast::Sender<Event>, first: Ask, inbox
                 // Nobody listening is no error.
                 stored.send(event).ok();
             }),
-            Err(error) => write_stderr(&format!("{{\"level\":\"error\",\"kind\":\"JournalFailed\",\"text\":{:?}}}", error.to_string())),
+            Err(error) => write_stderr(&format!(
+                "{{\"level\":\"error\",\"kind\":\"JournalFailed\",\"text\":{:?}}}",
+                error.to_string()
+            )),
         }
     }
     for ask in others {

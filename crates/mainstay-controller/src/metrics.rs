@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn pages_of_two_members_become_one_with_each_family_once() {
-        let one = "# HELP pg_up Up.\n# TYPE pg_up gauge\npg_up{member=\"a\"} 1\n# TYPE pg_x gauge\npg_x{member=\"a\"} 2\n";
+        let one =
+            "# HELP pg_up Up.\n# TYPE pg_up gauge\npg_up{member=\"a\"} 1\n# TYPE pg_x gauge\npg_x{member=\"a\"} 2\n";
         let both = format!("{one}{}", one.replace("\"a\"", "\"b\""));
         let page = once(&both);
         assert_eq!(page.matches("# TYPE pg_up").count(), 1);

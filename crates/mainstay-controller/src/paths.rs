@@ -81,7 +81,10 @@ impl Paths {
         } else {
             std::env::var_os("XDG_RUNTIME_DIR")
                 .filter(|value| !value.is_empty() && Path::new(value).is_dir())
-                .map_or_else(|| PathBuf::from(format!("/tmp/mainstay-{}", me())), |dir| PathBuf::from(dir).join("mainstay"))
+                .map_or_else(
+                    || PathBuf::from(format!("/tmp/mainstay-{}", me())),
+                    |dir| PathBuf::from(dir).join("mainstay"),
+                )
         };
         Ok(Self { state, runtime: runtime_base.join(short) })
     }
@@ -93,13 +96,16 @@ impl Paths {
     /// **Errors**: the file system's, or a folder of somebody else's.
     pub fn create(&self) -> Result<(), Error> {
         for folder in [&self.state, &self.runtime] {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o711)
-                .create(folder)
-                .map_err(|source| Error::Io { action: "make the folder", path: folder.clone(), source })?;
-            let metadata = std::fs::metadata(folder)
-                .map_err(|source| Error::Io { action: "look at", path: folder.clone(), source })?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder).map_err(|source| Error::Io {
+                action: "make the folder",
+                path: folder.clone(),
+                source,
+            })?;
+            let metadata = std::fs::metadata(folder).map_err(|source| Error::Io {
+                action: "look at",
+                path: folder.clone(),
+                source,
+            })?;
             if metadata.uid() != me() {
                 return Err(Error::WrongOwner { path: folder.clone(), owner: metadata.uid(), me: me() });
             }
@@ -107,16 +113,19 @@ impl Paths {
             std::fs::write(&probe, b"mainstay")
                 .and_then(|()| std::fs::remove_file(&probe))
                 .map_err(|source| Error::Io { action: "write to", path: folder.clone(), source })?;
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))
-                .map_err(|source| Error::Io { action: "set the mode of", path: folder.clone(), source })?;
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).map_err(|source| Error::Io {
+                action: "set the mode of",
+                path: folder.clone(),
+                source,
+            })?;
         }
         for name in ["logs", "bin"] {
             let folder = self.state.join(name);
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o711)
-                .create(&folder)
-                .map_err(|source| Error::Io { action: "make the folder", path: folder.clone(), source })?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(|source| Error::Io {
+                action: "make the folder",
+                path: folder.clone(),
+                source,
+            })?;
         }
         Ok(())
     }

@@ -24,7 +24,9 @@ pub(crate) async fn probe(probe: &Probe, port: Option<u16>, timeout: Duration) -
         (Probe::Http { path, .. }, Some(port)) => {
             let what = format!("GET {path} on port {port}");
             match tokio::time::timeout(timeout, get(port, path)).await {
-                Ok(Ok(status)) if (200..400).contains(&status) => ProbeResult::Good { text: format!("{what}: {status}") },
+                Ok(Ok(status)) if (200..400).contains(&status) => {
+                    ProbeResult::Good { text: format!("{what}: {status}") }
+                }
                 Ok(Ok(status)) => ProbeResult::Bad { text: format!("{what}: {status}") },
                 Ok(Err(error)) => refused_or_bad(&what, &error),
                 Err(_) => ProbeResult::Bad { text: format!("{what}: no answer within {} ms", timeout.as_millis()) },
@@ -49,8 +51,9 @@ async fn connect(port: u16) -> std::io::Result<TcpStream> {
 /// Status of `GET path`. One request on a connection of its own needs no HTTP library: only the status line is read.
 async fn get(port: u16, path: &str) -> std::io::Result<u16> {
     let mut stream = connect(port).await?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: mainstay-probe\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: mainstay-probe\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut head = Vec::with_capacity(MAX_HEAD);
     let mut buffer = [0; MAX_HEAD];

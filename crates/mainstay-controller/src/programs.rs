@@ -8,15 +8,15 @@ use mainstay_stack::Stack;
 /// Programs that the stack wants and the machine lacks, with the command that installs each.
 pub fn missing(stack: &Stack) -> BTreeMap<Program, String> {
     let mut missing = BTreeMap::new();
-    if stack.database.is_some() {
-        if let Err(error) = mainstay_postgres::find_programs() {
-            missing.insert(Program::Postgres, error.to_string());
-        }
+    if stack.database.is_some()
+        && let Err(error) = mainstay_postgres::find_programs()
+    {
+        missing.insert(Program::Postgres, error.to_string());
     }
-    if stack.cache.is_some() {
-        if let Err(error) = mainstay_cache::find_program() {
-            missing.insert(Program::Redis, error.to_string());
-        }
+    if stack.cache.is_some()
+        && let Err(error) = mainstay_cache::find_program()
+    {
+        missing.insert(Program::Redis, error.to_string());
     }
     if stack.observe.enabled {
         let programs = mainstay_telemetry::find_programs();

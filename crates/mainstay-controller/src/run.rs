@@ -14,12 +14,12 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::{self, Doors as ApiDoors, Shared};
 use crate::clock::now;
-use crate::core::{Core, Published};
+use crate::core::{Core, Parts, Published};
 use crate::effects::{Cluster, Effects};
-use crate::first_looks::FirstLooks;
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::links::{self, Link};
+use crate::message::Message;
 use crate::observers;
 use crate::paths::Paths;
 use crate::ports::Ports;
@@ -120,18 +120,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let observed = first_look(&settings, &effects, before_done);
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
-    tokio::spawn(observers::pressure(sender.clone()));
-    if settings.stack.cache.is_some() {
-        for kind in mainstay_cache::Kind::ALL {
-            tokio::spawn(observers::redis(Arc::clone(&effects), kind, sender.clone()));
-        }
-    }
-    if settings.stack.observe.enabled {
-        tokio::spawn(observers::telemetry(Arc::clone(&effects), sender.clone()));
-    }
-    if effects.cluster.is_some() {
-        Cluster::observe(&effects, &sender);
-    }
+    observe(&effects, &sender);
     link_up(&settings, endpoints_seen, (edge_asks, router_asks), &sender)?;
 
     let published = Arc::new(Published {
@@ -140,28 +129,15 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         children: watch::channel(Vec::new()).0,
         keep: watch::channel(None).0,
     });
-    let core = Core {
-        stack: Arc::new(settings.stack.clone()),
-        launch: Arc::new(settings.launch.clone()),
+    let core = Core::new(Parts {
         effects: Arc::clone(&effects),
         journal: journal.clone(),
         published: Arc::clone(&published),
         sender: sender.clone(),
         observed,
-        urls: settings.urls(),
-        generation: settings.generation,
-        machines: BTreeMap::new(),
-        probing: BTreeMap::new(),
-        children: BTreeMap::new(),
-        quick_ends: BTreeMap::new(),
-        traffic: crate::traffic::TrafficMeter::default(),
-        migrations: Vec::new(),
-        states: picture.states(),
         picture,
-        is_finished: false,
-        is_first_keep: true,
-        first_looks: FirstLooks::new(now()),
-    };
+        at: now(),
+    });
     let shared = Arc::new(Shared {
         journal: journal.clone(),
         published,
@@ -174,25 +150,46 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     });
     open_doors(paths, shared, settings.doors.console).await?;
     journal.emit(NewEvent::info(now(), "ControlStarted", format!("control plane runs as pid {}", std::process::id())));
-    let terminated = end_on_sigterm();
-    tokio::select! {
-        () = core.run(inbox) => {}
-        () = terminated => {
-            journal.emit(NewEvent::info(now(), "ControlEnded", "control plane ends; its children go on"));
-            journal.flush().await;
-            drop(journal_thread);
-            return Ok(exit_code::DONE);
-        }
+    let is_down = tokio::select! {
+        () = core.run(inbox) => true,
+        () = end_on_sigterm() => false,
+    };
+    if is_down {
+        stopping.send_replace(true);
+        bring_keep_to_its_end(paths, &effects).await;
+    } else {
+        journal.emit(NewEvent::info(now(), "ControlEnded", "control plane ends; its children go on"));
+        journal.flush().await;
     }
-    stopping.send_replace(true);
+    drop(journal_thread);
+    Ok(exit_code::DONE)
+}
+
+async fn bring_keep_to_its_end(paths: &Paths, effects: &Effects) {
     if let Ok(keep) = effects.keep() {
+        // It may be gone before its answer is here.
         keep.exit().await.ok();
     }
     tokio::time::sleep(LAST_ANSWERS).await;
     // The next `up` begins with sockets of its own.
     std::fs::remove_file(paths.api_socket()).ok();
-    drop(journal_thread);
-    Ok(exit_code::DONE)
+}
+
+/// Begins everybody who looks, but for the one who talks to keep.
+fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
+    let stack = &effects.settings.stack;
+    tokio::spawn(observers::pressure(sender.clone()));
+    if stack.cache.is_some() {
+        for kind in mainstay_cache::Kind::ALL {
+            tokio::spawn(observers::redis(Arc::clone(effects), kind, sender.clone()));
+        }
+    }
+    if stack.observe.enabled {
+        tokio::spawn(observers::telemetry(Arc::clone(effects), sender.clone()));
+    }
+    if effects.cluster.is_some() {
+        Cluster::observe(effects, sender);
+    }
 }
 
 async fn end_on_sigterm() {
@@ -258,7 +255,7 @@ fn link_up(
     settings: &Settings,
     endpoints: watch::Receiver<BTreeMap<String, Vec<mainstay_edge::protocol::Endpoint>>>,
     (edge_asks, router_asks): Inboxes,
-    sender: &mpsc::Sender<crate::message::Message>,
+    sender: &mpsc::Sender<Message>,
 ) -> anyhow::Result<()> {
     let host = settings.stack.edge.host.clone();
     let certificate = mainstay_edge::ca::local_ca(&settings.paths.state.join("ca"), &[host], now())

@@ -248,7 +248,10 @@ impl Settings {
     }
 
     /// The edge's policy, but for certificates.
-    pub(crate) fn edge_policy(&self, certificate: mainstay_edge::protocol::Certificate) -> mainstay_edge::protocol::Policy {
+    pub(crate) fn edge_policy(
+        &self,
+        certificate: mainstay_edge::protocol::Certificate,
+    ) -> mainstay_edge::protocol::Policy {
         use mainstay_edge::protocol::{PROTOCOL_VERSION, Policy, Route, Target, Upstream};
         let mut upstreams = BTreeMap::new();
         for (name, service) in self.stack.services.iter().filter(|(_, service)| service.has_port) {
@@ -257,7 +260,9 @@ impl Settings {
                     continue;
                 }
                 let health_path = match &service.health.probe {
-                    Probe::Http { path, management: on_management } if *on_management == management => Some(path.clone()),
+                    Probe::Http { path, management: on_management } if *on_management == management => {
+                        Some(path.clone())
+                    }
                     Probe::Http { .. } | Probe::Tcp | Probe::Process => None,
                 };
                 let upstream = Upstream { health_path, hold_ms: HOLD_MS, hold_requests: HOLD_REQUESTS };
@@ -267,7 +272,9 @@ impl Settings {
         let routes = self.stack.edge.routes.iter().map(|route| Route {
             path: route.path.clone(),
             to: match &route.to {
-                RouteTarget::Service { name, management } => Target::Upstream { name: upstream_name(name, *management) },
+                RouteTarget::Service { name, management } => {
+                    Target::Upstream { name: upstream_name(name, *management) }
+                }
                 RouteTarget::Site { name } => {
                     let site = self.stack.sites.get(name);
                     let dir = site.map_or_else(PathBuf::new, |site| self.launch.folder.join(&site.dir));

@@ -52,7 +52,8 @@ impl Picture {
     /// Goes on with what an earlier control plane of the same run remembered.
     pub(crate) fn of(memory: Option<String>, release: u64) -> Self {
         let known: Option<Memory> = memory.and_then(|text| serde_json::from_str(&text).ok());
-        let memory = known.filter(|memory| memory.release == release).unwrap_or(Memory { release, ..Memory::default() });
+        let memory =
+            known.filter(|memory| memory.release == release).unwrap_or(Memory { release, ..Memory::default() });
         Self { remembered: memory.clone(), memory, ..Self::default() }
     }
 
@@ -175,7 +176,12 @@ fn state_of(boxes: &[BoxStatus], id: &BoxId) -> State {
 }
 
 fn redis_state(boxes: &[BoxStatus]) -> State {
-    boxes.iter().filter(|one| matches!(one.id, BoxId::Cache { .. })).map(|one| one.state).max().unwrap_or(State::Unknown)
+    boxes
+        .iter()
+        .filter(|one| matches!(one.id, BoxId::Cache { .. }))
+        .map(|one| one.state)
+        .max()
+        .unwrap_or(State::Unknown)
 }
 
 /// Severity for the overall sentence: a stopped or starting part is not yet broken.
@@ -188,9 +194,11 @@ fn overall(boxes: &[BoxStatus]) -> State {
         State::BackingOff | State::Unknown => 4,
         State::CrashLoop | State::Failed => 5,
     };
-    boxes.iter().map(|one| one.state).max_by_key(|state| rank(*state)).map_or(State::Unknown, |worst| {
-        if rank(worst) == 0 { State::Ready } else { worst }
-    })
+    boxes
+        .iter()
+        .map(|one| one.state)
+        .max_by_key(|state| rank(*state))
+        .map_or(State::Unknown, |worst| if rank(worst) == 0 { State::Ready } else { worst })
 }
 
 fn failure(scene: &Scene<'_>, key: &str) -> Option<String> {
@@ -216,9 +224,8 @@ fn database_line(boxes: &[BoxStatus], scene: &Scene<'_>) -> Progress {
     let is_synchronous = status.as_ref().is_some_and(|status| status.is_synchronous);
     let wants_synchronous = config.standbys > 0 && config.durability != Durability::Fast;
     let all_ready = postgres.iter().all(|one| one.state == State::Ready);
-    let ready = all_ready
-        && router.is_some_and(|one| one.state == State::Ready)
-        && (is_synchronous || !wants_synchronous);
+    let ready =
+        all_ready && router.is_some_and(|one| one.state == State::Ready) && (is_synchronous || !wants_synchronous);
     let standbys = match (config.standbys, is_synchronous) {
         (0, _) => "primary, no standby".to_owned(),
         (1, true) => "primary streaming to standby, synchronous".to_owned(),

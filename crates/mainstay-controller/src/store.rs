@@ -184,9 +184,8 @@ impl Store {
             ),
         };
         let mut statement = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let rows = statement
-            .query_map(params![after.unwrap_or(0).cast_signed(), limit], read_event)
-            .map_err(&failed)?;
+        let rows =
+            statement.query_map(params![after.unwrap_or(0).cast_signed(), limit], read_event).map_err(&failed)?;
         rows.collect::<Result<_, _>>().map_err(&failed)
     }
 

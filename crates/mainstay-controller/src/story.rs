@@ -35,7 +35,8 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
     let postgres = |member: &mainstay_types::Member| format!("postgres-{member}");
     let event = match (step, outcome) {
         (Step::InitPrimary { member }, _) => {
-            NewEvent::info(at, "ClusterMade", format!("a new cluster is in {}", postgres(member))).about(postgres(member))
+            NewEvent::info(at, "ClusterMade", format!("a new cluster is in {}", postgres(member)))
+                .about(postgres(member))
         }
         (Step::Clone { member, from }, _) => {
             let text = format!("{} is a copy of {}", postgres(member), postgres(from));
@@ -104,6 +105,18 @@ pub(crate) fn health(
         }
     };
     event.about(id).with("after_ms", millis(at.saturating_since(began)))
+}
+
+/// What a failover did to sessions.
+pub(crate) fn sessions(carried: u64, ended: u64, in_flight: u64, longest_hold_ms: u64, at: Timestamp) -> NewEvent {
+    let text = format!(
+        "sessions carried over {carried}, ended for their state {ended}, with a statement in flight {in_flight}; \
+         longest hold {longest_hold_ms} ms"
+    );
+    NewEvent::info(at, "SessionsCarried", text)
+        .about("router")
+        .with("carried", carried)
+        .with("longest_hold_ms", longest_hold_ms)
 }
 
 /// A box that changed into a state that a person would want to know of.

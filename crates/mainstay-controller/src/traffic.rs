@@ -130,9 +130,7 @@ impl TrafficMeter {
         }
         let mut flows = vec![front.flow(None, BoxId::Edge, window_ms)];
         flows.extend(
-            instances
-                .into_iter()
-                .map(|(id, sum)| sum.flow(Some(BoxId::Edge), BoxId::Instance { id }, window_ms)),
+            instances.into_iter().map(|(id, sum)| sum.flow(Some(BoxId::Edge), BoxId::Instance { id }, window_ms)),
         );
         if let [name] = stack.sites.keys().collect::<Vec<_>>().as_slice() {
             flows.push(sites.flow(Some(BoxId::Edge), BoxId::Site { name: (*name).clone() }, window_ms));

@@ -83,10 +83,10 @@ impl Victim {
     /// Kills it and proves that it is gone: its pid no longer has the start time that it had.
     pub(crate) async fn kill(&self) -> Result<Instant, String> {
         let before = proc::stat(self.pid).ok_or_else(|| format!("{} (pid {}) does not run", self.name, self.pid))?;
-        if let Some(nonce) = &self.nonce {
-            if !proc::is_nonce(self.pid, nonce) {
-                return Err(format!("pid {} is no longer {}: nothing was killed", self.pid, self.name));
-            }
+        if let Some(nonce) = &self.nonce
+            && !proc::is_nonce(self.pid, nonce)
+        {
+            return Err(format!("pid {} is no longer {}: nothing was killed", self.pid, self.name));
         }
         let pid = rustix::process::Pid::from_raw(self.pid.0).ok_or_else(|| format!("no pid {}", self.pid))?;
         let at = Instant::now();

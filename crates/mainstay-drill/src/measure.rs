@@ -17,10 +17,10 @@ pub(crate) fn stall(operations: &[Operation], from: Instant, end: Instant) -> Du
     let mut sorted: Vec<&Operation> = operations.iter().filter(|operation| operation.end == End::Ok).collect();
     sorted.sort_by_key(|operation| operation.ended);
     for operation in sorted {
-        if let Some(before) = last.insert(operation.client, operation.ended) {
-            if operation.ended >= from {
-                longest = longest.max(operation.ended - before);
-            }
+        if let Some(before) = last.insert(operation.client, operation.ended)
+            && operation.ended >= from
+        {
+            longest = longest.max(operation.ended - before);
         }
     }
     // A client that never succeeded again stalls until the end.

@@ -27,6 +27,8 @@ const JITTER_MS: u64 = 400;
 const AFTER: Duration = Duration::from_millis(600);
 /// Most time for the stack to be whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(120);
+/// On a busy machine clients take a while to connect; past this the load counts as not proven.
+const LOAD_WITHIN: Duration = Duration::from_secs(15);
 /// Operations before the fault below which the load is not proven.
 const LEAST_LOAD: usize = 20;
 /// Pause between two looks at the stack.
@@ -167,10 +169,10 @@ fn probe_path(stack: &Stack) -> Option<String> {
         }
     };
     for (name, service) in &stack.services {
-        if let HealthProbe::Http { path, management } = &service.health.probe {
-            if leads(path, name, *management).is_some() {
-                return Some(path.clone());
-            }
+        if let HealthProbe::Http { path, management } = &service.health.probe
+            && leads(path, name, *management).is_some()
+        {
+            return Some(path.clone());
         }
     }
     stack.edge.routes.iter().find_map(|route| match &route.to {
@@ -219,7 +221,8 @@ fn round_line(number: u32, runs: u32, round: &Round) -> String {
         Err(text) => format!("no fault: {text}"),
     };
     let rto = round.rto.map_or("never".to_owned(), |rto| format!("{} ms", rto.as_millis()));
-    let whole = round.whole.map_or("not whole again".to_owned(), |whole| format!("whole after {} ms", whole.as_millis()));
+    let whole =
+        round.whole.map_or("not whole again".to_owned(), |whole| format!("whole after {} ms", whole.as_millis()));
     format!("run {number}/{runs}: {fault}; rto {rto}, stall {} ms, {whole}", round.stall.as_millis())
 }
 
@@ -239,6 +242,9 @@ impl Arena<'_> {
             tasks.extend(Probe { history: requests.clone(), ..http.clone() }.start(&stopped));
         }
         let began = Instant::now();
+        while self.load(&ledger, &writes, &requests, began) < LEAST_LOAD && began.elapsed() < LOAD_WITHIN {
+            tokio::time::sleep(LOOK).await;
+        }
         tokio::time::sleep(BEFORE + Duration::from_millis(random % JITTER_MS)).await;
         let load_before = self.load(&ledger, &writes, &requests, began);
         let fault = self.inject(&status, random).await;
@@ -430,22 +436,35 @@ impl Arena<'_> {
                 voids.push(format!("run {number}: the fault is not proven: {text}"));
             }
             if round.load_before < LEAST_LOAD {
-                voids.push(format!("run {number}: {} operations before the fault, {LEAST_LOAD} are needed", round.load_before));
+                voids.push(format!(
+                    "run {number}: {} operations before the fault, {LEAST_LOAD} are needed",
+                    round.load_before
+                ));
             }
             match round.rto {
                 None => failures.push(format!("run {number}: service did not come back")),
                 Some(rto) if rto > promise.rto => {
-                    failures.push(format!("run {number}: RTO {} ms, promised {} ms", rto.as_millis(), promise.rto.as_millis()));
+                    failures.push(format!(
+                        "run {number}: RTO {} ms, promised {} ms",
+                        rto.as_millis(),
+                        promise.rto.as_millis()
+                    ));
                 }
                 Some(_) => {}
             }
             if round.whole.is_none() {
-                failures.push(format!("run {number}: the stack was not whole again within {} s", WHOLE_WITHIN.as_secs()));
+                failures
+                    .push(format!("run {number}: the stack was not whole again within {} s", WHOLE_WITHIN.as_secs()));
             }
             if let Some(readback) = &round.readback {
                 if !readback.lost.is_empty() {
-                    let shown: Vec<String> = readback.lost.iter().take(5).map(|(w, n)| format!("writer {w} row {n}")).collect();
-                    let text = format!("run {number}: {} acknowledged rows are lost ({}…)", readback.lost.len(), shown.join(", "));
+                    let shown: Vec<String> =
+                        readback.lost.iter().take(5).map(|(w, n)| format!("writer {w} row {n}")).collect();
+                    let text = format!(
+                        "run {number}: {} acknowledged rows are lost ({}…)",
+                        readback.lost.len(),
+                        shown.join(", ")
+                    );
                     failures.push(text);
                 }
                 if readback.duplicated > 0 {
@@ -478,7 +497,8 @@ impl Arena<'_> {
             broken.push(format!("{} requests failed, none may", measured.failed_requests));
         }
         if writes_count && measured.failed_writes + measured.ambiguous > 0 {
-            let text = format!("{} writes failed and {} ended unknown, none may", measured.failed_writes, measured.ambiguous);
+            let text =
+                format!("{} writes failed and {} ended unknown, none may", measured.failed_writes, measured.ambiguous);
             broken.push(text);
         }
         broken

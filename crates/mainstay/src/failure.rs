@@ -77,8 +77,9 @@ impl From<mainstay_client::Error> for Failure {
                     None => failure,
                 }
             }
-            Error::Timeout { .. } | Error::Broken { .. } => Self::failed("MS1003", error.to_string())
-                .help("the control plane may just be restarted: try again, then look at logs/control.log in the state folder"),
+            Error::Timeout { .. } | Error::Broken { .. } => Self::failed("MS1003", error.to_string()).help(
+                "the control plane may just be restarted: try again, then look at logs/control.log in the state folder",
+            ),
         }
     }
 }

@@ -32,13 +32,10 @@ pub(crate) fn stack_file(global: &Global) -> Result<PathBuf, Failure> {
     }
     let here = std::env::current_dir()
         .map_err(|error| Failure::environment("MS3002", format!("cannot see the current folder: {error}")))?;
-    here.ancestors()
-        .map(|folder| folder.join("mainstay.toml"))
-        .find(|file| file.is_file())
-        .ok_or_else(|| {
-            Failure::user("MS2001", format!("no mainstay.toml in {} or a folder above it", here.display()))
-                .help("name one with -f FILE")
-        })
+    here.ancestors().map(|folder| folder.join("mainstay.toml")).find(|file| file.is_file()).ok_or_else(|| {
+        Failure::user("MS2001", format!("no mainstay.toml in {} or a folder above it", here.display()))
+            .help("name one with -f FILE")
+    })
 }
 
 pub(crate) fn environment(global: &Global) -> Result<EnvironmentName, Failure> {
@@ -100,9 +97,10 @@ pub(crate) fn paths(global: &Global) -> Result<Paths, Failure> {
 
 /// The one stack that has state here, when there is just one: then a command needs no file.
 fn only_stack(base: &Path) -> Option<StackName> {
-    let mut names = std::fs::read_dir(base).ok()?.flatten().filter_map(|entry| {
-        entry.file_name().to_str().and_then(|name| StackName::new(name).ok())
-    });
+    let mut names = std::fs::read_dir(base)
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str().and_then(|name| StackName::new(name).ok()));
     let first = names.next()?;
     names.next().is_none().then_some(first)
 }

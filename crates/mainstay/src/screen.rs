@@ -63,7 +63,6 @@ pub(crate) fn age(duration: std::time::Duration) -> String {
 
 /// Now, for ages on the screen.
 pub(crate) fn now() -> mainstay_types::Timestamp {
-    let micros =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_micros());
+    let micros = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_micros());
     mainstay_types::Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
 }

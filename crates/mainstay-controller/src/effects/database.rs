@@ -121,7 +121,12 @@ impl Cluster {
         self.access.get(&member).ok_or_else(|| format!("there is no postgres-{member}"))
     }
 
-    async fn run_task(&self, effects: &Effects, task: &Task, deadline: Duration) -> Result<mainstay_types::ExitReason, String> {
+    async fn run_task(
+        &self,
+        effects: &Effects,
+        task: &Task,
+        deadline: Duration,
+    ) -> Result<mainstay_types::ExitReason, String> {
         let spec = task.spec(Effects::nonce()?);
         effects.keep()?.run_task(spec, deadline).await.map_err(|error| chain(&error))
     }
@@ -196,10 +201,10 @@ impl Cluster {
         if let Some(child) = children.iter().find(|child| child.name == name) {
             let killed = keep.kill_tree(&child.nonce, FENCE_DEADLINE).await;
             // What counts is the proof below; a tree that is gone already is refused as not running.
-            if let Err(error) = killed {
-                if proof::check(&self.layout, member) == proof::Proof::Alive {
-                    return Err(chain(&error));
-                }
+            if let Err(error) = killed
+                && proof::check(&self.layout, member) == proof::Proof::Alive
+            {
+                return Err(chain(&error));
             }
         }
         let deadline = tokio::time::Instant::now() + FENCE_DEADLINE;
@@ -208,7 +213,9 @@ impl Cluster {
                 proof::Proof::Dead => return Ok(Outcome::Done),
                 proof::Proof::Alive if tokio::time::Instant::now() < deadline => {}
                 proof::Proof::Alive => return Err(format!("{name} still has processes attached to its memory")),
-                proof::Proof::Unknown(reason) => return Err(format!("nobody can tell whether {name} is dead: {reason}")),
+                proof::Proof::Unknown(reason) => {
+                    return Err(format!("nobody can tell whether {name} is dead: {reason}"));
+                }
             }
             tokio::time::sleep(PROOF_LOOK).await;
         }

@@ -35,8 +35,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         .ok_or_else(|| Failure::bug("the control plane gave a database URL that is none"))?;
     // The password goes by the environment: arguments are seen by everyone on the machine.
     let error = Command::new("psql").env("PGPASSWORD", password).arg(url).args(arguments).exec();
-    Err(Failure::environment("MS3004", format!("cannot run psql: {error}"))
-        .help("apt-get install postgresql-client"))
+    Err(Failure::environment("MS3004", format!("cannot run psql: {error}")).help("apt-get install postgresql-client"))
 }
 
 /// `postgres://user:password@host/db` → the URL without the password, and the password.

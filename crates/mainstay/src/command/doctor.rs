@@ -111,12 +111,19 @@ fn cgroups() -> Finding {
     } else if is_whole {
         Finding::limited(
             "cgroups",
-            format!("{}; as an ordinary user memory and CPU limits are held only in a delegated group", found.join(", ")),
+            format!(
+                "{}; as an ordinary user memory and CPU limits are held only in a delegated group",
+                found.join(", ")
+            ),
             "systemd-run --user --scope -p Delegate=yes mainstay up",
         )
     } else {
         let text = if found.is_empty() { "no controller".to_owned() } else { found.join(", ") };
-        Finding::limited("cgroups", format!("{text}: not every limit is enforced"), "boot with cgroup v2 controllers enabled")
+        Finding::limited(
+            "cgroups",
+            format!("{text}: not every limit is enforced"),
+            "boot with cgroup v2 controllers enabled",
+        )
     }
 }
 

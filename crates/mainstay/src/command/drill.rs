@@ -87,16 +87,17 @@ fn failure(error: Error) -> Failure {
     match error {
         Error::Client(error) => error.into(),
         Error::NotApplicable(text) => Failure::user("MS2022", text),
-        Error::NotWhole(_) => Failure::failed("MS1010", error.to_string()).help("`mainstay status` shows what it waits for"),
+        Error::NotWhole(_) => {
+            Failure::failed("MS1010", error.to_string()).help("`mainstay status` shows what it waits for")
+        }
         Error::Ledger(_) | Error::Trust(_) => Failure::failed("MS1011", error.to_string()),
     }
 }
 
 /// The stack as it runs: the file may have changed since `up`.
-fn running_stack(
-    paths: &mainstay_controller::paths::Paths,
-) -> Result<(mainstay_stack::Stack, u16), Failure> {
-    let broken = |error: &dyn std::fmt::Display| Failure::failed("MS1012", format!("cannot read the running stack: {error}"));
+fn running_stack(paths: &mainstay_controller::paths::Paths) -> Result<(mainstay_stack::Stack, u16), Failure> {
+    let broken =
+        |error: &dyn std::fmt::Display| Failure::failed("MS1012", format!("cannot read the running stack: {error}"));
     let launch = mainstay_controller::launch::Launch::load(paths).map_err(|error| broken(&error))?;
     let text = std::fs::read_to_string(paths.stack_file()).map_err(|error| broken(&error))?;
     let parsed = mainstay_stack::parse(&text, "stack.toml", &launch.environment)
@@ -131,19 +132,39 @@ fn print(report: &Report) {
     println!("{}  {verdict}  {} {runs}", screen::bold(report.drill), report.runs);
     let rto = &measured.rto_ms;
     println!("                promised ({})          measured", report.promise.source);
-    println!("  RTO           {:<28} p50 {} ms, p95 {} ms, worst {} ms", format!("{} ms", report.promise.rto_ms), rto.p50, rto.p95, rto.max);
+    println!(
+        "  RTO           {:<28} p50 {} ms, p95 {} ms, worst {} ms",
+        format!("{} ms", report.promise.rto_ms),
+        rto.p50,
+        rto.p95,
+        rto.max
+    );
     let stall = &measured.stall_ms;
     println!("  stall         {:<28} p50 {} ms, p95 {} ms, worst {} ms", "–", stall.p50, stall.p95, stall.max);
-    println!("  lost          {:<28} {} of {} acknowledged writes", format!("RPO {} ms", report.promise.rpo_ms), measured.lost, measured.acknowledged);
+    println!(
+        "  lost          {:<28} {} of {} acknowledged writes",
+        format!("RPO {} ms", report.promise.rpo_ms),
+        measured.lost,
+        measured.acknowledged
+    );
     println!("  duplicated    {:<28} {}", "0", measured.duplicated);
-    println!("  writes        {:<28} {} failed, {} ended unknown ({} of them are there)", "–", measured.failed_writes, measured.ambiguous, measured.ambiguous_present);
-    println!("  requests      {:<28} {} failed of {}, {} truncated", "–", measured.failed_requests, measured.requests, measured.truncated);
+    println!(
+        "  writes        {:<28} {} failed, {} ended unknown ({} of them are there)",
+        "–", measured.failed_writes, measured.ambiguous, measured.ambiguous_present
+    );
+    println!(
+        "  requests      {:<28} {} failed of {}, {} truncated",
+        "–", measured.failed_requests, measured.requests, measured.truncated
+    );
     println!("  whole again   {:<28} p50 {} ms, worst {} ms", "–", measured.whole_ms.p50, measured.whole_ms.max);
     let mut steps: Vec<(&String, &u64)> = report.timeline_ms.iter().collect();
     steps.sort_by_key(|(_, at)| **at);
     let steps: Vec<String> = steps.iter().map(|(step, at)| format!("{step} {at}")).collect();
     println!("  timeline, ms  {}", steps.join(" → "));
-    println!("  load          {}; at least {} operations before and {} after the fault", report.evidence.load, report.evidence.least_load_before, report.evidence.least_load_after);
+    println!(
+        "  load          {}; at least {} operations before and {} after the fault",
+        report.evidence.load, report.evidence.least_load_before, report.evidence.least_load_after
+    );
     for fault in report.evidence.faults.iter().take(3) {
         println!("  fault         {fault}");
     }

@@ -68,8 +68,11 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
     }
     if let Some(database) = &status.database {
         let primary = database.primary.map_or("none".to_owned(), |member| format!("postgres-{member}"));
-        let lag: Vec<String> =
-            database.lag_bytes.iter().map(|(member, bytes)| format!("postgres-{member} {bytes} bytes behind")).collect();
+        let lag: Vec<String> = database
+            .lag_bytes
+            .iter()
+            .map(|(member, bytes)| format!("postgres-{member} {bytes} bytes behind"))
+            .collect();
         let commits = if database.is_synchronous { "synchronous" } else { "asynchronous" };
         println!(
             "database: primary {primary}, timeline {}, commits {commits}, failovers {}{}{}",
