@@ -154,7 +154,7 @@ ms up -d
 HTTPS=$(port edge-https) HTTP=$(port edge-http)
 say "used through the edge"
 use_it
-say "attacked while a client works ($DRILL_RUNS rounds each)"
+say "attacked while a client works (rounds each: $DRILL_RUNS)"
 attack
 read_back
 say "down and up again"

@@ -25,8 +25,9 @@ missing_packages() {
         have curl || echo curl
         ;;
       test)
-        have python3 || echo python3
-        python3 -c 'import ensurepip' >/dev/null 2>&1 || echo python3-venv
+        # The distribution's own: services that dropped root must be able to run it.
+        [ -x /usr/bin/python3 ] || echo python3
+        /usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || echo python3-venv
         ;;
     esac
   done
