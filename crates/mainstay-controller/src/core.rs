@@ -30,6 +30,7 @@ use crate::{prober, story};
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// What the loop publishes for the API.
+#[derive(Default)]
 pub(crate) struct Published {
     pub(crate) status: watch::Sender<Option<Status>>,
     pub(crate) traffic: watch::Sender<Option<Traffic>>,

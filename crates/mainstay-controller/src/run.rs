@@ -123,12 +123,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     observe(&effects, &sender);
     link_up(&settings, endpoints_seen, (edge_asks, router_asks), &sender)?;
 
-    let published = Arc::new(Published {
-        status: watch::channel(None).0,
-        traffic: watch::channel(None).0,
-        children: watch::channel(Vec::new()).0,
-        keep: watch::channel(None).0,
-    });
+    let published = Arc::new(Published::default());
     let core = Core::new(Parts {
         effects: Arc::clone(&effects),
         journal: journal.clone(),

@@ -187,6 +187,7 @@ impl Settings {
             put("DATABASE_READ_PORT", self.doors.read.to_string());
             put("DATABASE_NAME", database.to_owned());
             put("DATABASE_USER", database.to_owned());
+            put("DATABASE_POOL", service.pool.to_string());
             put("DATABASE_PASSWORD", self.passwords.application.expose().to_owned());
         }
         if service.uses_cache && self.stack.cache.is_some() {
