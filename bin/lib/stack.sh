@@ -12,7 +12,7 @@ fail() { printf '  FAIL  %s\n' "$1"; exit 1; }
 # Compares and says so: WHAT GOT WANTED
 same() { if [ "$2" = "$3" ]; then ok "$1"; else fail "$1: got '$2', wanted '$3'"; fi; }
 
-ms() { "$MAINSTAY" --state "$STATE" -f "$STACK" "$@"; }
+ms() { "$MAINSTAY" --state "$STATE" --file "$STACK" "$@"; }
 
 # The stack file names the application's program below target/; a build may have put it elsewhere.
 program_at_target() {

@@ -1,6 +1,7 @@
 //! The command line (L5): one file per command, thin. stdout is data, stderr is talk.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
 
+mod board;
 mod command;
 mod failure;
 mod place;
@@ -27,7 +28,7 @@ struct Cli {
 #[derive(Args, Clone)]
 pub(crate) struct Global {
     /// Stack file; or a folder that holds a mainstay.toml
-    #[arg(long, short = 'f', global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Environment of the stack file
     #[arg(long, global = true, value_name = "NAME")]

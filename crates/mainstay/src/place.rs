@@ -19,7 +19,7 @@ pub(crate) struct Place {
     pub(crate) paths: Paths,
 }
 
-/// The stack file that `global` names: `-f FILE`, a folder, or `mainstay.toml` here or in a folder above.
+/// The stack file that `global` names: `--file FILE`, a folder, or `mainstay.toml` here or in a folder above.
 pub(crate) fn stack_file(global: &Global) -> Result<PathBuf, Failure> {
     if let Some(given) = &global.file {
         let file = if given.is_dir() { given.join("mainstay.toml") } else { given.clone() };
@@ -27,14 +27,14 @@ pub(crate) fn stack_file(global: &Global) -> Result<PathBuf, Failure> {
             Ok(file)
         } else {
             Err(Failure::user("MS2001", format!("there is no stack file {}", file.display()))
-                .help("name it with -f FILE"))
+                .help("name it with --file FILE"))
         };
     }
     let here = std::env::current_dir()
         .map_err(|error| Failure::environment("MS3002", format!("cannot see the current folder: {error}")))?;
     here.ancestors().map(|folder| folder.join("mainstay.toml")).find(|file| file.is_file()).ok_or_else(|| {
         Failure::user("MS2001", format!("no mainstay.toml in {} or a folder above it", here.display()))
-            .help("name one with -f FILE")
+            .help("name one with --file FILE")
     })
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Options {
     #[arg(long, short = 'n', default_value_t = 50)]
     lines: u32,
     /// Go on as events come
-    #[arg(long, short = 'F')]
+    #[arg(long, short = 'f')]
     follow: bool,
 }
 

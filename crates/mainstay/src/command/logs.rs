@@ -11,7 +11,7 @@ pub(crate) struct Options {
     /// A service, an instance or another process of `mainstay ps`; all when left out
     name: Option<String>,
     /// Go on as lines come
-    #[arg(long, short = 'F')]
+    #[arg(long, short = 'f')]
     follow: bool,
     /// How many of the newest, for each process
     #[arg(long, short = 'n', default_value_t = 100)]

@@ -1,6 +1,5 @@
 //! `mainstay up`: start the whole architecture, say what was started, stay until Ctrl-C.
 
-use std::io::{IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{down, preflight};
 use crate::Global;
+use crate::board::{self, Board};
 use crate::failure::Failure;
 use crate::place::{self, Place};
 use crate::screen;
@@ -58,7 +58,8 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         Ok(status) => {
             recovery_card(&place.paths);
             let link = client.console_link().await.map(|link| link.url).unwrap_or_default();
-            println!("  {:<10} {link}  (one use)", "console");
+            board::say("console", &format!("{link}  (one use)"));
+            secrets(&place);
             let took = status.at.saturating_since(status.since);
             let took = screen::took(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
             let end = if options.detach { "`mainstay down` brings it down" } else { "Ctrl-C brings it down" };
@@ -308,6 +309,19 @@ async fn stay(paths: &Paths, client: &Client) -> Result<u8, Failure> {
     }
 }
 
+/// Values that services are given and nobody typed in: how to see them.
+fn secrets(place: &Place) {
+    for (name, service) in &place.parsed.stack.services {
+        if service.secrets.is_empty() {
+            continue;
+        }
+        let names: Vec<&str> = service.secrets.iter().map(AsRef::as_ref).collect();
+        let verb = if names.len() == 1 { "has a generated value" } else { "have generated values" };
+        let text = format!("{} {verb}: `mainstay env {name} --show-secrets` shows it", names.join(", "));
+        board::say("secrets", &text);
+    }
+}
+
 /// The first `up` of a state: what is needed to read it elsewhere.
 fn recovery_card(paths: &Paths) {
     let marker = paths.state.join("recovery-card-shown");
@@ -315,76 +329,8 @@ fn recovery_card(paths: &Paths) {
         return;
     }
     let identity = paths.state.join("identity.age");
-    println!(
-        "  {:<10} generated passwords are sealed; keep a copy of {} off this machine",
-        "recovery",
-        identity.display()
-    );
+    let text = format!("generated passwords are sealed; keep a copy of {} off this machine", identity.display());
+    board::say("recovery", &text);
     // Shown again next time if this cannot be noted: better twice than never.
     std::fs::write(marker, b"").ok();
-}
-
-/// The lines of `up`: redrawn on a terminal, printed once each when done elsewhere.
-struct Board {
-    on_terminal: bool,
-    printed: Vec<String>,
-    drawn: usize,
-    began: Instant,
-}
-
-impl Board {
-    fn new() -> Self {
-        Self { on_terminal: std::io::stdout().is_terminal(), printed: Vec::new(), drawn: 0, began: Instant::now() }
-    }
-
-    fn show(&mut self, progress: &[Progress]) {
-        // The console's line is printed at the end, with its link.
-        let lines: Vec<&Progress> = progress.iter().filter(|line| line.what != "console").collect();
-        if self.on_terminal {
-            self.erase();
-            for line in &lines {
-                println!("{}", self.text(line));
-            }
-            self.drawn = lines.len();
-            std::io::stdout().flush().ok();
-            return;
-        }
-        for line in lines {
-            let is_done = matches!(line.state, State::Ready | State::NotConfigured);
-            if is_done && !self.printed.contains(&line.what) {
-                println!("{}", self.text(line));
-                self.printed.push(line.what.clone());
-            }
-        }
-    }
-
-    fn erase(&mut self) {
-        if self.drawn > 0 {
-            print!("\x1b[{}A\x1b[J", self.drawn);
-        }
-    }
-
-    fn text(&self, line: &Progress) -> String {
-        let took = line.took_ms.map_or(String::new(), screen::took);
-        match line.state {
-            State::Ready => format!("  {:<10} {:<88} {}", line.what, line.text, screen::dim(&took)),
-            State::NotConfigured => format!("  {:<10} {}", line.what, screen::yellow(&line.text)),
-            State::Failed | State::CrashLoop => format!("  {:<10} {}", line.what, screen::red(&line.text)),
-            State::Waiting => format!("  {:<10} {}", line.what, screen::dim("waiting")),
-            State::Starting
-            | State::Degraded
-            | State::Draining
-            | State::BackingOff
-            | State::Stopped
-            | State::Unknown => {
-                let spinner =
-                    ["|", "/", "-", "\\"][usize::try_from(self.began.elapsed().as_millis() / 120 % 4).unwrap_or(0)];
-                format!("  {:<10} {} {}", line.what, screen::yellow(spinner), line.text)
-            }
-        }
-    }
-
-    fn finish(&mut self) {
-        self.drawn = 0;
-    }
 }
