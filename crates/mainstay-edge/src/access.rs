@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -49,6 +50,7 @@ pub(crate) struct Line<'a> {
 enum Message {
     Open(PathBuf),
     Line(Vec<u8>),
+    Flush(SyncSender<()>),
 }
 
 /// Handle of the writer.
@@ -86,6 +88,14 @@ impl AccessLog {
         });
         if !sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns when all lines so far are in the file, or after a second. Blocks.
+    pub(crate) fn flush(&self) {
+        let (done, is_done) = sync_channel(1);
+        if self.queue.try_send(Message::Flush(done)).is_ok() {
+            is_done.recv_timeout(Duration::from_secs(1)).ok();
         }
     }
 
@@ -130,6 +140,13 @@ fn write(messages: &Receiver<Message>, lost: &AtomicU64) {
             Message::Open(path) => {
                 file = open(&path);
                 place = Some(path);
+            }
+            Message::Flush(done) => {
+                if file.as_mut().is_some_and(|file| file.flush().is_err()) {
+                    lost.fetch_add(unflushed, Ordering::Relaxed);
+                }
+                unflushed = 0;
+                done.try_send(()).ok();
             }
             Message::Line(line) => {
                 unflushed += 1;

@@ -134,8 +134,11 @@ impl Edge {
             Err(error) => return Err(keep(error)),
         };
         let policy: Policy = serde_json::from_slice(&bytes).map_err(|error| keep(error.into()))?;
-        snapshot::check(&policy)?;
-        self.put_in_force(&policy).map(drop)
+        match snapshot::check(&policy) {
+            // A site that is gone is no reason to refuse everything else.
+            Ok(()) | Err(PolicyError::Site { .. }) => self.put_in_force(&policy).map(drop),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Replaces the endpoints and keeps them, as well as it can: they are ephemeral. Blocks on the disk.

@@ -169,6 +169,9 @@ pub async fn serve(mut options: Options, stop: impl Future<Output = ()> + Send) 
     for task in background {
         task.abort();
     }
+    let last_lines = tokio::task::spawn_blocking(move || edge.access.flush());
+    // It has a deadline of its own, and nothing follows it.
+    last_lines.await.ok();
     Ok(())
 }
 

@@ -40,10 +40,9 @@ struct Found {
 }
 
 impl Site {
-    /// **Errors**: the folder cannot be read.
-    pub(crate) fn new(dir: &Path, spa: bool) -> io::Result<Self> {
-        std::fs::read_dir(dir)?;
-        Ok(Self { dir: dir.to_owned(), spa })
+    /// A folder that is not there answers 404: it may come back with the next deployment.
+    pub(crate) fn new(dir: &Path, spa: bool) -> Self {
+        Self { dir: dir.to_owned(), spa }
     }
 
     /// Answers a request for `path` (percent-encoded, below the route's prefix).

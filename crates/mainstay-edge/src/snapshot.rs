@@ -205,15 +205,6 @@ impl Snapshot {
     /// **Errors**: what has changed in the world since the check.
     pub(crate) fn compile(policy: &Policy, groups: &Groups, metrics: &Metrics) -> Result<Self, PolicyError> {
         let (certificates, default_certificate) = certificates(&policy.certificates)?;
-        let mut sites = HashMap::new();
-        for route in &policy.routes {
-            if let Target::Site { dir, spa } = &route.to {
-                let site = crate::site::Site::new(dir, *spa);
-                let site =
-                    site.map_err(|source| PolicyError::Site { path: route.path.clone(), dir: dir.clone(), source })?;
-                sites.insert(&route.path, site);
-            }
-        }
         let groups = groups.configure(&policy.upstreams);
         let mut exact = HashMap::new();
         let mut prefixes = Vec::new();
@@ -223,10 +214,7 @@ impl Snapshot {
                     Some(group) => (Destination::Upstream(Arc::clone(group)), name.as_str()),
                     None => continue,
                 },
-                Target::Site { .. } => match sites.remove(&route.path) {
-                    Some(site) => (Destination::Site(site), ""),
-                    None => continue,
-                },
+                Target::Site { dir, spa } => (Destination::Site(crate::site::Site::new(dir, *spa)), ""),
             };
             let compiled = Arc::new(Route {
                 path: route.path.clone(),

@@ -69,3 +69,16 @@ async fn unknown_paths_are_the_application_and_nothing_else_is_reachable() {
         assert!(answer.starts_with("HTTP/1.1 400"), "{wrong}: {answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_is_gone_at_a_restart_takes_nothing_else_with_it() {
+    let mut edge = Edge::start().await;
+    let control = site(&edge).await;
+    drop(control);
+    edge.stop().await;
+    std::fs::remove_dir_all(edge.folder.path().join("dist")).expect("removes");
+    edge.run().await;
+    assert_eq!(edge.client().get("/").await.status, 404);
+    let lines = std::fs::read_to_string(edge.access_log()).unwrap_or_default();
+    assert!(!lines.contains("no policy"), "{lines}");
+}

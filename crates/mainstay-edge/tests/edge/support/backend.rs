@@ -140,6 +140,14 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
             Ok(response)
         }
         "/api/ws" => Ok(websocket(request)),
+        "/api/hop" => {
+            let mut response = Response::new(full(name));
+            for (name, value) in [("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("proxy-connection", "x")]
+            {
+                response.headers_mut().insert(name, value.parse().expect("value"));
+            }
+            Ok(response)
+        }
         "/api/broken" => {
             let mut response = Response::new(full("broken"));
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
