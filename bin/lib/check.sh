@@ -158,6 +158,7 @@ say "attacked while a client works (rounds each: $DRILL_RUNS)"
 attack
 read_back
 say "down and up again"
+[ "$(processes_of_stack | wc -l)" -ge 10 ] || fail "the search for its processes finds too few of them while it runs"
 ms down
 nothing_runs
 ms up -d

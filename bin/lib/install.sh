@@ -34,6 +34,8 @@ missing_packages() {
 }
 
 install_missing() {
+  # rustup puts it there; a shell that is no login shell may not know.
+  have cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH="$HOME/.cargo/bin:$PATH"
   if ! have cargo; then
     echo "error: Rust is missing (cargo is not in PATH): install 1.95 or newer with rustup, then run this again" >&2
     exit 3
