@@ -70,6 +70,8 @@ pub(crate) struct Core {
     migrations: Vec<String>,
     states: BTreeMap<BoxId, State>,
     first_looks: FirstLooks,
+    /// Epoch whose primary's death was told.
+    fenced: Option<u64>,
     is_first_keep: bool,
     is_finished: bool,
 }
@@ -96,6 +98,7 @@ impl Core {
             traffic: TrafficMeter::default(),
             migrations: Vec::new(),
             first_looks: FirstLooks::new(parts.at),
+            fenced: None,
             is_first_keep: true,
             is_finished: false,
         }
@@ -148,6 +151,9 @@ impl Core {
         if let Some(event) = story::began(&step, at) {
             self.journal.emit(event);
         }
+        if matches!(step, Step::Promote { .. }) {
+            self.tell_proof(at);
+        }
         let effects = Arc::clone(&self.effects);
         let sender = self.sender.clone();
         tokio::spawn(async move {
@@ -156,6 +162,17 @@ impl Core {
             // The loop outlives its steps but for the end of the process.
             sender.send(Message::StepDone { step, took: began.elapsed(), result }).await.ok();
         });
+    }
+
+    /// A primary that was seen dead needed no fence; the proof is told all the same, once for each failover.
+    fn tell_proof(&mut self, at: Timestamp) {
+        let Some(database) = &self.observed.database else { return };
+        let Some(record) = database.record.value().and_then(Option::as_ref) else { return };
+        let is_dead = database.members.get(&record.primary).is_some_and(|seen| seen.is_alive.value() == Some(&false));
+        if is_dead && self.fenced != Some(record.epoch) && !self.observed.is_fencing_sabotaged {
+            self.fenced = Some(record.epoch);
+            self.journal.emit(story::seen_dead(record.primary, at));
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -288,6 +305,9 @@ impl Core {
                 if let Some(event) = story::done(step, &outcome, took, at) {
                     self.journal.emit(event);
                 }
+                if let Step::Fence { member } = step {
+                    self.note_fence(*member);
+                }
                 self.take_outcome(step, outcome, at);
                 self.effects.look_again();
             }
@@ -298,6 +318,14 @@ impl Core {
                 self.journal.emit(event.about(subject(&key)));
                 self.observed.failed.insert(key, FailedStep { at, attempts, error });
             }
+        }
+    }
+
+    fn note_fence(&mut self, member: mainstay_types::Member) {
+        let record =
+            self.observed.database.as_ref().and_then(|database| database.record.value()).and_then(Option::as_ref);
+        if let Some(record) = record.filter(|record| record.primary == member) {
+            self.fenced = Some(record.epoch);
         }
     }
 

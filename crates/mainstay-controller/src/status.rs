@@ -133,8 +133,12 @@ impl Picture {
         if scene.stack.database.as_ref().is_some_and(|database| database.migrations.is_some()) {
             let (text, state) = if scene.observed.is_migrated {
                 (scene.migrations.join(" "), State::Ready)
+            } else if let Some(why) = failure(scene, "Schema") {
+                (why, State::Failed)
+            } else if database(scene).is_some_and(|status| status.is_writable) {
+                (scene.migrations.join(" "), State::Starting)
             } else {
-                failure(scene, "Schema").map_or((String::new(), State::Waiting), |why| (why, State::Failed))
+                (String::new(), State::Waiting)
             };
             lines.push(line("migrate", &text, state));
         }
@@ -242,6 +246,13 @@ fn database_line(boxes: &[BoxStatus], scene: &Scene<'_>) -> Progress {
     } else {
         State::Waiting
     };
+    if state != State::Ready {
+        // What it will be is not yet so.
+        let missing = postgres.iter().copied().chain(router).filter(|one| one.state != State::Ready);
+        let missing: Vec<String> = missing.map(|one| format!("{} {}", one.name, one.state)).collect();
+        let text = if missing.is_empty() { "the standby catches up".to_owned() } else { missing.join(", ") };
+        return line("database", &text, state);
+    }
     line("database", &format!("{standbys}; {doors}"), state)
 }
 

@@ -107,6 +107,12 @@ pub(crate) fn health(
     event.about(id).with("after_ms", millis(at.saturating_since(began)))
 }
 
+/// The proof of death that a look gave before anybody had to fence.
+pub(crate) fn seen_dead(member: mainstay_types::Member, at: Timestamp) -> NewEvent {
+    let text = format!("postgres-{member} was seen dead: nothing is attached to its shared memory");
+    NewEvent::info(at, "PrimaryFenced", text).about(format!("postgres-{member}"))
+}
+
 /// What a failover did to sessions.
 pub(crate) fn sessions(carried: u64, ended: u64, in_flight: u64, longest_hold_ms: u64, at: Timestamp) -> NewEvent {
     let text = format!(
