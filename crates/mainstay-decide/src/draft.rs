@@ -37,11 +37,11 @@ impl<'a> Draft<'a> {
         if let Some(running) = self.view.observed.running.get(&key) {
             return Waiting::Step { what: running.what.clone(), since: running.since };
         }
-        if let Some(failed) = self.view.observed.failed.get(&key) {
-            if let Some(until) = restart::earliest_step(failed, is_urgent, self.view.now) {
-                self.wake(until);
-                return Waiting::BackOff { until, reason: failed.error.clone() };
-            }
+        if let Some(failed) = self.view.observed.failed.get(&key)
+            && let Some(until) = restart::earliest_step(failed, is_urgent, self.view.now)
+        {
+            self.wake(until);
+            return Waiting::BackOff { until, reason: failed.error.clone() };
         }
         let waiting = Waiting::Step { what: step.to_string(), since: self.view.now };
         if self.taken.insert(key) {
@@ -52,11 +52,11 @@ impl<'a> Draft<'a> {
 
     /// Starts a child by the restart policy.
     pub(crate) fn start(&mut self, life: Life<'_>, step: Step) -> Waiting {
-        if let Life::Ended { child, reason, .. } = life {
-            if let Some(until) = restart::earliest(child, self.view.now) {
-                self.wake(until);
-                return Waiting::BackOff { until, reason: reason.to_string() };
-            }
+        if let Life::Ended { child, reason, .. } = life
+            && let Some(until) = restart::earliest(child, self.view.now)
+        {
+            self.wake(until);
+            return Waiting::BackOff { until, reason: reason.to_string() };
         }
         self.ask(step)
     }

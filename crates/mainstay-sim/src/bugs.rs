@@ -115,17 +115,7 @@ impl Bug {
                 let Seen::Fact { value: children, .. } = &mut observed.children else { return };
                 children.values_mut().for_each(|child| child.quick_ends = 0);
             }
-            Self::TrustStaleLooks => {
-                observed.done.clear();
-                for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
-                    if let Seen::Fact { observed_at, .. } = &mut member.is_alive {
-                        *observed_at = now;
-                    }
-                    if let Seen::Fact { observed_at, .. } = &mut member.answer {
-                        *observed_at = now;
-                    }
-                }
-            }
+            Self::TrustStaleLooks => trust_stale_looks(observed, now),
             Self::RouterBeforeRecord
             | Self::UnblockBeforeRecord
             | Self::ForgetFence
@@ -190,6 +180,18 @@ impl Bug {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+fn trust_stale_looks(observed: &mut Observed, now: Timestamp) {
+    observed.done.clear();
+    for member in observed.database.iter_mut().flat_map(|seen| seen.members.values_mut()) {
+        if let Seen::Fact { observed_at, .. } = &mut member.is_alive {
+            *observed_at = now;
+        }
+        if let Seen::Fact { observed_at, .. } = &mut member.answer {
+            *observed_at = now;
         }
     }
 }

@@ -98,15 +98,7 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
     }
     let now = world.now;
     match &flight.step {
-        Step::InitPrimary { member } => {
-            let server = world.cluster.server_mut(*member);
-            if server.data == Data::Complete {
-                world.broke(Kind::Data, format!("a cluster was made over the data of postgres-{member}"));
-                return Err("there is one".to_owned());
-            }
-            (server.data, server.timeline) = (Data::Complete, 1);
-            Ok(())
-        }
+        Step::InitPrimary { member } => init(world, *member),
         Step::Clone { member, from } => clone(world, *member, *from),
         Step::StartPostgres { member, follow } => start(world, *member, *follow),
         Step::Fence { member } => {
@@ -164,6 +156,16 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         }
         Step::Stop { .. } | Step::Finish => Ok(()),
     }
+}
+
+fn init(world: &mut World, member: Member) -> Result<(), String> {
+    let server = world.cluster.server_mut(member);
+    if server.data == Data::Complete {
+        world.broke(Kind::Data, format!("a cluster was made over the data of postgres-{member}"));
+        return Err("there is one".to_owned());
+    }
+    (server.data, server.timeline) = (Data::Complete, 1);
+    Ok(())
 }
 
 fn clone(world: &mut World, member: Member, from: Member) -> Result<(), String> {

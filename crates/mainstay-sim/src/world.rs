@@ -179,10 +179,12 @@ impl World {
         let Some(member) = member_of(name) else { return };
         let orphans_ms = self.random.within(10, 41);
         let server = self.cluster.server_mut(member);
-        if let Some(process) = server.process.take() {
-            if !is_whole_tree && !process.is_in_recovery && !process.is_rogue {
-                server.orphans_until = Some(after(now, orphans_ms));
-            }
+        if let Some(process) = server.process.take()
+            && !is_whole_tree
+            && !process.is_in_recovery
+            && !process.is_rogue
+        {
+            server.orphans_until = Some(after(now, orphans_ms));
         }
         if is_whole_tree {
             server.orphans_until = None;

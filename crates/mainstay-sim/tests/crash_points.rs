@@ -8,7 +8,7 @@ use mainstay_stack::model::Durability;
 use mainstay_types::ChildName;
 
 fn kill(name: &str) -> Scenario {
-    Scenario::Faults(vec![(100, Fault::Kill(ChildName::new(name).unwrap()))])
+    Scenario::Faults(vec![(100, Fault::Kill(ChildName::new(name).expect("a valid name")))])
 }
 
 /// Dies once at each boundary, and again two boundaries later.

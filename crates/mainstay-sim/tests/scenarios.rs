@@ -5,7 +5,7 @@ use mainstay_stack::model::Durability;
 use mainstay_types::ChildName;
 
 fn name(text: &str) -> ChildName {
-    ChildName::new(text).unwrap()
+    ChildName::new(text).expect("a valid name")
 }
 
 fn assert_whole(report: &Report) {

@@ -16,7 +16,7 @@ fn of_seed(seed: u64) -> (Stack, Options) {
         1 => Durability::Strict,
         _ => Durability::Balanced,
     };
-    let stack = if seed % 5 == 0 { full(durability) } else { small(durability) };
+    let stack = if seed.is_multiple_of(5) { full(durability) } else { small(durability) };
     let mut options = Options::new(seed, Scenario::Random);
     options.intensity = match seed % 3 {
         0 => Intensity::default(),

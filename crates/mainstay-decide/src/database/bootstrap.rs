@@ -30,6 +30,10 @@ pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes) {
         }
     }
     match complete.as_slice() {
+        [] if draft.view.member_life(Member::A).runs().is_some() => {
+            // A server without a directory: one of the two looks is wrong.
+            wait(notes, Member::A, directory_unknown(Member::A));
+        }
         [] => {
             let waiting = draft.ask(Step::InitPrimary { member: Member::A });
             wait(notes, Member::A, waiting);

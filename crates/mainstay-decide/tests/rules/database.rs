@@ -57,8 +57,8 @@ fn a_dead_primary_is_fenced_while_the_failover_is_recorded() {
     let mut bench = Bench::ready();
     bench.kill_primary(fact(true, 99_990));
     let steps = bench.steps();
-    assert_eq!(record(&steps).unwrap().promoting, Some(B));
-    assert_eq!(record(&steps).unwrap().epoch, 1);
+    assert_eq!(record(&steps).expect("the bench is whole").promoting, Some(B));
+    assert_eq!(record(&steps).expect("the bench is whole").epoch, 1);
     assert!(steps.contains(&Step::Fence { member: A }));
     assert!(!steps.iter().any(|step| matches!(step, Step::Promote { .. } | Step::PointRouter { .. })));
 }
@@ -100,7 +100,7 @@ fn the_record_names_the_new_primary_before_the_router_does() {
     let answer = bench.answer(B);
     (answer.is_in_recovery, answer.is_streaming, answer.timeline) = (false, false, Timeline(2));
     let steps = bench.steps();
-    let new = record(&steps).unwrap().clone();
+    let new = record(&steps).expect("the bench is whole").clone();
     assert_eq!((new.epoch, new.primary, new.timeline, new.promoting), (2, B, Timeline(2), None));
     assert_eq!(new.candidates, vec![]);
     assert_eq!(steps.len(), 1, "{steps:?}");
@@ -121,7 +121,7 @@ fn the_old_primary_is_cloned_once_clients_are_led_away() {
     bench.observed.router =
         fact(mainstay_decide::observed::RouterSeen { epoch: 2, write: Some(B), read: vec![] }, 99_999);
     assert_eq!(bench.steps(), vec![Step::Clone { member: A, from: B }]);
-    bench.database().members.get_mut(&A).unwrap().has_standby_signal = Some(true);
+    bench.database().members.get_mut(&A).expect("the bench is whole").has_standby_signal = Some(true);
     assert_eq!(bench.steps(), vec![Step::StartPostgres { member: A, follow: Some(B) }], "the copy is done");
 }
 
@@ -148,19 +148,19 @@ fn a_cold_start_begins_with_the_recorded_primary() {
 #[test]
 fn silence_is_waited_out_then_ended_by_a_fence() {
     let mut bench = Bench::ready();
-    bench.database().members.get_mut(&A).unwrap().answer = Seen::Silent { since: at(97_100) };
+    bench.database().members.get_mut(&A).expect("the bench is whole").answer = Seen::Silent { since: at(97_100) };
     assert_eq!(bench.steps(), vec![], "2.9 s");
     assert_eq!(bench.plan().wake_at, Some(at(100_100)));
     bench.now = at(100_100);
     let steps = bench.steps();
-    assert_eq!(record(&steps).unwrap().promoting, Some(B));
+    assert_eq!(record(&steps).expect("the bench is whole").promoting, Some(B));
     assert!(steps.contains(&Step::Fence { member: A }));
 }
 
 #[test]
 fn silence_under_pressure_is_waited_out() {
     let mut bench = Bench::ready();
-    bench.database().members.get_mut(&A).unwrap().answer = Seen::Silent { since: at(50_000) };
+    bench.database().members.get_mut(&A).expect("the bench is whole").answer = Seen::Silent { since: at(50_000) };
     bench.database().is_under_pressure = true;
     assert_eq!(bench.steps(), vec![]);
     let shown = bench.shown(BoxId::Postgres { member: A });
@@ -170,7 +170,7 @@ fn silence_under_pressure_is_waited_out() {
 #[test]
 fn an_answer_of_an_earlier_start_says_nothing() {
     let mut bench = Bench::ready();
-    bench.children().get_mut(&ChildName::postgres(A)).unwrap().since = at(99_995);
+    bench.children().get_mut(&ChildName::postgres(A)).expect("the bench is whole").since = at(99_995);
     assert_ne!(bench.shown(BoxId::Postgres { member: A }).state, State::Ready);
 }
 
@@ -179,7 +179,7 @@ fn a_lost_standby_leaves_the_record_before_commits_stop_waiting() {
     let mut bench = Bench::ready();
     bench.end_child("postgres-b", 99_995);
     let steps = bench.steps();
-    assert_eq!(record(&steps).unwrap().candidates, vec![]);
+    assert_eq!(record(&steps).expect("the bench is whole").candidates, vec![]);
     assert!(!steps.iter().any(|step| matches!(step, Step::SetSynchronous { .. })));
     bench.recorded().candidates.clear();
     assert!(bench.steps().contains(&Step::SetSynchronous { primary: A, standbys: vec![] }));
@@ -205,7 +205,7 @@ fn a_standby_is_synchronous_before_it_is_a_candidate() {
     bench.answer(A).standbys.insert(B, Lsn::new(499));
     assert_eq!(bench.steps(), vec![], "it has not flushed what was acknowledged before");
     bench.answer(A).standbys.insert(B, Lsn::new(500));
-    assert_eq!(record(&bench.steps()).unwrap().candidates, vec![B]);
+    assert_eq!(record(&bench.steps()).expect("the bench is whole").candidates, vec![B]);
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn under_steady_load_a_standby_becomes_a_candidate() {
     let answer = bench.answer(A);
     answer.lsn = Lsn::new(900);
     answer.standbys.insert(B, Lsn::new(880));
-    assert_eq!(record(&bench.steps()).unwrap().candidates, vec![B]);
+    assert_eq!(record(&bench.steps()).expect("the bench is whole").candidates, vec![B]);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_standby_without_a_stream_is_stopped_and_cloned_again() {
     assert!(matches!(bench.steps()[..], [Step::Stop { .. }]));
     bench.end_child("postgres-b", 100_050);
     bench.now = at(100_060);
-    bench.database().members.get_mut(&B).unwrap().is_alive = fact(false, 100_055);
+    bench.database().members.get_mut(&B).expect("the bench is whole").is_alive = fact(false, 100_055);
     assert_eq!(bench.steps(), vec![Step::Clone { member: B, from: A }]);
     bench.database().cloned(B, at(100_060));
     assert_eq!(bench.steps(), vec![Step::StartPostgres { member: B, follow: Some(A) }]);
@@ -258,9 +258,9 @@ fn the_member_to_take_over_is_started_again_when_it_dies() {
     bench.recorded().promoting = Some(B);
     bench.kill_primary(fact(false, 99_999));
     bench.end_child("postgres-b", 99_995);
-    bench.database().members.get_mut(&B).unwrap().is_alive = fact(false, 99_999);
+    bench.database().members.get_mut(&B).expect("the bench is whole").is_alive = fact(false, 99_999);
     assert_eq!(bench.steps(), vec![Step::StartPostgres { member: B, follow: Some(A) }]);
-    bench.database().members.get_mut(&B).unwrap().has_standby_signal = Some(false);
+    bench.database().members.get_mut(&B).expect("the bench is whole").has_standby_signal = Some(false);
     assert_eq!(bench.steps(), vec![Step::StartPostgres { member: B, follow: None }], "it had finished");
 }
 

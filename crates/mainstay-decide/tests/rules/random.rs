@@ -31,12 +31,12 @@ impl Bytes<'_> {
 
 fn disturb(bench: &mut Bench, bytes: &mut Bytes<'_>) {
     let durability = [Durability::Balanced, Durability::Strict, Durability::Fast][usize::from(bytes.below(3))];
-    bench.stack.database.as_mut().unwrap().durability = durability;
+    bench.stack.database.as_mut().expect("the bench is whole").durability = durability;
     for name in ["postgres-a", "postgres-b", "backend-1", "router", "edge", "cache"] {
         if bytes.is_rare() {
             let ended_at = bytes.time();
             let quick_ends = u32::from(bytes.below(8));
-            let seen = bench.children().get_mut(&child(name)).unwrap();
+            let seen = bench.children().get_mut(&child(name)).expect("the bench is whole");
             seen.ended = Some((ExitReason::Unknown, ended_at));
             seen.quick_ends = quick_ends;
         } else if bytes.is_rare() {
@@ -71,7 +71,7 @@ fn disturb_member(bench: &mut Bench, member: Member, bytes: &mut Bytes<'_>) {
     let looked_at = bytes.time();
     let database = bench.database();
     database.is_under_pressure = bytes.is_rare();
-    let seen = database.members.get_mut(&member).unwrap();
+    let seen = database.members.get_mut(&member).expect("the bench is whole");
     if bytes.is_rare() {
         seen.data = [DataDirectory::Absent, DataDirectory::Unfinished, DataDirectory::Foreign, DataDirectory::Unknown]
             [usize::from(bytes.below(4))];

@@ -32,7 +32,7 @@ fn services_wait_for_what_they_use() {
     for name in ["backend-1", "backend-2", "worker-1"] {
         bench.children().remove(&child(name));
     }
-    let backend = ServiceName::new("backend").unwrap();
+    let backend = ServiceName::new("backend").expect("the bench is whole");
     bench.observed.before_done.clear();
     assert_eq!(bench.steps(), vec![Step::RunBefore { service: backend.clone() }]);
     bench.observed.before_done.insert(backend, at(1));
@@ -50,7 +50,7 @@ fn an_instance_is_restarted_alone_and_at_once_after_a_steady_run() {
     let mut bench = Bench::ready();
     bench.end_child("backend-1", 99_999);
     assert_eq!(bench.steps(), vec![Step::StartInstance { id: instance(1) }]);
-    let shown = bench.shown(BoxId::Service { name: ServiceName::new("backend").unwrap() });
+    let shown = bench.shown(BoxId::Service { name: ServiceName::new("backend").expect("the bench is whole") });
     assert_eq!((shown.state, shown.label.as_str()), (State::Degraded, "1 of 2 ready"));
 }
 
@@ -66,7 +66,7 @@ fn an_instance_is_restarted_during_a_failover_because_the_router_holds() {
 fn a_crash_loop_is_shown_and_still_retried() {
     let mut bench = Bench::ready();
     bench.end_child("backend-1", 99_999);
-    let looping = bench.children().get_mut(&child("backend-1")).unwrap();
+    let looping = bench.children().get_mut(&child("backend-1")).expect("the bench is whole");
     (looping.since, looping.quick_ends) = (at(99_990), 6);
     let shown = bench.shown(BoxId::Instance { id: instance(1) });
     assert_eq!(shown.state, State::CrashLoop);
@@ -81,7 +81,7 @@ fn an_instance_that_is_never_ready_is_stopped_with_its_drain() {
     let mut bench = Bench::ready();
     bench.health(&instance(2), Health::NeverReady);
     let steps = bench.steps();
-    let drain = bench.stack.services[&ServiceName::new("backend").unwrap()].drain;
+    let drain = bench.stack.services[&ServiceName::new("backend").expect("the bench is whole")].drain;
     assert!(
         matches!(&steps[..], [Step::Stop { name, grace, signal: 15, .. }]
         if *name == child("backend-2") && *grace == drain),
@@ -102,7 +102,7 @@ fn only_running_and_ready_instances_take_requests() {
 #[test]
 fn instances_of_an_earlier_control_plane_keep_their_endpoints_until_they_were_asked() {
     let mut bench = Bench::ready();
-    bench.observed.health.get_mut(&instance(1)).unwrap().last.clear();
+    bench.observed.health.get_mut(&instance(1)).expect("the bench is whole").last.clear();
     assert!(!bench.plan().endpoints.contains_key("backend"), "the edge keeps what it has");
     bench.observed.children = Seen::Unknown;
     assert!(bench.plan().endpoints.is_empty());
@@ -128,7 +128,7 @@ fn a_missing_program_greys_its_boxes_and_the_rest_runs() {
     bench.observed.missing.insert(Program::Prometheus, "apt-get install prometheus".to_owned());
     let shown = bench.shown(BoxId::Postgres { member: A });
     assert_eq!(shown.state, State::NotConfigured);
-    assert!(shown.reason.unwrap().contains("apt-get install postgresql"));
+    assert!(shown.reason.expect("the bench is whole").contains("apt-get install postgresql"));
     let started = names(&bench.steps());
     assert!(started.contains(&"starts edge".to_owned()) && started.contains(&"starts alertmanager".to_owned()));
     assert!(!started.iter().any(|step| step.contains("postgres") || step.contains("prometheus")));

@@ -53,11 +53,11 @@ pub(crate) fn fact<T>(value: T, millis: i64) -> Seen<T> {
 }
 
 pub(crate) fn child(name: &str) -> ChildName {
-    ChildName::new(name).unwrap()
+    ChildName::new(name).expect("the bench is whole")
 }
 
 pub(crate) fn instance(slot: u32) -> InstanceId {
-    InstanceId { service: ServiceName::new("backend").unwrap(), slot }
+    InstanceId { service: ServiceName::new("backend").expect("the bench is whole"), slot }
 }
 
 pub(crate) struct Bench {
@@ -69,7 +69,9 @@ pub(crate) struct Bench {
 impl Bench {
     /// Nothing was ever started.
     pub(crate) fn empty() -> Self {
-        let stack = mainstay_stack::parse(STACK, "mainstay.toml", &EnvironmentName::default()).unwrap().stack;
+        let stack = mainstay_stack::parse(STACK, "mainstay.toml", &EnvironmentName::default())
+            .expect("the bench is whole")
+            .stack;
         let look = MemberSeen {
             data: DataDirectory::Absent,
             has_standby_signal: None,
@@ -112,8 +114,11 @@ impl Bench {
         }
         for name in ["backend-1", "backend-2", "worker-1"] {
             bench.run_child(name);
-            let (service, slot) = name.rsplit_once('-').unwrap();
-            let id = InstanceId { service: ServiceName::new(service).unwrap(), slot: slot.parse().unwrap() };
+            let (service, slot) = name.rsplit_once('-').expect("the bench is whole");
+            let id = InstanceId {
+                service: ServiceName::new(service).expect("the bench is whole"),
+                slot: slot.parse().expect("the bench is whole"),
+            };
             bench.health(&id, Health::Ready);
         }
         let observed = &mut bench.observed;
@@ -124,7 +129,7 @@ impl Bench {
         observed.router = fact(RouterSeen { epoch: 1, write: Some(A), read: vec![B] }, 99_990);
         observed.is_database_prepared = true;
         observed.is_migrated = true;
-        observed.before_done.insert(ServiceName::new("backend").unwrap(), at(0));
+        observed.before_done.insert(ServiceName::new("backend").expect("the bench is whole"), at(0));
         bench.record(Record {
             epoch: 1,
             primary: A,
@@ -154,7 +159,7 @@ impl Bench {
     }
 
     pub(crate) fn durability(mut self, durability: Durability) -> Self {
-        self.stack.database.as_mut().unwrap().durability = durability;
+        self.stack.database.as_mut().expect("the bench is whole").durability = durability;
         self
     }
 
@@ -166,14 +171,14 @@ impl Bench {
     }
 
     pub(crate) fn run_child(&mut self, name: &str) {
-        let number = u8::try_from(self.children().len()).unwrap() + 1;
+        let number = u8::try_from(self.children().len()).expect("the bench is whole") + 1;
         let nonce = Nonce::from_bytes([number; 16]);
         let seen = ChildSeen { nonce, pid: Pid(i32::from(number)), since: at(1_000), ended: None, quick_ends: 0 };
         self.children().insert(child(name), seen);
     }
 
     pub(crate) fn end_child(&mut self, name: &str, millis: i64) {
-        let ended = self.children().get_mut(&child(name)).unwrap();
+        let ended = self.children().get_mut(&child(name)).expect("the bench is whole");
         ended.ended = Some((ExitReason::Signal { signal: 9 }, at(millis)));
     }
 
@@ -184,7 +189,7 @@ impl Bench {
     }
 
     pub(crate) fn database(&mut self) -> &mut DatabaseSeen {
-        self.observed.database.as_mut().unwrap()
+        self.observed.database.as_mut().expect("the bench is whole")
     }
 
     pub(crate) fn record(&mut self, record: Record) {
@@ -212,7 +217,7 @@ impl Bench {
     }
 
     pub(crate) fn answer(&mut self, member: Member) -> &mut MemberAnswer {
-        match &mut self.database().members.get_mut(&member).unwrap().answer {
+        match &mut self.database().members.get_mut(&member).expect("the bench is whole").answer {
             Seen::Fact { value, .. } => value,
             Seen::Unknown | Seen::Silent { .. } => panic!("postgres-{member} does not answer"),
         }
@@ -220,7 +225,7 @@ impl Bench {
 
     pub(crate) fn kill_primary(&mut self, is_alive: Seen<bool>) {
         self.end_child("postgres-a", 99_995);
-        self.database().members.get_mut(&A).unwrap().is_alive = is_alive;
+        self.database().members.get_mut(&A).expect("the bench is whole").is_alive = is_alive;
     }
 
     /// The plan, held to the invariants.
@@ -236,6 +241,6 @@ impl Bench {
     }
 
     pub(crate) fn shown(&self, id: BoxId) -> BoxPlan {
-        self.plan().boxes.into_iter().find(|shown| shown.id == id).unwrap()
+        self.plan().boxes.into_iter().find(|shown| shown.id == id).expect("the bench is whole")
     }
 }
