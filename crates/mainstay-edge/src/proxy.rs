@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::edge::Edge;
 use crate::headers::{Identity, forward};
+use crate::metrics::RouteTally;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::strict;
 use crate::upstream::{Group, Lease, NoEndpoint};
@@ -48,6 +49,8 @@ const RETRY_AFTER: &str = "1";
 /// What the edge does at Pingora's stations.
 pub(crate) struct Proxy {
     edge: Arc<Edge>,
+    /// Redirects and refusals.
+    unrouted: Arc<RouteTally>,
 }
 
 /// One request.
@@ -99,7 +102,8 @@ impl RequestState {
 
 impl Proxy {
     pub(crate) fn new(edge: Arc<Edge>) -> Self {
-        Self { edge }
+        let unrouted = edge.metrics.route("", "");
+        Self { edge, unrouted }
     }
 
     /// Takes in the head; the refusal if it is one.
@@ -474,9 +478,13 @@ impl Proxy {
         if let Some(lease) = &ctx.lease {
             lease.0.tally.record(took, is_error);
         }
-        if let Some(route) = ctx.route() {
-            route.tally.in_flight.fetch_sub(1, Ordering::Relaxed);
-            route.tally.record(if is_truncated { 500 } else { status }, took);
+        let counted = if is_truncated { 500 } else { status };
+        match ctx.route() {
+            Some(route) => {
+                route.tally.in_flight.fetch_sub(1, Ordering::Relaxed);
+                route.tally.record(counted, took);
+            }
+            None => self.unrouted.record(counted, took),
         }
         self.log(session, status, now, ctx);
     }

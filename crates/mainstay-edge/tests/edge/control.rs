@@ -124,6 +124,21 @@ async fn without_a_control_plane_a_dead_endpoint_is_found_by_probes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_was_not_ready_stays_out_until_the_control_plane_is_long_gone() {
+    let backend = Backend::start("a").await;
+    let edge = Edge::start().await;
+    let mut starting = backend.endpoint();
+    starting.is_ready = false;
+    let sample = "mainstay_edge_endpoint_in{upstream=\"backend\",endpoint=\"a\"}";
+    drop(edge.with(&[starting]).await);
+    // Longer than the hold: the control plane may be back any moment and knows better.
+    assert_eq!(edge.client().get("/api/x").await.status, 503);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(edge.client().get("/api/x").await.text(), "a");
+    assert_eq!(edge.control().await.metric(sample).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reports_count_what_went_through_and_say_who_is_out() {
     let (a, b) = (Backend::start("a").await, Backend::start("b").await);
     let edge = Edge::start().await;
