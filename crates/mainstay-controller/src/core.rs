@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay_api::{Sabotage, Status, Traffic};
 use mainstay_decide::health::HealthMachine;
-use mainstay_decide::observed::{ChildSeen, FailedStep, Observed, RunningStep};
+use mainstay_decide::observed::{ChildSeen, FailedStep, MemberAnswer, Observed, RunningStep};
 use mainstay_decide::plan::{Plan, Step, StepKey};
 use mainstay_decide::{invariants, restart};
 use mainstay_stack::Stack;
@@ -251,7 +251,16 @@ impl Core {
     }
 
     fn take_children(&mut self, children: Vec<Child>, at: Timestamp) {
-        self.children = children.into_iter().map(|child| (child.name.clone(), child)).collect();
+        let mut listed: BTreeMap<ChildName, Child> =
+            children.into_iter().map(|child| (child.name.clone(), child)).collect();
+        // A start whose result came in while the list was under way is newer than the list.
+        for (name, known) in std::mem::take(&mut self.children) {
+            let is_newer = known.ended.is_none() && listed.get(&name).is_none_or(|other| other.since < known.since);
+            if is_newer {
+                listed.insert(name, known);
+            }
+        }
+        self.children = listed;
         for child in self.children.values() {
             if let Some(ended) = &child.ended {
                 count_end(&mut self.quick_ends, child, ended.at);
@@ -355,7 +364,27 @@ impl Core {
                     database.record = Seen::Fact { value: Some(record), observed_at: at };
                 }
             }
-            Outcome::Promoted { .. } => {}
+            Outcome::Promoted { timeline, lsn } => {
+                let seen = match step {
+                    Step::Promote { member } => {
+                        self.observed.database.as_mut().and_then(|database| database.members.get_mut(member))
+                    }
+                    _ => None,
+                };
+                // It has just said so: waiting for the next look would only cost time.
+                if let Some(seen) = seen {
+                    seen.has_standby_signal = Some(false);
+                    let answer = MemberAnswer {
+                        is_in_recovery: false,
+                        timeline,
+                        lsn,
+                        is_streaming: false,
+                        synchronous: Vec::new(),
+                        standbys: BTreeMap::new(),
+                    };
+                    seen.answer = Seen::Fact { value: answer, observed_at: at };
+                }
+            }
             Outcome::Prepared => self.observed.is_database_prepared = true,
             Outcome::Migrated(applied) => {
                 self.observed.is_migrated = true;

@@ -13,7 +13,7 @@ use mainstay_edge::protocol::Endpoint;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::protocol::SpawnSpec;
 use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, ServiceName};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 pub(crate) use database::Cluster;
 
@@ -29,8 +29,9 @@ pub(crate) struct Effects {
     pub(crate) keep: watch::Receiver<Option<Keep>>,
     pub(crate) edge: Link,
     pub(crate) router: Link,
-    pub(crate) endpoints: watch::Sender<BTreeMap<String, Vec<Endpoint>>>,
-    pub(crate) looks: Arc<Notify>,
+    pub(crate) endpoints: watch::Sender<Option<BTreeMap<String, Vec<Endpoint>>>>,
+    /// Observers look when it changes; a change while one looks is not lost to it.
+    pub(crate) looks: watch::Sender<()>,
     pub(crate) cluster: Option<Cluster>,
     pub(crate) journal: Journal,
     pub(crate) telemetry_files: std::sync::Mutex<()>,
@@ -60,7 +61,7 @@ impl Effects {
             Step::StartInstance { id } => self.start_instance(id).await,
             Step::Stop { name, nonce, signal, grace } => self.stop(name, nonce, *signal, *grace).await,
             Step::RunBefore { service } => self.run_before(service).await,
-            Step::Finish => Ok(Outcome::Finished),
+            Step::Finish => self.finish().await,
             Step::InitPrimary { .. }
             | Step::Clone { .. }
             | Step::StartPostgres { .. }
@@ -93,11 +94,13 @@ impl Effects {
 
     /// Makes observers look now instead of at their next turn.
     pub(crate) fn look_again(&self) {
-        self.looks.notify_waiters();
+        self.looks.send_replace(());
     }
 
-    /// Shows the edge its endpoints, if they changed.
+    /// Shows the edge its endpoints, if they changed. An upstream that is not planned keeps what it has, and
+    /// nothing is shown before each was planned once: a control plane that has just begun knows of no instance.
     pub(crate) fn set_endpoints(&self, planned: &BTreeMap<String, Vec<EndpointPlan>>) {
+        let before = self.endpoints.borrow().clone().unwrap_or_default();
         let mut wanted = BTreeMap::new();
         for (name, service) in &self.settings.stack.services {
             for management in [false, true] {
@@ -106,16 +109,20 @@ impl Effects {
                 if !has_door {
                     continue;
                 }
-                let none = Vec::new();
-                let endpoints = planned.get(&key).or_else(|| planned.get(name.as_str())).unwrap_or(&none);
-                let shown = endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint, management)).collect();
+                let shown = match (planned.get(&key).or_else(|| planned.get(name.as_str())), before.get(&key)) {
+                    (Some(endpoints), _) => {
+                        endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint, management)).collect()
+                    }
+                    (None, Some(known)) => known.clone(),
+                    (None, None) => return,
+                };
                 wanted.insert(key, shown);
             }
         }
-        self.endpoints.send_if_modified(|current: &mut BTreeMap<String, Vec<Endpoint>>| {
-            let differs = *current != wanted;
+        self.endpoints.send_if_modified(|current| {
+            let differs = current.as_ref() != Some(&wanted);
             if differs {
-                *current = wanted;
+                *current = Some(wanted);
             }
             differs
         });

@@ -22,6 +22,9 @@ const REDIAL: Duration = Duration::from_millis(50);
 /// Time for an answer; both answer from memory after one fsync.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// Endpoints by upstream; `None` until they are known.
+pub(crate) type Endpoints = Option<std::collections::BTreeMap<String, Vec<mainstay_edge::protocol::Endpoint>>>;
+
 /// What is asked of a link besides its standing word.
 pub(crate) enum Ask {
     /// The metrics page.
@@ -90,7 +93,7 @@ async fn dial(socket: &PathBuf) -> (OwnedReadHalf, OwnedWriteHalf) {
 pub(crate) async fn edge(
     socket: PathBuf,
     mut policy: watch::Receiver<Option<Arc<mainstay_edge::protocol::Policy>>>,
-    mut endpoints: watch::Receiver<std::collections::BTreeMap<String, Vec<mainstay_edge::protocol::Endpoint>>>,
+    mut endpoints: watch::Receiver<Endpoints>,
     mut asks: mpsc::Receiver<Ask>,
     sender: mpsc::Sender<Message>,
 ) {
@@ -117,8 +120,11 @@ pub(crate) async fn edge(
                     }
                 }
                 Ok(()) = endpoints.changed() => {
-                    let upstreams = endpoints.borrow_and_update().clone();
-                    wire::send(&mut write, &ToEdge::Endpoints { upstreams }).await
+                    let current = endpoints.borrow_and_update().clone();
+                    match current {
+                        Some(upstreams) => wire::send(&mut write, &ToEdge::Endpoints { upstreams }).await,
+                        None => Ok(()),
+                    }
                 }
                 Some(ask) = asks.recv() => match ask {
                     Ask::Metrics(answer) => {

@@ -67,19 +67,21 @@ pub(crate) async fn keep(
 /// Looks at one Redis until the end.
 pub(crate) async fn redis(effects: Arc<Effects>, kind: mainstay_cache::Kind, sender: mpsc::Sender<Message>) {
     let Ok(settings) = effects.redis_settings(kind) else { return };
+    let mut looks = effects.looks.subscribe();
     loop {
         let seen = mainstay_cache::ping(&settings, now()).await;
         let pause = if seen.value().is_some() { STEADY } else { EAGER };
         if sender.send(Message::Redis { name: kind.name(), seen }).await.is_err() {
             return;
         }
-        rest(&effects, pause).await;
+        rest(&mut looks, pause).await;
     }
 }
 
 /// Looks at Prometheus and Alertmanager until the end.
 pub(crate) async fn telemetry(effects: Arc<Effects>, sender: mpsc::Sender<Message>) {
     let settings = effects.telemetry_settings();
+    let mut looks = effects.looks.subscribe();
     loop {
         let prometheus = mainstay_telemetry::is_ready(settings.prometheus_port, &settings.password, now()).await;
         let alertmanager = mainstay_telemetry::is_ready(settings.alertmanager_port, &settings.password, now()).await;
@@ -88,7 +90,7 @@ pub(crate) async fn telemetry(effects: Arc<Effects>, sender: mpsc::Sender<Messag
             return;
         }
         sender.send(Message::Alertmanager(alertmanager)).await.ok();
-        rest(&effects, if is_well { STEADY } else { EAGER * 4 }).await;
+        rest(&mut looks, if is_well { STEADY } else { EAGER * 4 }).await;
     }
 }
 
@@ -107,11 +109,12 @@ pub(crate) async fn pressure(sender: mpsc::Sender<Message>) {
     }
 }
 
-/// A pause that ends early when something happened.
-pub(crate) async fn rest(effects: &Effects, pause: Duration) {
+/// A pause that ends early when something happened, or did since the last pause.
+pub(crate) async fn rest(looks: &mut watch::Receiver<()>, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
-        () = effects.looks.notified() => {}
+        // Without a sender the control plane is at its end.
+        _ = looks.changed() => {}
     }
 }
 

@@ -10,7 +10,7 @@ use mainstay_decide::observed::{DatabaseSeen, Observed};
 use mainstay_supervisor::keep::Control;
 use mainstay_types::{Generation, Secret, Seen, exit_code};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Doors as ApiDoors, Shared};
 use crate::clock::now;
@@ -101,7 +101,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let (sender, inbox) = mpsc::channel(INBOX);
     let (keep_sender, keep) = watch::channel(None);
     let (stopping, stopping_seen) = watch::channel(false);
-    let (endpoints, endpoints_seen) = watch::channel(BTreeMap::new());
+    let (endpoints, endpoints_seen) = watch::channel(None);
     let (edge, edge_asks) = Link::new();
     let (router, router_asks) = Link::new();
     let cluster = settings.stack.database.is_some().then(|| Cluster::new(&settings)).transpose();
@@ -112,7 +112,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         edge,
         router,
         endpoints,
-        looks: Arc::new(Notify::new()),
+        looks: watch::Sender::default(),
         cluster,
         journal: journal.clone(),
         telemetry_files: Mutex::new(()),
@@ -248,7 +248,7 @@ type Inboxes = (mpsc::Receiver<links::Ask>, mpsc::Receiver<links::Ask>);
 
 fn link_up(
     settings: &Settings,
-    endpoints: watch::Receiver<BTreeMap<String, Vec<mainstay_edge::protocol::Endpoint>>>,
+    endpoints: watch::Receiver<links::Endpoints>,
     (edge_asks, router_asks): Inboxes,
     sender: &mpsc::Sender<Message>,
 ) -> anyhow::Result<()> {

@@ -286,24 +286,53 @@ impl Effects {
         }
         let keep = self.keep()?;
         match keep.signal(nonce, signal).await {
-            Ok(()) => {}
+            Ok(()) => self.wait_for_end(name, nonce, grace).await?,
             // A child that is gone already needs no signal.
-            Err(error) if error.refusal() == Some(Refusal::NotRunning) => return Ok(Outcome::Done),
+            Err(error) if error.refusal() == Some(Refusal::NotRunning) => {}
             Err(error) => return Err(chain(&error)),
         }
+        self.kill_leftovers(self.role_of(name), nonce).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Waits for the end of a child that got its signal; says so when the time is over.
+    async fn wait_for_end(&self, name: &ChildName, nonce: &Nonce, grace: Duration) -> Result<(), String> {
+        let keep = self.keep()?;
         let deadline = tokio::time::Instant::now() + grace;
         while tokio::time::Instant::now() < deadline {
             let children = keep.list().await.map_err(|error| chain(&error))?;
             let runs = children.iter().any(|child| child.nonce == *nonce && child.ended.is_none());
             if !runs {
-                return Ok(Outcome::Done);
+                return Ok(());
             }
             tokio::time::sleep(LOOK).await;
         }
         let text = format!("{name} did not end within {} s and is killed", grace.as_secs());
         self.journal.emit(crate::store::NewEvent::warn(crate::clock::now(), "ChildKilled", text).about(name));
-        keep.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| chain(&error))?;
-        Ok(Outcome::Done)
+        keep.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| chain(&error))
+    }
+
+    /// Kills what a child left behind: a shell ends by its signal, the program that it had started may not.
+    async fn kill_leftovers(&self, role: ChildRole, nonce: &Nonce) -> Result<(), String> {
+        match role {
+            // Orphans of a postmaster are fenced, with a proof. The control plane is this process.
+            ChildRole::Postgres | ChildRole::Control | ChildRole::Keep => Ok(()),
+            ChildRole::Edge
+            | ChildRole::Router
+            | ChildRole::Redis
+            | ChildRole::Instance
+            | ChildRole::Prometheus
+            | ChildRole::Alertmanager
+            | ChildRole::Task => self.keep()?.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| chain(&error)),
+        }
+    }
+
+    /// The end of `down`: nothing that any child started may stay, even of those that had ended by themselves.
+    pub(super) async fn finish(&self) -> Result<Outcome, String> {
+        for child in self.keep()?.list().await.map_err(|error| chain(&error))? {
+            self.kill_leftovers(child.role, &child.nonce).await?;
+        }
+        Ok(Outcome::Finished)
     }
 
     pub(crate) async fn redis_metrics(&self) -> Result<String, String> {

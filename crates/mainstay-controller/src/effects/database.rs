@@ -1,10 +1,11 @@
 //! Database steps, and the looks at its members.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_decide::observed::{DataDirectory, MemberSeen, Record};
+use mainstay_decide::observed::{DataDirectory, MemberAnswer, MemberSeen, Record};
 use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::{Access, Layout, RecordFile, Task, clone, cluster, init, layout, prepare, probe, proof, start};
@@ -305,22 +306,10 @@ impl Cluster {
         }
     }
 
-    async fn look(&self, member: Member, silent_since: &mut Option<Timestamp>) -> MemberSeen {
-        let at = now();
+    async fn look(&self, member: Member, talk: &mut Talk) -> MemberSeen {
         let answer = match self.access.get(&member) {
             None => Seen::Unknown,
-            Some(access) => match probe::probe(access).await {
-                Ok(answer) => {
-                    *silent_since = None;
-                    observers::fact(answer)
-                }
-                Err(AccessError::Silent { .. }) => Seen::Silent { since: *silent_since.get_or_insert(at) },
-                // It is not there, or says itself that it is not ready: no silence.
-                Err(_) => {
-                    *silent_since = None;
-                    Seen::Unknown
-                }
-            },
+            Some(access) => talk.look(access).await,
         };
         let data = self.layout.look(member);
         let signal = self.layout.data(member).join("standby.signal").try_exists().ok();
@@ -329,6 +318,45 @@ impl Cluster {
             has_standby_signal: signal.filter(|_| data == DataDirectory::Complete),
             is_alive: proof::is_alive(&self.layout, member, now()),
             answer,
+        }
+    }
+}
+
+type Question = Pin<Box<dyn Future<Output = Result<MemberAnswer, AccessError>> + Send>>;
+
+/// What was asked of a member, over several looks. A question that got no answer within one look is not given up:
+/// on a busy machine the next would have to connect anew, and none would ever be answered.
+#[derive(Default)]
+struct Talk {
+    open: Option<(Timestamp, Question)>,
+    silent_since: Option<Timestamp>,
+}
+
+impl Talk {
+    /// Asks, or goes on waiting, for the time of one look. A fact is as old as its question.
+    async fn look(&mut self, access: &Access) -> Seen<MemberAnswer> {
+        let (asked_at, question) = self.open.get_or_insert_with(|| {
+            let access = access.clone();
+            (now(), Box::pin(async move { probe::ask(&access).await }))
+        });
+        let asked_at = *asked_at;
+        let result = tokio::time::timeout(probe::LOOK_WITHIN, question).await;
+        if result.is_ok() {
+            self.open = None;
+        }
+        match result {
+            Ok(Ok(value)) => {
+                self.silent_since = None;
+                Seen::Fact { value, observed_at: asked_at }
+            }
+            Err(_) | Ok(Err(AccessError::Silent { .. })) => {
+                Seen::Silent { since: *self.silent_since.get_or_insert(asked_at) }
+            }
+            // It is not there, or says itself that it is not ready: no silence.
+            Ok(Err(_)) => {
+                self.silent_since = None;
+                Seen::Unknown
+            }
         }
     }
 }
@@ -349,9 +377,10 @@ fn versions(folder: &std::path::Path) -> Vec<String> {
 
 async fn watch(effects: Arc<Effects>, member: Member, sender: mpsc::Sender<Message>) {
     let Some(cluster) = &effects.cluster else { return };
-    let mut silent_since = None;
+    let mut talk = Talk::default();
+    let mut looks = effects.looks.subscribe();
     loop {
-        let seen = cluster.look(member, &mut silent_since).await;
+        let seen = cluster.look(member, &mut talk).await;
         let is_well = match &seen.answer {
             Seen::Fact { value, .. } => value.is_streaming || !value.is_in_recovery,
             Seen::Unknown | Seen::Silent { .. } => false,
@@ -359,7 +388,7 @@ async fn watch(effects: Arc<Effects>, member: Member, sender: mpsc::Sender<Messa
         if sender.send(Message::Member { member, seen }).await.is_err() {
             return;
         }
-        observers::rest(&effects, if is_well { LOOK } else { EAGER }).await;
+        observers::rest(&mut looks, if is_well { LOOK } else { EAGER }).await;
     }
 }
 
