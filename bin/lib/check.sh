@@ -105,7 +105,7 @@ saw() {
       for (code in bad) text = text sprintf(", %d × read %s", bad[code], code)
       printf "        the client saw: %d users created, %d read back%s; longest wait %d ms\n", made, read, text, worst * 1000
       if (missing > 0) { printf "        %d users that were acknowledged were not there\n", missing; exit 1 }
-      if (made < 20) { printf "        fewer than 20 users created: not proven that it worked\n"; exit 1 }
+      if (made < 10) { printf "        fewer than 10 users created: not proven that it worked\n"; exit 1 }
     }' "$SCRATCH/client-$1" || fail "the client during $1"
 }
 
@@ -125,7 +125,7 @@ read_back() {
   : >"$SCRATCH/there"
   while :; do
     [ "$(call GET "/api/users?size=100&sort=id,asc&page=$page")" = 200 ] || fail "listing page $page"
-    grep -oE '"username":"[^"]*"' "$SCRATCH/body" | sed -e 's/^"username":"//' -e 's/"$//' >"$SCRATCH/page"
+    { cat "$SCRATCH/body"; echo; } | sed 's/"username":"/\n&/g' | sed -n 's/^"username":"\([^"]*\)".*/\1/p' >"$SCRATCH/page"
     [ -s "$SCRATCH/page" ] || break
     cat "$SCRATCH/page" >>"$SCRATCH/there"
     page=$((page + 1))
