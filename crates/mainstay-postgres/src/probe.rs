@@ -29,16 +29,31 @@ SELECT pg_is_in_recovery(),
                  FROM pg_stat_replication
                  WHERE state = 'streaming' AND starts_with(application_name, 'mainstay_')), '')";
 
+/// After this a question counts as lost, and so does its connection.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 /// Looks once, within [`LOOK_WITHIN`], over the held connection.
 ///
 /// **Errors**: `Silent` when it is there and does not answer; the others say why it cannot be asked.
 pub async fn probe(access: &Access) -> Result<MemberAnswer, AccessError> {
+    ask_within(access, LOOK_WITHIN).await
+}
+
+/// The same within [`ANSWER_WITHIN`], for who goes on waiting over several looks: on a busy machine a new
+/// connection takes longer than one look, and to begin anew at each would never end.
+///
+/// **Errors**: as [`probe`].
+pub async fn ask(access: &Access) -> Result<MemberAnswer, AccessError> {
+    ask_within(access, ANSWER_WITHIN).await
+}
+
+async fn ask_within(access: &Access, within: Duration) -> Result<MemberAnswer, AccessError> {
     let look = async {
         let client = access.client(Use::Look).await?;
         let row = client.query_one(QUESTION, &[]).await.map_err(|error| access.explain(error))?;
         read(access.member(), &row)
     };
-    match tokio::time::timeout(LOOK_WITHIN, look).await {
+    match tokio::time::timeout(within, look).await {
         Ok(answer) => {
             if answer.is_err() {
                 access.let_go(Use::Look);
@@ -47,7 +62,7 @@ pub async fn probe(access: &Access) -> Result<MemberAnswer, AccessError> {
         }
         Err(_) => {
             access.let_go(Use::Look);
-            Err(AccessError::Silent { member: access.member(), within: LOOK_WITHIN })
+            Err(AccessError::Silent { member: access.member(), within })
         }
     }
 }
