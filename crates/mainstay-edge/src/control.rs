@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::edge::Edge;
-use crate::metrics::difference;
+use crate::metrics::{difference, sum};
 use crate::protocol::{Counts, EndpointReport, FromEdge, PROTOCOL_VERSION, ToEdge};
 
 /// Name of the socket in the runtime folder.
@@ -188,7 +188,8 @@ impl Reporter {
         let window = self.since.elapsed();
         self.since = Instant::now();
         let (mut upstreams, mut endpoints) = (BTreeMap::new(), BTreeMap::new());
-        let (mut upstream_totals, mut endpoint_totals) = (BTreeMap::new(), BTreeMap::new());
+        let mut upstream_totals = BTreeMap::new();
+        let mut endpoint_totals: BTreeMap<String, Counts> = BTreeMap::new();
         let local = edge.metrics.local.read();
         upstreams.insert(String::new(), difference(&local, self.upstreams.get("")));
         upstream_totals.insert(String::new(), local);
@@ -197,11 +198,17 @@ impl Reporter {
             upstreams.insert(name.clone(), difference(&total, self.upstreams.get(name)));
             upstream_totals.insert(name.clone(), total);
             for endpoint in group.endpoints().iter() {
-                let total = endpoint.tally.read();
-                let counts = difference(&total, self.endpoints.get(&endpoint.id));
-                let in_flight = endpoint.in_flight.load(Ordering::Relaxed);
-                endpoints.insert(endpoint.id.clone(), EndpointReport { is_in: endpoint.is_in(), in_flight, counts });
-                endpoint_totals.insert(endpoint.id.clone(), total);
+                // The main port's group comes first by its name: whether an endpoint is in is about that one.
+                let known = EndpointReport { is_in: endpoint.is_in(), in_flight: 0, counts: Counts::default() };
+                let report = endpoints.entry(endpoint.id.clone()).or_insert(known);
+                report.in_flight += endpoint.in_flight.load(Ordering::Relaxed);
+                let total = endpoint_totals.entry(endpoint.id.clone()).or_default();
+                *total = sum(total, &endpoint.tally.read());
+            }
+        }
+        for (id, report) in &mut endpoints {
+            if let Some(total) = endpoint_totals.get(id) {
+                report.counts = difference(total, self.endpoints.get(id));
             }
         }
         self.upstreams = upstream_totals;

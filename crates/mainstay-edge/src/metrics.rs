@@ -59,6 +59,17 @@ pub(crate) fn difference(now: &Counts, before: Option<&Counts>) -> Counts {
     }
 }
 
+/// `one + other`: an instance with two ports is an endpoint of two upstreams under one id.
+pub(crate) fn sum(one: &Counts, other: &Counts) -> Counts {
+    let buckets = one.latency.len().max(other.latency.len());
+    let at = |latency: &[u64], bucket: usize| latency.get(bucket).copied().unwrap_or(0);
+    Counts {
+        requests: one.requests + other.requests,
+        errors: one.errors + other.errors,
+        latency: (0..buckets).map(|bucket| at(&one.latency, bucket) + at(&other.latency, bucket)).collect(),
+    }
+}
+
 /// What went over one route.
 #[derive(Debug)]
 pub(crate) struct RouteTally {
@@ -258,6 +269,9 @@ mod tests {
         assert_eq!((counts.requests, counts.errors), (2, 1));
         let later = Counts { requests: 5, ..counts.clone() };
         assert_eq!(difference(&later, Some(&counts)).requests, 3);
+        let both = sum(&Counts::default(), &sum(&counts, &later));
+        assert_eq!((both.requests, both.errors), (7, 2));
+        assert_eq!((both.latency[0], both.latency[BUCKETS - 1]), (2, 2));
     }
 
     #[test]
