@@ -5,7 +5,7 @@
 PROFILE=dist
 IS_BUILT=no
 
-# Builds the programs of the profile, unless MAINSTAY names one that is built already.
+# Builds the programs of the profile, unless they are built already (`--built`).
 build() {
   local target="${CARGO_TARGET_DIR:-target}/$PROFILE"
   if [ "$IS_BUILT" = no ]; then
@@ -42,15 +42,21 @@ beside() {
     '{took_s: ($took / 1e6 | floor), load_average: $load, waited_for_cpu_percent: $cpu, waited_for_disk_percent: $io}'
 }
 
+postgresql_version() {
+  local newest
+  newest=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -n 1)
+  "$newest" --version
+}
+
 machine() {
   local memory
   memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)
   jq -n --arg cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" --argjson cores "$(nproc)" \
     --argjson memory_mib "$((memory / 1024))" --arg kernel "$(uname -sr)" \
     --arg system "$(. /etc/os-release && echo "$PRETTY_NAME")" \
-    --arg postgresql "$(ls /usr/lib/postgresql | sort -V | tail -n 1 | xargs -I{} /usr/lib/postgresql/{}/bin/postgres --version)" \
-    --arg redis "$(redis-server --version | cut -d' ' -f3)" \
-    --arg prometheus "$(prometheus --version 2>&1 | sed -n '1s/,.*//p')" \
+    --arg postgresql "$(postgresql_version)" \
+    --arg redis "$(redis-server --version | sed 's/.* v=\([^ ]*\).*/\1/')" \
+    --arg prometheus "$(prometheus --version 2>&1 | sed -n '1s/^prometheus, version \([^ ]*\).*/\1/p')" \
     --arg rust "$(rustc --version)" \
     '{cpu: $cpu, cores: $cores, memory_mib: $memory_mib, kernel: $kernel, system: $system,
       versions: {postgresql: $postgresql, redis: $redis, prometheus: $prometheus, rust: $rust}}'
@@ -58,9 +64,12 @@ machine() {
 
 # What was measured: commit, whether the checkout had changes of its own, profile, hash of the program.
 subject() {
-  local dirty=false
+  local dirty=false commit
   [ -z "$(git status --porcelain -- crates apps Cargo.toml Cargo.lock 2>/dev/null)" ] || dirty=true
-  jq -n --arg commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" --argjson dirty "$dirty" \
+  commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+  # Programs that were built before may be of another commit: who knows which says so.
+  if [ "$IS_BUILT" = yes ]; then commit=${BUILT_FROM:-unknown} dirty=null; fi
+  jq -n --arg commit "$commit" --argjson dirty "$dirty" \
     --arg profile "$PROFILE" --arg sha256 "$(sha256sum "$MAINSTAY" | cut -c1-16)" \
     --argjson bytes "$(stat -c %s "$MAINSTAY")" \
     '{commit: $commit, has_uncommitted_changes: $dirty, profile: $profile, program_sha256: $sha256, program_bytes: $bytes}'
