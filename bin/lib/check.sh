@@ -136,7 +136,7 @@ read_back() {
   acknowledged=$(wc -l <"$SCRATCH/acknowledged")
   lost=$(comm -23 "$SCRATCH/acknowledged" "$SCRATCH/there.sorted" | wc -l)
   twice=$(uniq -d "$SCRATCH/there.sorted" | wc -l)
-  same "of $acknowledged users acknowledged to the client, lost and doubled" "$lost $twice" "0 0"
+  same "of $acknowledged users acknowledged to the client, all are there, once" "$lost lost, $twice doubled" "0 lost, 0 doubled"
 }
 
 # A drill that cannot fail proves nothing: with a mistake put in on purpose it must.
