@@ -14,6 +14,10 @@ use crate::plan::StepKey;
 /// lost since.
 pub(crate) const FACT_LIFE: Duration = Duration::from_secs(5);
 
+/// Machine pressure explains silence, so more of it is needed to mean a hang; yet on a machine that is always busy a
+/// frozen server must be noticed too. At the default of 3 s this is 15 s: half of what the router holds sessions.
+const PRESSED_PATIENCE: u32 = 5;
+
 /// What the planner looks at.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
@@ -131,6 +135,13 @@ impl<'a> View<'a> {
             }
             Some(Seen::Fact { .. } | Seen::Unknown) | None => Answer::Unknown,
         }
+    }
+
+    /// When silence that lasts since then means a hang. The planner looks again then.
+    pub(crate) fn hung_at(&self, since: Timestamp) -> Timestamp {
+        let hang_after = self.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);
+        let is_under_pressure = self.database().is_some_and(|seen| seen.is_under_pressure);
+        since.after(hang_after.saturating_mul(if is_under_pressure { PRESSED_PATIENCE } else { 1 }))
     }
 
     /// Whether the member's answer was given after the death of `dead` was proven: nothing can reach it since.

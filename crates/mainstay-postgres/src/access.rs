@@ -180,9 +180,12 @@ impl Access {
             let mut source = std::error::Error::source(&error);
             while let Some(inner) = source {
                 if let Some(io) = inner.downcast_ref::<std::io::Error>() {
-                    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-                    if matches!(io.kind(), NotFound | ConnectionRefused) {
-                        return AccessError::NotListening(member);
+                    use std::io::ErrorKind::{ConnectionRefused, NotFound, TimedOut, WouldBlock};
+                    match io.kind() {
+                        NotFound | ConnectionRefused => return AccessError::NotListening(member),
+                        // `WouldBlock` is a full queue of connections that nobody accepts: a frozen postmaster.
+                        WouldBlock | TimedOut => return AccessError::Silent { member, within: CONNECT_WITHIN },
+                        _ => {}
                     }
                 }
                 source = inner.source();

@@ -21,11 +21,20 @@ pub(super) fn router(draft: &Draft<'_>, mut shown: BoxPlan) -> BoxPlan {
         let what = "find out which state directory is the right one".to_owned();
         shown.waiting.push(Waiting::Operator { what });
         worse(&mut shown, State::Failed, "it was told a later epoch than the record holds".to_owned());
-    } else if !leads_to_primary(draft, record) || draft.view.writable(record.primary).is_none() {
+    } else if !leads_to_primary(draft, record) || !is_serving(draft, record.primary) {
         shown.waiting.push(Waiting::Dependency { on: "the database's primary".to_owned() });
         worse(&mut shown, State::Degraded, "sessions are held until a primary takes writes".to_owned());
     }
     shown
+}
+
+/// Whether the primary takes writes as far as anybody knows: a look without an answer is no hang yet.
+fn is_serving(draft: &Draft<'_>, primary: Member) -> bool {
+    match draft.view.answer(primary) {
+        Answer::Fact(answer) => !answer.is_in_recovery,
+        Answer::Silent { since } => draft.view.now < draft.view.hung_at(since),
+        Answer::Unknown => false,
+    }
 }
 
 pub(super) fn members(draft: &Draft<'_>, notes: &mut Notes) -> Vec<BoxPlan> {
@@ -69,7 +78,8 @@ fn running_state(draft: &Draft<'_>, member: Member, waiting: &mut Vec<Waiting>) 
             if waiting.is_empty() {
                 waiting.push(Waiting::Silence { since });
             }
-            State::Failed
+            // Failed is what has been silent for so long that something is done about it.
+            State::Unknown
         }
         Answer::Fact(_) | Answer::Unknown => {
             if waiting.is_empty() {

@@ -59,12 +59,11 @@ pub(super) fn ended(draft: &mut Draft<'_>, notes: &mut Notes, database: &Databas
 /// The recorded primary runs and does not answer.
 pub(super) fn silent(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record, since: Timestamp) {
     let primary = record.primary;
-    let is_under_pressure = draft.view.database().is_some_and(|seen| seen.is_under_pressure);
     let reason = format!("postgres-{primary} does not answer");
-    let hung_at = since.after(database.hang_after);
-    if draft.view.now < hung_at || is_under_pressure {
+    let hung_at = draft.view.hung_at(since);
+    if draft.view.now < hung_at {
         draft.wake(hung_at);
-        return fail(notes, primary, reason, Waiting::Silence { since });
+        return wait(notes, primary, Waiting::Silence { since });
     }
     match choose(&draft.view, database, record, hung_at.after(database.hang_after)) {
         Choice::Promote(candidate) => begin(draft, notes, record, candidate),
@@ -111,12 +110,11 @@ pub(super) fn go_on(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, p
         Answer::Fact(answer) if answer.is_in_recovery => draft.ask_urgent(Step::Promote { member: promoting }),
         Answer::Fact(answer) => draft.ask_urgent(Step::WriteRecord { record: taken_over(record, promoting, answer) }),
         Answer::Silent { since } => {
-            let patience = draft.view.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);
-            let is_under_pressure = draft.view.database().is_some_and(|seen| seen.is_under_pressure);
-            if draft.view.now >= since.after(patience) && !is_under_pressure {
+            let hung_at = draft.view.hung_at(since);
+            if draft.view.now >= hung_at {
                 draft.ask_urgent(Step::Fence { member: promoting })
             } else {
-                draft.wake(since.after(patience));
+                draft.wake(hung_at);
                 Waiting::Silence { since }
             }
         }

@@ -70,14 +70,13 @@ fn running(
             }
         }
         Answer::Silent { since } => {
-            let reason = "does not answer".to_owned();
-            let waiting = if is_hung(&draft.view, since) {
-                draft.ask_urgent(Step::Fence { member })
-            } else {
-                draft.wake(since.after(hang_after(&draft.view)));
-                Waiting::Silence { since }
-            };
-            fail(notes, member, reason, waiting);
+            let hung_at = draft.view.hung_at(since);
+            if draft.view.now < hung_at {
+                draft.wake(hung_at);
+                return wait(notes, member, Waiting::Silence { since });
+            }
+            let waiting = draft.ask_urgent(Step::Fence { member });
+            fail(notes, member, "does not answer".to_owned(), waiting);
         }
         Answer::Unknown => wait(notes, member, Waiting::Readiness { probe: "its first answer".to_owned() }),
     }
@@ -164,19 +163,10 @@ pub(super) fn is_lost(view: &View<'_>, record: &Record, member: Member, primary:
     let is_gone = view.member_life(member).runs().is_none() || !primary.standbys.contains_key(&member);
     let is_wrong = match view.answer(member) {
         Answer::Fact(answer) => !answer.is_in_recovery || answer.timeline != record.timeline,
-        Answer::Silent { since } => is_hung(view, since),
+        Answer::Silent { since } => view.now >= view.hung_at(since),
         Answer::Unknown => false,
     };
     is_gone || is_wrong || !view.wanted_members().contains(&member)
-}
-
-fn is_hung(view: &View<'_>, since: mainstay_types::Timestamp) -> bool {
-    let is_under_pressure = view.database().is_some_and(|seen| seen.is_under_pressure);
-    view.now >= since.after(hang_after(view)) && !is_under_pressure
-}
-
-fn hang_after(view: &View<'_>) -> Duration {
-    view.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after)
 }
 
 fn running_step(draft: &Draft<'_>, member: Member) -> Option<Waiting> {

@@ -160,11 +160,29 @@ fn silence_is_waited_out_then_ended_by_a_fence() {
 #[test]
 fn silence_under_pressure_is_waited_out() {
     let mut bench = Bench::ready();
-    bench.database().members.get_mut(&A).expect("the bench is whole").answer = Seen::Silent { since: at(50_000) };
+    bench.database().members.get_mut(&A).expect("the bench is whole").answer = Seen::Silent { since: at(86_000) };
     bench.database().is_under_pressure = true;
     assert_eq!(bench.steps(), vec![]);
     let shown = bench.shown(BoxId::Postgres { member: A });
     assert!(matches!(shown.waiting[0], Waiting::Silence { .. }), "{shown:?}");
+}
+
+#[test]
+fn pressure_that_never_ends_does_not_hide_a_frozen_primary() {
+    let mut bench = Bench::ready();
+    bench.database().members.get_mut(&A).expect("the bench is whole").answer = Seen::Silent { since: at(85_000) };
+    bench.database().is_under_pressure = true;
+    let steps = bench.steps();
+    assert_eq!(record(&steps).expect("the bench is whole").promoting, Some(B));
+    assert!(steps.contains(&Step::Fence { member: A }));
+}
+
+#[test]
+fn one_look_without_an_answer_paints_nothing_red() {
+    let mut bench = Bench::ready();
+    bench.database().members.get_mut(&A).expect("the bench is whole").answer = Seen::Silent { since: at(99_500) };
+    assert_eq!(bench.shown(BoxId::Postgres { member: A }).state, State::Unknown);
+    assert_eq!(bench.shown(BoxId::Router).state, State::Ready);
 }
 
 #[test]
