@@ -81,10 +81,11 @@ fn attachments(table: &str, segment: Segment) -> io::Result<Option<u64>> {
     let column = |name: &str| header.iter().position(|title| *title == name).ok_or_else(bad);
     let (key, id, count) = (column("key")?, column("shmid")?, column("nattch")?);
     for line in lines {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<i64>().ok()).ok_or_else(bad);
+        // Looked at many times a second, and a machine may have hundreds of segments: only what is asked is read.
+        let number = |at: usize| line.split_whitespace().nth(at).and_then(|field| field.parse().ok()).ok_or_else(bad);
         // PostgreSQL prints the key unsigned, the kernel signed; both are 32 bits.
-        if number(id)? == segment.id && number(key)? & 0xFFFF_FFFF == segment.key & 0xFFFF_FFFF {
+        let found: i64 = number(id)?;
+        if found == segment.id && number(key)? & 0xFFFF_FFFF == segment.key & 0xFFFF_FFFF {
             return u64::try_from(number(count)?).map(Some).map_err(|_| bad());
         }
     }
