@@ -139,7 +139,7 @@ impl Settings {
             ("console".to_owned(), format!("http://console.localhost:{}", doors.console)),
         ]);
         if self.stack.database.is_some() {
-            let router = format!("router 127.0.0.1:{} (write) :{} (read)", doors.write, doors.read);
+            let router = format!("127.0.0.1:{} (write) :{} (read)", doors.write, doors.read);
             urls.insert("router".to_owned(), router);
         }
         if self.stack.observe.enabled {

@@ -253,7 +253,7 @@ fn database_line(boxes: &[BoxStatus], scene: &Scene<'_>) -> Progress {
         let text = if missing.is_empty() { "the standby catches up".to_owned() } else { missing.join(", ") };
         return line("database", &text, state);
     }
-    line("database", &format!("{standbys}; {doors}"), state)
+    line("database", &format!("{standbys}; router {doors}"), state)
 }
 
 fn service_line(name: &ServiceName, boxes: &[BoxStatus]) -> Progress {
