@@ -124,7 +124,8 @@ impl Control {
                         let write = windows.0.turn(&self.shared.write);
                         FromRouter::Report { window_ms, write, read: windows.1.turn(&self.shared.read) }
                     }
-                    _ = look.tick() => match self.finished() {
+                    // Only in a failover: an idle router wakes once a second.
+                    _ = look.tick(), if self.is_report_due() => match self.finished() {
                         Some(done) => done,
                         None => continue,
                     },
@@ -238,6 +239,11 @@ impl Control {
             change(&mut store);
             store.save()
         })
+    }
+
+    /// Whether a failover is under way whose end is to be reported.
+    fn is_report_due(&self) -> bool {
+        self.shared.failover.lock().unwrap_or_else(PoisonError::into_inner).epoch.is_some()
     }
 
     /// The report at the end of a failover, once.
