@@ -21,13 +21,17 @@ pub fn missing(stack: &Stack) -> BTreeMap<Program, String> {
     if stack.observe.enabled {
         let programs = mainstay_telemetry::find_programs();
         if let Err(error) = programs.prometheus {
-            missing.insert(Program::Prometheus, error.to_string());
+            missing.insert(Program::Prometheus, with_hint(&error));
         }
         if let Err(error) = programs.alertmanager {
-            missing.insert(Program::Alertmanager, error.to_string());
+            missing.insert(Program::Alertmanager, with_hint(&error));
         }
     }
     missing
+}
+
+fn with_hint(missing: &mainstay_telemetry::MissingProgram) -> String {
+    format!("{missing}; install it with: {}", missing.hint)
 }
 
 /// Whether a stack that wants it cannot serve without it. Without metrics it serves, and the picture says so.
@@ -61,7 +65,7 @@ pub fn all() -> Vec<Look> {
     let telemetry = mainstay_telemetry::find_programs();
     let path = |found: Result<std::path::PathBuf, mainstay_telemetry::MissingProgram>| match found {
         Ok(path) => Found::Here(path.display().to_string()),
-        Err(error) => Found::Missing(error.to_string()),
+        Err(error) => Found::Missing(with_hint(&error)),
     };
     let postgres = match mainstay_postgres::find_programs() {
         Ok(programs) => Found::Here(format!("version {} in {}", programs.major, programs.bin.display())),

@@ -3,6 +3,7 @@
 
 mod board;
 mod command;
+mod errors;
 mod failure;
 mod place;
 mod screen;
@@ -81,7 +82,20 @@ enum Command {
     Router(command::internal::Options),
 }
 
+/// `mainstay status | head` ends when nobody reads any more, without a backtrace; a stack that runs goes on.
+#[expect(clippy::exit, reason = "nobody is left to tell, and unwinding would end in the same place")]
+fn end_quietly_when_nobody_reads() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.payload_as_str().is_some_and(|text| text.starts_with("failed printing to std")) {
+            std::process::exit(mainstay_types::exit_code::FAILED.into());
+        }
+        before(info);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

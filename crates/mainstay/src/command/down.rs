@@ -174,6 +174,13 @@ pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
             }
             tokio::time::sleep(LOOK).await;
         }
+        // What shells and wrappers left behind. Orphans of a postmaster end by themselves once it is gone.
+        if !roles.contains(&ChildRole::Postgres) {
+            let children = keep.list().await.map_err(broken)?;
+            for child in children.iter().filter(|child| roles.contains(&child.role)) {
+                keep.kill_tree(&child.nonce, KILL).await.map_err(broken)?;
+            }
+        }
     }
     let parents = parents(paths).await;
     end_keep(hello.pid);

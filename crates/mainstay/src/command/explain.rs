@@ -12,7 +12,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<u8, Failure> {
     let code = options.code.to_uppercase();
-    let page = mainstay_stack::explain(&code).ok_or_else(|| {
+    let page = crate::errors::explain(&code).ok_or_else(|| {
         Failure::user("MS2005", format!("there is no page for {code:?}"))
             .help("codes are MS and four digits, printed in brackets after `error`")
     })?;

@@ -15,4 +15,5 @@ pub(crate) mod logs;
 pub(crate) mod preflight;
 pub(crate) mod ps;
 pub(crate) mod status;
+mod trouble;
 pub(crate) mod up;

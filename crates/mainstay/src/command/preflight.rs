@@ -38,7 +38,36 @@ pub(crate) fn run(place: &Place) -> Result<Vec<String>, Failure> {
                 .help("`migrations` in [database] is relative to the stack file's folder"));
         }
     }
+    space(place)?;
     ports(place)
+}
+
+/// What a new cluster takes: 40 MiB of catalogs and two segments of WAL of 16 MiB, and room for a third.
+const NEW_MEMBER: u64 = 96 * 1024 * 1024;
+/// The rest of a state folder before it holds anything of the user's: the program, logs, events.
+const OWN: u64 = 32 * 1024 * 1024;
+
+/// A disk that is full in the middle of a start is worse than one that was full before it.
+fn space(place: &Place) -> Result<(), Failure> {
+    let state = &place.paths.state;
+    let cannot = |what: &Path, error: &dyn std::fmt::Display| {
+        Failure::environment("MS3031", format!("cannot look at {}: {error}", what.display()))
+    };
+    let stat = rustix::fs::statvfs(state).map_err(|error| cannot(state, &error))?;
+    let me = std::env::current_exe().map_err(|error| cannot(state, &error))?;
+    let program = me.metadata().map_err(|error| cannot(&me, &error))?.len();
+    let wanted = place.parsed.stack.database.as_ref().map_or(0, |database| u64::from(database.standbys) + 1);
+    let members = std::fs::read_dir(state.join("pg")).into_iter().flatten().flatten();
+    let there = members.filter(|member| member.path().join("data/PG_VERSION").exists()).count();
+    let new = wanted.saturating_sub(u64::try_from(there).unwrap_or(u64::MAX));
+    let need = OWN + program + new * NEW_MEMBER;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= need {
+        return Ok(());
+    }
+    let (free, need) = (mainstay_types::Bytes(free), mainstay_types::Bytes(need));
+    Err(Failure::environment("MS3034", format!("{free} are free in {}, this start needs {need}", state.display()))
+        .help("make space there, or keep state elsewhere: --state DIR"))
 }
 
 fn required_programs(stack: &Stack) -> Result<(), Failure> {
@@ -83,8 +112,7 @@ fn program_of(service: &str, command: &[String], dir: &Path) -> Result<(), Failu
 /// Chooses and keeps the ports of all doors; says which of them the file declares.
 fn ports(place: &Place) -> Result<Vec<String>, Failure> {
     let stack = &place.parsed.stack;
-    let mut ports =
-        Ports::load(&place.paths.state).map_err(|error| Failure::environment("MS3022", error.to_string()))?;
+    let mut ports = Ports::load(&place.paths.state).map_err(|error| ports_file(&error))?;
     let mut doors = vec![
         ("edge-https", "edge.https_port", stack.edge.https_port),
         ("edge-http", "edge.http_port", stack.edge.http_port),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use mainstay_api::{Progress, Status};
+use mainstay_api::Status;
 use mainstay_client::{Client, Error};
 use mainstay_controller::launch::{self, Launch};
 use mainstay_controller::paths::Paths;
@@ -13,7 +13,7 @@ use mainstay_supervisor::durable;
 use mainstay_types::{State, exit_code};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{down, preflight};
+use super::{down, preflight, trouble};
 use crate::Global;
 use crate::board::{self, Board};
 use crate::failure::Failure;
@@ -40,8 +40,10 @@ const NO_CONTROL: Duration = Duration::from_secs(10);
 const KEEP_ANSWER: Duration = Duration::from_secs(2);
 /// keep leaves with the control plane of a run that was just ending; more than that is a fault of its own.
 const KEEP_RESTARTS: u32 = 3;
-/// A service in a crash loop for this long will not come up by waiting.
+/// What failed for this long, although it was tried again, will not come up by waiting.
 const HOPELESS: Duration = Duration::from_secs(10);
+/// The same for a crash loop, whose tries are counted already: one more of them.
+const CRASH_LOOP: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let global = Global { file: options.file.clone().or_else(|| global.file.clone()), ..global.clone() };
@@ -59,11 +61,12 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
             recovery_card(&place.paths);
             let link = client.console_link().await.map(|link| link.url).unwrap_or_default();
             board::say("console", &format!("{link}  (one use)"));
-            secrets(&place);
+            secrets(&place, &global);
             let took = status.at.saturating_since(status.since);
             let took = screen::took(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-            let end = if options.detach { "`mainstay down` brings it down" } else { "Ctrl-C brings it down" };
-            println!("{} in {took}      {end}; data stays in {}", screen::green("ready"), place.paths.state.display());
+            let end = if options.detach { format!("`{} down`", again(&global)) } else { "Ctrl-C".to_owned() };
+            board::say("state", &format!("{} keeps the data", place.paths.state.display()));
+            println!("{} in {took}; {end} brings it down", screen::green("ready"));
         }
         Err(failure) => {
             eprintln!("not ready: bringing everything down again, data stays in {}", place.paths.state.display());
@@ -161,6 +164,15 @@ fn start_keep(paths: &Paths) -> Result<(), Failure> {
     })
 }
 
+fn is_broken(state: State) -> bool {
+    matches!(state, State::CrashLoop | State::Failed)
+}
+
+/// How long to hope in that state. A crash loop is five quick ends in a row: it had its tries.
+fn hope(state: State) -> Duration {
+    if state == State::CrashLoop { CRASH_LOOP } else { HOPELESS }
+}
+
 /// Brings down what this `up` began: by the control plane, or by keep when that does not answer.
 async fn undo(paths: &Paths, client: &Client, json: bool) {
     let Err(first) = down::bring_down(paths, client, true).await else { return };
@@ -189,14 +201,13 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
                 board.finish();
                 return Ok(status.clone());
             }
-            let broken = status.progress.iter().find(|line| matches!(line.state, State::CrashLoop | State::Failed));
-            match broken {
+            match status.progress.iter().find(|line| is_broken(line.state)) {
                 None => hopeless = None,
                 Some(line) => {
-                    let since = *hopeless.get_or_insert_with(Instant::now);
-                    if since.elapsed() > HOPELESS {
+                    let (since, patience) = (*hopeless.get_or_insert_with(Instant::now), hope(line.state));
+                    if since.elapsed() > patience {
                         board.finish();
-                        return Err(why(line, status));
+                        return Err(trouble::why(paths, line, status));
                     }
                 }
             }
@@ -208,11 +219,11 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
         }
         if status.is_none() && began.elapsed() > NO_CONTROL {
             board.finish();
-            return Err(no_control(paths));
+            return Err(trouble::no_control(paths, NO_CONTROL));
         }
         if began.elapsed() > patience {
             board.finish();
-            return Err(too_long(status.as_ref(), patience));
+            return Err(trouble::too_long(paths, status.as_ref(), patience));
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -222,51 +233,6 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
             }
         }
     }
-}
-
-/// The control plane ends again and again before it can answer: its own words say why.
-fn no_control(paths: &Paths) -> Failure {
-    let log = paths.log("control");
-    let lines = mainstay_supervisor::logs::read_tail(&log, 3).map(|(lines, _)| lines.join("\n")).unwrap_or_default();
-    let text = format!(
-        "the control plane does not answer {} s after its start; its last words:\n{lines}",
-        NO_CONTROL.as_secs()
-    );
-    Failure::environment("MS3033", text).help(format!("all of them are in {}", log.display()))
-}
-
-fn why(line: &Progress, status: &Status) -> Failure {
-    let reason = status
-        .boxes
-        .iter()
-        .find(|one| one.name.starts_with(&line.what) && one.reason.is_some())
-        .and_then(|one| one.reason.clone())
-        .unwrap_or_default();
-    Failure::failed("MS1006", format!("{} does not come up: {}. {reason}", line.what, line.text))
-        .help(format!("its output is in the state folder: logs/{}*.log", line.what))
-}
-
-fn too_long(status: Option<&Status>, patience: Duration) -> Failure {
-    let waiting: Vec<String> = status
-        .iter()
-        .flat_map(|status| &status.boxes)
-        .filter(|one| !matches!(one.state, State::Ready | State::NotConfigured))
-        .map(|one| {
-            let waits: Vec<String> = one.waiting.iter().map(ToString::to_string).collect();
-            let reason = one.reason.clone().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!(
-                "  {} is {}{}{reason}",
-                one.name,
-                one.state,
-                if waits.is_empty() { String::new() } else { format!(" ({})", waits.join(", ")) }
-            )
-        })
-        .collect();
-    Failure::failed(
-        "MS1007",
-        format!("not everything was ready within {} s\n{}", patience.as_secs(), waiting.join("\n")),
-    )
-    .help("--wait SECONDS waits longer")
 }
 
 /// Stays until Ctrl-C (an ordered `down`) or until the stack ends by another's hand.
@@ -309,15 +275,30 @@ async fn stay(paths: &Paths, client: &Client) -> Result<u8, Failure> {
     }
 }
 
+/// How a command about this stack is called from here.
+fn again(global: &Global) -> String {
+    let mut words = vec![std::env::args().next().unwrap_or_else(|| "mainstay".to_owned())];
+    if let Some(file) = &global.file {
+        words.extend(["--file".to_owned(), file.display().to_string()]);
+    }
+    if let Some(environment) = &global.env {
+        words.extend(["--env".to_owned(), environment.clone()]);
+    }
+    if let Some(state) = &global.state {
+        words.extend(["--state".to_owned(), state.display().to_string()]);
+    }
+    words.join(" ")
+}
+
 /// Values that services are given and nobody typed in: how to see them.
-fn secrets(place: &Place) {
+fn secrets(place: &Place, global: &Global) {
     for (name, service) in &place.parsed.stack.services {
         if service.secrets.is_empty() {
             continue;
         }
-        let names: Vec<&str> = service.secrets.iter().map(AsRef::as_ref).collect();
+        let names: Vec<&str> = service.secrets.iter().map(String::as_str).collect();
         let verb = if names.len() == 1 { "has a generated value" } else { "have generated values" };
-        let text = format!("{} {verb}: `mainstay env {name} --show-secrets` shows it", names.join(", "));
+        let text = format!("{} {verb}: `{} env {name} --show-secrets`", names.join(", "), again(global));
         board::say("secrets", &text);
     }
 }

@@ -1,0 +1,84 @@
+//! The pages of the codes that the command line and the admin API use; those of the stack file are the stack
+//! crate's. A code keeps its meaning for ever.
+
+macro_rules! pages {
+    ($($code:literal)+) => {
+        const PAGES: &[(&str, &str)] =
+            &[$(($code, include_str!(concat!("../../../docs/errors/", $code, ".md"))),)+];
+    };
+}
+
+pages! {
+    "MS1001" "MS1002" "MS1003" "MS1004" "MS1005" "MS1006" "MS1007" "MS1008"
+    "MS1010" "MS1011" "MS1012" "MS2000" "MS2001" "MS2002" "MS2003" "MS2004"
+    "MS2005" "MS2010" "MS2011" "MS2012" "MS2020" "MS2021" "MS2022" "MS3001"
+    "MS3002" "MS3003" "MS3004" "MS3010" "MS3020" "MS3021" "MS3022" "MS3023"
+    "MS3030" "MS3031" "MS3032" "MS3033" "MS3034" "MS4001" "MS4010" "MS4011"
+    "MS4012" "MS4040" "MS4041" "MS4042" "MS4043" "MS4044" "MS4210" "MS5000"
+    "MS5030" "MS5031" "MS7000"
+}
+
+/// The page of a code, given as people type it.
+pub(crate) fn explain(code: &str) -> Option<&'static str> {
+    let ours = PAGES.iter().find(|(known, _)| known.eq_ignore_ascii_case(code)).map(|(_, page)| *page);
+    ours.or_else(|| mainstay_stack::explain(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Every `"MSnnnn"` in the sources below a folder.
+    fn codes_in(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).expect("sources").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                codes_in(&path, found);
+            } else if path.file_name().is_some_and(|name| name != "errors.rs") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let is_code = |text: &&str| {
+                    text.len() == 6 && text.starts_with("MS") && text[2..].bytes().all(|byte| byte.is_ascii_digit())
+                };
+                found.extend(text.split('"').filter(is_code).map(str::to_owned));
+            }
+        }
+    }
+
+    fn used() -> BTreeSet<String> {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = BTreeSet::new();
+        codes_in(&here.join("src"), &mut found);
+        codes_in(&here.join("../mainstay-controller/src"), &mut found);
+        found
+    }
+
+    #[test]
+    fn every_code_in_use_has_a_page() {
+        let used = used();
+        assert!(used.len() > 40, "the sources were not found: {used:?}");
+        let without: Vec<&String> = used.iter().filter(|code| explain(code).is_none()).collect();
+        assert!(without.is_empty(), "codes without a page: {without:?}");
+    }
+
+    #[test]
+    fn every_page_is_of_a_code_in_use_and_has_meaning_example_and_mending() {
+        let used = used();
+        for (code, page) in PAGES {
+            assert!(used.contains(*code), "nothing says {code} any more");
+            assert!(page.starts_with(&format!("# {code}: ")), "{code} has no title");
+            for part in ["\n## Example\n", "\n## How to mend it\n"] {
+                assert!(page.contains(part), "{code} lacks {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn stack_file_codes_are_explained_too_in_either_case() {
+        assert!(explain("ms0020").is_some_and(|page| page.starts_with("# MS0020")));
+        assert!(explain("ms4001").is_some_and(|page| page.starts_with("# MS4001")));
+        assert_eq!(explain("MS9999"), None);
+    }
+}
