@@ -75,6 +75,8 @@ nothing_runs() {
 end_stack() {
   local code=$?
   trap - EXIT INT TERM
+  # Whoever read what this prints may be gone: the stack comes down all the same.
+  trap '' PIPE
   if declare -F stop_clients >/dev/null; then stop_clients; fi
   if [ -n "$(processes_of_stack)" ]; then
     echo "bringing the stack down"
