@@ -19,6 +19,11 @@ fn a_second_up_is_refused_and_the_first_unharmed_then_taken_over_without_a_resta
     );
     assert_eq!(world.pids(), first, "the second up changed something");
 
+    // What finds leftovers in every test here must find these.
+    let all = world.processes();
+    let unseen: Vec<_> = first.iter().filter(|(_, pid)| !all.iter().any(|one| i64::from(*one) == **pid)).collect();
+    assert!(unseen.is_empty(), "not found as processes of this stack: {unseen:?}");
+
     // SIGTERM ends keep and the control plane; the children go on, and the next `up` finds its own ports held by them.
     terminate(first["keep"]);
     wait_until("keep is gone", || !world.processes().contains(&i32::try_from(first["keep"]).expect("fits")));
