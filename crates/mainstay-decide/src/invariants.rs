@@ -259,7 +259,10 @@ impl Facts<'_> {
         let is_going_over = self.record().is_some_and(|record| record.promoting.is_some() && record.primary == member);
         let is_silent = matches!(seen.answer, Seen::Silent { .. });
         let is_second = self.is_writable(member) && self.record().is_some_and(|record| record.primary != member);
-        found.unless(runs.is_none() || is_going_over || is_silent || is_second, Rule::NothingFromUnknown, || {
+        let is_standby = self.record().is_some_and(|record| record.primary != member);
+        let is_without_data = is_standby && matches!(seen.data, DataDirectory::Absent | DataDirectory::Unfinished);
+        let is_bad = is_going_over || is_silent || is_second || is_without_data;
+        found.unless(runs.is_none() || is_bad, Rule::NothingFromUnknown, || {
             format!("kills postgres-{member}, which runs and about which nothing bad is known")
         });
     }

@@ -94,6 +94,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether its directory is not there any more. A server goes on for up to a minute without one, and confirms
+    /// commits that no disk holds.
+    pub(crate) fn is_data_gone(&self, member: Member) -> bool {
+        let is_seen_alive =
+            self.member(member).is_some_and(|seen| matches!(seen.is_alive, Seen::Fact { value: true, .. }));
+        match self.data(member) {
+            DataDirectory::Absent | DataDirectory::Unfinished => is_seen_alive,
+            DataDirectory::Complete | DataDirectory::Foreign | DataDirectory::Unknown => false,
+        }
+    }
+
     /// Whether an answer is older than the last step on record, confirmations, promotion or router.
     pub(crate) fn is_answer_outdated(&self, member: Member) -> bool {
         match self.member(member).map(|seen| &seen.answer) {

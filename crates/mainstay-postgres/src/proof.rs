@@ -96,7 +96,16 @@ fn attachments(table: &str, segment: Segment) -> io::Result<Option<u64>> {
 fn works_in(data: &Path, cluster_name: &str) -> io::Result<bool> {
     let data = match std::fs::canonicalize(data) {
         Ok(path) => path,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // Deleted under a server that still runs: the kernel shows it so.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match data.parent().map(std::fs::canonicalize) {
+            Some(Ok(folder)) => {
+                let mut name = data.file_name().unwrap_or_default().to_owned();
+                name.push(" (deleted)");
+                folder.join(name)
+            }
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Some(Err(_)) | None => return Ok(false),
+        },
         Err(error) => return Err(error),
     };
     for entry in std::fs::read_dir("/proc")? {
@@ -178,6 +187,21 @@ mod tests {
         assert_eq!(is_ours(b"/bin/postgres\0-D\0/s/pg/b/data\0"), Some(false));
         assert_eq!(is_ours(b"postgres: mainstay-b: walwriter "), Some(false));
         assert_eq!(is_ours(b"postgres: mainstay-a: walwriter "), None, "it may be another stack's");
+    }
+
+    #[test]
+    fn a_server_whose_directory_was_deleted_under_it_is_not_dead() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, program) = (folder.path().join("data"), folder.path().join("postgres"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut server = std::process::Command::new(&program).arg("60").current_dir(&data).spawn().unwrap();
+        std::fs::remove_dir(&data).unwrap();
+        let found = look(&data, "mainstay-a");
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert!(found.unwrap());
+        assert!(!look(&data, "mainstay-a").unwrap());
     }
 
     #[test]

@@ -196,7 +196,8 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
     let mut pending = None;
     for candidate in &record.candidates {
         let name = mainstay_types::ChildName::postgres(*candidate);
-        let is_there = view.life(&name).runs().is_some() && !view.is_child_busy(&name);
+        let is_there =
+            view.life(&name).runs().is_some() && !view.is_child_busy(&name) && !view.is_data_gone(*candidate);
         let answer = match view.answer(*candidate) {
             Answer::Fact(answer) if is_there && answer.is_in_recovery && answer.timeline == record.timeline => answer,
             Answer::Unknown | Answer::Silent { .. } if is_there => {

@@ -47,6 +47,10 @@ fn running(
     child: &ChildSeen,
     primary: Option<&MemberAnswer>,
 ) {
+    if draft.view.is_data_gone(member) {
+        let waiting = draft.ask_urgent(Step::Fence { member });
+        return fail(notes, member, "its data directory is gone".to_owned(), waiting);
+    }
     match draft.view.answer(member) {
         Answer::Fact(answer) if !answer.is_in_recovery => {
             let reason =
@@ -155,12 +159,17 @@ fn detached_since(view: &View<'_>, member: Member, child: &ChildSeen) -> Option<
 pub(super) fn is_fine(view: &View<'_>, record: &Record, member: Member, primary: &MemberAnswer) -> bool {
     let says_so = matches!(view.answer(member), Answer::Fact(answer)
         if answer.is_in_recovery && answer.is_streaming && answer.timeline == record.timeline);
-    says_so && primary.standbys.contains_key(&member) && view.wanted_members().contains(&member)
+    says_so
+        && !view.is_data_gone(member)
+        && primary.standbys.contains_key(&member)
+        && view.wanted_members().contains(&member)
 }
 
 /// Whether commits that wait for this member would wait for long. Never from `Unknown`: then the primary decides.
 pub(super) fn is_lost(view: &View<'_>, record: &Record, member: Member, primary: &MemberAnswer) -> bool {
-    let is_gone = view.member_life(member).runs().is_none() || !primary.standbys.contains_key(&member);
+    let is_gone = view.member_life(member).runs().is_none()
+        || view.is_data_gone(member)
+        || !primary.standbys.contains_key(&member);
     let is_wrong = match view.answer(member) {
         Answer::Fact(answer) => !answer.is_in_recovery || answer.timeline != record.timeline,
         Answer::Silent { since } => view.now >= view.hung_at(since),

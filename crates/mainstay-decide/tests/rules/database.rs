@@ -204,6 +204,18 @@ fn a_lost_standby_leaves_the_record_before_commits_stop_waiting() {
 }
 
 #[test]
+fn a_standby_without_a_directory_holds_nothing() {
+    let mut bench = Bench::ready();
+    bench.database().members.get_mut(&B).expect("the bench is whole").data = DataDirectory::Absent;
+    let steps = bench.steps();
+    assert_eq!(record(&steps).expect("the bench is whole").candidates, vec![]);
+    assert!(steps.contains(&Step::Fence { member: B }), "{steps:?}");
+    bench.end_child("postgres-a", 99_995);
+    let steps = bench.steps();
+    assert!(steps.iter().all(|step| !matches!(step, Step::WriteRecord { record } if record.promoting.is_some())));
+}
+
+#[test]
 fn strict_never_stops_waiting() {
     let mut bench = Bench::ready().durability(Durability::Strict);
     bench.end_child("postgres-b", 99_995);
