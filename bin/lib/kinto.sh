@@ -15,8 +15,8 @@ ours=$((ours - $(wc -l <examples/kinto/requirements.txt)))
 work=$(mktemp -d)
 chmod 711 "$work"
 cp -r examples/kinto "$work/kinto"
-remove_work() { rm -rf "$work"; }
-trap remove_work EXIT
+clean_up() { rm -rf "$work"; }
+trap clean_up EXIT
 
 say "installing kinto"
 pip_log="$work/pip.log"
@@ -34,7 +34,6 @@ fi
 "$work/kinto/.venv/bin/kinto" version
 
 begin_stack "$work/kinto"
-stop_clients() { remove_work; }
 if [ "$ours" -le 40 ]; then ok "$ours lines of ours, at most 40"; else fail "$ours lines of ours, at most 40 are allowed"; fi
 
 # Status of METHOD PATH [BODY]; the answer's body is in SCRATCH/body.

@@ -89,6 +89,7 @@ end_stack() {
       kill -KILL $left 2>/dev/null || true
     fi
   fi
+  if declare -F clean_up >/dev/null; then clean_up; fi
   rm -rf "$SCRATCH"
   if [ "$SUCCEEDED" = yes ] && [ "$code" = 0 ]; then
     rm -rf "$STATE"
