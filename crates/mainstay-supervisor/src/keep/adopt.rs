@@ -102,6 +102,13 @@ impl Keep {
             && let Ok(pidfd) = open_pidfd(pid)
             && self.is_same(&record, pid)
         {
+            if let Some(zombie) = proc::stat(pid).filter(|stat| !stat.is_alive()) {
+                // It ended before this keep began, and its present parent reaps slowly. Seen as running, a control
+                // plane that had ended with the stack's last `down` would end this keep too.
+                record.ended = Some(Ended { reason: reason_of(zombie.exit_code), at: crate::now() });
+                self.save(&record);
+                return ended(record);
+            }
             return Some(Entry { record, pidfd: Some(pidfd), is_own: false, was_killed: false, oom_before: 0 });
         }
         record.ended = Some(Ended { reason: ExitReason::Unknown, at: crate::now() });
