@@ -513,6 +513,10 @@ impl Core {
 
     fn tell_changes(&mut self, plan: &Plan, at: Timestamp) {
         for planned in &plan.boxes {
+            // Nobody could look for a moment: no change of the box itself, and neither is the next look.
+            if planned.state == State::Unknown {
+                continue;
+            }
             let before = self.states.insert(planned.id.clone(), planned.state);
             if before.is_some_and(|before| before != planned.state)
                 && let Some(event) = story::state_changed(planned, at)
