@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::Process;
 use mainstay_supervisor::proc;
-use mainstay_types::{ChildName, ChildRole, Nonce, Pid};
+use mainstay_types::{ChildName, ChildRole, Nonce, Pid, Timestamp};
 use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 
@@ -51,11 +51,22 @@ impl Fault {
     }
 
     /// Whom it hits: `pick` chooses among several.
-    pub(crate) fn victim(self, processes: &[Process], primary: Option<&ChildName>, pick: u64) -> Option<Victim> {
+    ///
+    /// Instances that have run for [`STEADY`] only: one that was killed a moment ago counts as ending by itself again
+    /// and again, and what would be measured is how long it is left alone for that.
+    pub(crate) fn victim(
+        self,
+        processes: &[Process],
+        primary: Option<&ChildName>,
+        pick: u64,
+        now: Timestamp,
+    ) -> Option<Victim> {
         let candidates: Vec<&Process> = processes
             .iter()
             .filter(|process| match self {
-                Self::InstanceCrash => process.role == ChildRole::Instance,
+                Self::InstanceCrash => {
+                    process.role == ChildRole::Instance && now.saturating_since(process.since) >= STEADY
+                }
                 Self::DatabaseCrash => Some(&process.name) == primary,
                 Self::ControlPlaneCrash => process.role == ChildRole::Control,
                 Self::KeepCrash => process.role == ChildRole::Keep,
@@ -75,6 +86,10 @@ pub(crate) struct Victim {
     pub(crate) pid: Pid,
     pub(crate) nonce: Option<Nonce>,
 }
+
+/// Time after which the end of an instance is one of its own, not the next of a row. A little more than the stack
+/// itself asks for (10 s).
+pub(crate) const STEADY: Duration = Duration::from_millis(10_500);
 
 /// How long a killed process may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(5);

@@ -12,7 +12,7 @@ use mainstay_types::{ChildName, State, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fault::{Fault, Victim};
+use crate::fault::{self, Fault, Victim};
 use crate::history::{End, History, Operation};
 use crate::http::{self, Probe};
 use crate::ledger::{Honesty, Ledger};
@@ -229,6 +229,7 @@ fn round_line(number: u32, runs: u32, round: &Round) -> String {
 impl Arena<'_> {
     async fn round(&self, number: u32) -> Result<Round, Error> {
         let status = whole(self.client, WHOLE_WITHIN).await?;
+        self.wait_steady(&status).await?;
         let random = splitmix(self.options.seed ^ u64::from(number) << 32);
         let seq = self.client.events(None, 1).await?.last().map_or(0, |event| event.seq);
         let (writes, requests) = (History::default(), History::default());
@@ -293,6 +294,21 @@ impl Arena<'_> {
         })
     }
 
+    /// Until there is somebody to kill: after a round its victim is left alone for a while.
+    async fn wait_steady(&self, status: &Status) -> Result<(), Error> {
+        let primary = status.database.as_ref().and_then(|database| database.primary).map(ChildName::postgres);
+        let began = Instant::now();
+        while began.elapsed() < fault::STEADY {
+            let processes = self.client.processes().await?;
+            if self.options.fault.victim(&processes, primary.as_ref(), 0, wall_clock()).is_some() {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        // Without one the fault is not proven, and the round says so.
+        Ok(())
+    }
+
     /// What the drill's stall and RTO are about: writes, or requests when the fault is an instance's.
     fn measures_writes(&self) -> bool {
         self.ledger_url.is_some() && (self.options.fault != Fault::InstanceCrash || self.http.is_none())
@@ -330,7 +346,7 @@ impl Arena<'_> {
         let victim = self
             .options
             .fault
-            .victim(&processes, primary.as_ref(), random >> 16)
+            .victim(&processes, primary.as_ref(), random >> 16, wall_clock())
             .ok_or_else(|| "nobody to kill was found".to_owned())?;
         let wall = wall_clock();
         let at = victim.kill().await?;

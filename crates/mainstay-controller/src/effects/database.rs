@@ -10,8 +10,9 @@ use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::{Access, Layout, RecordFile, Task, clone, cluster, init, layout, prepare, probe, proof, start};
 use mainstay_router::protocol::{Server, Targets};
+use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::ids::user_for;
-use mainstay_supervisor::protocol::Refusal;
+use mainstay_supervisor::protocol::{Child, Refusal};
 use mainstay_types::{ChildName, ChildRole, Member, Secret, Seen, Timeline, Timestamp};
 use tokio::sync::mpsc;
 
@@ -200,9 +201,8 @@ impl Cluster {
         let keep = effects.keep()?;
         let children = keep.list().await.map_err(|error| chain(&error))?;
         if let Some(child) = children.iter().find(|child| child.name == name) {
-            let killed = keep.kill_tree(&child.nonce, FENCE_DEADLINE).await;
             // What counts is the proof below; a tree that is gone already is refused as not running.
-            if let Err(error) = killed
+            if let Err(error) = self.kill(keep, child, member).await
                 && proof::check(&self.layout, member) == proof::Proof::Alive
             {
                 return Err(chain(&error));
@@ -219,6 +219,25 @@ impl Cluster {
                 }
             }
             tokio::time::sleep(PROOF_LOOK).await;
+        }
+    }
+
+    /// Kills a member's processes. Once its postmaster has ended nothing new can attach to its memory: then the
+    /// proof may come before keep has looked through all processes of the machine, and that look is not waited
+    /// for. keep goes on killing what is left.
+    async fn kill(&self, keep: Keep, child: &Child, member: Member) -> Result<(), mainstay_supervisor::client::Error> {
+        let (has_ended, nonce) = (child.ended.is_some(), child.nonce.clone());
+        // A task of its own: an answer that nobody waits for is still taken.
+        let mut killing = tokio::spawn(async move { keep.kill_tree(&nonce, FENCE_DEADLINE).await });
+        loop {
+            tokio::select! {
+                killed = &mut killing => return killed.unwrap_or(Ok(())),
+                () = tokio::time::sleep(PROOF_LOOK), if has_ended => {
+                    if proof::check(&self.layout, member) == proof::Proof::Dead {
+                        return Ok(());
+                    }
+                }
+            }
         }
     }
 
