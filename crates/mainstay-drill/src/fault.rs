@@ -52,8 +52,8 @@ impl Fault {
 
     /// Whom it hits: `pick` chooses among several.
     ///
-    /// Instances that have run for [`STEADY`] only: one that was killed a moment ago counts as ending by itself again
-    /// and again, and what would be measured is how long it is left alone for that.
+    /// Instances and primaries that have run for [`STEADY`] only: one that was killed a moment ago counts as ending by
+    /// itself again and again, and what would be measured is how long it is left alone for that.
     pub(crate) fn victim(
         self,
         processes: &[Process],
@@ -61,13 +61,12 @@ impl Fault {
         pick: u64,
         now: Timestamp,
     ) -> Option<Victim> {
+        let is_steady = |process: &Process| now.saturating_since(process.since) >= STEADY;
         let candidates: Vec<&Process> = processes
             .iter()
             .filter(|process| match self {
-                Self::InstanceCrash => {
-                    process.role == ChildRole::Instance && now.saturating_since(process.since) >= STEADY
-                }
-                Self::DatabaseCrash => Some(&process.name) == primary,
+                Self::InstanceCrash => process.role == ChildRole::Instance && is_steady(process),
+                Self::DatabaseCrash => Some(&process.name) == primary && is_steady(process),
                 Self::ControlPlaneCrash => process.role == ChildRole::Control,
                 Self::KeepCrash => process.role == ChildRole::Keep,
             })
@@ -87,7 +86,7 @@ pub(crate) struct Victim {
     pub(crate) nonce: Option<Nonce>,
 }
 
-/// Time after which the end of an instance is one of its own, not the next of a row. A little more than the stack
+/// Time after which the end of a process is one of its own, not the next of a row. A little more than the stack
 /// itself asks for (10 s).
 pub(crate) const STEADY: Duration = Duration::from_millis(10_500);
 
