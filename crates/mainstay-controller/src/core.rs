@@ -343,6 +343,11 @@ impl Core {
             Outcome::Done => {
                 if let (Step::Clone { member, .. }, Some(database)) = (step, &mut self.observed.database) {
                     database.cloned(*member, at);
+                    // Another directory: how its former one ended says nothing of it.
+                    if let Some((_, count)) = self.quick_ends.get_mut(&ChildName::postgres(*member)) {
+                        *count = 0;
+                    }
+                    self.show_children(at);
                 }
             }
             Outcome::Started { name, nonce, pid } => {

@@ -121,7 +121,10 @@ impl Board {
                     let (what, took) = if number == 0 { (what.as_str(), took.as_str()) } else { ("", "") };
                     let padded = format!("{part:<room$}");
                     let padded = if line.state == State::Ready { padded } else { screen::yellow(&padded) };
-                    let end = format!("  {what:<WHAT$} {padded} {}", screen::dim(&format!("{took:>width$}", width = TOOK - 1)));
+                    let end = format!(
+                        "  {what:<WHAT$} {padded} {}",
+                        screen::dim(&format!("{took:>width$}", width = TOOK - 1))
+                    );
                     text.push_str(end.trim_end());
                     text.push('\n');
                 }
