@@ -65,11 +65,30 @@ pub enum Wish {
     Any,
 }
 
+/// Looks at a port that is taken and that nobody holds: two seconds in all, the kernel needs milliseconds.
+const LET_GO_LOOKS: u32 = 40;
+/// Pause between two of them.
+const LET_GO_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 /// How many neighbours of a default port are tried.
 const NEIGHBOURS: u16 = 200;
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// A process that was just killed may hold its port for a moment although nobody can be named any more: waits for
+/// that. Somebody who can be named holds on.
+fn is_let_go(port: u16) -> bool {
+    for _ in 0..LET_GO_LOOKS {
+        if is_free(port) {
+            return true;
+        }
+        if holder(port).is_some() {
+            return false;
+        }
+        std::thread::sleep(LET_GO_PAUSE);
+    }
+    false
 }
 
 /// Sockets that listen on a port, as /proc names them.
@@ -171,7 +190,7 @@ impl Ports {
     ///
     /// **Errors**: a declared or kept port is in use, or none is free.
     pub fn choose(&mut self, purpose: &str, wish: Wish, must_be_free: bool) -> Result<u16, Error> {
-        let is_free = |port| is_free(port) || self.is_ours(port);
+        let is_free = |port| is_free(port) || self.is_ours(port) || is_let_go(port);
         let in_use = |port| Error::InUse { purpose: purpose.to_owned(), port, holder: holder(port) };
         let kept = self.ports.get(purpose).copied().filter(|port| match wish {
             Wish::Declared(declared) => *port == declared,
