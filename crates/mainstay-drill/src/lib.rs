@@ -6,14 +6,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod aim;
 mod fault;
 mod history;
 mod http;
+mod judge;
 mod ledger;
 mod measure;
 mod report;
+mod round;
 mod run;
+mod timeline;
+mod whole;
 
 pub use fault::Fault;
-pub use report::{Evidence, Measured, Promised, Report, Spread, Verdict};
+pub use report::{
+    Counts, Evidence, Latency, Load, Measured, Phases, Promised, REPORT_VERSION, Report, RoundReport, Spread, Verdict,
+};
 pub use run::{Error, Options, Progress, Sabotage, drill};

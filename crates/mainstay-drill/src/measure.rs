@@ -1,8 +1,9 @@
-//! Figures from a history. Pure.
+//! Figures from a history.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mainstay_types::Timestamp;
 use tokio::time::Instant;
 
 use crate::history::{End, Operation};
@@ -59,6 +60,17 @@ pub(crate) fn percentile(values: &[u64], percent: usize) -> u64 {
     sorted.sort_unstable();
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or(0)
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Now, on the clock that events carry.
+pub(crate) fn wall_clock() -> Timestamp {
+    let micros = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_micros());
+    Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
-//! What a drill prints: promise against measurement, with the evidence.
+//! What a drill hands over: promise against measurement, with the evidence. One JSON object.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use mainstay_types::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Version of [`Report`]; raised when a field changes its meaning.
+pub const REPORT_VERSION: u32 = 1;
 
 /// The verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
     /// Every promise was kept in every run.
@@ -31,18 +35,18 @@ impl fmt::Display for Verdict {
 }
 
 /// What was promised, and by whom.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promised {
     /// From injection to service again.
     pub rto_ms: u64,
     /// Age of acknowledged data that may be lost.
     pub rpo_ms: u64,
     /// `mainstay.toml` or `default`.
-    pub source: &'static str,
+    pub source: String,
 }
 
 /// A figure over all runs. **Unit**: milliseconds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spread {
     /// Median.
     pub p50: u64,
@@ -64,7 +68,7 @@ impl Spread {
 }
 
 /// What clients saw, over all runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     /// Longest gap between two successes of one client.
     pub stall_ms: Spread,
@@ -72,12 +76,22 @@ pub struct Measured {
     pub rto_ms: Spread,
     /// From injection until the stack was whole again.
     pub whole_ms: Spread,
+    /// What was counted.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// Counts of one round, or of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
     /// Rows that the ledger acknowledged.
     pub acknowledged: u64,
     /// Of these, not there afterwards.
     pub lost: u64,
     /// Rows that are there more than once.
     pub duplicated: u64,
+    /// Rows that had certainly failed, and are there.
+    pub resurrected: u64,
     /// Rows whose outcome the client could not know.
     pub ambiguous: u64,
     /// Of these, there afterwards.
@@ -92,10 +106,92 @@ pub struct Measured {
     pub truncated: u64,
 }
 
+impl Counts {
+    /// The sum.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.acknowledged += other.acknowledged;
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.resurrected += other.resurrected;
+        self.ambiguous += other.ambiguous;
+        self.ambiguous_present += other.ambiguous_present;
+        self.failed_writes += other.failed_writes;
+        self.requests += other.requests;
+        self.failed_requests += other.failed_requests;
+        self.truncated += other.truncated;
+    }
+}
+
+/// One value for each part of a round: before the fault, from it until service was back, afterwards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phases<T> {
+    /// Ended before the fault.
+    pub before: T,
+    /// Was under way or began while there was no service.
+    pub during: T,
+    /// Began after service was back.
+    pub after: T,
+}
+
+/// How much a kind of client did in one phase.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Operations that were tried.
+    pub attempted: u64,
+    /// Of these, acknowledged.
+    pub succeeded: u64,
+    /// Length of the phase.
+    pub length_ms: u64,
+}
+
+/// How long successful operations took. **Unit**: microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latency {
+    /// How many.
+    pub count: u64,
+    /// Median.
+    pub p50_us: u64,
+    /// 95th percentile by nearest rank.
+    pub p95_us: u64,
+    /// 99th percentile by nearest rank.
+    pub p99_us: u64,
+    /// Worst.
+    pub max_us: u64,
+}
+
+/// One round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundReport {
+    /// From 1.
+    pub number: u32,
+    /// When its load began.
+    pub began: Timestamp,
+    /// When the fault was injected.
+    pub injected: Option<Timestamp>,
+    /// When its load ended.
+    pub ended: Timestamp,
+    /// Who was hit and how that is known, or why it is not.
+    pub fault: String,
+    /// Whether the fault is proven.
+    pub is_proven: bool,
+    /// From injection to the first success of a run of successes; `None`: service did not come back.
+    pub rto_ms: Option<u64>,
+    /// Longest gap between two successes of one client.
+    pub stall_ms: u64,
+    /// From injection until the stack was whole again.
+    pub whole_ms: Option<u64>,
+    /// Load by kind of client: `writes`, `requests`.
+    pub load: BTreeMap<String, Phases<Load>>,
+    /// Time from injection to each step of recovery, as the stack's events tell it. **Unit**: milliseconds.
+    pub timeline_ms: BTreeMap<String, u64>,
+    /// What was counted.
+    pub counts: Counts,
+}
+
 /// What proves fault and load, and what broke a promise.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// One line for each fault: who was killed, and how that is known.
+    /// One line for each fault: who was hit, and how that is known.
     pub faults: Vec<String>,
     /// Operations before the fault, fewest over all runs.
     pub least_load_before: u64,
@@ -118,20 +214,34 @@ pub struct Evidence {
 }
 
 /// A drill's report: one JSON object.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    /// [`REPORT_VERSION`].
+    pub version: u32,
     /// Its name.
-    pub drill: &'static str,
+    pub drill: String,
     /// The verdict.
     pub verdict: Verdict,
     /// Runs done.
     pub runs: u32,
+    /// Seed of victims and moments.
+    pub seed: u64,
+    /// When it began.
+    pub began: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// The mistake that was put in on purpose, if one was.
+    pub sabotage: Option<String>,
     /// The promise.
     pub promise: Promised,
     /// The measurement.
     pub measured: Measured,
+    /// Latency of successful operations over all rounds, by kind of client: `writes`, `requests`.
+    pub latency: BTreeMap<String, Phases<Latency>>,
     /// Median time from injection to each step of recovery, as the stack's events tell it. **Unit**: milliseconds.
     pub timeline_ms: BTreeMap<String, u64>,
+    /// Every round.
+    pub rounds: Vec<RoundReport>,
     /// The evidence.
     pub evidence: Evidence,
 }

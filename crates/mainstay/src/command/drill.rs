@@ -129,7 +129,7 @@ fn print(report: &Report) {
         Verdict::Void | Verdict::Aborted => screen::yellow(&report.verdict.to_string()),
     };
     let runs = if report.runs == 1 { "run" } else { "runs" };
-    println!("{}  {verdict}  {} {runs}", screen::bold(report.drill), report.runs);
+    println!("{}  {verdict}  {} {runs}", screen::bold(&report.drill), report.runs);
     let rto = &measured.rto_ms;
     println!("                promised ({})          measured", report.promise.source);
     println!(
@@ -144,17 +144,17 @@ fn print(report: &Report) {
     println!(
         "  lost          {:<28} {} of {} acknowledged writes",
         format!("RPO {} ms", report.promise.rpo_ms),
-        measured.lost,
-        measured.acknowledged
+        measured.counts.lost,
+        measured.counts.acknowledged
     );
-    println!("  duplicated    {:<28} {}", "0", measured.duplicated);
+    println!("  duplicated    {:<28} {}", "0", measured.counts.duplicated);
     println!(
         "  writes        {:<28} {} failed, {} ended unknown ({} of them are there)",
-        "–", measured.failed_writes, measured.ambiguous, measured.ambiguous_present
+        "–", measured.counts.failed_writes, measured.counts.ambiguous, measured.counts.ambiguous_present
     );
     println!(
         "  requests      {:<28} {} failed of {}, {} truncated",
-        "–", measured.failed_requests, measured.requests, measured.truncated
+        "–", measured.counts.failed_requests, measured.counts.requests, measured.counts.truncated
     );
     println!("  whole again   {:<28} p50 {} ms, worst {} ms", "–", measured.whole_ms.p50, measured.whole_ms.max);
     let mut steps: Vec<(&String, &u64)> = report.timeline_ms.iter().collect();

@@ -1,0 +1,68 @@
+//! What the stack's own events tell of a fault and of the recovery from it.
+
+use std::collections::BTreeMap;
+
+use mainstay_api::Event;
+use mainstay_types::Timestamp;
+
+use crate::fault::{Fault, Victim};
+use crate::measure::millis;
+
+/// The kernel's word was taken by the kill; the stack must have seen it too.
+pub(crate) fn proof(victim: &Victim, events: &[Event]) -> Result<String, String> {
+    let what = format!("SIGKILL to {} (pid {}), gone from /proc", victim.name, victim.pid);
+    let seen = events.iter().find(|event| {
+        event.fields.get("pid").and_then(serde_json::Value::as_i64) == Some(i64::from(victim.pid.0))
+            && event.kind == "ChildEnded"
+    });
+    Ok(match seen {
+        Some(event) => format!("{what}; event {}: {}", event.seq, event.text),
+        None => what,
+    })
+}
+
+/// A promotion without the proof of death before it breaks the first rule of all, whatever came of it.
+pub(crate) fn unfenced(fault: Fault, events: &[Event]) -> Vec<String> {
+    if fault != Fault::DatabaseCrash {
+        return Vec::new();
+    }
+    let mut is_fenced = false;
+    let mut reasons = Vec::new();
+    for event in events {
+        match event.kind.as_str() {
+            "PrimaryFenced" => is_fenced = true,
+            "StandbyPromoted" if !is_fenced => {
+                reasons.push(format!("event {}: promoted without proof that the old primary is dead", event.seq));
+            }
+            "FailoverBegan" => is_fenced = false,
+            _ => {}
+        }
+    }
+    reasons
+}
+
+/// Steps of recovery by their first event after the fault.
+pub(crate) fn timeline(injected: Timestamp, events: &[Event]) -> BTreeMap<String, u64> {
+    const STEPS: [(&str, &str); 12] = [
+        ("ChildEnded", "detected"),
+        ("FailoverBegan", "decided"),
+        ("PrimaryFenced", "fenced"),
+        ("StandbyPromoted", "promoted"),
+        ("RouterRepointed", "repointed"),
+        ("StandbyCloned", "recloned"),
+        ("CommitsSynchronous", "synchronous"),
+        ("EndpointEjected", "ejected"),
+        ("ChildStarted", "restarted"),
+        ("InstanceReady", "ready"),
+        ("KeepLost", "keep_lost"),
+        ("ControlStarted", "control_started"),
+    ];
+    let mut timeline = BTreeMap::from([("injected".to_owned(), 0)]);
+    for (kind, step) in STEPS {
+        let first = events.iter().find(|event| event.kind == kind && event.at >= injected);
+        if let Some(event) = first {
+            timeline.insert(step.to_owned(), millis(event.at.saturating_since(injected)));
+        }
+    }
+    timeline
+}
