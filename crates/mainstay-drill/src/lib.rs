@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod aim;
+pub mod checker;
 mod fault;
 mod history;
 mod http;
