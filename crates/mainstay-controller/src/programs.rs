@@ -1,15 +1,16 @@
 //! Which of the distribution's programs this machine has.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use mainstay_decide::observed::Program;
 use mainstay_stack::Stack;
 
-/// Programs that the stack wants and the machine lacks, with the command that installs each.
-pub fn missing(stack: &Stack) -> BTreeMap<Program, String> {
+/// Programs that the stack wants, given the data in its state folder, and the machine lacks, with the command that installs each.
+pub fn missing(stack: &Stack, state: &Path) -> BTreeMap<Program, String> {
     let mut missing = BTreeMap::new();
     if stack.database.is_some()
-        && let Err(error) = mainstay_postgres::find_programs()
+        && let Err(error) = mainstay_postgres::find_programs(Some(state))
     {
         missing.insert(Program::Postgres, error.to_string());
     }
@@ -67,7 +68,7 @@ pub fn all() -> Vec<Look> {
         Ok(path) => Found::Here(path.display().to_string()),
         Err(error) => Found::Missing(with_hint(&error)),
     };
-    let postgres = match mainstay_postgres::find_programs() {
+    let postgres = match mainstay_postgres::find_programs(None) {
         Ok(programs) => Found::Here(format!("version {} in {}", programs.major, programs.bin.display())),
         Err(error) => Found::Missing(error.to_string()),
     };

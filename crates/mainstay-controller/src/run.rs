@@ -235,7 +235,7 @@ fn first_look(
         router: Seen::Unknown,
         prometheus: Seen::Unknown,
         alertmanager: Seen::Unknown,
-        missing: crate::programs::missing(&settings.stack),
+        missing: crate::programs::missing(&settings.stack, &settings.paths.state),
         is_database_prepared: false,
         is_migrated: false,
         before_done,

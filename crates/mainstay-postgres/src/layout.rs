@@ -53,8 +53,10 @@ pub struct Programs {
 
 /// No usable PostgreSQL on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("PostgreSQL {OLDEST_MAJOR} or newer is missing ({found}); install it with: {install}")]
+#[error("PostgreSQL {wanted} is missing ({found}); install it with: {install}")]
 pub struct Missing {
+    /// Which version would do.
+    pub wanted: String,
     /// What was found instead.
     pub found: String,
     /// The command that installs it.
@@ -148,28 +150,46 @@ fn look_at(data: &Path) -> io::Result<DataDirectory> {
     Ok(if is_whole { DataDirectory::Complete } else { DataDirectory::Foreign })
 }
 
-/// Finds PostgreSQL's programs: the highest version in the distributions' folders, else those of `PATH`.
+/// The major version that made the data of a stack, if there are any.
+pub fn data_major(state: &Path) -> Option<u32> {
+    let members = std::fs::read_dir(state.join("pg")).ok()?.flatten();
+    let made_by = |member: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(member.path().join("data/PG_VERSION")).ok()?;
+        text.trim().parse().ok()
+    };
+    members.filter_map(made_by).max()
+}
+
+/// Finds PostgreSQL's programs: those of the version that made the data in `state`, as a package of a later one may
+/// have come beside it; for new data the highest version. The distributions' folders, then `PATH`.
 ///
-/// **Errors**: none is there, or only older ones.
-pub fn find_programs() -> Result<Programs, Missing> {
+/// **Errors**: none is there, only older ones, or not the one that made the data.
+pub fn find_programs(state: Option<&Path>) -> Result<Programs, Missing> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders = versioned_folders(Path::new("/usr/lib/postgresql"), "");
     folders.extend(versioned_folders(Path::new("/usr"), "pgsql-"));
     folders.extend(std::env::split_paths(&path));
-    let mut best: Option<Programs> = None;
-    let mut too_old = None;
-    for bin in folders {
-        let is_whole = ["postgres", "initdb", "pg_basebackup"].iter().all(|program| bin.join(program).is_file());
-        let Some(major) = is_whole.then(|| major_version(&bin)).flatten() else { continue };
-        if major < OLDEST_MAJOR {
-            too_old = too_old.max(Some(major));
-        } else if best.as_ref().is_none_or(|found| found.major < major) {
-            best = Some(Programs { bin, major });
-        }
-    }
-    best.ok_or_else(|| Missing {
-        found: too_old.map_or_else(|| "none was found".to_owned(), |major| format!("version {major} was found")),
-        install: install_command(),
+    let is_whole = |bin: &Path| ["postgres", "initdb", "pg_basebackup"].iter().all(|name| bin.join(name).is_file());
+    let found: Vec<Programs> = folders
+        .into_iter()
+        .filter(|bin| is_whole(bin))
+        .filter_map(|bin| major_version(&bin).map(|major| Programs { bin, major }))
+        .collect();
+    choose(found, state.and_then(data_major))
+}
+
+fn choose(found: Vec<Programs>, made_by: Option<u32>) -> Result<Programs, Missing> {
+    let highest = found.iter().map(|programs| programs.major).max();
+    let found_text = highest.map_or_else(|| "none was found".to_owned(), |major| format!("version {major} was found"));
+    let is_usable = |major: u32| made_by.map_or(major >= OLDEST_MAJOR, |made_by| major == made_by);
+    let mut usable: Vec<Programs> = found.into_iter().filter(|programs| is_usable(programs.major)).collect();
+    // The first of the highest: a stable sort keeps the distributions' folders before PATH.
+    usable.sort_by_key(|programs| std::cmp::Reverse(programs.major));
+    usable.into_iter().next().ok_or_else(|| Missing {
+        wanted: made_by
+            .map_or_else(|| format!("{OLDEST_MAJOR} or newer"), |major| format!("{major}, which made the data,")),
+        found: found_text,
+        install: install_command(made_by),
     })
 }
 
@@ -193,9 +213,10 @@ fn major_version(bin: &Path) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn install_command() -> String {
+fn install_command(major: Option<u32>) -> String {
     if Path::new("/etc/debian_version").exists() {
-        "sudo apt-get install --no-install-recommends postgresql".to_owned()
+        let version = major.map_or_else(String::new, |major| format!("-{major}"));
+        format!("sudo apt-get install --no-install-recommends postgresql{version}")
     } else if Path::new("/etc/redhat-release").exists() {
         "sudo dnf install postgresql-server postgresql-contrib".to_owned()
     } else {
@@ -209,6 +230,22 @@ mod tests {
 
     fn layout(state: &Path) -> Layout {
         Layout { state: state.to_owned(), runtime: state.join("run"), bin: PathBuf::from("/nowhere"), user: None }
+    }
+
+    #[test]
+    fn data_of_an_older_version_are_run_by_it_and_new_ones_by_the_highest() {
+        let of = |major| Programs { bin: PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")), major };
+        let majors = |made_by| choose(vec![of(14), of(15), of(17)], made_by).map(|programs| programs.major);
+        assert_eq!(majors(None), Ok(17));
+        assert_eq!(majors(Some(15)), Ok(15));
+        let missing = majors(Some(16)).unwrap_err();
+        assert!(missing.to_string().contains("PostgreSQL 16, which made the data, is missing (version 17 was found)"));
+        assert!(choose(vec![of(14)], None).is_err());
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(data_major(state.path()), None);
+        std::fs::create_dir_all(state.path().join("pg/a/data")).unwrap();
+        std::fs::write(state.path().join("pg/a/data/PG_VERSION"), "15\n").unwrap();
+        assert_eq!(data_major(state.path()), Some(15));
     }
 
     #[test]

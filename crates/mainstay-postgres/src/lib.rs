@@ -11,6 +11,7 @@ pub mod clone;
 pub mod cluster;
 pub mod config;
 pub mod files;
+pub mod import;
 pub mod init;
 pub mod layout;
 pub mod metrics;

@@ -47,7 +47,7 @@ enum Command {
     /// Start the whole architecture of a stack file
     Up(command::up::Options),
     /// Stop everything in reverse order; data stays
-    Down,
+    Down(command::down::Options),
     /// Every box, its state, since when, what it waits for
     Status(command::status::Options),
     /// Every process: pid, role, state, memory
@@ -68,6 +68,8 @@ enum Command {
     Db(command::db::Options),
     /// Break something on purpose and measure the promise
     Drill(command::drill::Options),
+    /// Start the stack with the machine (systemd)
+    Service(command::service::Options),
     /// Print a one-time link to the console
     Console,
     /// Explain an error code
@@ -137,7 +139,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
 async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
     match command {
         Command::Up(options) => command::up::run(&global, &options).await,
-        Command::Down => command::down::run(&global).await,
+        Command::Down(options) => command::down::run(&global, &options).await,
         Command::Status(options) => command::status::run(&global, &options).await,
         Command::Ps => command::ps::run(&global).await,
         Command::Logs(options) => command::logs::run(&global, &options).await,
@@ -146,6 +148,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Env(options) => command::env::run(&global, &options).await,
         Command::Db(options) => command::db::run(&global, &options).await,
         Command::Drill(options) => command::drill::run(&global, &options).await,
+        Command::Service(options) => command::service::run(&global, &options).await,
         Command::Console => command::console::run(&global).await,
         Command::Keep(_)
         | Command::Control(_)

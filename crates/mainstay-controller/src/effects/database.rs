@@ -53,7 +53,7 @@ impl Cluster {
     pub(crate) fn new(settings: &Settings) -> Result<Self, String> {
         let database = settings.stack.database.as_ref().ok_or("the stack has no database")?;
         // Without the programs the planner starts nothing; the layout is still good for looking.
-        let bin = layout::find_programs().map(|programs| programs.bin).unwrap_or_default();
+        let bin = layout::find_programs(Some(&settings.paths.state)).map(|programs| programs.bin).unwrap_or_default();
         let layout = Layout {
             state: settings.paths.state.clone(),
             runtime: settings.paths.runtime.clone(),

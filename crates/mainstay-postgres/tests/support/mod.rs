@@ -32,8 +32,12 @@ impl Cluster {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
         let runtime = folder.path().join("r");
         std::fs::create_dir(&runtime).unwrap();
-        let layout =
-            Layout { state: folder.path().join("s"), runtime, bin: find_programs().unwrap().bin, user: unprivileged() };
+        let layout = Layout {
+            state: folder.path().join("s"),
+            runtime,
+            bin: find_programs(None).unwrap().bin,
+            user: unprivileged(),
+        };
         let secret = |role: &str| Secret::new(format!("{role}:pass\\word's"));
         let passwords = Passwords {
             superuser: secret("superuser"),

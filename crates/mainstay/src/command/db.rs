@@ -1,10 +1,11 @@
-//! `mainstay db psql`: PostgreSQL's own client, through the router as the application.
+//! `mainstay db`: PostgreSQL's own client through the router as the application, and dumps from elsewhere.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use clap::{Args, Subcommand};
 
+use super::import;
 use crate::Global;
 use crate::failure::Failure;
 
@@ -25,21 +26,30 @@ enum What {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Import a dump or a running database, in one transaction
+    Import(import::Options),
 }
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
-    let What::Psql { read, arguments } = &options.what;
     let access = crate::place::client(global)?.database().await?;
-    let url = if *read { access.app_read_url } else { access.app_url };
-    let (url, password) = without_password(url.expose())
-        .ok_or_else(|| Failure::bug("the control plane gave a database URL that is none"))?;
+    let split = |url: &mainstay_types::Secret| {
+        without_password(url.expose()).ok_or_else(|| Failure::bug("the control plane gave a database URL that is none"))
+    };
+    let (read, arguments) = match &options.what {
+        What::Import(options) => {
+            let (url, password) = split(&access.app_url)?;
+            return import::run(global, options, &import::Target::new(url, password));
+        }
+        What::Psql { read, arguments } => (read, arguments),
+    };
+    let (url, password) = split(if *read { &access.app_read_url } else { &access.app_url })?;
     // The password goes by the environment: arguments are seen by everyone on the machine.
     let error = Command::new("psql").env("PGPASSWORD", password).arg(url).args(arguments).exec();
     Err(Failure::environment("MS3004", format!("cannot run psql: {error}")).help("apt-get install postgresql-client"))
 }
 
 /// `postgres://user:password@host/db` → the URL without the password, and the password.
-fn without_password(url: &str) -> Option<(String, String)> {
+pub(crate) fn without_password(url: &str) -> Option<(String, String)> {
     let (scheme, rest) = url.split_once("://")?;
     let (credentials, place) = rest.split_once('@')?;
     let (user, password) = credentials.split_once(':')?;

@@ -1,8 +1,9 @@
-//! `mainstay down`: everything stops in reverse order, data stays.
+//! `mainstay down`: everything stops in reverse order, data stays unless `--delete-data` says otherwise.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use mainstay_client::{Client, Error};
 use mainstay_controller::paths::Paths;
 use mainstay_supervisor::client::Keep;
@@ -10,9 +11,20 @@ use mainstay_supervisor::proc;
 use mainstay_types::{ChildRole, Pid, State};
 use rustix::process::Signal;
 
+use super::delete::{self, Consent};
 use crate::Global;
 use crate::failure::Failure;
 use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Also delete all data of the stack in this environment; asks for the stack's name
+    #[arg(long)]
+    delete_data: bool,
+    /// The stack's name, where nobody can be asked
+    #[arg(long, value_name = "STACK", requires = "delete_data")]
+    confirm: Option<String>,
+}
 
 /// Services drain 30 s by default and PostgreSQL gets 60 s: past this something hangs.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -26,22 +38,45 @@ const EACH_KIND: Duration = Duration::from_secs(30);
 const KILL: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 
-pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
+pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let paths = crate::place::paths(global)?;
     let client = Client::new(paths.api_socket());
-    let began = Instant::now();
-    match bring_down(&paths, &client, !global.json).await {
-        Ok(()) => {}
-        Err(failure) if failure.name != "MS1001" => return Err(failure),
-        Err(failure) => without_control(&paths, &client, global, failure).await?,
+    if options.delete_data {
+        delete::confirm(&paths, &Consent { typed: options.confirm.as_deref(), json: global.json })?;
     }
+    let began = Instant::now();
+    let stopped = stop(&paths, &client, global).await;
+    // Data of a stack that is down already can be deleted too.
+    let was_up = match stopped {
+        Err(failure) if failure.name == "MS1001" && options.delete_data => false,
+        other => other.map(|()| true)?,
+    };
+    let deleted = if options.delete_data { Some(delete::delete(&paths)?) } else { None };
     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if global.json {
-        println!("{}", serde_json::json!({"down": true, "took_ms": took, "state": paths.state}));
-    } else {
-        println!("down in {}; data stays in {}", screen::took(took), paths.state.display());
+        let (state, bytes) = (&paths.state, deleted);
+        println!("{}", serde_json::json!({"down": true, "took_ms": took, "state": state, "deleted_bytes": bytes}));
+        return Ok(mainstay_types::exit_code::DONE);
+    }
+    if was_up {
+        let end = if deleted.is_some() { String::new() } else { format!("; data stays in {}", paths.state.display()) };
+        println!("down in {}{end}", screen::took(took));
+    }
+    if let Some(bytes) = deleted {
+        println!(
+            "deleted {} in {}; nothing of the stack is left there",
+            mainstay_types::Bytes(bytes),
+            paths.state.display()
+        );
     }
     Ok(mainstay_types::exit_code::DONE)
+}
+
+async fn stop(paths: &Paths, client: &Client, global: &Global) -> Result<(), Failure> {
+    match bring_down(paths, client, !global.json).await {
+        Err(failure) if failure.name == "MS1001" => without_control(paths, client, global, failure).await,
+        other => other,
+    }
 }
 
 /// No control plane answers, and parts may run: it is given the time of a restart (and a keep, if there is none),

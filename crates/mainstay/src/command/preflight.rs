@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use mainstay_controller::ports::{Ports, Wish};
 use mainstay_controller::programs;
-use mainstay_stack::Stack;
 
 use crate::failure::Failure;
 use crate::place::Place;
@@ -13,7 +12,7 @@ use crate::place::Place;
 /// Looks at everything; the first thing that is missing ends `up` with nothing started.
 pub(crate) fn run(place: &Place) -> Result<Vec<String>, Failure> {
     let stack = &place.parsed.stack;
-    required_programs(stack)?;
+    required_programs(place)?;
     for (name, service) in &stack.services {
         let dir = place.folder.join(&service.dir);
         if !dir.is_dir() {
@@ -70,8 +69,8 @@ fn space(place: &Place) -> Result<(), Failure> {
         .help("make space there, or keep state elsewhere: --state DIR"))
 }
 
-fn required_programs(stack: &Stack) -> Result<(), Failure> {
-    let missing = programs::missing(stack);
+fn required_programs(place: &Place) -> Result<(), Failure> {
+    let missing = programs::missing(&place.parsed.stack, &place.paths.state);
     let mut required: Vec<String> = Vec::new();
     for (program, help) in &missing {
         if programs::is_required(*program) {

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Longest time to wait for everything to be ready, in seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     wait: u64,
+    /// Run under a service manager: take over what runs already, tell it when all is ready, print no link
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    service: bool,
 }
 
 /// Pause between two looks: fast enough for times to the tenth of a second.
@@ -50,6 +53,9 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     let place = place::read(&global)?;
     place.paths.create().map_err(|error| folder_failure(&error))?;
     let client = Client::new(place.paths.api_socket());
+    if options.service {
+        return serve(&place, &client, Duration::from_secs(options.wait)).await;
+    }
     refuse_second(&place.paths, &client).await?;
     let declared = preflight::run(&place)?;
     prepare(&place, declared)?;
@@ -79,6 +85,27 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return Ok(exit_code::DONE);
     }
     stay(&place.paths, &client).await
+}
+
+/// `up` as a service manager runs it: what an earlier one left running is taken over, and nothing secret is printed,
+/// because what is printed goes into a journal.
+async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8, Failure> {
+    mainstay_supervisor::cgroup::enter_leaf(&place.paths.state, "up");
+    let began = Instant::now();
+    if keep_of(&place.paths).is_some() {
+        println!("the stack runs already: taken over as it is");
+    } else {
+        let declared = preflight::run(place)?;
+        prepare(place, declared)?;
+        start_keep(&place.paths)?;
+    }
+    if let Err(failure) = watch(&place.paths, client, began, patience).await {
+        undo(&place.paths, client, false).await;
+        return Err(failure);
+    }
+    super::service::tell_ready();
+    println!("ready; `mainstay status` shows it, `mainstay console` gives a link");
+    stay(&place.paths, client).await
 }
 
 fn folder_failure(error: &mainstay_controller::paths::Error) -> Failure {

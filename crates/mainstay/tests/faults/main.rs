@@ -3,5 +3,6 @@
 
 mod after;
 mod before;
+mod data;
 mod during;
 mod world;

@@ -170,6 +170,18 @@ impl World {
         finish(command)
     }
 
+    /// `db import` with these arguments, in the application's folder.
+    pub(crate) fn import(&self, arguments: &[&str]) -> Ran {
+        self.run(&[&["db", "import"], arguments].concat())
+    }
+
+    /// The application's database, with its password.
+    pub(crate) fn database_url(&self) -> String {
+        let ran = self.run(&["env", "web", "--show-secrets"]);
+        let line = ran.text.lines().find_map(|line| line.strip_prefix("DATABASE_URL="));
+        line.unwrap_or_else(|| panic!("no DATABASE_URL in:\n{}", ran.text)).to_owned()
+    }
+
     /// The processes of this stack: those that carry its folder in arguments, environment, program or folder.
     pub(crate) fn processes(&self) -> BTreeSet<i32> {
         let needle = self.base().into_os_string().into_encoded_bytes();

@@ -1,0 +1,93 @@
+use super::*;
+
+fn run(text: &str) -> Result<(String, Filter), Refused> {
+    let mut filter = Filter::default();
+    let mut passed = String::new();
+    for line in text.split_inclusive('\n') {
+        if filter.passes(line.as_bytes())? {
+            passed.push_str(line);
+        }
+    }
+    Ok((passed, filter))
+}
+
+#[test]
+fn owners_rights_and_settings_of_newer_servers_are_left_out_and_counted() {
+    let text = "SET transaction_timeout = 0;\nSET lock_timeout = 0;\nCREATE SCHEMA public;\n\
+        CREATE TABLE public.t (id integer);\nALTER TABLE public.t OWNER TO bob;\nGRANT SELECT ON TABLE public.t\n    TO carol;\n\
+        CREATE INDEX i ON public.t (id);\n";
+    let (passed, filter) = run(text).unwrap();
+    assert_eq!(
+        passed,
+        "SET lock_timeout = 0;\nCREATE TABLE public.t (id integer);\nCREATE INDEX i ON public.t (id);\n"
+    );
+    let left: Vec<_> = filter.left_out().iter().map(|(what, count)| (*what, *count)).collect();
+    assert_eq!(
+        left,
+        [
+            ("owners of objects", 1),
+            ("rights of roles", 1),
+            ("settings of newer servers", 1),
+            ("the schema public, which is there", 1)
+        ]
+    );
+}
+
+#[test]
+fn rows_and_bodies_of_functions_pass_whatever_they_look_like() {
+    let text = "COPY public.t (a) FROM stdin;\nGRANT me\n\\\\! not a command\nALTER TABLE x OWNER TO y;\n\\.\n\
+        INSERT INTO t VALUES ('first\nGRANT ALL ON it''s\n\\! no command\n', E'it\\'s', 2);\n\
+        CREATE FUNCTION f() RETURNS void AS $body$\nGRANT ALL ON t TO u;\nDROP DATABASE x;\n$body$ LANGUAGE sql;\n\
+        COMMENT ON TABLE t IS 'costs $5 \\ and a backslash';\n";
+    let (passed, filter) = run(text).unwrap();
+    assert_eq!(passed, text);
+    assert_eq!(filter.rows(), 3);
+    assert!(!filter.is_cut_off());
+}
+
+#[test]
+fn commands_of_psql_and_statements_about_the_server_are_refused_with_their_line() {
+    for (text, line) in [
+        ("SELECT 1;\n\\! rm -rf /\n", 2),
+        ("\\connect other\n", 1),
+        ("SELECT 1 \\g |sh\n", 1),
+        ("SELECT 'a\n' \\! id\n", 2),
+        ("SELECT $x$a$y$ $x$ /* ' */ \\! id\n", 1),
+        ("  \\copy t from program 'sh'\n", 1),
+    ] {
+        let refused = run(text).unwrap_err();
+        assert!(matches!(refused, Refused::Command { line: at, .. } if at == line), "{text}: {refused}");
+    }
+    let refused = run("CREATE ROLE bob;\n").unwrap_err();
+    assert!(matches!(refused, Refused::WholeServer { line: 1, .. }), "{refused}");
+}
+
+#[test]
+fn the_guard_that_new_dumps_carry_is_dropped_and_no_other_command_passes_behind_it() {
+    let (passed, _) = run("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n").unwrap();
+    assert_eq!(passed, "SELECT 1;\n");
+    assert!(run("\\restrict abc\n\\! id\n").is_err());
+}
+
+#[test]
+fn a_dump_that_ends_among_its_rows_is_cut_off() {
+    let (_, filter) = run("COPY t FROM stdin;\n1\n2\n").unwrap();
+    assert!(filter.is_cut_off());
+    assert!(!filter.is_empty());
+    assert!(run("-- nothing\n").unwrap().1.is_empty());
+}
+
+#[test]
+fn formats_are_told_by_their_first_bytes() {
+    let mut tar = vec![b'a'; 300];
+    tar[257..262].copy_from_slice(b"ustar");
+    for (head, format) in [
+        (&b"--\n-- PostgreSQL database dump\n"[..], Format::Sql),
+        (b"PGDMP\x01\x0e", Format::Custom),
+        (&tar, Format::Tar),
+        (b"\x1f\x8b\x08", Format::Gzip),
+        (b"\0\0\0", Format::Unknown),
+    ] {
+        assert_eq!(Format::of(head), format);
+    }
+}

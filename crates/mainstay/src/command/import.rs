@@ -1,0 +1,395 @@
+//! `mainstay db import`: a dump, or a running database, into the stack's own, in one transaction.
+//!
+//! Whatever the source is, it becomes one stream of SQL that psql runs as the application's role, through the router.
+//! psql commits when the stream ends: it is ended only after its source ended well, else psql is killed and
+//! PostgreSQL takes everything back.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use mainstay_postgres::import::{self, Filter, Format};
+use mainstay_types::{Bytes, Timestamp, exit_code};
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// A dump (SQL text, custom or tar archive, each also gzipped; a folder of pg_dump) or a postgres:// URL
+    source: String,
+    /// Tables that are there already move to a schema before_import_TIME first, in the same transaction
+    #[arg(long)]
+    replace: bool,
+}
+
+/// How to reach the application's database.
+pub(crate) struct Target {
+    /// Without password.
+    pub(crate) url: String,
+    pub(crate) password: String,
+    /// Folder of psql, pg_dump and pg_restore; `None`: from PATH.
+    bin: Option<PathBuf>,
+}
+
+impl Target {
+    pub(crate) fn new(url: String, password: String) -> Self {
+        let bin = mainstay_postgres::find_programs(None).ok().map(|programs| programs.bin);
+        Self { url, password, bin: bin.filter(|bin| bin.join("psql").is_file()) }
+    }
+
+    fn program(&self, name: &str) -> Command {
+        Command::new(self.bin.as_ref().map_or_else(|| PathBuf::from(name), |bin| bin.join(name)))
+    }
+
+    fn psql(&self) -> Command {
+        let mut psql = self.program("psql");
+        // The password goes by the environment: arguments are seen by everyone on the machine.
+        psql.env("PGPASSWORD", &self.password).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url]);
+        psql
+    }
+
+    /// One line of answer.
+    fn ask(&self, sql: &str) -> Result<String, Failure> {
+        let output =
+            self.psql().args(["-At", "-c", sql]).stdin(Stdio::null()).output().map_err(|error| no_psql(&error))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        Err(Failure::failed("MS1013", format!("the database refused: {}", last_words(&output.stderr)))
+            .help("nothing was imported; `mainstay status` shows whether the database is ready"))
+    }
+}
+
+/// Tables of the application, and how many of them.
+const TABLES: &str = "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' \
+    AND n.nspname NOT LIKE 'before\\_import\\_%'";
+const HISTORY: &str = "SELECT count(*) FROM pg_catalog.pg_class WHERE relname = 'flyway_schema_history' \
+    AND relnamespace = 'public'::regnamespace";
+
+pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result<u8, Failure> {
+    let aside = if target.ask(TABLES)? == "0" {
+        None
+    } else if options.replace {
+        Some(format!("before_import_{}", stamp(screen::now())))
+    } else {
+        return Err(Failure::refused("MS4004", "the database has tables already; an import would mix with them").help(
+            "--replace moves them to a schema of their own first (nothing is deleted); `mainstay db psql -- -c '\\dt'` lists them",
+        ));
+    };
+    let began = Instant::now();
+    let source = Source::open(&options.source, target)?;
+    eprintln!("importing {}", source.what);
+    let filter = pump(source, target, aside.as_deref(), !global.json)?;
+    target.ask("ANALYZE")?;
+    let tables = target.ask(TABLES)?;
+    let size: u64 = target.ask("SELECT pg_database_size(current_database())")?.parse().unwrap_or(0);
+    let has_history = target.ask(HISTORY)? != "0";
+    let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if global.json {
+        let left_out = filter.left_out();
+        let value = serde_json::json!({"tables": tables, "rows": filter.rows(), "database_bytes": size, "took_ms": took,
+            "left_out": left_out, "kept_aside": aside});
+        println!("{value}");
+        return Ok(exit_code::DONE);
+    }
+    println!(
+        "imported {tables} tables, {} rows in {}; the database holds {}",
+        filter.rows(),
+        screen::took(took),
+        Bytes(size)
+    );
+    for (what, count) in filter.left_out() {
+        println!("  left out: {count} × {what} (everything belongs to the application's role here)");
+    }
+    if let Some(schema) = &aside {
+        println!("  what was there is in the schema {schema}; when it is no longer needed:");
+        println!("  mainstay db psql -- -c 'DROP SCHEMA {schema} CASCADE'");
+    }
+    if !has_history && has_migrations(global) {
+        eprintln!(
+            "hint: the stack has migrations, and the import brought no flyway_schema_history: the next `up` runs V1"
+        );
+    }
+    Ok(exit_code::DONE)
+}
+
+fn has_migrations(global: &Global) -> bool {
+    crate::place::read(global)
+        .is_ok_and(|place| place.parsed.stack.database.is_some_and(|database| database.migrations.is_some()))
+}
+
+/// `20261126T081502`, UTC.
+fn stamp(now: Timestamp) -> String {
+    now.to_string().chars().filter(char::is_ascii_alphanumeric).take(15).collect::<String>().to_lowercase()
+}
+
+/// Where the SQL comes from.
+struct Source {
+    what: String,
+    reader: Box<dyn BufRead>,
+    /// Programs that make it; all must end well before anything is committed.
+    makers: Vec<(&'static str, Child)>,
+}
+
+fn unreadable(place: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::user("MS2031", format!("cannot read {place}: {error}"))
+        .help("a dump of pg_dump (text, custom, tar, folder; gzipped or not) or a postgres:// URL is taken")
+}
+
+impl Source {
+    fn open(source: &str, target: &Target) -> Result<Self, Failure> {
+        if source.starts_with("postgres://") || source.starts_with("postgresql://") {
+            return Self::of_database(source, target);
+        }
+        let path = Path::new(source);
+        if path.is_dir() {
+            if !path.join("toc.dat").is_file() {
+                return Err(unreadable(source, &"a folder without toc.dat is none of pg_dump's"));
+            }
+            return Self::of_archive(target, Input::Path(path), format!("{source} (folder of pg_dump)"), Vec::new());
+        }
+        let mut file = File::open(path).map_err(|error| unreadable(source, &error))?;
+        let head = head_of(&mut file).map_err(|error| unreadable(source, &error))?;
+        match Format::of(&head) {
+            Format::Sql => {
+                Ok(Self { what: format!("{source} (SQL)"), reader: Box::new(again(head, file)), makers: Vec::new() })
+            }
+            Format::Custom | Format::Tar => {
+                Self::of_archive(target, Input::Path(path), format!("{source} (archive)"), Vec::new())
+            }
+            Format::Gzip => Self::of_gzip(source, path, target),
+            Format::Unknown => Err(unreadable(source, &"neither SQL text nor an archive of pg_dump")),
+        }
+    }
+
+    fn of_gzip(source: &str, path: &Path, target: &Target) -> Result<Self, Failure> {
+        let mut gzip = Command::new("gzip");
+        let (mut maker, mut out) = spawn(gzip.arg("-dc").arg("--").arg(path), "gzip")?;
+        let head = head_of(&mut out).map_err(|error| unreadable(source, &error))?;
+        match Format::of(&head) {
+            Format::Sql => {
+                let (what, reader) = (format!("{source} (SQL, gzipped)"), Box::new(again(head, out)));
+                Ok(Self { what, reader, makers: vec![("gzip", maker)] })
+            }
+            Format::Custom | Format::Tar => {
+                let what = format!("{source} (archive, gzipped)");
+                Self::of_archive(target, Input::Stream(Box::new(again(head, out))), what, vec![("gzip", maker)])
+            }
+            Format::Gzip | Format::Unknown => {
+                maker.kill().ok();
+                maker.wait().ok();
+                Err(unreadable(source, &"what is gzipped in it is neither SQL text nor an archive of pg_dump"))
+            }
+        }
+    }
+
+    fn of_archive(
+        target: &Target,
+        input: Input<'_>,
+        what: String,
+        mut makers: Vec<(&'static str, Child)>,
+    ) -> Result<Self, Failure> {
+        let mut restore = target.program("pg_restore");
+        restore.args(["--no-owner", "--no-privileges", "--file=-"]);
+        match input {
+            Input::Path(path) => {
+                restore.arg(path);
+            }
+            Input::Stream(_) => {
+                restore.stdin(Stdio::piped());
+            }
+        }
+        let (mut child, out) = spawn(&mut restore, "pg_restore")?;
+        if let (Input::Stream(mut stream), Some(mut stdin)) = (input, child.stdin.take()) {
+            // Its end closes the pipe; that it was whole is told by the exit statuses of both.
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut stdin));
+        }
+        makers.push(("pg_restore", child));
+        Ok(Self { what, reader: Box::new(BufReader::new(out)), makers })
+    }
+
+    fn of_database(url: &str, target: &Target) -> Result<Self, Failure> {
+        let (shown, password) = super::db::without_password(url).unwrap_or_else(|| (url.to_owned(), String::new()));
+        let mut dump = target.program("pg_dump");
+        if !password.is_empty() {
+            dump.env("PGPASSWORD", password);
+        }
+        dump.args(["--no-owner", "--no-privileges", "--no-password", "--dbname", &shown]);
+        let (child, out) = spawn(&mut dump, "pg_dump")?;
+        let what = format!("{shown} (a running database; it is read in one snapshot)");
+        Ok(Self { what, reader: Box::new(BufReader::new(out)), makers: vec![("pg_dump", child)] })
+    }
+}
+
+impl Source {
+    /// Everything that makes the SQL has ended, and ended well.
+    fn ended_well(&mut self) -> Result<(), Failure> {
+        for (name, maker) in &mut self.makers {
+            ended_well(name, maker)?;
+        }
+        Ok(())
+    }
+}
+
+enum Input<'a> {
+    Path(&'a Path),
+    Stream(Box<dyn Read + Send>),
+}
+
+fn spawn(command: &mut Command, name: &'static str) -> Result<(Child, std::process::ChildStdout), Failure> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| {
+        Failure::environment("MS3004", format!("cannot run {name}: {error}"))
+            .help("apt-get install --no-install-recommends postgresql-client gzip")
+    })?;
+    let out = child.stdout.take().ok_or_else(|| Failure::bug(format!("{name} has no output")))?;
+    Ok((child, out))
+}
+
+fn no_psql(error: &std::io::Error) -> Failure {
+    Failure::environment("MS3004", format!("cannot run psql: {error}")).help("apt-get install postgresql-client")
+}
+
+/// The first bytes, enough to tell a format.
+fn head_of(reader: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    reader.take(512).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+fn again<R: Read>(head: Vec<u8>, rest: R) -> BufReader<std::io::Chain<std::io::Cursor<Vec<u8>>, R>> {
+    BufReader::with_capacity(256 * 1024, std::io::Cursor::new(head).chain(rest))
+}
+
+/// Runs the SQL of the source; answers what the filter saw. On any fault nothing is kept.
+fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) -> Result<Filter, Failure> {
+    let mut psql = target.psql();
+    psql.args(["--single-transaction", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut psql = psql.spawn().map_err(|error| no_psql(&error))?;
+    let filter = match feed(&mut source, &mut psql, aside, talk) {
+        Ok(filter) => filter,
+        Err(Fault::Psql) => return Err(psql_failed(psql)),
+        Err(Fault::Source(failure)) => {
+            // Before its input ends, which would commit.
+            psql.kill().ok();
+            psql.wait().ok();
+            stop(&mut source.makers);
+            return Err(failure);
+        }
+    };
+    drop(psql.stdin.take());
+    let output = psql.wait_with_output().map_err(|error| no_psql(&error))?;
+    if !output.status.success() {
+        return Err(refused_by_psql(&output.stderr));
+    }
+    Ok(filter)
+}
+
+enum Fault {
+    /// psql takes no more: it says why.
+    Psql,
+    Source(Failure),
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self::Source(failure)
+    }
+}
+
+fn stop(makers: &mut [(&'static str, Child)]) {
+    for (_, maker) in makers {
+        maker.kill().ok();
+        maker.wait().ok();
+    }
+}
+
+fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) -> Result<Filter, Fault> {
+    let mut out = psql.stdin.take().ok_or_else(|| Failure::bug("psql has no input"))?;
+    let key = format!("mainstay{:x}", screen::now().as_micros());
+    let mut send = |bytes: &[u8]| out.write_all(bytes).map_err(|_| Fault::Psql);
+    if let Some(schema) = aside {
+        send(format!("ALTER SCHEMA public RENAME TO {schema};\nCREATE SCHEMA public;\n").as_bytes())?;
+    }
+    send(import::preamble(&key).as_bytes())?;
+    let mut filter = Filter::default();
+    let (mut line, mut bytes, mut told) = (Vec::new(), 0u64, Instant::now());
+    loop {
+        line.clear();
+        let length = source.reader.read_until(b'\n', &mut line).map_err(|error| unreadable(&source.what, &error))?;
+        if length == 0 {
+            break;
+        }
+        bytes += length as u64;
+        match filter.passes(&line) {
+            Ok(true) => send(&line)?,
+            Ok(false) => {}
+            Err(refused) => {
+                if line.last() != Some(&b'\n') {
+                    // Half a line: what was cut off it says more than what is left of it.
+                    source.ended_well()?;
+                }
+                let text = format!("{}: {refused}", source.what);
+                let help = "nothing was imported; make the dump of one database, by pg_dump without --create";
+                return Err(Failure::user("MS2032", text).help(help).into());
+            }
+        }
+        if talk && std::io::stderr().is_terminal() && told.elapsed() > Duration::from_millis(500) {
+            eprint!("\r  {} read, {} rows ", Bytes(bytes), filter.rows());
+            told = Instant::now();
+        }
+    }
+    source.ended_well()?;
+    if filter.is_cut_off() || filter.is_empty() {
+        let why = if filter.is_empty() { "nothing is in it" } else { "it ends in the middle of a statement" };
+        return Err(Failure::user("MS2031", format!("{}: {why}", source.what)).help("nothing was imported").into());
+    }
+    send(import::end(&key).as_bytes())?;
+    // Kept open: its end is what commits.
+    psql.stdin = Some(out);
+    Ok(filter)
+}
+
+fn ended_well(name: &str, maker: &mut Child) -> Result<(), Failure> {
+    let mut words = Vec::new();
+    if let Some(mut stderr) = maker.stderr.take() {
+        stderr.read_to_end(&mut words).ok();
+    }
+    let status = maker.wait().map_err(|error| Failure::bug(format!("{name}: {error}")))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::failed("MS1013", format!("{name} failed ({status}): {}", last_words(&words)))
+        .help("nothing was imported, the database is as it was"))
+}
+
+fn psql_failed(mut psql: Child) -> Failure {
+    drop(psql.stdin.take());
+    match psql.wait_with_output() {
+        Ok(output) => refused_by_psql(&output.stderr),
+        Err(error) => no_psql(&error),
+    }
+}
+
+fn refused_by_psql(stderr: &[u8]) -> Failure {
+    let words = last_words(stderr);
+    let help = if words.contains("\\restrict") {
+        "this psql is too old to run a foreign dump safely: apt-get install --only-upgrade postgresql-client"
+    } else {
+        "nothing was imported, the database is as it was; extensions that need a superuser are made by `CREATE EXTENSION` first"
+    };
+    Failure::failed("MS1013", format!("PostgreSQL refused the dump: {words}")).help(help)
+}
+
+/// The last lines of what a program said.
+fn last_words(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let from = lines.len().saturating_sub(5);
+    lines.get(from..).unwrap_or_default().join("; ")
+}

@@ -1,0 +1,98 @@
+//! Data that comes from elsewhere, and data that is to go.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::world::World;
+
+/// A dump as pg_dump 17 writes it on another machine: roles that are not here, settings that 15 does not know.
+const DUMP: &str = "--\n-- PostgreSQL database dump\n--\n\\restrict Xy12\n\
+    SET statement_timeout = 0;\nSET transaction_timeout = 0;\nSET standard_conforming_strings = on;\n\
+    SELECT pg_catalog.set_config('search_path', '', false);\n\
+    CREATE TABLE public.orders (\n    id integer NOT NULL,\n    note text\n);\nALTER TABLE public.orders OWNER TO nobody_here;\n\
+    COPY public.orders (id, note) FROM stdin;\n1\tGRANT me a wish\n2\t\\\\! not a command\n3\t\\N\n\\.\n\
+    ALTER TABLE ONLY public.orders\n    ADD CONSTRAINT orders_pkey PRIMARY KEY (id);\n\
+    GRANT SELECT ON TABLE public.orders TO nobody_here;\n\\unrestrict Xy12\n";
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("gzip").arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip");
+    child.stdin.take().expect("piped").write_all(text).expect("writes");
+    child.wait_with_output().expect("ends").stdout
+}
+
+#[test]
+fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
+    let world = World::new("import");
+    world.up().succeeds();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(world.app().join(name), bytes).expect("writes");
+    write("orders.sql", DUMP.as_bytes());
+    write("broken.sql", DUMP.replace("PRIMARY KEY (id)", "PRIMARY KEY (nothing)").as_bytes());
+    write("evil.sql", format!("{DUMP}\\! touch hacked\n").as_bytes());
+    let cut = gzip(DUMP.as_bytes());
+    write("cut.sql.gz", &cut[..cut.len() - 12]);
+    write("photo.png", b"\x89PNG\r\n\x1a\n\0\0\0");
+
+    let tables = "select count(*) from pg_tables where schemaname not in ('pg_catalog', 'information_schema')";
+    world.import(&["broken.sql"]).fails(1, "MS1013", &["nothing", "nothing was imported"]);
+    world.import(&["evil.sql"]).fails(2, "MS2032", &["evil.sql", "touch hacked"]);
+    world.import(&["cut.sql.gz"]).fails(1, "MS1013", &["gzip failed", "unexpected end of file"]);
+    world.import(&["photo.png"]).fails(2, "MS2031", &["photo.png"]);
+    world.import(&["missing.sql"]).fails(2, "MS2031", &["missing.sql"]);
+    assert_eq!(world.sql(tables), "0", "something of a refused import was kept");
+    assert!(!world.app().join("hacked").exists(), "a dump ran a program");
+
+    let ran = world.import(&["orders.sql"]);
+    ran.succeeds();
+    for words in ["imported 1 tables, 3 rows", "1 × owners of objects", "1 × rights of roles"] {
+        assert!(ran.text.contains(words), "{words:?} is not in:\n{}", ran.text);
+    }
+    assert_eq!(world.sql("select note from orders where id = 2"), "\\! not a command");
+    world.import(&["orders.sql"]).fails(4, "MS4004", &["--replace"]);
+    world.sql("insert into orders values (4, 'later')");
+
+    // The stack's own database, as a running one somewhere; then what it gave, packed, in place of what is there.
+    let source = world.database_url();
+    world.import(&[&source, "--replace"]).succeeds();
+    assert_eq!(world.sql("select count(*) from public.orders"), "4");
+    write("orders.sql.gz", &gzip(DUMP.as_bytes()));
+    world.import(&["orders.sql.gz", "--replace"]).succeeds();
+    assert_eq!(world.sql("select count(*) from public.orders"), "3");
+    assert_eq!(
+        world.sql("select count(*) from information_schema.tables where table_schema like 'before_import_%'"),
+        "2",
+        "what was there was not kept"
+    );
+    world.down().succeeds();
+    world.assert_nothing_runs();
+}
+
+#[test]
+fn data_are_deleted_only_when_the_stacks_name_is_given_and_then_all_of_them() {
+    let world = World::new("gone");
+    let state = world.paths().state;
+    world.up().succeeds();
+    world.sql("create table precious (x int)");
+    let pids = world.pids();
+    world.run(&["down", "--delete-data"]).fails(4, "MS4002", &["gone", "nothing was stopped"]);
+    world.run(&["down", "--delete-data", "--confirm", "gome"]).fails(4, "MS4002", &["\"gome\"", "\"gone\""]);
+    assert_eq!(world.pids(), pids, "something was stopped");
+
+    world.run(&["down", "--delete-data", "--confirm", "gone"]).succeeds();
+    world.assert_nothing_runs();
+    assert!(!state.exists(), "{} is still there", state.display());
+    assert!(!world.paths().runtime.exists(), "the sockets' folder is still there");
+    world.run(&["down", "--delete-data", "--confirm", "gone"]).fails(2, "MS2030", &["no data of this stack"]);
+
+    // The next start begins from nothing; a folder that `up` did not make is not touched.
+    world.up().succeeds();
+    assert_eq!(world.sql("select count(*) from pg_tables where tablename = 'precious'"), "0");
+    world.down().succeeds();
+    std::fs::remove_file(state.join("launch.json")).expect("removes");
+    world.run(&["down", "--delete-data", "--confirm", "gone"]).fails(4, "MS4003", &["not a state folder"]);
+    assert!(state.join("pg").is_dir());
+
+    // A removal that was cut off is gone on with, without another question.
+    std::fs::rename(&state, state.with_file_name("development.1.deleting")).expect("renames");
+    world.run(&["down", "--delete-data"]).succeeds();
+    assert!(!state.with_file_name("development.1.deleting").exists());
+}
