@@ -17,6 +17,7 @@ pages! {
     "MS3031" "MS3032" "MS3033" "MS3034" "MS3035" "MS3036" "MS4001" "MS4002"
     "MS4003" "MS4004" "MS4005" "MS4010" "MS4011" "MS4012" "MS4040" "MS4041"
     "MS4042" "MS4043" "MS4044" "MS4210" "MS5000" "MS5030" "MS5031" "MS7000"
+    "MS2070" "MS2071" "MS4070"
 }
 
 /// The page of a code, given as people type it.

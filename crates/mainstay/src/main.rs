@@ -5,6 +5,7 @@ mod board;
 mod command;
 mod errors;
 mod failure;
+mod init;
 mod place;
 mod screen;
 
@@ -44,6 +45,8 @@ pub(crate) struct Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Propose a stack file for the application in a folder
+    Init(command::init::Options),
     /// Start the whole architecture of a stack file
     Up(command::up::Options),
     /// Stop everything in reverse order; data stays
@@ -123,6 +126,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Control(options) => command::internal::control(&options),
         Command::Edge(options) => command::internal::edge(&options),
         Command::Router(options) => command::internal::router(&options),
+        Command::Init(options) => command::init::run(&global, &options),
         Command::Check(options) => command::check::run(&global, &options),
         Command::Config(options) => command::config::run(&global, &options),
         Command::Explain(options) => command::explain::run(&options),
@@ -154,6 +158,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         | Command::Control(_)
         | Command::Edge(_)
         | Command::Router(_)
+        | Command::Init(_)
         | Command::Check(_)
         | Command::Config(_)
         | Command::Explain(_) => Err(Failure::bug("a command without async runtime was sent to it")),

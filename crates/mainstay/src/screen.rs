@@ -30,6 +30,25 @@ pub(crate) fn bold(text: &str) -> String {
     colour("1", text)
 }
 
+/// A text in lines of at most 80 columns, as far as its words allow.
+pub(crate) fn wrap(text: &str, first: &str, next: &str) -> String {
+    let mut lines = vec![first.to_owned()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("begun with one");
+        let is_begun = line.as_str() != first && line.as_str() != next;
+        let width = line.chars().count() + usize::from(is_begun) + word.chars().count();
+        if is_begun && width > 80 {
+            lines.push(format!("{next}{word}"));
+        } else {
+            if is_begun {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
+}
+
 /// A state in its colour, padded before it is coloured.
 pub(crate) fn state(state: mainstay_types::State, width: usize) -> String {
     use mainstay_types::State;

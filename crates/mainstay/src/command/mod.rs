@@ -12,6 +12,7 @@ pub(crate) mod env;
 pub(crate) mod events;
 pub(crate) mod explain;
 mod import;
+pub(crate) mod init;
 pub(crate) mod internal;
 pub(crate) mod logs;
 pub(crate) mod preflight;

@@ -1,0 +1,140 @@
+//! `mainstay init`: proposes a stack file for the application in a folder, and says from what it guessed.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use mainstay_types::{EnvironmentName, exit_code};
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::init::{self, Folder, Proposal, Reason};
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Folder of the application (default: this one)
+    dir: Option<PathBuf>,
+    /// Print the proposal, write nothing
+    #[arg(long)]
+    print: bool,
+}
+
+/// Deeper than this lie an application's sources, not what says how it runs.
+const DEPTH: usize = 5;
+/// More names than this are data: looking at them all would take long and say nothing.
+const MOST_FILES: usize = 20_000;
+/// Larger files are not written by people.
+const MOST_BYTES: u64 = 512 * 1024;
+
+pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let dir = options.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+    let dir = std::fs::canonicalize(&dir).ok().filter(|dir| dir.is_dir()).ok_or_else(|| {
+        Failure::user("MS2071", format!("there is no folder {}", dir.display()))
+            .help("as in `mainstay init path/to/app`")
+    })?;
+    let file = dir.join("mainstay.toml");
+    if !options.print && file.symlink_metadata().is_ok() {
+        return Err(refuse(&file));
+    }
+    let folder = look(&dir);
+    let proposal = init::propose(&folder).ok_or_else(|| {
+        Failure::user("MS2070", format!("nothing in {} says how the application is started", dir.display()))
+            .help(format!("it understands {}; docs/guide/stack-file.md shows a stack file to begin with", init::KNOWN))
+    })?;
+    let text = init::render(&proposal);
+    // What we propose must be right: else it is our bug, and no file is left behind.
+    mainstay_stack::parse(&text, "mainstay.toml", &EnvironmentName::default())
+        .map_err(|found| Failure::bug(format!("the proposal breaks a rule of the stack file:\n{found}{text}")))?;
+    if !options.print {
+        write_new(&file, &text)?;
+    }
+    if global.json {
+        let written = (!options.print).then_some(&file);
+        let value = serde_json::json!({"stack": proposal.stack, "written": written, "toml": text,
+            "guessed": proposal.reasons, "open": proposal.open});
+        println!("{value}");
+        return Ok(exit_code::DONE);
+    }
+    tell(&proposal);
+    if options.print {
+        print!("{text}");
+    } else {
+        println!("wrote {}", file.display());
+        eprintln!("next: read it, `mainstay check`, `mainstay up`");
+    }
+    Ok(exit_code::DONE)
+}
+
+fn refuse(file: &Path) -> Failure {
+    Failure::refused("MS4070", format!("{} is there already, and init never overwrites", file.display()))
+        .help("`mainstay init --print` shows the proposal without writing it")
+}
+
+/// Only ever a new file: another `init` may run at the same time.
+fn write_new(file: &Path, text: &str) -> Result<(), Failure> {
+    let mut new = match std::fs::OpenOptions::new().write(true).create_new(true).open(file) {
+        Ok(new) => new,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(refuse(file)),
+        Err(error) => return Err(cannot_write(file, &error)),
+    };
+    new.write_all(text.as_bytes()).map_err(|error| {
+        // Half a file would be in the way of the next try.
+        std::fs::remove_file(file).ok();
+        cannot_write(file, &error)
+    })
+}
+
+fn cannot_write(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::environment("MS3031", format!("cannot write {}: {error}", file.display()))
+        .help("`mainstay init --print` shows the proposal without writing it")
+}
+
+/// What was guessed and from what, on stderr: stdout is for the proposal.
+fn tell(proposal: &Proposal) {
+    for Reason { what, file, line, found } in &proposal.reasons {
+        let line = line.map(|line| format!(":{line}")).unwrap_or_default();
+        eprintln!("{}", tame(what));
+        eprintln!("    {}", tame(&format!("{file}{line}  {found}")));
+    }
+    for line in &proposal.open {
+        eprintln!("{}", screen::wrap(&tame(line), "to do: ", "       "));
+    }
+}
+
+/// Names come from files of others, and must not act on a terminal.
+fn tame(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
+/// The listing, and the text of what says something. What cannot be read is as if it were not there.
+fn look(dir: &Path) -> Folder {
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut folder = Folder { name, files: BTreeMap::new() };
+    let mut open = vec![(dir.to_owned(), String::new(), 0)];
+    while let Some((path, prefix, depth)) = open.pop() {
+        for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let relative = format!("{prefix}{name}");
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                if init::is_skipped(&name) {
+                    // That it is there is known, not what is in it.
+                    folder.files.insert(format!("{relative}/."), None);
+                } else if depth < DEPTH {
+                    open.push((entry.path(), format!("{relative}/"), depth + 1));
+                }
+                continue;
+            }
+            if folder.files.len() >= MOST_FILES {
+                return folder;
+            }
+            let is_small = entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MOST_BYTES);
+            let is_wanted = init::is_read(&relative) && is_small;
+            let text = is_wanted.then(|| std::fs::read_to_string(entry.path()).ok()).flatten();
+            folder.files.insert(relative, text);
+        }
+    }
+    folder
+}

@@ -1,0 +1,275 @@
+//! What a folder of an application says about how it runs, as a proposed stack file.
+//!
+//! Pure: from the names of its files and the text of some to a [`Proposal`]. Never reads, runs or writes anything;
+//! `command/init.rs` does. Each guess carries where it is from; what no file says is an open question with its next
+//! step, never a silent assumption.
+
+mod compose;
+mod folder;
+mod java;
+mod node;
+mod procfile;
+mod python;
+mod render;
+mod ruby;
+mod rust;
+mod text;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use folder::View;
+pub(crate) use folder::{Folder, is_read, is_skipped};
+pub(crate) use render::render;
+use text::{Command, name_of};
+
+/// Where a guess is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Reason {
+    /// What was guessed: "service web runs node server.js".
+    pub(crate) what: String,
+    /// The file that says so.
+    pub(crate) file: String,
+    /// Its line, from 1, where one line says it.
+    pub(crate) line: Option<usize>,
+    /// What stands there, in few words.
+    pub(crate) found: String,
+}
+
+/// A process kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) run: Command,
+    /// Folder below the stack file's.
+    pub(crate) dir: Option<String>,
+    pub(crate) has_port: bool,
+    pub(crate) before: Option<Command>,
+    pub(crate) health: Option<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) secrets: Vec<String>,
+    /// Lines of comment above its `run`.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Service {
+    fn new(name: &str, run: Command, has_port: bool) -> Self {
+        Self {
+            name: name_of(name).unwrap_or_else(|| "web".to_owned()),
+            run,
+            dir: None,
+            has_port,
+            before: None,
+            health: None,
+            env: BTreeMap::new(),
+            secrets: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// A folder of built pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    pub(crate) name: String,
+    pub(crate) dir: String,
+}
+
+/// What one kind of file says. Parts are laid together to a [`Proposal`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Part {
+    /// A name for the stack.
+    name: Option<(String, Reason)>,
+    services: Vec<Service>,
+    sites: Vec<Site>,
+    has_database: bool,
+    has_cache: bool,
+    /// The application brings its own migrations: V-files are its own then.
+    migrates_itself: bool,
+    /// For every service of this part, those of a Procfile too.
+    env: BTreeMap<String, String>,
+    secrets: Vec<String>,
+    /// Runs before the first instance, unless the Procfile says another.
+    before: Option<Command>,
+    health: Option<String>,
+    reasons: Vec<Reason>,
+    open: Vec<String>,
+}
+
+impl Part {
+    fn says_something(&self) -> bool {
+        !self.services.is_empty() || !self.sites.is_empty() || self.has_database || self.has_cache
+    }
+}
+
+/// A stack file that probably fits, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Proposal {
+    pub(crate) stack: String,
+    pub(crate) services: Vec<Service>,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) has_database: bool,
+    pub(crate) migrations: Option<String>,
+    /// The application brings its own migrations.
+    pub(crate) migrates_itself: bool,
+    pub(crate) has_cache: bool,
+    pub(crate) reasons: Vec<Reason>,
+    /// What no file says, each with its next step.
+    pub(crate) open: Vec<String>,
+}
+
+/// The files that `init` understands, as people write them.
+pub(crate) const KNOWN: &str = "Procfile, Cargo.toml, package.json, Gemfile, requirements.txt, pyproject.toml, \
+                                pom.xml, build.gradle, build.gradle.kts, compose.yaml, docker-compose.yml";
+
+/// Folders of a repository with several applications that are looked at; more is a collection, not an application.
+const MOST_PARTS: usize = 8;
+
+/// Proposes a stack file. `None` when nothing that `init` understands is there.
+pub(crate) fn propose(folder: &Folder) -> Option<Proposal> {
+    let root = View::root(folder);
+    let mut parts = languages(&root);
+    let procfile = procfile::read(&root);
+    if procfile.is_none() && parts.iter().all(|part| part.services.is_empty()) {
+        for inner in folder.folders().into_iter().take(MOST_PARTS) {
+            parts.extend(languages(&View::below(folder, &inner)));
+        }
+    }
+    let has_services = procfile.is_some() || parts.iter().any(|part| !part.services.is_empty());
+    parts.extend(compose::read(&root, has_services));
+    if procfile.is_none() && !parts.iter().any(Part::says_something) {
+        return None;
+    }
+    Some(lay_together(folder, procfile, parts))
+}
+
+/// What the files of one folder say: the application's language, and Node beside it for its pages.
+fn languages(view: &View<'_>) -> Vec<Part> {
+    let first = [ruby::read, python::read, java::read, rust::read]
+        .into_iter()
+        .find_map(|read| read(view).filter(|part| !part.services.is_empty()));
+    let node = node::read(view, first.is_some());
+    first.into_iter().chain(node).collect()
+}
+
+fn lay_together(folder: &Folder, procfile: Option<Part>, parts: Vec<Part>) -> Proposal {
+    let mut proposal = Proposal {
+        stack: "app".to_owned(),
+        services: Vec::new(),
+        sites: Vec::new(),
+        has_database: false,
+        migrations: None,
+        migrates_itself: parts.iter().any(|part| part.migrates_itself || part.before.is_some()),
+        has_cache: false,
+        reasons: Vec::new(),
+        open: Vec::new(),
+    };
+    name(&mut proposal, folder, &parts);
+    if let Some(part) = &procfile {
+        proposal.services.clone_from(&part.services);
+        proposal.reasons.extend(part.reasons.clone());
+        proposal.open.extend(part.open.clone());
+    }
+    for part in parts {
+        if procfile.is_some() {
+            dress(&mut proposal, &part);
+            // Which command runs is the Procfile's word.
+            let is_kept =
+                |reason: &Reason| !reason.what.starts_with("service ") && !reason.what.starts_with("before: ");
+            let kept = part.reasons.into_iter().filter(is_kept);
+            proposal.reasons.extend(kept);
+        } else {
+            let mut services = part.services;
+            for service in &mut services {
+                put_on(service, &part.env, &part.secrets);
+            }
+            proposal.services.extend(services);
+            proposal.reasons.extend(part.reasons);
+        }
+        proposal.sites.extend(part.sites);
+        proposal.has_database |= part.has_database;
+        proposal.has_cache |= part.has_cache;
+        proposal.open.extend(part.open);
+    }
+    if !proposal.migrates_itself
+        && let Some((dir, reason)) = migrations(folder)
+    {
+        proposal.has_database = true;
+        proposal.migrations = Some(dir);
+        proposal.reasons.push(reason);
+    }
+    tell_apart(&mut proposal);
+    proposal
+}
+
+/// The first file here that names the application; else its folder. What is below names only parts of it.
+fn name(proposal: &mut Proposal, folder: &Folder, parts: &[Part]) {
+    let named = parts
+        .iter()
+        .filter_map(|part| part.name.clone())
+        .find(|(_, reason)| !reason.file.contains('/'))
+        .and_then(|(name, reason)| Some((name_of(&name)?, reason)));
+    let (name, reason) = named.unwrap_or_else(|| {
+        let name = name_of(&folder.name).unwrap_or_else(|| "app".to_owned());
+        let found = "the folder's name".to_owned();
+        (name.clone(), Reason { what: String::new(), file: folder.name.clone(), line: None, found })
+    });
+    proposal.reasons.push(Reason { what: format!("stack {name}"), ..reason });
+    proposal.stack = name;
+}
+
+fn put_on(service: &mut Service, env: &BTreeMap<String, String>, secrets: &[String]) {
+    for (key, value) in env {
+        // What says where it listens is nothing to a worker.
+        if service.has_port || !value.contains("${PORT}") {
+            service.env.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    service.secrets.extend(secrets.iter().filter(|name| !service.secrets.contains(name)).cloned().collect::<Vec<_>>());
+}
+
+/// A Procfile says which processes run; the language's own files say what they need.
+fn dress(proposal: &mut Proposal, part: &Part) {
+    for service in &mut proposal.services {
+        put_on(service, &part.env, &part.secrets);
+        if service.has_port && service.health.is_none() {
+            service.health.clone_from(&part.health);
+        }
+    }
+    let has_before = proposal.services.iter().any(|service| service.before.is_some());
+    if let (false, Some(first)) = (has_before, proposal.services.first_mut()) {
+        first.before.clone_from(&part.before);
+    }
+}
+
+/// The folder of `V1__name.sql` files.
+fn migrations(folder: &Folder) -> Option<(String, Reason)> {
+    let file = folder.paths().find(|path| {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let number = name.strip_prefix('V').and_then(|rest| rest.split_once("__")).map(|(number, _)| number);
+        let is_number = number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        is_number && name.ends_with(".sql") && path.contains('/')
+    })?;
+    let dir = file.rsplit_once('/').map(|(dir, _)| dir.to_owned())?;
+    let what = format!("database, with the migrations in {dir}");
+    Some((dir, Reason { what, file: file.to_owned(), line: None, found: "a file named as a migration".to_owned() }))
+}
+
+/// Services and sites with one name, which a stack file must not have.
+fn tell_apart(proposal: &mut Proposal) {
+    let mut seen: Vec<String> = Vec::new();
+    let names = proposal.services.iter_mut().map(|service| &mut service.name);
+    for name in names.chain(proposal.sites.iter_mut().map(|site| &mut site.name)) {
+        let wished = name.clone();
+        let mut number = 2;
+        while seen.contains(name) {
+            *name = format!("{}-{number}", wished.chars().take(28).collect::<String>());
+            number += 1;
+        }
+        seen.push(name.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests;

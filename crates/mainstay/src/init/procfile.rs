@@ -1,0 +1,42 @@
+//! A Procfile: `NAME: COMMAND` a line. `web` listens, `release` runs once before, the others are workers.
+
+use super::folder::View;
+use super::text::{Command, reason};
+use super::{Part, Service};
+
+pub(super) fn read(view: &View<'_>) -> Option<Part> {
+    let text = view.text("Procfile")?;
+    let file = view.full("Procfile");
+    let mut part = Part::default();
+    let mut release = None;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        let Some((name, command)) = line.split_once(':').filter(|_| !line.starts_with('#')) else { continue };
+        let (name, command) = (name.trim(), Command::new(command));
+        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if !is_name || command.line.is_empty() {
+            continue;
+        }
+        let at = Some(index + 1);
+        if name == "release" {
+            part.reasons.push(reason(format!("before: {}", command.line), &file, at, "the process `release`"));
+            release = Some(command);
+            continue;
+        }
+        let is_web = name == "web" || command.line.contains("$PORT") || command.line.contains("${PORT");
+        let mut service = Service::new(name, command, is_web);
+        if is_web && !service.run.line.contains("PORT") {
+            service.notes.push("It must listen on the port in the environment variable PORT.".to_owned());
+        }
+        let kind = if is_web { "" } else { ", a worker," };
+        let what = format!("service {}{kind} runs {}", service.name, service.run.line);
+        part.reasons.push(reason(what, &file, at, format!("the process `{name}`")));
+        part.services.push(service);
+    }
+    // The web process is the one that people look for first.
+    part.services.sort_by_key(|service| !service.has_port);
+    if let Some(first) = part.services.first_mut() {
+        first.before = release;
+    }
+    (!part.services.is_empty()).then_some(part)
+}

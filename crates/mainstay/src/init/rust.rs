@@ -1,0 +1,88 @@
+//! Cargo.toml: a web framework among the dependencies makes a package's binary a service.
+
+use toml::de::{DeTable, DeValue};
+
+use super::folder::View;
+use super::text::{Command, add_health, add_service, data_tier, first_of, line_at, line_of, port_note, reason};
+use super::{Part, Service};
+
+const WEB: [&str; 8] = ["axum", "actix-web", "rocket", "poem", "salvo", "warp", "tide", "hyper"];
+const DATABASE: [&str; 8] =
+    ["sqlx", "tokio-postgres", "deadpool-postgres", "postgres", "diesel", "diesel-async", "sea-orm", "rbatis"];
+const CACHE: [&str; 5] = ["redis", "fred", "deadpool-redis", "bb8-redis", "rustis"];
+
+/// Folders of a workspace that are looked at.
+const MOST_MEMBERS: usize = 40;
+
+pub(super) fn read(view: &View<'_>) -> Option<Part> {
+    let text = view.text("Cargo.toml")?;
+    let mut part = Part::default();
+    if text.contains("[package]") {
+        package(&mut part, view, view, text);
+    }
+    if text.contains("[workspace]") {
+        let members = view.paths().filter_map(|path| path.strip_suffix("/Cargo.toml")).take(MOST_MEMBERS);
+        for member in members.collect::<Vec<_>>() {
+            let inner = view.inner(member);
+            if let Some(text) = inner.text("Cargo.toml") {
+                package(&mut part, view, &inner, text);
+            }
+        }
+    }
+    if part.services.is_empty() {
+        return None;
+    }
+    part.open.push("the program must be there before `mainstay up`: cargo build --release".to_owned());
+    add_health(&mut part, view);
+    Some(part)
+}
+
+/// One package, whose program lands in the target folder of the workspace.
+fn package(part: &mut Part, root: &View<'_>, view: &View<'_>, text: &str) {
+    let (table, _) = DeTable::parse_recoverable(text);
+    let table = table.get_ref();
+    let names = dependencies(table);
+    let Some(web) = first_of(&names, text, &WEB) else { return };
+    let Some(package) = inner(table, "package") else { return };
+    let Some(name) = text_of(package, "name") else { return };
+    let bins: Vec<String> = match table.get("bin").map(|bins| bins.get_ref()) {
+        Some(DeValue::Array(bins)) => {
+            bins.iter().filter_map(|bin| text_of(bin.get_ref().as_table()?, "name")).collect()
+        }
+        _ => Vec::new(),
+    };
+    // A library that others put to use.
+    if bins.is_empty() && !view.has("src/main.rs") {
+        return;
+    }
+    let program = text_of(package, "default-run").or_else(|| bins.first().cloned()).unwrap_or_else(|| name.clone());
+    let file = view.full("Cargo.toml");
+    let name_line = package.get("name").map(|value| line_at(text, value.span().start));
+    let why = reason("", &file, name_line, "`package.name`");
+    part.name.get_or_insert((name, why));
+    let mut service = Service::new(&program, Command::new(format!("target/release/{program}")), true);
+    if web.name == "rocket" {
+        service.env.insert("ROCKET_PORT".to_owned(), "${PORT}".to_owned());
+        service.env.insert("ROCKET_ADDRESS".to_owned(), "127.0.0.1".to_owned());
+    } else {
+        port_note(&mut service, view);
+    }
+    let found = format!("the program `{program}`, with `{}`", web.name);
+    let line = line_of(text, &format!("\"{program}\"")).or(name_line);
+    let relative = file.strip_prefix(&root.full("")).unwrap_or(&file).to_owned();
+    add_service(part, root, service, (&relative, line, found));
+    data_tier(part, &file, text, &names, &DATABASE, &CACHE);
+}
+
+fn inner<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t DeTable<'i>> {
+    table.get(key)?.get_ref().as_table()
+}
+
+fn text_of(table: &DeTable<'_>, key: &str) -> Option<String> {
+    table.get(key)?.get_ref().as_str().map(str::to_owned)
+}
+
+fn dependencies(table: &DeTable<'_>) -> Vec<String> {
+    let keys = |table: &DeTable<'_>| table.keys().map(|key| key.get_ref().to_string()).collect::<Vec<_>>();
+    inner(table, "dependencies").map(keys).unwrap_or_default()
+}
