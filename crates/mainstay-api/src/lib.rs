@@ -6,7 +6,7 @@
 //! | `GET /api/v1/processes` | [`Vec<Process>`](Process) |
 //! | `GET /api/v1/events?after=SEQ&limit=N` | [`Vec<Event>`](Event) in order of `seq` |
 //! | `GET /api/v1/traffic` | [`Traffic`] |
-//! | `GET /api/v1/stream` | SSE: `event: status` [`Status`], `event: traffic` [`Traffic`], `event: event` [`Event`] |
+//! | `GET /api/v1/stream` | SSE: `event: status` [`Status`], `event: traffic` [`Traffic`], `event: event` [`Event`], `event: beat` [`Beat`] |
 //! | `GET /api/v1/logs?child=NAME&lines=N&follow=true` | [`LogLine`] per line (newline-delimited JSON) |
 //! | `GET /api/v1/services/NAME/env` | [`ServiceEnv`]; Unix socket only, it holds passwords |
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
@@ -145,6 +145,8 @@ pub struct Process {
     pub since: Timestamp,
     /// How it ended last.
     pub last_exit: Option<ExitReason>,
+    /// Where it answers: addresses and sockets, as text; `None` when nobody calls it.
+    pub address: Option<String>,
     /// Proportional set size over its process tree. **Unit**: bytes.
     pub memory_bytes: Option<u64>,
 }
@@ -204,6 +206,16 @@ pub struct Traffic {
     pub window_ms: u64,
     /// One entry per arrow that carried something or is known to be idle.
     pub flows: Vec<Flow>,
+}
+
+/// Every two seconds on the stream, also when nothing changes: silence then means that the connection is dead, and
+/// an old `looked_at` that the control plane answers but no longer looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Now, by the control plane's clock.
+    pub at: Timestamp,
+    /// When it put its picture together last.
+    pub looked_at: Timestamp,
 }
 
 /// A line of a child's output.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mainstay_api::{API_VERSION, Event, Status, Traffic};
+use mainstay_api::{API_VERSION, Event, Process, Status, Traffic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,5 +72,16 @@ fn event_fixtures_are_a_log_without_gaps() {
         let events: Vec<Event> = there_and_back(&name, &text);
         let expected: Vec<u64> = (1..).take(events.len()).collect();
         assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
+#[test]
+fn process_fixtures_are_processes() {
+    for (name, text) in of_kind("processes") {
+        let list: Vec<Process> = there_and_back(&name, &text);
+        assert!(
+            list.iter().any(|process| process.role == mainstay_types::ChildRole::Keep),
+            "{name}: keep is listed too"
+        );
     }
 }

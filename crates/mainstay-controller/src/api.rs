@@ -14,7 +14,7 @@ use axum::middleware::Next;
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use mainstay_api::{ConsoleLink, Event, Problem, Sabotage, Status};
+use mainstay_api::{Beat, ConsoleLink, Event, Problem, Sabotage, Status};
 use mainstay_types::{Secret, Timestamp};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -31,6 +31,8 @@ use crate::{assets, logs, metrics, processes};
 const LINK_LIFE: Duration = Duration::from_mins(10);
 /// A console session ends after this, used or not.
 const SESSION_LIFE: Duration = Duration::from_hours(12);
+/// Between two beats of a stream; the console calls a picture stale after three of them.
+const BEAT: Duration = Duration::from_secs(2);
 /// Sessions that are remembered at once; a stack has a handful of operators.
 const MAX_SESSIONS: usize = 64;
 
@@ -227,7 +229,8 @@ async fn process_list(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::Proce
     let status = shared.published.status.borrow().clone().ok_or_else(starting)?;
     let children = shared.published.children.borrow().clone();
     let keep = shared.published.keep.borrow().clone();
-    let list = tokio::task::spawn_blocking(move || processes::list(keep.as_ref(), &children, &status)).await;
+    let settings = Arc::clone(&shared.effects.settings);
+    let list = tokio::task::spawn_blocking(move || processes::list(keep.as_ref(), &children, &status, &settings)).await;
     list.map(Json).map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))
 }
 
@@ -256,6 +259,8 @@ async fn stream(State(shared): Ctx) -> Sse<impl futures_core::Stream<Item = Resu
         let mut traffic = shared.published.traffic.subscribe();
         let mut events = shared.journal.subscribe();
         status.mark_changed();
+        let mut beats = tokio::time::interval(BEAT);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let (name, data) = tokio::select! {
                 changed = status.changed() => {
@@ -267,6 +272,11 @@ async fn stream(State(shared): Ctx) -> Sse<impl futures_core::Stream<Item = Resu
                     if changed.is_err() { return }
                     let Some(value) = traffic.borrow_and_update().clone() else { continue };
                     ("traffic", serde_json::to_string(&value))
+                }
+                _ = beats.tick() => {
+                    // Every turn of the loop dates the picture, also when nothing in it changed.
+                    let Some(looked_at) = status.borrow().as_ref().map(|status| status.at) else { continue };
+                    ("beat", serde_json::to_string(&Beat { at: now(), looked_at }))
                 }
                 event = events.recv() => match event {
                     Ok(event) => ("event", serde_json::to_string(&event)),
@@ -374,9 +384,41 @@ async fn metrics_page(State(shared): Ctx, Path(page): Path<String>, headers: Hea
 async fn asset(request: Request) -> Response {
     let path = request.uri().path().trim_start_matches('/');
     let path = if path.is_empty() { "index.html" } else { path };
-    let Some((content_type, bytes)) = assets::find(path) else {
+    let Some(asset) = assets::find(path) else {
         return failure(StatusCode::NOT_FOUND, "MS4040", format!("no page /{path}"), None).into_response();
     };
     let cache = if path == "index.html" { "no-cache" } else { "public, max-age=31536000, immutable" };
-    ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, cache)], bytes).into_response()
+    let head =
+        [(header::CONTENT_TYPE, asset.content_type), (header::CACHE_CONTROL, cache), (header::VARY, "accept-encoding")];
+    match asset.gzip.filter(|_| takes_gzip(request.headers())) {
+        Some(packed) => (head, [(header::CONTENT_ENCODING, "gzip")], packed).into_response(),
+        None => (head, asset.bytes).into_response(),
+    }
+}
+
+/// Whether an `accept-encoding` names gzip and does not refuse it by `q=0`.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|one| {
+        let mut parts = one.split(';').map(str::trim);
+        let is_gzip = parts.next() == Some("gzip");
+        is_gzip && !parts.any(|part| part.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0_f32)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_sent_to_who_takes_it() {
+        let takes = |text: &'static str| {
+            takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(text))]))
+        };
+        assert!(takes("gzip, deflate, br"));
+        assert!(takes("br;q=1.0, gzip;q=0.5"));
+        assert!(!takes("gzip;q=0, br"));
+        assert!(!takes("identity"));
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
 }

@@ -45,7 +45,7 @@ fn control(shared: &Shared) -> String {
     page.push_str("# HELP mainstay_process_resident_pss_bytes Proportional set size of a supervised process tree.\n");
     page.push_str("# TYPE mainstay_process_resident_pss_bytes gauge\n");
     let keep = shared.published.keep.borrow().clone();
-    for process in crate::processes::list(keep.as_ref(), &children, &status) {
+    for process in crate::processes::list(keep.as_ref(), &children, &status, &shared.effects.settings) {
         if let Some(bytes) = process.memory_bytes {
             let (name, role) = (process.name.as_str(), process.role);
             writeln!(page, "mainstay_process_resident_pss_bytes{{name=\"{name}\",role=\"{role}\"}} {bytes}").ok();

@@ -6,12 +6,14 @@ use mainstay_supervisor::proc;
 use mainstay_supervisor::protocol::Child;
 use mainstay_types::{BoxId, ChildName, ChildRole, State};
 
+use crate::settings::Settings;
+
 /// The list, keep first, then in the order of names. Reads /proc: call it where blocking is allowed.
-pub(crate) fn list(keep: Option<&Hello>, children: &[Child], status: &Status) -> Vec<Process> {
+pub(crate) fn list(keep: Option<&Hello>, children: &[Child], status: &Status, settings: &Settings) -> Vec<Process> {
     let mut list: Vec<Process> = children
         .iter()
         .filter(|child| child.role != ChildRole::Task || child.ended.is_none())
-        .map(|child| one(child, status))
+        .map(|child| one(child, status, settings))
         .collect();
     list.extend(keep.and_then(keep_itself));
     list.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
@@ -29,11 +31,12 @@ fn keep_itself(hello: &Hello) -> Option<Process> {
         state: State::Ready,
         since: hello.since,
         last_exit: None,
+        address: None,
         memory_bytes: proc::pss(hello.pid).ok().map(|bytes| bytes.0),
     })
 }
 
-fn one(child: &Child, status: &Status) -> Process {
+fn one(child: &Child, status: &Status, settings: &Settings) -> Process {
     let drawn = status.boxes.iter().find(|one| one.name == child.name.as_str());
     let runs = child.ended.is_none();
     let fallback = if runs { State::Ready } else { State::Stopped };
@@ -50,6 +53,7 @@ fn one(child: &Child, status: &Status) -> Process {
         state: drawn.map_or(fallback, |drawn| drawn.state),
         since: child.ended.as_ref().map_or(child.since, |ended| ended.at),
         last_exit: child.ended.as_ref().map(|ended| ended.reason.clone()),
+        address: settings.address_of(&child.name),
         memory_bytes: runs.then(|| proc::tree_pss(child.pid).0),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use mainstay_stack::Stack;
 use mainstay_stack::model::{Probe, RouteTarget};
-use mainstay_types::{Generation, InstanceId, Secret, ServiceName};
+use mainstay_types::{ChildName, Generation, InstanceId, Secret, ServiceName};
 
 use crate::launch::Launch;
 use crate::paths::Paths;
@@ -146,6 +146,38 @@ impl Settings {
             urls.insert("prometheus".to_owned(), format!("http://127.0.0.1:{}", doors.prometheus));
         }
         urls
+    }
+
+    /// Where a child answers, as text for people.
+    pub(crate) fn address_of(&self, child: &ChildName) -> Option<String> {
+        let doors = &self.doors;
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        let name = child.as_str();
+        let address = match name {
+            "edge" => {
+                let host = &self.stack.edge.host;
+                format!("https://{host}:{}, http://{host}:{}", doors.https, doors.http)
+            }
+            "router" => format!("{} (write), {} (read)", local(doors.write), local(doors.read)),
+            "cache" => local(doors.redis_cache),
+            "store" => local(doors.redis_store),
+            "prometheus" => local(doors.prometheus),
+            "alertmanager" => local(doors.alertmanager),
+            "control" => local(doors.console),
+            _ => {
+                if let Some(member) = name.strip_prefix("postgres-") {
+                    return Some(self.paths.runtime.join(format!("pg-{member}")).display().to_string());
+                }
+                let is_it = |id: &&InstanceId| id.to_string() == name;
+                let id = doors.instances.keys().find(is_it)?;
+                match (doors.of(id, false), doors.of(id, true)) {
+                    (Some(port), Some(management)) => format!("{}, management {}", local(port), local(management)),
+                    (Some(port), None) => local(port),
+                    (None, _) => return None,
+                }
+            }
+        };
+        Some(address)
     }
 
     fn dsn(&self, role: &str, password: &Secret, port: u16) -> String {

@@ -3,21 +3,29 @@ import { useEffect } from "preact/hooks";
 import type { ComponentChildren } from "preact";
 import { Diagram } from "./diagram";
 import { StateIcon } from "./icon";
-import { events, heard, link, serverNow, status, tick } from "./live";
-import type { Event, Status } from "./types";
-import { clock, duration, mood, othersWrong, overallSentence } from "./words";
+import { Command } from "./command";
+import { DrillDebt } from "./drillview";
+import { Events } from "./events";
+import { age, events, link, nowMicros, serverNow, status, tick } from "./live";
+import { Panel } from "./panel";
+import { opened } from "./route";
+import { choose, theme, type Theme } from "./theme";
+import type { Status } from "./types";
+import { duration, mood, othersWrong, overallSentence, spokenSentence } from "./words";
 
-/** Events shown; a failover has about ten. */
-const EVENTS_SHOWN = 60;
+const begun = nowMicros();
+/** A picture comes within milliseconds; after this long a next step is worth saying. */
+const PATIENCE = 4_000_000;
 
 export function App() {
   const now = link.value;
   const shown = status.value;
   if (now.kind === "signed-out" && shown === null) {
     return (
-      <Notice title="This console opens with a link">
+      <Notice title="This console opens with a link" view="signed-out">
+        <p>Run this where the stack runs, and open the link it prints:</p>
         <p>
-          Run <code>mainstay console</code> where the stack runs and open the link it prints.
+          <Command text="mainstay console" />
         </p>
         <p class="quiet">{now.why}.</p>
       </Notice>
@@ -30,10 +38,12 @@ export function App() {
       lost: "mainstay does not answer; trying again",
       "signed-out": "This console opens with a link",
       live: "Loading the picture of the stack",
+      silent: "mainstay does not answer; trying again",
+      unlooked: "Loading the picture of the stack",
     };
     return (
-      <Notice title={words[now.kind]} isBusy>
-        {now.kind === "lost" && (
+      <Notice title={words[now.kind]} view={now.kind === "lost" ? "unreachable" : "loading"}>
+        {(now.kind === "lost" || now.kind === "silent" || tick.value - begun > PATIENCE) && (
           <p>
             Is the stack up? <code>mainstay status</code> tells, <code>mainstay up</code> starts it.
           </p>
@@ -44,11 +54,11 @@ export function App() {
   return <Page status={shown} />;
 }
 
-function Notice(props: { title: string; isBusy?: boolean; children?: ComponentChildren }) {
+function Notice(props: { title: string; view: "loading" | "unreachable" | "signed-out"; children?: ComponentChildren }) {
   return (
-    <main class="notice" data-view={props.isBusy === true ? "loading" : "signed-out"}>
+    <main class="notice" data-view={props.view}>
       <div class="card" role="status">
-        <svg class={props.isBusy === true ? "mark breathing" : "mark"} viewBox="0 0 32 32" aria-hidden="true">
+        <svg class={props.view === "signed-out" ? "mark" : "mark breathing"} viewBox="0 0 32 32" aria-hidden="true">
           <path d="M16 5v22M16 7 6 26M16 7l10 19" />
         </svg>
         <h1>{props.title}</h1>
@@ -58,45 +68,89 @@ function Notice(props: { title: string; isBusy?: boolean; children?: ComponentCh
   );
 }
 
+/** How fresh the picture is: it moves, it may be old, nothing comes any more. */
+type View = "live" | "stale" | "lost";
+
+function viewOf(kind: string): View {
+  if (kind === "live") return "live";
+  return kind === "silent" || kind === "unlooked" ? "stale" : "lost";
+}
+
 function Page(props: { status: Status }) {
   const { status } = props;
-  const isLost = link.value.kind !== "live";
+  const view = viewOf(link.value.kind);
   const said = overallSentence(status, serverNow());
-  const sentence = isLost ? `Last seen: ${said}` : said;
+  const sentence = view === "live" ? said : `Last seen: ${said}`;
   const isWell = mood(status.overall) === "good" && !status.is_stopping;
   useEffect(() => {
-    document.title = `${isLost ? "… " : isWell ? "" : "! "}${status.stack} – mainstay`;
-  }, [status.stack, isLost, isWell]);
+    document.title = `${view === "live" ? (isWell ? "" : "! ") : "… "}${status.stack} – mainstay`;
+  }, [status.stack, view, isWell]);
+  const name = opened.value;
   return (
-    <div class={isLost ? "page lost" : "page"} data-view={isLost ? "lost" : "live"}>
-      <Header status={status} sentence={sentence} isLost={isLost} />
-      {isLost && <Lost />}
+    <div class={name === null ? `page ${view}` : `page ${view} with-panel`} data-view={view}>
+      <Header status={status} sentence={sentence} view={view} />
+      {view !== "live" && <Banner view={view} />}
       <main class="content">
         {status.boxes.length === 0 ? <Empty /> : <Diagram status={status} />}
         <Events events={events.value} />
+        <DrillDebt status={status} />
       </main>
+      {name !== null && <Panel name={name} status={status} />}
     </div>
   );
 }
 
-function Header(props: { status: Status; sentence: string; isLost: boolean }) {
-  const { status, sentence, isLost } = props;
+const LIVE_WORDS: Record<View, string> = { live: "live", stale: "stale", lost: "not live" };
+
+function Header(props: { status: Status; sentence: string; view: View }) {
+  const { status, sentence, view } = props;
+  const isLive = view === "live";
   const state = status.is_stopping ? "draining" : status.overall;
   const others = othersWrong(status);
+  const old = age();
   return (
     <header class="top">
       <div class="title">
         <h1>{status.stack}</h1>
         <span class="badge">{status.environment}</span>
-        <span class={`live ${isLost ? "off" : "on"}`}>{isLost ? "not live" : "live"}</span>
+        <span class={`freshness ${view}`} data-freshness={view}>
+          {LIVE_WORDS[view]}
+          {!isLive && old !== null && ` · ${duration(old)}`}
+        </span>
       </div>
-      <p class={`overall ${isLost ? "off" : mood(state)}`} role="status" aria-live="polite" data-overall={status.overall} title={sentence}>
-        <StateIcon state={isLost ? "unknown" : state} size={18} />
+      <div class={`overall ${isLive ? mood(state) : "off"}`} data-overall={status.overall} title={sentence}>
+        <StateIcon state={isLive ? state : "unknown"} size={18} />
         <span class="sentence">{sentence}</span>
         {others > 0 && status.is_up && !status.is_stopping && <span class="others">{others} more not ready</span>}
+      </div>
+      <p class="unseen" role="status">
+        {isLive ? spokenSentence(status) : `${LIVE_WORDS[view]}. Last seen: ${spokenSentence(status)}`}
       </p>
+      <ThemeSwitch />
       <Links urls={status.urls} since={serverNow() - status.since} />
     </header>
+  );
+}
+
+const THEMES: { theme: Theme; word: string; shape: string }[] = [
+  { theme: "system", word: "colours as the system", shape: "M2.5 3.5h11v7h-11zM6 13h4M8 10.5V13" },
+  { theme: "light", word: "light colours", shape: "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 0 0 0-5.6zM8 1.6v1.2M8 13.2v1.2M1.6 8h1.2M13.2 8h1.2M3.5 3.5l.8.8M11.7 11.7l.8.8M12.5 3.5l-.8.8M4.3 11.7l-.8.8" },
+  { theme: "dark", word: "dark colours", shape: "M13 9.6A5.6 5.6 0 0 1 6.4 3a5.4 5.4 0 1 0 6.6 6.6z" },
+];
+
+function ThemeSwitch() {
+  return (
+    <fieldset class="choices themes">
+      <legend class="unseen">colours</legend>
+      {THEMES.map((one) => (
+        <label key={one.theme} class={theme.value === one.theme ? "on" : ""} title={one.word}>
+          <input type="radio" class="unseen" name="theme" aria-label={one.word} checked={theme.value === one.theme} onChange={() => choose(one.theme)} />
+          <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+            <path d={one.shape} />
+          </svg>
+        </label>
+      ))}
+    </fieldset>
   );
 }
 
@@ -126,19 +180,29 @@ function short(url: string): string {
   return url.replace(/^https?:\/\//, "").replace(/\/$/, "");
 }
 
-function Lost() {
-  const ago = heard.value === null ? "" : `, last seen ${duration(tick.value - heard.value)} ago`;
-  if (link.value.kind === "signed-out") {
+function Banner(props: { view: View }) {
+  const old = age();
+  const ago = old === null ? "" : `${duration(old)} old`;
+  const kind = link.value.kind;
+  if (kind === "signed-out") {
     return (
-      <p class="banner" role="alert">
-        <strong>This session is over{ago}.</strong> Run <code>mainstay console</code> and open the link it prints.
-      </p>
+      <section class="banner" aria-label="connection">
+        <strong>This session is over.</strong> The picture is {ago}. For a new link, run <Command text="mainstay console" />
+      </section>
+    );
+  }
+  if (props.view === "stale") {
+    return (
+      <section class="banner mild" aria-label="connection">
+        <strong>The picture is {ago}.</strong>{" "}
+        {kind === "silent" ? "The control plane says nothing; it is being asked." : "The control plane answers, and has not looked at the stack since."}
+      </section>
     );
   }
   return (
-    <p class="banner" role="alert">
-      <strong>No connection to the control plane{ago}.</strong> Traffic and databases go on without it. Trying again…
-    </p>
+    <section class="banner" aria-label="connection">
+      <strong>No connection to the control plane; the picture is {ago}.</strong> Traffic and databases go on without it. Trying again…
+    </section>
   );
 }
 
@@ -150,30 +214,6 @@ function Empty() {
         Add a <code>[service.NAME]</code>, a <code>[database]</code> or a <code>[site.NAME]</code> to{" "}
         <code>mainstay.toml</code>, then run <code>mainstay up</code>.
       </p>
-    </section>
-  );
-}
-
-function Events(props: { events: Event[] }) {
-  const last = props.events.slice(-EVENTS_SHOWN).reverse();
-  return (
-    <section class="events" aria-labelledby="events-title">
-      <h2 id="events-title">Events</h2>
-      {last.length === 0 ? (
-        <p class="quiet">Nothing has happened yet.</p>
-      ) : (
-        <ol>
-          {last.map((event) => (
-            <li key={event.seq} class={`event ${event.level}`} data-kind={event.kind} data-level={event.level}>
-              <time dateTime={new Date(event.at / 1000).toISOString()}>{clock(event.at)}</time>
-              <span class="text" title={event.kind}>
-                <span class={event.level === "info" ? "level unseen" : "level"}>{event.level} </span>
-                {event.text}
-              </span>
-            </li>
-          ))}
-        </ol>
-      )}
     </section>
   );
 }

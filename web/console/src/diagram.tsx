@@ -1,11 +1,16 @@
 // The live picture: boxes and arrows of the stack, drawn where `layout` says.
+//
+// For a screen reader and for tests it is two lists: the parts, each a button that opens its panel, and the traffic.
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { flowsByArrow, isFlowing, sum, type Sum } from "./flows";
 import { StateIcon } from "./icon";
-import { arrowKey, layout, type Edge, type Frame, type Layout, type Node } from "./layout";
+import { layout, type Edge, type Frame, type Layout, type Node, type Rect } from "./layout";
 import { measureAs } from "./measure";
 import { currentTraffic, serverNow } from "./live";
-import { boxKey, type BoxStatus, type Flow, type Status, type Traffic } from "./types";
-import { because, bytes, cut, duration, millis, mood, rate, share, stateWord, wrap } from "./words";
+import { neighbour, type Direction } from "./neighbour";
+import { open, opened } from "./route";
+import type { BoxStatus, Status } from "./types";
+import { absentParts, because, bytes, cut, duration, millis, mood, rate, share, stateWord, wrap } from "./words";
 
 const NAME = measureAs(620, 13.5);
 const SMALL = measureAs(400, 12);
@@ -31,10 +36,12 @@ export function Diagram(props: { status: Status }) {
     measure();
     return () => observer.disconnect();
   }, []);
+  const absent = absentParts(props.status);
   return (
     <section class="diagram" ref={holder} aria-label="diagram of the stack">
       {width > 0 && <Picture status={props.status} width={Math.max(300, width)} />}
       <p class="legend">
+        {absent !== "" && <span>{absent} </span>}
         Arrows: requests a second · 95 % within · errors. Thicker is more, red is failing, dashed is idle, thin and grey is not measured.
       </p>
     </section>
@@ -50,9 +57,9 @@ function Picture(props: { status: Status; width: number }) {
     isTalking: (box) => isTalking(box),
   });
   const flows = flowsByArrow(status, currentTraffic());
-  const seen = drawn.edges.map((edge) => ({ edge, flow: sum(edge, flows) }));
+  const seen = drawn.edges.map((edge) => ({ edge, flow: sum(edge.arrows, flows) }));
   return (
-    <svg class="picture" width={drawn.width} height={drawn.height} role="group" aria-label={`parts of ${status.stack}`}>
+    <svg class="picture" width={drawn.width} height={drawn.height} role="group" aria-label={`parts of ${status.stack}`} onKeyDown={(event) => moveFocus(event, drawn)}>
       <defs>
         {["idle", "unknown", "flow", "sick", "ill"].map((name) => (
           <marker key={name} id={`tip-${name}`} class={`tip ${name}`} viewBox="0 0 8 8" refX="3" refY="4" markerWidth="11" markerHeight="11" markerUnits="userSpaceOnUse" orient="auto">
@@ -60,21 +67,86 @@ function Picture(props: { status: Status; width: number }) {
           </marker>
         ))}
       </defs>
-      {drawn.frames.map((frame) => (
-        <FrameView key={frame.key} frame={frame} status={status} />
-      ))}
-      {seen.map(({ edge, flow }) => (
-        <Line key={edge.key} edge={edge} flow={flow} status={status} />
-      ))}
-      <Clients drawn={drawn} />
-      {drawn.nodes.map((node) => (
-        <BoxView key={node.key} node={node} status={status} now={now} />
-      ))}
-      {seen.map(({ edge, flow }) => (
-        <Figures key={edge.key} edge={edge} flow={flow} status={status} />
-      ))}
+      <g aria-hidden="true">
+        {drawn.frames.map((frame) => (
+          <FramePlate key={frame.key} frame={frame} />
+        ))}
+        {seen.map(({ edge, flow }) => (
+          <Line key={edge.key} edge={edge} flow={flow} status={status} />
+        ))}
+        <Clients drawn={drawn} />
+      </g>
+      <g role="list" aria-label="parts">
+        {inReadingOrder(drawn, status).map((part) =>
+          "title" in part ? <FrameHead key={part.key} frame={part} status={status} now={now} /> : <BoxView key={part.key} node={part} status={status} now={now} />,
+        )}
+      </g>
+      <g role="list" aria-label="traffic">
+        {seen.map(({ edge, flow }) => (
+          <Figures key={edge.key} edge={edge} flow={flow} status={status} />
+        ))}
+      </g>
     </svg>
   );
+}
+
+/** Boxes as the server lists them, the way of a request; the head of a frame before what is in it. */
+function inReadingOrder(drawn: Layout, status: Status): (Node | Frame)[] {
+  const parts: (Node | Frame)[] = [];
+  const heads = new Map(drawn.frames.map((frame) => [frame.key, frame]));
+  const head = (key: string) => {
+    const frame = heads.get(key);
+    if (frame === undefined) return;
+    heads.delete(key);
+    parts.push(frame);
+  };
+  const nodes = new Map(drawn.nodes.map((node) => [node.box.name, node]));
+  for (const box of status.boxes) {
+    if (box.id.kind === "service") head(`service:${box.id.name}`);
+    if (box.id.kind === "instance") head(`service:${box.id.id.service}`);
+    if (box.id.kind === "postgres") head("frame:database");
+    if (box.id.kind === "control" || box.id.kind === "prometheus" || box.id.kind === "alertmanager") head("frame:rail");
+    const node = nodes.get(box.name);
+    if (node !== undefined) parts.push(node);
+  }
+  return parts;
+}
+
+const ARROWS: Record<string, Direction> = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
+
+/** Arrow keys go to the next box in that direction, as the eye does. */
+function moveFocus(event: KeyboardEvent, drawn: Layout): void {
+  const direction = ARROWS[event.key];
+  const from = (event.target as Element).closest<SVGElement>("[data-part]");
+  if (direction === undefined || from === null) return;
+  const places: (Rect & { key: string })[] = [...drawn.nodes, ...drawn.frames.filter((frame) => frame.box !== null).map((frame) => ({ ...frame, h: 30 }))];
+  const next = neighbour(from.dataset["part"] ?? "", direction, places);
+  const target = next === null ? null : (event.currentTarget as Element).querySelector<SVGElement>(`[data-part="${CSS.escape(next)}"]`);
+  if (target === null) return;
+  event.preventDefault();
+  target.focus();
+}
+
+/** What makes a drawn box a button. */
+function button(box: BoxStatus, key: string, said: string) {
+  const isOpen = opened.value === box.name;
+  return {
+    role: "button" as const,
+    tabIndex: 0,
+    "aria-label": said,
+    "aria-expanded": isOpen,
+    "aria-controls": isOpen ? "panel" : undefined,
+    "data-part": key,
+    "data-box": box.name,
+    "data-kind": box.id.kind,
+    "data-state": box.state,
+    onClick: () => open(box.name),
+    onKeyDown: (event: KeyboardEvent) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      open(box.name);
+    },
+  };
 }
 
 /** A box that is not as it should be, and says why. */
@@ -91,7 +163,7 @@ function move(x: number, y: number): { transform: string } {
 function Clients(props: { drawn: Layout }) {
   const { x, y, w, h } = props.drawn.clients;
   return (
-    <g class="clients" style={move(x, y)} role="img" aria-label="clients" data-box="clients">
+    <g class="clients" style={move(x, y)} data-box="clients">
       <rect width={w} height={h} rx={h / 2} />
       <text x={w / 2} y={h / 2 + 4.5} text-anchor="middle">
         clients
@@ -108,18 +180,13 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
   const since = duration(now - box.since);
   const label = box.label === box.name ? "" : box.label;
   const lines = isTalking(box) ? wrap(why, w - 2 * SIDE, label === "" ? 3 : 2, SMALL) : [];
-  const said = [box.name, label, `${stateWord(box.state)}`].filter((part) => part !== "").join(", ");
+  const said = spokenBox(box, label);
+  const classes = ["box", mood(box.state), isPrimary ? "primary" : "", opened.value === box.name ? "opened" : ""];
   return (
-    <g
-      class={`box ${mood(box.state)}${isPrimary ? " primary" : ""}`}
-      style={move(node.x, node.y)}
-      role="img"
-      aria-label={why === "" ? said : `${said}: ${why}`}
-      data-box={box.name}
-      data-kind={box.id.kind}
-      data-state={box.state}
-    >
+    <g role="listitem" style={move(node.x, node.y)} class="part">
+    <g class={classes.join(" ")} {...button(box, node.key, why === "" ? said : `${said}: ${why}`)}>
       <title>{`${said} for ${since}${why === "" ? "" : `\n${why}`}`}</title>
+      <rect class="ring" x="-4" y="-4" width={w + 8} height={h + 8} rx="14" />
       <rect class="plate" width={w} height={h} rx="10" />
       <StateIcon state={box.state} size={16} x={11} y={12} />
       <text class="name" x={NAME_LEFT} y="25">
@@ -127,12 +194,12 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
       </text>
       {label !== "" && (
         <text class="label" x={SIDE} y="45">
-          {cut(label, w - 2 * SIDE, isPrimary ? STRONG : SMALL)}
+          {cut(shorter(label, w - 2 * SIDE), w - 2 * SIDE, isPrimary ? STRONG : SMALL)}
         </text>
       )}
       <text class="state" x={SIDE} y={label === "" ? 45 : 63}>
         <tspan class="word">{stateWord(box.state)}</tspan>
-        <tspan class="since"> · {since}</tspan>
+        {STRONG(stateWord(box.state)) + SMALL(` · ${since}`) <= w - 2 * SIDE && <tspan class="since"> · {since}</tspan>}
       </text>
       {lines.map((line, index) => (
         <text key={index} class="why" x={SIDE} y={(label === "" ? 65 : 83) + index * 15}>
@@ -140,35 +207,63 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
         </text>
       ))}
     </g>
+    </g>
   );
+}
+
+/** "postgres-a, primary, ready" */
+function spokenBox(box: BoxStatus, label: string): string {
+  return [box.name, label, stateWord(box.state)].filter((part) => part !== "").join(", ");
+}
+
+/** The usual abbreviation where the whole word does not fit. */
+function shorter(label: string, width: number): string {
+  return SMALL(label) <= width ? label : label.replace("synchronous", "sync");
 }
 
 function title(box: BoxStatus): string {
   return box.id.kind === "site" ? box.id.name : box.name;
 }
 
-function FrameView(props: { frame: Frame; status: Status }) {
-  const { frame, status } = props;
-  const words = frameWords(frame, status);
-  const said = words === "" ? frame.title : `${frame.title}, ${words}`;
-  const box = frame.box;
-  const state = box === null ? "" : ` ${mood(box.state)}`;
+function FramePlate(props: { frame: Frame }) {
+  const { frame } = props;
   return (
-    <g
-      class={`frame${state}`}
-      style={move(frame.x, frame.y)}
-      role="group"
-      aria-label={box === null ? said : `${said}, ${stateWord(box.state)}`}
-      data-box={box?.name}
-      data-state={box?.state}
-    >
-      <title>{said}</title>
+    <g class={`frame${frame.box === null ? "" : ` ${mood(frame.box.state)}`}`} style={move(frame.x, frame.y)}>
       <rect width={frame.w} height={frame.h} rx="14" />
-      {box !== null && <StateIcon state={box.state} size={13} x={13} y={9} />}
-      <text x={box === null ? 14 : 32} y="20">
-        <tspan class="name">{cut(frame.title, frame.w - (box === null ? 26 : 44), STRONG)}</tspan>
-        <tspan class="since">{words === "" ? "" : `  ${cut(words, frame.w - (box === null ? 34 : 52) - STRONG(frame.title), SMALL)}`}</tspan>
-      </text>
+    </g>
+  );
+}
+
+function FrameHead(props: { frame: Frame; status: Status; now: number }) {
+  const { frame, status, now } = props;
+  const words = frameWords(frame, status);
+  const box = frame.box;
+  const text = (
+    <text x={box === null ? 14 : 32} y="20">
+      <tspan class="name">{cut(frame.title, frame.w - (box === null ? 26 : 44), STRONG)}</tspan>
+      <tspan class="since">{words === "" ? "" : `  ${cut(words, frame.w - (box === null ? 34 : 52) - STRONG(frame.title), SMALL)}`}</tspan>
+    </text>
+  );
+  if (box === null) {
+    return (
+      <g role="listitem" style={move(frame.x, frame.y)} class="part frame">
+        <g role="img" aria-label={words === "" ? frame.title : `${frame.title}, ${words}`}>
+          {text}
+        </g>
+      </g>
+    );
+  }
+  const why = because(box, now);
+  const said = spokenBox(box, words);
+  return (
+    <g role="listitem" style={move(frame.x, frame.y)} class="part">
+      <g class={`frame head ${mood(box.state)}${opened.value === box.name ? " opened" : ""}`} {...button(box, frame.key, why === "" ? said : `${said}: ${why}`)}>
+        <title>{`${said} for ${duration(now - box.since)}${why === "" ? "" : `\n${why}`}`}</title>
+        <rect class="ring" x="4" y="2" width={frame.w - 8} height="25" rx="10" />
+        <rect class="hit" width={frame.w} height="29" rx="14" />
+        <StateIcon state={box.state} size={13} x={13} y={9} />
+        {text}
+      </g>
     </g>
   );
 }
@@ -185,38 +280,6 @@ function frameWords(frame: Frame, status: Status): string {
 }
 
 // --- arrows ---
-
-function flowsByArrow(status: Status, traffic: Traffic | null): Map<string, Flow> {
-  const byEnds = new Map<string, Flow>();
-  for (const flow of traffic?.flows ?? []) byEnds.set(`${boxKey(flow.from)}>${boxKey(flow.to)}`, flow);
-  const flows = new Map<string, Flow>();
-  for (const arrow of status.arrows) {
-    // WAL is replication, not requests: its figure is the lag.
-    const flow = arrow.label === "WAL" ? undefined : byEnds.get(`${boxKey(arrow.from)}>${boxKey(arrow.to)}`);
-    if (flow !== undefined) flows.set(arrowKey(arrow.from, arrow.to, arrow.label), flow);
-  }
-  return flows;
-}
-
-interface Sum {
-  perSecond: number;
-  p95: number | null;
-  errorShare: number;
-}
-
-/** One figure for several arrows: rates add up, the slowest p95 counts, errors weigh by their rate. */
-function sum(edge: Edge, flows: Map<string, Flow>): Sum | null {
-  const found = edge.arrows.map((key) => flows.get(key)).filter((flow) => flow !== undefined);
-  if (found.length === 0) return null;
-  const perSecond = found.reduce((total, flow) => total + flow.per_second, 0);
-  const errors = found.reduce((total, flow) => total + flow.per_second * flow.error_share, 0);
-  const times = found.map((flow) => flow.p95_ms).filter((time) => time !== null);
-  return { perSecond, p95: times.length === 0 ? null : Math.max(...times), errorShare: perSecond > 0 ? errors / perSecond : 0 };
-}
-
-function isFlowing(flow: Sum | null): flow is Sum {
-  return flow !== null && flow.perSecond >= 0.05;
-}
 
 /** Nothing flows, nobody measured, it flows, some of it fails, much of it fails. */
 type Health = "idle" | "unknown" | "flow" | "sick" | "ill";
@@ -251,13 +314,15 @@ function Figures(props: { edge: Edge; flow: Sum | null; status: Status }) {
   const plain = edge.label === "WAL" ? lagWords(edge, status) : isFlowing(flow) ? figures(flow) : edge.label;
   const width = 16 + FIGURE(plain) + (errors === null ? 0 : FIGURE_STRONG(` · ${errors}`));
   return (
-    <g class={`figures ${kind}`} style={move(edge.at.x, edge.at.y)} role="img" aria-label={spoken(edge, flow, plain)}>
-      <title>{spoken(edge, flow, plain)}</title>
-      <rect x={-width / 2} y="-10" width={width} height="20" rx="10" />
-      <text y="4" text-anchor="middle">
-        {plain}
-        {errors !== null && <tspan class="errors"> · {errors}</tspan>}
-      </text>
+    <g class={`figures ${kind}`} style={move(edge.at.x, edge.at.y)} role="listitem">
+      <g role="img" aria-label={spoken(edge, flow, plain)}>
+        <title>{spoken(edge, flow, plain)}</title>
+        <rect x={-width / 2} y="-10" width={width} height="20" rx="10" />
+        <text y="4" text-anchor="middle">
+          {plain}
+          {errors !== null && <tspan class="errors"> · {errors}</tspan>}
+        </text>
+      </g>
     </g>
   );
 }

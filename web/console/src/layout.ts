@@ -70,7 +70,7 @@ const ROW_EXTRAS = 2 * FRAME_PAD + WAL_GAP + 2 * GAP + GAP + 2 * MARGIN;
 /** What stands beside the rail's box. */
 const RAIL_EXTRAS = 2 * FRAME_PAD + RAIL_GAP;
 /** Narrower boxes cut names: then the rail goes under the rest. */
-const BOX_WIDTH_WITH_RAIL = 148;
+const BOX_WIDTH_WITH_RAIL = 152;
 /** Figures stand this far above the arrow's target, a second line of them above the first. */
 const FIGURES_UP = 25;
 const FIGURES_STEP = 22;
@@ -139,7 +139,7 @@ function isRail(id: BoxId): boolean {
 }
 
 function railFrame(): Frame {
-  return { key: "frame:rail", box: null, title: "control and telemetry", x: 0, y: 0, w: 0, h: 0 };
+  return { key: "frame:rail", box: null, title: "control, telemetry", x: 0, y: 0, w: 0, h: 0 };
 }
 
 function placeEdgeAndApps(sheet: Sheet, boxes: BoxStatus[]): void {

@@ -2,11 +2,15 @@
 // honestly when it is cut off.
 import { signal } from "@preact/signals";
 import { EVENTS_MOST, merge } from "./merge";
-import type { Event, Status, Traffic } from "./types";
+import type { Beat, DrillRecord, Event, Process, Status, Traffic } from "./types";
 
 export type Link =
   | { kind: "loading" }
   | { kind: "live" }
+  /** The connection stands, and no word comes over it; it is being asked. */
+  | { kind: "silent" }
+  /** The control plane answers and does not look at the stack any more. */
+  | { kind: "unlooked" }
   /** The server is there and has nothing to show yet. */
   | { kind: "starting" }
   | { kind: "lost" }
@@ -22,12 +26,18 @@ export const tick = signal(nowMicros());
 const skew = signal(0);
 /** When the server was heard last, by the browser's clock. */
 export const heard = signal<number | null>(null);
+/** When the control plane looked at the stack last, by its own clock. */
+const lookedAt = signal<number | null>(null);
+/** Of `mainstay ps`, while a panel wants them. */
+export const processes = signal<Process[] | null>(null);
 
 /** The control plane comes back within a second; asking twice a second is kind to both. */
 const RETRY_MS = 500;
 const RETRY_MOST_MS = 5000;
-/** This long without a word: either nothing changed, or the connection is dead and TCP has not noticed. */
-const SILENCE_MS = 10_000;
+/** The server speaks every two seconds: after three of them the connection is dead and TCP has not noticed. */
+const SILENCE_MS = 6_000;
+/** The control plane looks twice a second. Far more than that is a loop that hangs, or a machine that does. */
+const UNLOOKED_MS = 8_000;
 const ASK_TIMEOUT_MS = 5000;
 /** Windows are seconds long; figures older than this would be a guess. */
 const TRAFFIC_STALE_MS = 15_000;
@@ -41,8 +51,15 @@ export function nowMicros(): number {
 
 /** The server's time now; while it is out of reach, the moment it was heard last: nothing is known past it. */
 export function serverNow(): number {
+  if (link.value.kind === "unlooked") return lookedAt.value ?? tick.value + skew.value;
   const isLive = link.value.kind === "live";
   return (isLive ? tick.value : Math.min(tick.value, heard.value ?? tick.value)) + skew.value;
+}
+
+/** Age of the picture while it is not live, in microseconds; `null` when nothing was ever heard. */
+export function age(): number | null {
+  if (link.value.kind === "unlooked") return lookedAt.value === null ? null : tick.value + skew.value - lookedAt.value;
+  return heard.value === null ? null : tick.value - heard.value;
 }
 
 /** Traffic, unless it is too old to say anything of now. */
@@ -53,10 +70,13 @@ export function currentTraffic(): Traffic | null {
 
 export async function start(): Promise<void> {
   setInterval(everySecond, 1000);
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const token = fragment.get("token");
   if (token !== null) {
-    // Out of the address bar and the history before anything else.
-    history.replaceState(null, "", location.pathname + location.search);
+    // Out of the address bar and the history before anything else; what else the link says stays.
+    fragment.delete("token");
+    const rest = fragment.toString();
+    history.replaceState(null, "", location.pathname + location.search + (rest === "" ? "" : `#${rest}`));
     if (!(await signIn(token))) return;
   }
   await connect();
@@ -124,6 +144,7 @@ function follow(): void {
   on("status", (data) => take(JSON.parse(data) as Status));
   on("traffic", (data) => (traffic.value = JSON.parse(data) as Traffic));
   on("event", (data) => addEvents([JSON.parse(data) as Event]));
+  on("beat", (data) => beat(JSON.parse(data) as Beat));
   on("missed", () => void readEvents().catch(lost));
   stream.onopen = () => {
     attempt = 0;
@@ -135,13 +156,24 @@ function follow(): void {
 
 function hear(): void {
   heard.value = nowMicros();
-  link.value = { kind: "live" };
+  if (link.value.kind !== "live" && link.value.kind !== "unlooked") link.value = { kind: "live" };
 }
 
 function take(next: Status): void {
   hear();
-  skew.value = next.at - nowMicros();
   status.value = next;
+  // A status is dated when it was put together, not when it was sent: the clock is set by a fresh one only.
+  if (next.at > (lookedAt.value ?? 0)) {
+    skew.value = next.at - nowMicros();
+    lookedAt.value = next.at;
+    link.value = { kind: "live" };
+  }
+}
+
+function beat(next: Beat): void {
+  lookedAt.value = next.looked_at;
+  skew.value = next.at - nowMicros();
+  link.value = { kind: next.at - next.looked_at > UNLOOKED_MS * 1000 ? "unlooked" : "live" };
 }
 
 function lost(): void {
@@ -162,18 +194,22 @@ function retry(after = Math.min(RETRY_MOST_MS, RETRY_MS * 2 ** Math.min(attempt,
 function everySecond(): void {
   tick.value = nowMicros();
   const silent = heard.value !== null && nowMicros() - heard.value > SILENCE_MS * 1000;
-  if (link.value.kind === "live" && source !== null && silent && !isAsking) void checkSilence();
+  if (source === null || !silent || isAsking) return;
+  if (link.value.kind === "live" || link.value.kind === "unlooked") link.value = { kind: "silent" };
+  void checkSilence();
 }
 
 let isAsking = false;
 
-/** A quiet stack answers; a dead connection does not. */
+/** Who answers and does not speak has lost the stream; who does not answer is lost. */
 async function checkSilence(): Promise<void> {
   isAsking = true;
   try {
     const answer = await ask("/api/v1/status");
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     take((await answer.json()) as Status);
+    await readEvents();
+    follow();
   } catch {
     lost();
   } finally {
@@ -183,4 +219,26 @@ async function checkSilence(): Promise<void> {
 
 function addEvents(added: Event[]): void {
   events.value = merge(events.value, added);
+}
+
+/** Reads what `mainstay ps` would say; keeps the last answer when there is none. */
+export async function readProcesses(): Promise<void> {
+  try {
+    const answer = await ask("/api/v1/processes");
+    if (answer.ok) processes.value = (await answer.json()) as Process[];
+  } catch {
+    // The stream notices a lost connection, and says so.
+  }
+}
+
+/** The last run of a drill that says something of its promise; `null` when there is none. */
+export async function lastDrill(name: string): Promise<DrillRecord | null> {
+  try {
+    const answer = await ask(`/api/v1/drills/history?drill=${encodeURIComponent(name)}&limit=20`);
+    const records = answer.ok ? ((await answer.json()) as DrillRecord[]) : [];
+    // A positive control is meant to fail, and one that runs has measured nothing yet.
+    return records.find((record) => record.ended !== null && record.sabotage === null) ?? null;
+  } catch {
+    return null;
+  }
 }

@@ -80,6 +80,41 @@ export interface Status {
   progress: { what: string; text: string; took_ms: number | null; state: State }[];
   database: DatabaseStatus | null;
   urls: Record<string, string>;
+  /** Not sent when there are none. */
+  drills?: DrillStanding[];
+}
+
+export type Verdict = "PASS" | "ABORTED" | "VOID" | "FAIL";
+export type Standing = "fine" | "not-applicable" | "stale" | "never-run" | "failing";
+
+export interface DrillStanding {
+  drill: string;
+  what: string;
+  /** instance, edge, router, postgres, cache, store or control */
+  subject: string;
+  promise: string;
+  standing: Standing;
+  reason: string;
+  last_ended: Timestamp | null;
+  last_verdict: Verdict | null;
+}
+
+/** What of a remembered drill is shown. */
+export interface DrillRecord {
+  drill: string;
+  ended: Timestamp | null;
+  verdict: Verdict | null;
+  sabotage: string | null;
+  figures: {
+    promised_rto_ms: number;
+    rto_max_ms: number;
+    stall_p95_ms: number;
+    stall_max_ms: number;
+    acknowledged: number;
+    lost: number;
+    requests: number;
+    failed_requests: number;
+  } | null;
 }
 
 export interface Flow {
@@ -94,6 +129,33 @@ export interface Traffic {
   at: Timestamp;
   window_ms: number;
   flows: Flow[];
+}
+
+export type ExitReason =
+  | { kind: "code"; code: number }
+  | { kind: "signal"; signal: number }
+  | { kind: "out-of-memory" }
+  | { kind: "not-started"; reason: string }
+  | { kind: "unknown" };
+
+export interface Process {
+  name: string;
+  role: string;
+  detail: string;
+  pid: number | null;
+  nonce: string | null;
+  state: State;
+  since: Timestamp;
+  last_exit: ExitReason | null;
+  address: string | null;
+  memory_bytes: number | null;
+}
+
+/** Every two seconds on the stream. */
+export interface Beat {
+  at: Timestamp;
+  /** When the control plane put its picture together last. */
+  looked_at: Timestamp;
 }
 
 export type Level = "info" | "warn" | "error";

@@ -148,6 +148,31 @@ export function overallSentence(status: Status, now: Timestamp): string {
   return `${worst.name} is ${verb(worst.state)}${why === "" ? "" : `: ${why}`}`;
 }
 
+/** The sentence when it is read out: without what counts by the second, so that it is said once. */
+export function spokenSentence(status: Status): string {
+  const still = status.boxes.map((box) => ({ ...box, waiting: [] }));
+  return overallSentence({ ...status, boxes: still }, status.at);
+}
+
+/** What the architecture knows and this stack leaves out. */
+export function absentParts(status: Status): string {
+  const has = (kind: BoxStatus["id"]["kind"]) => status.boxes.some((box) => box.id.kind === kind);
+  const absent: string[] = [];
+  if (!has("postgres")) absent.push("database");
+  if (!has("cache")) absent.push("cache");
+  if (absent.length === 0) return "";
+  return `This stack has no ${absent.join(" and no ")}.`;
+}
+
+/** "today", "yesterday" or the date, in the browser's zone. */
+export function day(at: Timestamp, now: Timestamp): string {
+  const date = new Date(at / 1000);
+  const isSame = (other: number) => new Date(other / 1000).toDateString() === date.toDateString();
+  if (isSame(now)) return "today";
+  if (isSame(now - 86_400_000_000)) return "yesterday";
+  return date.toLocaleDateString("en-GB", { weekday: "short", day: "numeric", month: "short", year: "numeric" });
+}
+
 /** How many more parts are not as they should be, beside the one that the sentence names. */
 export function othersWrong(status: Status): number {
   const wrong = status.boxes.filter((box) => RANK[box.state] > 0);
