@@ -103,6 +103,17 @@ impl Cache {
         self.run("count", redis::cmd("EVAL").arg(script).arg(1).arg(key).arg(millis)).await
     }
 
+    /// Counts as [`Cache::count`] does, and says how long the window still lasts.
+    pub async fn count_in_window(&self, key: &str, window: Duration) -> Option<(u64, Duration)> {
+        let script = "local n = redis.call('INCR', KEYS[1]) \
+             if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end \
+             return {n, redis.call('PTTL', KEYS[1])}";
+        let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        let (count, left): (u64, i64) =
+            self.run("count", redis::cmd("EVAL").arg(script).arg(1).arg(key).arg(millis)).await?;
+        Some((count, Duration::from_millis(u64::try_from(left).unwrap_or(0))))
+    }
+
     /// Asks for a sign of life.
     ///
     /// **Errors**: a short reason.

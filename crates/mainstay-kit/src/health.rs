@@ -1,4 +1,5 @@
-//! `/actuator/*` on the management port, in the JSON shapes of Spring Boot's actuator.
+//! `/actuator/*` on the management port, in the JSON shapes of Spring Boot's actuator, and the plain
+//! `/healthz`, `/readyz`, `/metrics`.
 //!
 //! Readiness is about this process only. A database that is switching over is shown under
 //! `health`, but must not eject every instance at once: the router holds their sessions meanwhile.
@@ -66,6 +67,9 @@ impl Actuator {
             .route("/actuator/metrics", get(metric_names))
             .route("/actuator/metrics/{name}", get(metric))
             .route("/actuator/prometheus", get(prometheus))
+            .route("/healthz", get(alive))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(prometheus))
             .with_state(Arc::new(self))
     }
 
@@ -73,6 +77,26 @@ impl Actuator {
         (self.before_scrape)(&self.metrics);
         report_process(&self.metrics);
     }
+}
+
+/// `/healthz` and `/readyz` for the main port: whoever balances asks where the requests go.
+pub fn probes<S: Clone + Send + Sync + 'static>(drain: &Drain) -> Router<S> {
+    let drain = drain.clone();
+    Router::new()
+        .route("/healthz", get(|| async { plain("UP") }))
+        .route("/readyz", get(move || async move { plain(if drain.is_leaving() { "OUT_OF_SERVICE" } else { "UP" }) }))
+}
+
+async fn alive() -> Response {
+    plain("UP")
+}
+
+async fn ready(State(actuator): State<Arc<Actuator>>) -> Response {
+    plain(if actuator.drain.is_leaving() { "OUT_OF_SERVICE" } else { "UP" })
+}
+
+fn plain(status: &str) -> Response {
+    answer(status, json!({ "status": status }))
 }
 
 async fn links() -> Json<Json_> {

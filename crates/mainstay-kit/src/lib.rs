@@ -4,16 +4,21 @@
 //! It is the inside of the box "service instances". It must never depend on another crate of
 //! mainstay: a service that uses it talks to PostgreSQL, Redis and HTTP, and runs without mainstay.
 
+pub mod assets;
 pub mod audit;
 pub mod auth;
 pub mod cache;
 pub mod drain;
 pub mod health;
+pub mod idempotency;
 pub mod metrics;
+pub mod openapi;
+pub mod paging;
 pub mod pool;
 pub mod problem;
 pub mod random;
 pub mod serve;
+pub mod start;
 pub mod telemetry;
 pub mod time;
 pub mod validation;

@@ -6,6 +6,7 @@
 //!   57P03) and broken connections are repeated on a fresh connection, at most [`ATTEMPTS_MAX`] times;
 //! - from the moment COMMIT is sent, only the server's word "rolled back" (40001, 40P01) is repeated;
 //!   08007 and a connection that breaks then are [`Failure::OutcomeUnknown`], never repeated;
+//! - a statement that commits by itself ([`Database::write`]) is COMMIT from its first byte on;
 //! - a [`Database::read`] has no outcome to be unknown about and is repeated after 08007 too.
 //!
 //! Statements go out unnamed (`query_typed`): a session without prepared statements carries no
@@ -110,6 +111,12 @@ impl Failure {
         let error = error.as_db_error()?;
         (*error.code() == SqlState::UNIQUE_VIOLATION).then(|| error.constraint()).flatten()
     }
+
+    /// Whether a number left the range of its column.
+    #[must_use]
+    pub fn is_out_of_range(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.code() == Some(&SqlState::NUMERIC_VALUE_OUT_OF_RANGE))
+    }
 }
 
 impl From<Failure> for Problem {
@@ -212,7 +219,7 @@ impl Database {
                 Err(_) => {
                     discard(object);
                     return Err(match phase {
-                        Phase::Commit => Failure::OutcomeUnknown,
+                        Phase::Commit | Phase::Statement => Failure::OutcomeUnknown,
                         Phase::Body | Phase::Read => Failure::Unavailable(None),
                     });
                 }
@@ -224,6 +231,36 @@ impl Database {
                 return Err(Failure::OutcomeUnknown);
             }
             if !self.may_repeat(&failure, phase, object, &mut attempt).await {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// Runs one statement that changes something and commits by itself: one round trip where a
+    /// transaction takes three or more. All of its flight is a commit: a connection that breaks
+    /// meanwhile is [`Failure::OutcomeUnknown`]. The operation must send exactly one statement.
+    pub async fn write<'env, T: Send>(
+        &self,
+        operation: impl for<'a> Fn(Lent<'a, 'env, Client>) -> Work<'a, T> + Send + Sync,
+    ) -> Result<T, Failure> {
+        let mut attempt = 1;
+        loop {
+            let object = self.connection().await?;
+            let failure = match tokio::time::timeout(ATTEMPT_TIMEOUT, operation(Lent::new(&**object))).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(failure)) => failure,
+                Err(_) => {
+                    discard(object);
+                    return Err(Failure::OutcomeUnknown);
+                }
+            };
+            if let Failure::Refused(error) = &failure
+                && judge(error.code(), Phase::Statement) == Verdict::Unknown
+            {
+                discard(object);
+                return Err(Failure::OutcomeUnknown);
+            }
+            if !self.may_repeat(&failure, Phase::Statement, object, &mut attempt).await {
                 return Err(failure);
             }
         }
@@ -297,6 +334,8 @@ pub enum Phase {
     Body,
     /// COMMIT sent.
     Commit,
+    /// A statement that commits by itself.
+    Statement,
 }
 
 /// What may be done about a failure.
@@ -316,13 +355,13 @@ pub fn judge(code: Option<&SqlState>, phase: Phase) -> Verdict {
     let Some(code) = code else {
         return match phase {
             Phase::Read | Phase::Body => Verdict::Repeat,
-            Phase::Commit => Verdict::Unknown,
+            Phase::Commit | Phase::Statement => Verdict::Unknown,
         };
     };
     if *code == SqlState::TRANSACTION_RESOLUTION_UNKNOWN {
         return match phase {
             Phase::Read => Verdict::Repeat,
-            Phase::Body | Phase::Commit => Verdict::Unknown,
+            Phase::Body | Phase::Commit | Phase::Statement => Verdict::Unknown,
         };
     }
     if is_serialization(code) {
@@ -330,8 +369,10 @@ pub fn judge(code: Option<&SqlState>, phase: Phase) -> Verdict {
     }
     match phase {
         Phase::Read | Phase::Body if is_session_end(code) => Verdict::Repeat,
-        Phase::Commit if is_session_end(code) => Verdict::Unknown,
-        Phase::Read | Phase::Body | Phase::Commit => Verdict::Final,
+        // A standby says so before it does anything.
+        Phase::Statement if *code == SqlState::READ_ONLY_SQL_TRANSACTION => Verdict::Repeat,
+        Phase::Commit | Phase::Statement if is_session_end(code) => Verdict::Unknown,
+        Phase::Read | Phase::Body | Phase::Commit | Phase::Statement => Verdict::Final,
     }
 }
 
@@ -401,6 +442,17 @@ mod tests {
         assert_eq!(judge(Some(&unknown), Phase::Commit), Verdict::Unknown);
         assert_eq!(judge(None, Phase::Commit), Verdict::Unknown);
         assert_eq!(judge(Some(&SqlState::ADMIN_SHUTDOWN), Phase::Commit), Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_statement_that_commits_by_itself_is_unknown_from_its_first_byte() {
+        for code in [SqlState::TRANSACTION_RESOLUTION_UNKNOWN, SqlState::ADMIN_SHUTDOWN, SqlState::CONNECTION_FAILURE] {
+            assert_eq!(judge(Some(&code), Phase::Statement), Verdict::Unknown, "{code:?}");
+        }
+        assert_eq!(judge(None, Phase::Statement), Verdict::Unknown);
+        assert_eq!(judge(Some(&SqlState::READ_ONLY_SQL_TRANSACTION), Phase::Statement), Verdict::Repeat);
+        assert_eq!(judge(Some(&SqlState::T_R_DEADLOCK_DETECTED), Phase::Statement), Verdict::Repeat);
+        assert_eq!(judge(Some(&SqlState::UNIQUE_VIOLATION), Phase::Statement), Verdict::Final);
     }
 
     #[test]

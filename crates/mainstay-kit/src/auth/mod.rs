@@ -1,6 +1,7 @@
 //! Who is calling: passwords, access tokens (1 h), refresh tokens (7 d), roles, and the extractor
 //! [`Principal`] that a handler asks for when it needs a signed-in caller.
 
+mod api_key;
 mod password;
 mod session;
 mod token;
@@ -13,6 +14,7 @@ use axum::http::header;
 use axum::http::request::Parts;
 use serde::{Deserialize, Serialize};
 
+pub use api_key::{ApiKeys, NewApiKey, X_API_KEY};
 pub use password::{Passwords, needs_rehash};
 pub use session::{Opened, Rotation, Sessions};
 pub use token::{Claims, KEY_MIN, ShortKey, Tokens};

@@ -1,0 +1,78 @@
+//! The interface against a real PostgreSQL, a real Redis and the real binary.
+//!
+//! One set of servers for all scenarios, which run one after another; a main function of its own,
+//! because the usual harness has no place to end servers. `cargo test -p integers --test api NAME`
+//! runs those whose name holds NAME.
+
+#![expect(clippy::print_stdout, reason = "it is its own test harness and says what ran")]
+#![expect(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
+mod access;
+mod counter;
+mod operation;
+mod rig;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use rig::{ADMIN_PASSWORD, App, Rig};
+use serde_json::json;
+
+/// What a scenario works with.
+pub(crate) struct World {
+    pub(crate) rig: Rig,
+    pub(crate) app: App,
+    /// Access token of the administrator.
+    pub(crate) admin: String,
+}
+
+pub(crate) type Scenario = (&'static str, fn(&mut World));
+
+/// Names scenarios by their functions.
+#[macro_export]
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const ALL: &[$crate::Scenario] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+pub(crate) const PASSWORD: &str = "correct horse battery";
+
+/// A registered user.
+pub(crate) struct Person {
+    pub(crate) id: i64,
+    pub(crate) api_key: String,
+}
+
+impl World {
+    pub(crate) fn sign_in(&self, username: &str, password: &str) -> String {
+        let body = json!({ "username": username, "password": password });
+        let answer = self.app.send("POST", "", "/auth/token", body).is(200);
+        answer.json()["accessToken"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn person(&self, username: &str) -> Person {
+        let body = json!({ "username": username, "password": PASSWORD });
+        let created = self.app.send("POST", "", "/users/create", body).is(201).json();
+        Person { id: created["id"].as_i64().unwrap(), api_key: created["apiKey"].as_str().unwrap().to_owned() }
+    }
+}
+
+fn main() -> ExitCode {
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let rig = Rig::start();
+    let app = rig.app();
+    let mut world = World { rig, app, admin: String::new() };
+    world.admin = world.sign_in("admin", ADMIN_PASSWORD);
+    let mut failed = 0;
+    for (name, scenario) in [access::ALL, counter::ALL, operation::ALL].concat() {
+        if wanted.as_deref().is_some_and(|wanted| !name.contains(wanted)) {
+            continue;
+        }
+        let is_good = catch_unwind(AssertUnwindSafe(|| scenario(&mut world))).is_ok();
+        failed += u32::from(!is_good);
+        println!("{name} ... {}", if is_good { "ok" } else { "FAILED" });
+    }
+    println!("{failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
