@@ -148,6 +148,32 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), CaError> {
     durable::replace(path, &bytes, 0o600).map_err(file)
 }
 
+/// What an authority's certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Its common name.
+    pub name: String,
+    /// SHA-256 of the certificate, as browsers show it: `AB:CD:…`.
+    pub fingerprint: String,
+    /// From when it counts.
+    pub from: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// Reads a certificate in PEM; `None` when it is none.
+pub fn describe(pem: &[u8]) -> Option<Described> {
+    use sha2::{Digest, Sha256};
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    let certificate = block.parse_x509().ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let fingerprint: Vec<String> = Sha256::digest(&block.contents).iter().map(|byte| format!("{byte:02X}")).collect();
+    let at = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
+    let validity = certificate.validity();
+    let (from, until) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
+    Some(Described { name, fingerprint: fingerprint.join(":"), from, until })
+}
+
 struct Authority {
     name: String,
     pem: String,
@@ -218,4 +244,24 @@ fn leaf_params(hosts: &[String], now: Timestamp, expires: Timestamp) -> Result<C
     params.not_before = moment(backdated(now))?;
     params.not_after = moment(expires)?;
     Ok(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_described_by_what_its_certificate_says() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = Timestamp::from_micros(1_790_000_000_000_000);
+        let made = local_ca(folder.path(), &["shop.localhost".to_owned()], now).expect("made");
+        let pem = std::fs::read(made.authority).expect("there");
+        let described = describe(&pem).expect("a certificate");
+        assert_eq!(described.name, "mainstay local CA shop.localhost");
+        assert_eq!(described.from, backdated(now));
+        assert_eq!(described.until, now.after(CA_LIFE));
+        assert_eq!(described.fingerprint.len(), 32 * 3 - 1);
+        assert_eq!(describe(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), None);
+        assert_eq!(describe(b""), None);
+    }
 }

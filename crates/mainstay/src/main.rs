@@ -75,6 +75,8 @@ enum Command {
     Service(command::service::Options),
     /// Print a one-time link to the console
     Console,
+    /// The authority that signs the stack's certificates: show it, trust it, trust it no more
+    Trust(command::trust::Options),
     /// Explain an error code
     Explain(command::explain::Options),
     #[command(hide = true)]
@@ -127,6 +129,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Edge(options) => command::internal::edge(&options),
         Command::Router(options) => command::internal::router(&options),
         Command::Init(options) => command::init::run(&global, &options),
+        Command::Trust(options) => command::trust::run(&global, &options),
         Command::Check(options) => command::check::run(&global, &options),
         Command::Config(options) => command::config::run(&global, &options),
         Command::Explain(options) => command::explain::run(&options),
@@ -159,6 +162,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         | Command::Edge(_)
         | Command::Router(_)
         | Command::Init(_)
+        | Command::Trust(_)
         | Command::Check(_)
         | Command::Config(_)
         | Command::Explain(_) => Err(Failure::bug("a command without async runtime was sent to it")),

@@ -78,3 +78,57 @@ fn init_says_what_it_understands_when_it_finds_nothing() {
     assert_eq!(nowhere.status.code(), Some(2));
     assert!(err(&nowhere).contains("MS2071"), "{}", err(&nowhere));
 }
+
+/// A state folder with an authority, as an `up` leaves it, and the arguments of a command about it.
+fn with_authority(folder: &Path) -> Vec<String> {
+    std::fs::write(folder.join("mainstay.toml"), "stack = \"shop\"\n[cache]\n").expect("written");
+    let ca = folder.join("state/shop/development/ca");
+    let now = mainstay_types::Timestamp::from_micros(1_790_000_000_000_000);
+    mainstay_edge::ca::local_ca(&ca, &["shop.localhost".to_owned()], now).expect("made");
+    let state = folder.join("state").display().to_string();
+    let root = folder.join("root").display().to_string();
+    ["--state", &state, "trust", "--root", &root].map(str::to_owned).to_vec()
+}
+
+#[test]
+fn trust_puts_the_authority_into_the_store_and_takes_it_out_again() {
+    if !Path::new("/usr/sbin/update-ca-certificates").exists() {
+        eprintln!("skipped: no update-ca-certificates on this machine");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let common = with_authority(folder.path());
+    let trust = |more: &[&str]| {
+        let arguments: Vec<&str> = common.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        mainstay(folder.path(), &arguments)
+    };
+    let pem = std::fs::read_to_string(out(&trust(&["--path"])).trim()).expect("the path of the certificate");
+    let body = pem.lines().nth(3).expect("a line of it");
+    let bundle = folder.path().join("root/etc/ssl/certs/ca-certificates.crt");
+    let has = || std::fs::read_to_string(&bundle).unwrap_or_default().contains(body);
+
+    let shown = trust(&[]);
+    assert!(shown.status.success(), "{}", err(&shown));
+    assert!(out(&shown).contains("mainstay local CA shop.localhost") && out(&shown).contains("does not trust it"));
+    assert!(out(&shown).lines().chain(err(&shown).lines()).count() > 6);
+    let installed = trust(&["--install"]);
+    assert!(installed.status.success() && has(), "{}", err(&installed));
+    assert!(out(&trust(&["--install"])).contains("nothing was changed"));
+    let json: serde_json::Value = serde_json::from_slice(&trust(&["--json"]).stdout).expect("JSON");
+    assert_eq!(json["in_system_store"], true, "{json}");
+    assert_eq!(json["fingerprint_sha256"].as_str().map(str::len), Some(95), "{json}");
+    let removed = trust(&["--remove"]);
+    assert!(removed.status.success() && !has(), "{}", err(&removed));
+    assert!(bundle.exists(), "the other authorities are still there");
+    assert!(out(&trust(&["--remove"])).contains("nothing was changed"));
+}
+
+#[test]
+fn trust_says_that_there_is_no_authority_before_the_first_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("mainstay.toml"), "stack = \"shop\"\n[cache]\n").expect("written");
+    let state = folder.path().display().to_string();
+    let none = mainstay(folder.path(), &["--state", &state, "trust"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(err(&none).contains("MS1070") && err(&none).contains("mainstay up"), "{}", err(&none));
+}

@@ -20,4 +20,5 @@ pub(crate) mod ps;
 pub(crate) mod service;
 pub(crate) mod status;
 mod trouble;
+pub(crate) mod trust;
 pub(crate) mod up;
