@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Runs every command of docs/guide/first-hour.md, as it stands there, in a scratch folder: at most 10 minutes.
+# MAINSTAY_BUILT=PROGRAM takes that program instead of building.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. bin/lib/install.sh
+. bin/lib/stack.sh
+
+GUIDE=docs/guide/first-hour.md
+MOST_SECONDS=600
+began=$SECONDS
+[ -z "${MAINSTAY_BUILT:-}" ] || MAINSTAY=$MAINSTAY_BUILT
+case "$MAINSTAY" in /*) ;; *) MAINSTAY="$PWD/$MAINSTAY" ;; esac
+export MAINSTAY
+was_built=no
+if [ -x "$MAINSTAY" ]; then was_built=yes; fi
+
+install_missing build run test
+work=$(mktemp -d)
+# Services that dropped root pass through to the application's folder.
+chmod 755 "$work"
+clean_up() { rm -rf "$work"; }
+begin_stack "$work/guestbook"
+
+# The guide begins in the repository; its application must not end up in there.
+mkdir "$work/repository"
+ln -s "$PWD/bin" "$PWD/target" "$work/repository/"
+ln -s "$work/guestbook" "$work/repository/guestbook"
+mkdir "$work/guestbook"
+
+# Its blocks, in order, each announced. `mainstay` is a function: the guide's own PATH does not lead around it, and
+# the state is the test's.
+{
+  cat <<'HEAD'
+set -euo pipefail
+mainstay() { "$MAINSTAY" --state "$STATE" "$@"; }
+HEAD
+  awk '/^```sh$/ { inside = 1; n++; printf "printf \"\\n-- block %d, line %d of the guide (after %%d s)\\n\" $SECONDS\n", n, NR; next }
+       /^```/ { inside = 0 } inside' "$GUIDE"
+} >"$SCRATCH/commands"
+blocks=$(grep -c '^```sh$' "$GUIDE")
+[ "$blocks" -ge 8 ] || fail "only $blocks blocks of commands were found in $GUIDE"
+# Nothing of the guide escapes the test: blocks in another form would not be run.
+[ "$(grep -c '^```[a-z]' "$GUIDE")" = "$blocks" ] || fail "$GUIDE has blocks that are no sh"
+
+say "the guide's $blocks blocks of commands"
+guide_began=$SECONDS
+code=0
+(cd "$work/repository" && STATE="$STATE" no_proxy='*' timeout "$MOST_SECONDS" bash "$SCRATCH/commands") \
+  >"$SCRATCH/out" 2>&1 </dev/null || code=$?
+took=$((SECONDS - guide_began))
+sed 's/^/        /' "$SCRATCH/out"
+# PyPI is the one thing of the guide that is not on this machine.
+if [ "$code" != 0 ] &&
+  grep -qE "NewConnectionError|ConnectTimeoutError|Name or service not known|Temporary failure in name resolution|ProxyError" "$SCRATCH/out"; then
+  echo "skipped: PyPI cannot be reached from this machine, so the guide could not be followed to its end"
+  SUCCEEDED=yes
+  exit 0
+fi
+[ "$code" != 124 ] || fail "the guide took more than $MOST_SECONDS s"
+same "every command of the guide succeeds" "$code" 0
+grep -q "^database-crash  PASS" "$SCRATCH/out" || fail "the drill did not pass"
+ok "the drill database-crash passed"
+same "the entry is there before and after the crash" "$(grep -c 'the first entry' "$SCRATCH/out")" 3
+[ "$took" -le "$MOST_SECONDS" ] || fail "it took $took s, $MOST_SECONDS are the most"
+nothing_runs
+SUCCEEDED=yes
+printf '\nfirst hour: %d s of wall time (at most %d), the program was built before: %s; all %d checks passed in %d s\n' \
+  "$took" "$MOST_SECONDS" "$was_built" "$CHECKS" $((SECONDS - began))
