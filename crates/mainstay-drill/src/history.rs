@@ -48,8 +48,15 @@ impl History {
         }
     }
 
-    pub(crate) fn errors(&self) -> std::collections::BTreeMap<String, u64> {
-        self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Errors of several, by text.
+    pub(crate) fn errors_of(histories: &[&Self]) -> std::collections::BTreeMap<String, u64> {
+        let mut all = std::collections::BTreeMap::new();
+        for history in histories {
+            for (text, count) in history.errors.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                *all.entry(text.clone()).or_default() += count;
+            }
+        }
+        all
     }
 
     pub(crate) fn all(&self) -> Vec<Operation> {

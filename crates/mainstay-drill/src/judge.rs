@@ -7,6 +7,7 @@ use mainstay_stack::model::Promise;
 use mainstay_types::Timestamp;
 
 use crate::fault::Fault;
+use crate::findings;
 use crate::history::{End, Operation};
 use crate::measure::{self, millis};
 use crate::report::{
@@ -50,6 +51,8 @@ pub(crate) fn judge(case: &Case<'_>, rounds: &[Round]) -> Report {
         },
         measured,
         latency: latency(rounds),
+        checks: findings::summary(rounds),
+        history_sha256: None,
         timeline_ms: medians(rounds),
         rounds: rounds.iter().map(round_report).collect(),
         evidence: evidence(case, rounds, reasons),
@@ -121,9 +124,10 @@ fn verdict(case: &Case<'_>, rounds: &[Round], counts: &Counts, promise: Promise)
             voids.push(format!("run {number}: {load} operations before the fault, {LEAST_LOAD} are needed"));
         }
         failures.extend(broken_times(round, promise));
-        failures.extend(broken_data(round));
+        failures.extend(findings::broken(round));
+        voids.extend(findings::unjudged(round));
     }
-    failures.extend(broken_by_fault(case, counts));
+    failures.extend(broken_by_fault(case, counts, findings::disturbed(rounds)));
     if !failures.is_empty() {
         failures.extend(voids);
         return (Verdict::Fail, failures);
@@ -148,25 +152,8 @@ fn broken_times(round: &Round, promise: Promise) -> Vec<String> {
     broken
 }
 
-fn broken_data(round: &Round) -> Vec<String> {
-    let (number, mut broken) = (round.number, Vec::new());
-    let Some(readback) = &round.readback else { return broken };
-    if !readback.lost.is_empty() {
-        let shown: Vec<String> = readback.lost.iter().take(5).map(|(w, n)| format!("writer {w} row {n}")).collect();
-        let (lost, shown) = (readback.lost.len(), shown.join(", "));
-        broken.push(format!("run {number}: {lost} acknowledged rows are lost ({shown}…)"));
-    }
-    if readback.duplicated > 0 {
-        broken.push(format!("run {number}: {} rows are there twice", readback.duplicated));
-    }
-    if readback.resurrected > 0 {
-        broken.push(format!("run {number}: {} rows that had failed are there", readback.resurrected));
-    }
-    broken
-}
-
 /// What the kind of fault promises besides its RTO: who is not hit must not feel it.
-fn broken_by_fault(case: &Case<'_>, counts: &Counts) -> Vec<String> {
+fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<String> {
     let mut broken = Vec::new();
     let instances = case.stack.services.values().map(|service| service.instances).min().unwrap_or(0);
     let (requests_count, writes_count) = match case.options.fault {
@@ -181,6 +168,9 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts) -> Vec<String> {
     if writes_count && counts.failed_writes + counts.ambiguous > 0 {
         let text = format!("{} writes failed and {} ended unknown, none may", counts.failed_writes, counts.ambiguous);
         broken.push(text);
+    }
+    if writes_count && disturbed > 0 {
+        broken.push(format!("{disturbed} writes of counters and bank failed or ended unknown, none may"));
     }
     broken
 }
@@ -202,13 +192,7 @@ fn count(round: &Round) -> Counts {
             End::Truncated => counts.truncated += 1,
         }
     }
-    if let Some(readback) = &round.readback {
-        counts.acknowledged += readback.acknowledged;
-        counts.lost += readback.lost.len() as u64;
-        counts.duplicated += readback.duplicated;
-        counts.resurrected += readback.resurrected;
-        counts.ambiguous_present += readback.ambiguous_present;
-    }
+    findings::count_rows(round, &mut counts);
     counts
 }
 

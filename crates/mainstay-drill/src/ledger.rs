@@ -1,6 +1,5 @@
 //! The ledger: unique rows through the router, as an application would write them; acknowledged must be present.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mainstay_types::Secret;
@@ -10,6 +9,7 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
+use crate::checker::Element;
 use crate::history::{End, History, Operation};
 
 /// Writers at once: enough that one is always in flight, few enough that two cores are not the limit.
@@ -17,11 +17,11 @@ pub(crate) const WRITERS: u32 = 4;
 /// Pause of a writer between two rows: about 100 rows a second and writer, so that a history stays small.
 const PACE: Duration = Duration::from_millis(5);
 /// Time for one operation: longer than any hold that should end well.
-const OPERATION: Duration = Duration::from_secs(40);
+pub(crate) const OPERATION: Duration = Duration::from_secs(40);
 /// Pause before a writer whose connection broke comes back.
-const RECONNECT: Duration = Duration::from_millis(10);
+pub(crate) const RECONNECT: Duration = Duration::from_millis(10);
 /// With `acknowledge before commit`: how long the lie lasts. Four writers lie nearly all the time.
-const LIE: Duration = Duration::from_millis(20);
+pub(crate) const LIE: Duration = Duration::from_millis(20);
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,21 +39,8 @@ pub(crate) struct Ledger {
     pub(crate) history: History,
 }
 
-/// What reading back showed.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Readback {
-    pub(crate) acknowledged: u64,
-    /// Acknowledged and not there: writer and number.
-    pub(crate) lost: Vec<(u32, u64)>,
-    /// There more than once.
-    pub(crate) duplicated: u64,
-    /// Certainly failed by the client's knowledge, and there.
-    pub(crate) resurrected: u64,
-    /// Ambiguous ones that are there.
-    pub(crate) ambiguous_present: u64,
-}
-
-async fn connect(url: &Secret) -> Result<Client, tokio_postgres::Error> {
+/// A connection through the router.
+pub(crate) async fn connect(url: &Secret) -> Result<Client, tokio_postgres::Error> {
     let mut config: tokio_postgres::Config = url.expose().parse()?;
     config.application_name("mainstay drill").connect_timeout(OPERATION);
     let (client, connection) = config.connect(NoTls).await?;
@@ -92,42 +79,16 @@ impl Ledger {
             .collect()
     }
 
-    /// Reads back and compares.
-    pub(crate) async fn read_back(&self) -> Result<Readback, tokio_postgres::Error> {
+    /// Reads back every row, each as often as it is there.
+    pub(crate) async fn read_back(&self) -> Result<Vec<Element>, tokio_postgres::Error> {
         let client = connect(&self.url).await?;
-        let rows = client
-            .query("SELECT writer, number, count(*) FROM ledger WHERE drill = $1 GROUP BY 1, 2", &[&self.drill])
-            .await?;
-        let mut present: BTreeMap<(u32, u64), u64> = BTreeMap::new();
-        for row in rows {
-            let (writer, number, count): (i32, i64, i64) = (row.get(0), row.get(1), row.get(2));
-            present.insert((writer.unsigned_abs(), number.unsigned_abs()), count.unsigned_abs());
-        }
-        Ok(compare(&self.history.all(), &present))
+        let rows = client.query("SELECT writer, number FROM ledger WHERE drill = $1", &[&self.drill]).await?;
+        let element = |row: &tokio_postgres::Row| {
+            let (writer, number): (i32, i64) = (row.get(0), row.get(1));
+            Element(writer.unsigned_abs(), number.unsigned_abs())
+        };
+        Ok(rows.iter().map(element).collect())
     }
-}
-
-/// Acknowledged against present.
-pub(crate) fn compare(operations: &[Operation], present: &BTreeMap<(u32, u64), u64>) -> Readback {
-    let mut readback = Readback::default();
-    let mut known = BTreeSet::new();
-    for operation in operations {
-        let id = (operation.client, operation.number);
-        known.insert(id);
-        let is_present = present.contains_key(&id);
-        match operation.end {
-            End::Ok => {
-                readback.acknowledged += 1;
-                if !is_present {
-                    readback.lost.push(id);
-                }
-            }
-            End::Failed => readback.resurrected += u64::from(is_present),
-            End::Ambiguous | End::Truncated => readback.ambiguous_present += u64::from(is_present),
-        }
-    }
-    readback.duplicated = present.values().filter(|count| **count > 1).count() as u64;
-    readback
 }
 
 struct Writer {
@@ -209,7 +170,8 @@ impl Writer {
     }
 }
 
-fn describe(error: &tokio_postgres::Error) -> String {
+/// An error's text, with the server's code.
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(database) => format!("{} {}", database.code().code(), database.message()),
         None => {
@@ -220,38 +182,12 @@ fn describe(error: &tokio_postgres::Error) -> String {
 }
 
 /// An error of the server is certain, but for the one that says that it is not; a broken connection is not.
-fn end_of(error: &tokio_postgres::Error) -> End {
+pub(crate) fn end_of(error: &tokio_postgres::Error) -> End {
     match error.as_db_error() {
         Some(database) if *database.code() == SqlState::TRANSACTION_RESOLUTION_UNKNOWN => End::Ambiguous,
         // The session was ended: before the statement began, or with it in flight, nobody can tell from here.
         Some(database) if *database.code() == SqlState::ADMIN_SHUTDOWN => End::Ambiguous,
         Some(_) => End::Failed,
         None => End::Ambiguous,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn operation(client: u32, number: u64, end: End) -> Operation {
-        let now = Instant::now();
-        Operation { client, number, began: now, ended: now, end }
-    }
-
-    #[test]
-    fn planted_losses_duplicates_and_resurrections_are_all_found() {
-        let history = [
-            operation(0, 1, End::Ok),
-            operation(0, 2, End::Ok),
-            operation(0, 3, End::Failed),
-            operation(1, 1, End::Ambiguous),
-            operation(1, 2, End::Ambiguous),
-        ];
-        let present = BTreeMap::from([((0, 1), 2), ((0, 3), 1), ((1, 2), 1)]);
-        let found = compare(&history, &present);
-        assert_eq!(found.acknowledged, 2);
-        assert_eq!(found.lost, [(0, 2)]);
-        assert_eq!((found.duplicated, found.resurrected, found.ambiguous_present), (1, 1, 1));
     }
 }

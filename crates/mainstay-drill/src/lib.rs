@@ -8,20 +8,25 @@
 
 mod aim;
 pub mod checker;
+mod data;
 mod fault;
+mod findings;
 mod history;
 mod http;
 mod judge;
 mod ledger;
 mod measure;
+mod record;
 mod report;
 mod round;
 mod run;
 mod timeline;
 mod whole;
+mod workload;
 
 pub use fault::Fault;
 pub use report::{
-    Counts, Evidence, Latency, Load, Measured, Phases, Promised, REPORT_VERSION, Report, RoundReport, Spread, Verdict,
+    CheckReport, Counts, Evidence, Latency, Load, Measured, Phases, Promised, REPORT_VERSION, Report, RoundReport,
+    Spread, Verdict,
 };
 pub use run::{Error, Options, Progress, Sabotage, drill};

@@ -6,6 +6,8 @@ use std::fmt;
 use mainstay_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::checker::{Anomaly, Tally, Validity};
+
 /// Version of [`Report`]; raised when a field changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
 
@@ -159,6 +161,45 @@ pub struct Latency {
     pub max_us: u64,
 }
 
+/// What a checker says of the data, over all rounds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Its name.
+    pub checker: String,
+    /// Its version.
+    pub version: u32,
+    /// The worst that it said of a round.
+    pub validity: Validity,
+    /// Rounds that it looked at.
+    pub rounds: u32,
+    /// Writes that it looked at.
+    pub writes: Tally,
+    /// Of those of unknown outcome, how many had their effect.
+    pub ambiguous_seen: u64,
+    /// Reads that it looked at.
+    pub reads: u64,
+    /// What it found, by class.
+    pub anomalies: BTreeMap<Anomaly, u64>,
+    /// The first things that it found or could not judge.
+    pub quoted: Vec<String>,
+}
+
+impl CheckReport {
+    pub(crate) fn new(checker: &str, version: u32) -> Self {
+        Self {
+            checker: checker.to_owned(),
+            version,
+            validity: Validity::Valid,
+            rounds: 0,
+            writes: Tally::default(),
+            ambiguous_seen: 0,
+            reads: 0,
+            anomalies: BTreeMap::new(),
+            quoted: Vec::new(),
+        }
+    }
+}
+
 /// One round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RoundReport {
@@ -238,6 +279,12 @@ pub struct Report {
     pub measured: Measured,
     /// Latency of successful operations over all rounds, by kind of client: `writes`, `requests`.
     pub latency: BTreeMap<String, Phases<Latency>>,
+    /// What the checkers say of the data; none without a database.
+    #[serde(default)]
+    pub checks: Vec<CheckReport>,
+    /// SHA-256 of the history of all rounds, in JSON lines.
+    #[serde(default)]
+    pub history_sha256: Option<String>,
     /// Median time from injection to each step of recovery, as the stack's events tell it. **Unit**: milliseconds.
     pub timeline_ms: BTreeMap<String, u64>,
     /// Every round.

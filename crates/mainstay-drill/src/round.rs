@@ -9,11 +9,13 @@ use mainstay_types::{ChildName, Secret, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::data::{self, Data, Examined};
 use crate::fault::{self, Fault, Victim};
 use crate::history::{History, Operation};
 use crate::http::{self, Probe};
-use crate::ledger::{Honesty, Ledger, Readback};
+use crate::ledger::Honesty;
 use crate::measure::{self, wall_clock};
+use crate::record::Record;
 use crate::run::{Error, Options, Sabotage};
 use crate::timeline;
 use crate::whole::{self, LOOK};
@@ -46,7 +48,8 @@ pub(crate) struct Round {
     pub(crate) fault: Result<String, String>,
     pub(crate) timeline: BTreeMap<String, u64>,
     pub(crate) errors: BTreeMap<String, u64>,
-    pub(crate) readback: Option<Readback>,
+    /// Its history and what the checkers say.
+    pub(crate) examined: Examined,
     /// Promises that it broke besides those that figures tell.
     pub(crate) reasons: Vec<String>,
 }
@@ -70,7 +73,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) ledger_url: Option<Secret>,
 }
 
-fn splitmix(seed: u64) -> u64 {
+/// Spreads a seed: one step of SplitMix64.
+pub(crate) fn splitmix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -97,26 +101,27 @@ impl Arena<'_> {
         let random = splitmix(self.options.seed ^ u64::from(number) << 32);
         let seq = self.client.events(None, 1).await?.last().map_or(0, |event| event.seq);
         let (writes, requests) = (History::default(), History::default());
-        let ledger = self.ledger(number, &writes).await?;
+        let record = Record::new();
+        let data = self.data(number, random, &writes, &record).await?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = Vec::new();
-        if let Some(ledger) = &ledger {
-            tasks.extend(ledger.start(self.honesty(), &stopped));
+        if let Some(data) = &data {
+            tasks.extend(data.start(self.honesty(), &stopped));
         }
         if let Some(http) = &self.http {
             tasks.extend(Probe { history: requests.clone(), ..http.clone() }.start(&stopped));
         }
         let (began, began_at) = (Instant::now(), wall_clock());
-        while self.load(&ledger, &writes, &requests, began) < LEAST_LOAD && began.elapsed() < LOAD_WITHIN {
+        while self.load(&writes, &requests, began) < LEAST_LOAD && began.elapsed() < LOAD_WITHIN {
             tokio::time::sleep(LOOK).await;
         }
         tokio::time::sleep(BEFORE + Duration::from_millis(random % JITTER_MS)).await;
-        let load_before = self.load(&ledger, &writes, &requests, began);
+        let load_before = self.load(&writes, &requests, began);
         let fault = self.inject(&status, random).await;
         let injected = fault.as_ref().map_or_else(|_| Instant::now(), |(at, ..)| *at);
         let whole_again = self.wait_whole(injected, fault.as_ref().ok().map(|(_, _, victim)| victim)).await;
         tokio::time::sleep(AFTER).await;
-        let load_after = self.load(&ledger, &writes, &requests, injected);
+        let load_after = self.load(&writes, &requests, injected);
         let times = Times { began, injected, ended: Instant::now() };
         stop.send_replace(true);
         for task in tasks {
@@ -124,21 +129,19 @@ impl Arena<'_> {
             task.await.ok();
         }
         let events = self.client.events(Some(seq), 10_000).await.unwrap_or_default();
-        let readback = match &ledger {
-            Some(ledger) => Some(ledger.read_back().await?),
-            None => None,
-        };
+        if let Some(data) = &data {
+            data.read_back(&record).await?;
+        }
         let (writes_seen, requests_seen) = (writes.all(), requests.all());
         let felt = if self.measures_writes() { &writes_seen } else { &requests_seen };
+        let of = format!("{} run {number}", self.options.fault.name());
+        let at = fault.is_ok().then_some(injected);
+        let examined = data::examine(of, at, &record, &writes_seen, &requests_seen);
         let injected_at = fault.as_ref().ok().map(|(_, wall, _)| *wall);
         let (fault, timeline) = match fault {
             Ok((_, wall, victim)) => (timeline::proof(&victim, &events), timeline::timeline(wall, &events)),
             Err(text) => (Err(text), BTreeMap::new()),
         };
-        let mut errors = writes.errors();
-        for (text, count) in requests.errors() {
-            *errors.entry(text).or_default() += count;
-        }
         Ok(Round {
             number,
             began_at,
@@ -152,8 +155,8 @@ impl Arena<'_> {
             load_after,
             fault,
             timeline,
-            errors,
-            readback,
+            errors: History::errors_of(&[&writes, &requests]),
+            examined,
             reasons: timeline::unfenced(self.options.fault, &events),
             writes: writes_seen,
             requests: requests_seen,
@@ -187,17 +190,15 @@ impl Arena<'_> {
         }
     }
 
-    async fn ledger(&self, number: u32, history: &History) -> Result<Option<Ledger>, Error> {
+    async fn data(&self, number: u32, seed: u64, writes: &History, record: &Record) -> Result<Option<Data>, Error> {
         let Some(url) = &self.ledger_url else { return Ok(None) };
-        let drill = format!("{}-{:x}-{number}-{}", self.options.fault.name(), self.options.seed, std::process::id());
-        let ledger = Ledger { url: url.clone(), drill, history: history.clone() };
-        ledger.prepare().await?;
-        Ok(Some(ledger))
+        let name = format!("{}-{:x}-{number}-{}", self.options.fault.name(), self.options.seed, std::process::id());
+        Ok(Some(Data::prepare(data::Round { name, url, seed, writes, record }).await?))
     }
 
     /// Successes since a moment, of the load that has least.
-    fn load(&self, ledger: &Option<Ledger>, writes: &History, requests: &History, since: Instant) -> usize {
-        let writes = ledger.as_ref().map(|_| writes.successes_since(since));
+    fn load(&self, writes: &History, requests: &History, since: Instant) -> usize {
+        let writes = self.ledger_url.as_ref().map(|_| writes.successes_since(since));
         let requests = self.http.as_ref().map(|_| requests.successes_since(since));
         [writes, requests].into_iter().flatten().min().unwrap_or(0)
     }
@@ -242,6 +243,7 @@ impl Arena<'_> {
         let writes = self.ledger_url.as_ref().map(|_| format!("{} writers through the router", crate::ledger::WRITERS));
         let requests =
             self.http.as_ref().map(|http| format!("{} clients GET {} through the edge", http::CLIENTS, http.path));
-        [writes, requests].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let workloads = self.ledger_url.as_ref().map(|_| crate::workload::describe_load());
+        [writes, workloads, requests].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }

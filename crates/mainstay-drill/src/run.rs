@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use mainstay_client::Client;
 use mainstay_stack::Stack;
+use sha2::{Digest, Sha256};
 
 use crate::aim::probe_path;
 use crate::fault::Fault;
@@ -53,6 +54,9 @@ pub struct Options {
 pub trait Progress {
     /// One line.
     fn say(&mut self, line: &str);
+
+    /// The history of a round as it ends, in JSON lines; who wants to keep it writes it.
+    fn history(&mut self, _lines: &str) {}
 }
 
 /// Why a drill could not even begin.
@@ -107,12 +111,19 @@ pub async fn drill(
         None => None,
     };
     let arena = Arena { client, options, http, ledger_url };
-    let mut rounds = Vec::new();
+    let (mut rounds, mut hash) = (Vec::new(), Sha256::new());
     for number in 1..=options.runs {
-        let round = arena.round(number).await?;
+        let mut round = arena.round(number).await?;
         progress.say(&round_line(options.runs, &round));
+        // Handed on, not kept: a round's history is half a megabyte.
+        if let Some(history) = round.examined.history.take() {
+            let lines = history.to_lines();
+            hash.update(&lines);
+            progress.history(&lines);
+        }
         rounds.push(round);
     }
     let case = judge::Case { stack, options, began, load: arena.load_text() };
-    Ok(judge::judge(&case, &rounds))
+    let history_sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Report { history_sha256: Some(history_sha256), ..judge::judge(&case, &rounds) })
 }

@@ -156,6 +156,14 @@ fn print(report: &Report) {
         "  requests      {:<28} {} failed of {}, {} truncated",
         "–", measured.counts.failed_requests, measured.counts.requests, measured.counts.truncated
     );
+    for check in &report.checks {
+        let found: Vec<String> = check.anomalies.iter().map(|(anomaly, count)| format!("{count} {anomaly}")).collect();
+        let found = if found.is_empty() { "nothing found".to_owned() } else { found.join(", ") };
+        println!(
+            "  {:<13} {:<28} {}: {found} in {} writes and {} reads",
+            check.checker, "valid", check.validity, check.writes.ok, check.reads
+        );
+    }
     println!("  whole again   {:<28} p50 {} ms, worst {} ms", "–", measured.whole_ms.p50, measured.whole_ms.max);
     let mut steps: Vec<(&String, &u64)> = report.timeline_ms.iter().collect();
     steps.sort_by_key(|(_, at)| **at);
