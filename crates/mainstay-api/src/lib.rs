@@ -28,6 +28,9 @@ use mainstay_types::{
 };
 use serde::{Deserialize, Serialize};
 
+/// The OpenAPI 3.1 description of this contract. Tests hold it to the types here and to the controller's routes.
+pub const OPENAPI: &str = include_str!("../../../docs/reference/openapi.json");
+
 /// Version of this contract; raised when a field changes its meaning.
 pub const API_VERSION: u32 = 1;
 

@@ -24,6 +24,8 @@ pub(crate) struct Context<'t> {
     pub(crate) origins: Origins,
     /// Places of values by path, for rules that look at more than one value.
     places: BTreeMap<String, Range<usize>>,
+    /// Keys that the reader asked for, by the path of their table.
+    pub(crate) asked: BTreeMap<String, BTreeSet<&'static str>>,
     /// Names that the file declares, good or bad, so that one mistake is not told twice.
     pub(crate) declared: BTreeSet<String>,
 }
@@ -37,6 +39,7 @@ impl<'t> Context<'t> {
             omitted: 0,
             origins: Origins::default(),
             places: BTreeMap::new(),
+            asked: BTreeMap::new(),
             declared: BTreeSet::new(),
         }
     }

@@ -235,6 +235,7 @@ impl<'n> Cursor<'n> {
     /// Tells what nobody asked for. `later` are keys that this release does not have and what to do instead,
     /// `renamed` are keys under another name.
     pub(crate) fn finish(&self, ctx: &mut Context<'_>, later: &[(&str, &str)], renamed: &[(&str, &str)]) {
+        ctx.asked.entry(self.path.clone()).or_default().extend(self.known.iter().copied());
         for (key, node) in self.table {
             if self.known.contains(&key.as_str()) {
                 continue;

@@ -23,7 +23,7 @@ pub mod template;
 pub mod units;
 mod words;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_types::{EnvironmentName, StackName};
 
@@ -110,6 +110,19 @@ pub fn name_of(text: &str) -> Option<StackName> {
         Value::Text(name) => StackName::new(name.as_str()).ok(),
         _ => None,
     }
+}
+
+/// The JSON Schema (2020-12) of the stack file, for editors. Tests hold it to what the reader reads.
+pub const SCHEMA: &str = include_str!("../../../docs/reference/stack.schema.json");
+
+/// Every key that the reader knows in each table that a file has, by the table's path: what [`SCHEMA`] must say.
+pub fn keys(text: &str) -> BTreeMap<String, BTreeSet<&'static str>> {
+    let (root, _) = raw::read(text);
+    let lines = Lines::new(text);
+    let mut ctx = Context::new(&lines, EnvironmentName::default());
+    let merged = overlay::apply(&root, ctx.environment.clone().as_str(), &mut ctx);
+    read::stack(&merged, &mut ctx);
+    ctx.asked
 }
 
 fn syntax_error(ctx: &mut Context<'_>, error: &raw::SyntaxError) {

@@ -77,6 +77,8 @@ enum Command {
     Console,
     /// The authority that signs the stack's certificates: show it, trust it, trust it no more
     Trust(command::trust::Options),
+    /// The JSON Schema of the stack file, for editors; `--api`: of the admin API
+    Schema(command::schema::Options),
     /// Explain an error code
     Explain(command::explain::Options),
     #[command(hide = true)]
@@ -130,6 +132,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Router(options) => command::internal::router(&options),
         Command::Init(options) => command::init::run(&global, &options),
         Command::Trust(options) => command::trust::run(&global, &options),
+        Command::Schema(options) => Ok(command::schema::run(&options)),
         Command::Check(options) => command::check::run(&global, &options),
         Command::Config(options) => command::config::run(&global, &options),
         Command::Explain(options) => command::explain::run(&options),
@@ -163,6 +166,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         | Command::Router(_)
         | Command::Init(_)
         | Command::Trust(_)
+        | Command::Schema(_)
         | Command::Check(_)
         | Command::Config(_)
         | Command::Explain(_) => Err(Failure::bug("a command without async runtime was sent to it")),

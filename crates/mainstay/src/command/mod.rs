@@ -17,6 +17,7 @@ pub(crate) mod internal;
 pub(crate) mod logs;
 pub(crate) mod preflight;
 pub(crate) mod ps;
+pub(crate) mod schema;
 pub(crate) mod service;
 pub(crate) mod status;
 mod trouble;

@@ -1,0 +1,358 @@
+//! `docs/reference/openapi.json` describes what these types write: the console's fixtures, and a value of every type
+//! with every variant. A field that is in one and not in the other fails here.
+#![expect(clippy::disallowed_methods, reason = "the rule is for the crate, which is pure; fixtures are files")]
+
+#[path = "support/schema.rs"]
+mod schema;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use mainstay_api::{
+    API_VERSION, Arrow, Beat, BoxStatus, ConsoleLink, DatabaseAccess, DatabaseStatus, Event, Flow, Level, LogLine,
+    OPENAPI, Problem, Process, Progress, Sabotage, ServiceEnv, Status, Traffic,
+};
+use mainstay_types::{
+    BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
+    ServiceName, StackName, State, Timeline, Timestamp, Waiting,
+};
+use schema::Validator;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+fn openapi() -> Value {
+    let mut document = serde_json::from_str(OPENAPI).expect("it is JSON");
+    close(&mut document);
+    document
+}
+
+/// Clients pass over fields they do not know; here every field must be described.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("properties").is_some_and(Value::is_object) && !map.contains_key("additionalProperties") {
+                map.insert("additionalProperties".to_owned(), Value::Bool(false));
+            }
+            map.values_mut().for_each(close);
+        }
+        Value::Array(list) => list.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+fn faults(document: &Value, name: &str, value: &Value) -> Vec<String> {
+    let schema = &document["components"]["schemas"][name];
+    assert!(schema.is_object(), "openapi.json has no schema {name}");
+    Validator::new(document).faults_by(schema, value)
+}
+
+#[test]
+fn the_fixtures_of_the_console_are_as_described() {
+    let document = openapi();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../web/console/fixtures");
+    let mut seen = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("the folder is there").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let (schema, is_list) = match name.split('.').nth(1) {
+            Some("status") => ("Status", false),
+            Some("traffic") => ("Traffic", false),
+            Some("events") => ("Event", true),
+            Some("processes") => ("Process", true),
+            _ => continue,
+        };
+        let value: Value = serde_json::from_str(&std::fs::read_to_string(entry.path()).expect("reads")).expect("JSON");
+        let values = if is_list { value.as_array().expect("a list").clone() } else { vec![value] };
+        for value in values {
+            let faults = faults(&document, schema, &value);
+            assert!(faults.is_empty(), "{name}: {faults:?}");
+            *seen.entry(schema).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(seen.len(), 4, "kinds of fixtures: {seen:?}");
+}
+
+fn at() -> Timestamp {
+    Timestamp::from_millis(1_795_258_800_000)
+}
+
+fn service() -> ServiceName {
+    ServiceName::new("backend").expect("a name")
+}
+
+fn boxes() -> Vec<BoxId> {
+    let name = || "web".to_owned();
+    vec![
+        BoxId::Edge,
+        BoxId::Site { name: name() },
+        BoxId::Instance { id: InstanceId { service: service(), slot: 1 } },
+        BoxId::Service { name: service() },
+        BoxId::Router,
+        BoxId::Postgres { member: Member::A },
+        BoxId::Cache { name: name() },
+        BoxId::Prometheus,
+        BoxId::Alertmanager,
+        BoxId::Control,
+    ]
+}
+
+fn waiting() -> Vec<Waiting> {
+    let text = || "x".to_owned();
+    vec![
+        Waiting::Dependency { on: text() },
+        Waiting::Readiness { probe: text() },
+        Waiting::BackOff { until: at(), reason: text() },
+        Waiting::Silence { since: at() },
+        Waiting::Observation { of: text() },
+        Waiting::Step { what: text(), since: at() },
+        Waiting::Drain { deadline: at() },
+        Waiting::Operator { what: text() },
+    ]
+}
+
+const STATES: [State; 11] = [
+    State::Waiting,
+    State::Starting,
+    State::Ready,
+    State::Degraded,
+    State::Draining,
+    State::BackingOff,
+    State::CrashLoop,
+    State::Failed,
+    State::Stopped,
+    State::NotConfigured,
+    State::Unknown,
+];
+
+fn status() -> Status {
+    let one = |(id, state): (BoxId, State)| BoxStatus {
+        name: id.to_string(),
+        id,
+        label: "x".to_owned(),
+        state,
+        since: at(),
+        waiting: waiting(),
+        reason: Some("x".to_owned()),
+    };
+    let arrow = |from: Option<BoxId>| Arrow { from, to: BoxId::Edge, label: "https".to_owned() };
+    let lag_bytes = BTreeMap::from([(Member::B, 12)]);
+    Status {
+        api: API_VERSION,
+        stack: StackName::new("shop").expect("a name"),
+        environment: EnvironmentName::default(),
+        at: at(),
+        since: at(),
+        generation: Generation(1),
+        is_up: true,
+        is_stopping: false,
+        overall: State::Ready,
+        boxes: boxes().into_iter().zip(STATES.into_iter().cycle()).map(one).collect(),
+        arrows: vec![arrow(None), arrow(Some(BoxId::Router))],
+        progress: vec![Progress {
+            what: "edge".to_owned(),
+            text: "x".to_owned(),
+            took_ms: Some(1),
+            state: State::Ready,
+        }],
+        database: Some(DatabaseStatus {
+            primary: Some(Member::A),
+            timeline: Timeline(1),
+            lsn: Lsn::try_from("0/3000060".to_owned()).ok(),
+            is_synchronous: true,
+            is_writable: true,
+            lag_bytes,
+            failovers: 0,
+        }),
+        urls: BTreeMap::from([("site".to_owned(), "https://shop.localhost:8443".to_owned())]),
+    }
+}
+
+fn process(role: ChildRole, last_exit: Option<ExitReason>) -> Process {
+    Process {
+        name: ChildName::new("edge").expect("a name"),
+        role,
+        detail: String::new(),
+        pid: Some(Pid(7)),
+        nonce: Some(Nonce::from_bytes([7; 16])),
+        state: State::Ready,
+        since: at(),
+        last_exit,
+        memory_bytes: Some(1),
+        address: Some("127.0.0.1:1".to_owned()),
+    }
+}
+
+fn put<T: Serialize>(name: &'static str, value: T) -> (&'static str, Value) {
+    (name, serde_json::to_value(value).expect("serializes"))
+}
+
+/// A value of every type, with every variant: a new one must be added here, which the compiler says for structs and
+/// `every_schema_is_compared` for the rest.
+fn samples() -> Vec<(&'static str, Value)> {
+    let secret = || Secret::new("postgres://…".to_owned());
+    let flow =
+        |from: Option<BoxId>| Flow { from, to: BoxId::Edge, per_second: 1.5, p95_ms: Some(2.0), error_share: 0.5 };
+    let mut all = vec![
+        put("Status", status()),
+        put("Status", Status { database: None, ..status() }),
+        put("Traffic", Traffic { at: at(), window_ms: 5000, flows: vec![flow(None), flow(Some(BoxId::Edge))] }),
+        put("Beat", Beat { at: at(), looked_at: at() }),
+        put("LogLine", LogLine { child: ChildName::new("edge").expect("a name"), text: "x".to_owned() }),
+        put(
+            "ServiceEnv",
+            ServiceEnv {
+                service: service(),
+                env: BTreeMap::from([("A".to_owned(), secret())]),
+                ports: BTreeMap::from([("backend-1".to_owned(), 1)]),
+            },
+        ),
+        put(
+            "DatabaseAccess",
+            DatabaseAccess {
+                app_url: secret(),
+                app_read_url: secret(),
+                ledger_url: secret(),
+                direct: BTreeMap::from([(Member::A, secret())]),
+            },
+        ),
+        put("ConsoleLink", ConsoleLink { url: "http://console.localhost".to_owned() }),
+        put("Problem", Problem { status: 404, code: "MS4042".to_owned(), title: "x".to_owned(), help: None }),
+        ("Login", json!({"token": "x"})),
+        ("ComputedValue", json!({"path": "stack", "value": "shop", "origin": {}})),
+    ];
+    all.extend([Sabotage::Off, Sabotage::PromoteWithoutFencing].map(|one| put("Sabotage", one)));
+    all.extend(STATES.map(|one| put("State", one)));
+    all.extend(boxes().into_iter().map(|one| put("BoxId", one)));
+    all.extend(waiting().into_iter().map(|one| put("Waiting", one)));
+    all.extend(processes_and_events());
+    all
+}
+
+fn processes_and_events() -> Vec<(&'static str, Value)> {
+    let mut all = Vec::new();
+    let roles = [
+        ChildRole::Keep,
+        ChildRole::Control,
+        ChildRole::Edge,
+        ChildRole::Router,
+        ChildRole::Postgres,
+        ChildRole::Redis,
+        ChildRole::Instance,
+        ChildRole::Prometheus,
+        ChildRole::Alertmanager,
+        ChildRole::Task,
+    ];
+    all.extend(roles.map(|role| put("Process", process(role, None))));
+    let exits = [
+        ExitReason::Code { code: 1 },
+        ExitReason::Signal { signal: 9 },
+        ExitReason::OutOfMemory,
+        ExitReason::NotStarted { reason: "x".to_owned() },
+        ExitReason::Unknown,
+    ];
+    all.extend(exits.map(|exit| put("Process", process(ChildRole::Edge, Some(exit)))));
+    let event = |level: Level| Event {
+        seq: 1,
+        at: at(),
+        kind: "BoxReady".to_owned(),
+        level,
+        subject: None,
+        text: "x".to_owned(),
+        fields: BTreeMap::from([("took_ms".to_owned(), json!(1))]),
+    };
+    all.extend([Level::Info, Level::Warn, Level::Error].map(|level| put("Event", event(level))));
+    all
+}
+
+#[test]
+fn every_type_writes_what_is_described() {
+    let document = openapi();
+    for (name, value) in samples() {
+        let faults = faults(&document, name, &value);
+        assert!(faults.is_empty(), "{name}: {faults:?} (docs/reference/openapi.json)");
+    }
+}
+
+#[test]
+fn every_schema_is_compared_with_a_value_and_every_choice_with_a_variant() {
+    let document = openapi();
+    let names: BTreeSet<&str> =
+        document["components"]["schemas"].as_object().expect("schemas").keys().map(String::as_str).collect();
+    let mut compared: BTreeSet<&str> = samples().iter().map(|(name, _)| *name).collect();
+    // Parts of those that are compared.
+    compared.extend([
+        "Timestamp",
+        "Name",
+        "Member",
+        "Lsn",
+        "BoxStatus",
+        "Arrow",
+        "Progress",
+        "DatabaseStatus",
+        "Flow",
+        "Level",
+        "ChildRole",
+        "ExitReason",
+    ]);
+    assert_eq!(names, compared, "schemas of openapi.json on the left, values that are compared on the right");
+    let variants = |name: &str| samples().iter().filter(|(of, _)| *of == name).count();
+    for (name, list) in [("BoxId", "oneOf"), ("Waiting", "oneOf"), ("State", "enum"), ("Sabotage", "enum")] {
+        let described = document["components"]["schemas"][name][list].as_array().map_or(0, Vec::len);
+        assert_eq!(described, variants(name), "{name}");
+    }
+}
+
+#[test]
+fn a_field_too_many_a_field_too_few_and_another_type_are_faults() {
+    let document = openapi();
+    let whole = serde_json::to_value(status()).expect("serializes");
+    for (name, value) in
+        [("extra", json!(1)), ("overall", json!("splendid")), ("at", json!("now")), ("boxes", json!({}))]
+    {
+        let mut wrong = whole.clone();
+        wrong[name] = value;
+        assert!(!faults(&document, "Status", &wrong).is_empty(), "{name} was accepted");
+    }
+    let mut short = whole;
+    short.as_object_mut().expect("a table").remove("generation");
+    assert!(!faults(&document, "Status", &short).is_empty());
+}
+
+#[test]
+fn every_reference_leads_to_a_schema_and_every_operation_has_a_name_of_its_own() {
+    let document = openapi();
+    let validator = Validator::new(&document);
+    let mut references = 0;
+    walk(&document, &mut |key, value| {
+        if let ("$ref", Some(reference)) = (key, value.as_str()) {
+            validator.resolve(reference);
+            references += 1;
+        }
+    });
+    assert!(references > 40, "only {references} references");
+    let mut names = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let name = operation["operationId"].as_str().unwrap_or_default();
+            assert!(!name.is_empty() && names.insert(name), "{method} {path}: {name:?}");
+            let is_good = |status: &String| status.starts_with('2');
+            assert!(operation["responses"].as_object().expect("answers").keys().any(is_good), "{method} {path}");
+            let described = operation["parameters"].as_array().into_iter().flatten();
+            let described = described.filter(|one| one["in"] == "path").filter_map(|one| one["name"].as_str());
+            let wanted = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+            assert_eq!(described.collect::<Vec<_>>(), wanted.collect::<Vec<_>>(), "{method} {path}");
+        }
+    }
+}
+
+fn walk(value: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                visit(key, value);
+                walk(value, visit);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| walk(value, visit)),
+        _ => {}
+    }
+}
