@@ -6,6 +6,11 @@ if ! command -v npm >/dev/null 2>&1; then
   echo "skipped: no npm on this machine; the committed pages were not rebuilt"
   exit 0
 fi
+# What vite says it needs; Debian 12's own Node is older.
+if ! node -e 'const [major, minor] = process.versions.node.split(".").map(Number); process.exit(major > 20 || (major === 20 && minor >= 19) ? 0 : 1)'; then
+  echo "skipped: Node $(node --version) is older than 20.19; the committed pages were not rebuilt"
+  exit 0
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r web/console "$work/console"

@@ -28,6 +28,10 @@ missing_packages() {
         # The distribution's own: services that dropped root must be able to run it.
         [ -x /usr/bin/python3 ] || echo python3
         /usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || echo python3-venv
+        # The console in a browser.
+        have node || echo nodejs
+        have npm || echo npm
+        have chromium || echo chromium
         ;;
     esac
   done

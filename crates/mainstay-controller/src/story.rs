@@ -6,7 +6,7 @@ use mainstay_decide::health::Transition;
 use mainstay_decide::observed::HealthSeen;
 use mainstay_decide::plan::{BoxPlan, Step};
 use mainstay_supervisor::protocol::{Child, Ended};
-use mainstay_types::{BoxId, InstanceId, State, Timestamp};
+use mainstay_types::{BoxId, InstanceId, State, Timestamp, Waiting};
 
 use crate::message::Outcome;
 use crate::store::NewEvent;
@@ -130,7 +130,11 @@ pub(crate) fn state_changed(planned: &BoxPlan, at: Timestamp) -> Option<NewEvent
     // Instances and members have events of their own; a service or the edge as a whole has not.
     let reason = planned.reason.clone().unwrap_or_default();
     let text = format!("{} is {}{}{reason}", planned.id, planned.state, if reason.is_empty() { "" } else { ": " });
+    let is_handled = matches!(planned.id, BoxId::Postgres { .. })
+        && planned.waiting.iter().any(|one| matches!(one, Waiting::Step { .. } | Waiting::Observation { .. }));
     let event = match planned.state {
+        // Its end and what is done about it are told; nobody must act.
+        State::Failed if is_handled => return None,
         State::CrashLoop | State::Failed => NewEvent::error(at, "BoxFailed", text),
         State::Degraded => NewEvent::warn(at, "BoxDegraded", text),
         State::Ready if !matches!(planned.id, BoxId::Instance { .. }) => NewEvent::info(at, "BoxReady", text),

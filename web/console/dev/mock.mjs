@@ -1,5 +1,5 @@
 // Plays fixtures to the built console, for looking at it without a stack. Development only.
-//   node dev/mock.mjs [PORT]     then open http://console.localhost:PORT/?scene=failover#token=x
+//   node dev/mock.mjs [PORT]     (0: a free one, which it prints) then open http://console.localhost:PORT/?scene=failover#token=x
 // Scenes: ready, idle, failover, rejoin, starting, empty, no-database, no-cache, one-service, many, play (a failover in a
 // loop), loading (no answer), stale (the control plane no longer looks), silent (the stream falls silent), lost,
 // session-over, signed-out.
@@ -97,17 +97,19 @@ function log(request, response, child) {
   request.on("close", () => clearInterval(timer));
 }
 
-let lostAnswers = 0;
+/** Requests by scene: some answer only at first. */
+const asked = new Map();
+const count = (scene) => (asked.set(scene, (asked.get(scene) ?? 0) + 1), asked.get(scene));
 createServer((request, response) => {
   const { pathname, searchParams } = new URL(request.url, "http://x");
   const scene = sceneOf(request);
   const json = (status, value) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(value));
   if (pathname === "/login") return response.writeHead(204, { "set-cookie": "mainstay_session=x; HttpOnly; SameSite=Strict; Path=/" }).end();
   if (pathname.startsWith("/api/") && scene === "loading") return;
-  if (pathname === "/api/v1/status" && scene === "silent" && lostAnswers++ > 0) return;
+  if (pathname === "/api/v1/status" && scene === "silent" && count(scene) > 1) return;
   if (pathname.startsWith("/api/") && scene === "signed-out") return json(401, { status: 401, code: "MS4010", title: "no console session", help: null });
-  if (pathname.startsWith("/api/") && scene === "lost" && lostAnswers++ > 2) return request.destroy();
-  if (pathname.startsWith("/api/") && scene === "session-over" && lostAnswers++ > 2) return json(401, { status: 401, code: "MS4010", title: "no console session", help: null });
+  if (pathname.startsWith("/api/") && scene === "lost" && count(scene) > 3) return request.destroy();
+  if (pathname.startsWith("/api/") && scene === "session-over" && count(scene) > 3) return json(401, { status: 401, code: "MS4010", title: "no console session", help: null });
   const [status, , events] = FILES[scene === "play" ? "ready" : scene] ?? FILES.ready;
   const by = Date.now() * 1000 - FIXTURE_AT;
   if (pathname === "/api/v1/status") return json(200, fresh({ ...read(status), drills: DRILLS }, by));
@@ -116,7 +118,7 @@ createServer((request, response) => {
   if (pathname === "/api/v1/processes") return json(200, fresh(read("ready.processes"), by));
   if (pathname === "/api/v1/logs") return log(request, response, searchParams.get("child") === "backend" ? "backend-1" : searchParams.get("child"));
   if (pathname === "/api/v1/stream") return stream(request, response, scene);
-  if (pathname === "/") lostAnswers = 0;
+  if (pathname === "/") asked.delete(scene);
   try {
     const file = join(root, "dist", normalize(pathname === "/" ? "/index.html" : pathname));
     const bytes = readFileSync(file);
@@ -124,4 +126,6 @@ createServer((request, response) => {
   } catch {
     response.writeHead(404).end();
   }
-}).listen(Number(process.argv[2] ?? 7799), "127.0.0.1");
+}).listen(Number(process.argv[2] ?? 7799), "127.0.0.1", function () {
+  console.log(`http://console.localhost:${this.address().port}/?scene=play#token=x`);
+});

@@ -2,7 +2,7 @@
 //
 // For a screen reader and for tests it is two lists: the parts, each a button that opens its panel, and the traffic.
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
-import { flowsByArrow, isFlowing, sum, type Sum } from "./flows";
+import { flowsByArrow, isFlowing, nameOfKey, sum, type Sum } from "./flows";
 import { StateIcon } from "./icon";
 import { layout, type Edge, type Frame, type Layout, type Node, type Rect } from "./layout";
 import { measureAs } from "./measure";
@@ -127,12 +127,13 @@ function moveFocus(event: KeyboardEvent, drawn: Layout): void {
   target.focus();
 }
 
-/** What makes a drawn box a button. */
+/** What makes a drawn box a button: it lies over the drawing and has its words as its name. */
 function button(box: BoxStatus, key: string, said: string) {
   const isOpen = opened.value === box.name;
   return {
     role: "button" as const,
-    tabIndex: 0,
+    // An SVG element knows the attribute by this spelling only.
+    tabindex: 0,
     "aria-label": said,
     "aria-expanded": isOpen,
     "aria-controls": isOpen ? "panel" : undefined,
@@ -181,32 +182,34 @@ function BoxView(props: { node: Node; status: Status; now: number }) {
   const label = box.label === box.name ? "" : box.label;
   const lines = isTalking(box) ? wrap(why, w - 2 * SIDE, label === "" ? 3 : 2, SMALL) : [];
   const said = spokenBox(box, label);
-  const classes = ["box", mood(box.state), isPrimary ? "primary" : "", opened.value === box.name ? "opened" : ""];
+  const classes = ["part box", mood(box.state), isPrimary ? "primary" : "", opened.value === box.name ? "opened" : ""];
   return (
-    <g role="listitem" style={move(node.x, node.y)} class="part">
-    <g class={classes.join(" ")} {...button(box, node.key, why === "" ? said : `${said}: ${why}`)}>
-      <title>{`${said} for ${since}${why === "" ? "" : `\n${why}`}`}</title>
-      <rect class="ring" x="-4" y="-4" width={w + 8} height={h + 8} rx="14" />
-      <rect class="plate" width={w} height={h} rx="10" />
-      <StateIcon state={box.state} size={16} x={11} y={12} />
-      <text class="name" x={NAME_LEFT} y="25">
-        {cut(title(box), w - NAME_LEFT - SIDE, NAME)}
-      </text>
-      {label !== "" && (
-        <text class="label" x={SIDE} y="45">
-          {cut(shorter(label, w - 2 * SIDE), w - 2 * SIDE, isPrimary ? STRONG : SMALL)}
+    <g role="listitem" style={move(node.x, node.y)} class={classes.join(" ")}>
+      <g aria-hidden="true">
+        <rect class="plate" width={w} height={h} rx="10" />
+        <StateIcon state={box.state} size={16} x={11} y={12} />
+        <text class="name" x={NAME_LEFT} y="25">
+          {cut(title(box), w - NAME_LEFT - SIDE, NAME)}
         </text>
-      )}
-      <text class="state" x={SIDE} y={label === "" ? 45 : 63}>
-        <tspan class="word">{stateWord(box.state)}</tspan>
-        {STRONG(stateWord(box.state)) + SMALL(` · ${since}`) <= w - 2 * SIDE && <tspan class="since"> · {since}</tspan>}
-      </text>
-      {lines.map((line, index) => (
-        <text key={index} class="why" x={SIDE} y={(label === "" ? 65 : 83) + index * 15}>
-          {line}
+        {label !== "" && (
+          <text class="label" x={SIDE} y="45">
+            {cut(shorter(label, w - 2 * SIDE), w - 2 * SIDE, isPrimary ? STRONG : SMALL)}
+          </text>
+        )}
+        <text class="state" x={SIDE} y={label === "" ? 45 : 63}>
+          <tspan class="word">{stateWord(box.state)}</tspan>
+          {STRONG(stateWord(box.state)) + SMALL(` · ${since}`) <= w - 2 * SIDE && <tspan class="since"> · {since}</tspan>}
         </text>
-      ))}
-    </g>
+        {lines.map((line, index) => (
+          <text key={index} class="why" x={SIDE} y={(label === "" ? 65 : 83) + index * 15}>
+            {line}
+          </text>
+        ))}
+      </g>
+      <g {...button(box, node.key, why === "" ? said : `${said}: ${why}`)}>
+        <rect class="ring" x="-4" y="-4" width={w + 8} height={h + 8} rx="14" />
+        <rect class="hit" width={w} height={h} rx="10" />
+      </g>
     </g>
   );
 }
@@ -256,13 +259,14 @@ function FrameHead(props: { frame: Frame; status: Status; now: number }) {
   const why = because(box, now);
   const said = spokenBox(box, words);
   return (
-    <g role="listitem" style={move(frame.x, frame.y)} class="part">
-      <g class={`frame head ${mood(box.state)}${opened.value === box.name ? " opened" : ""}`} {...button(box, frame.key, why === "" ? said : `${said}: ${why}`)}>
-        <title>{`${said} for ${duration(now - box.since)}${why === "" ? "" : `\n${why}`}`}</title>
-        <rect class="ring" x="4" y="2" width={frame.w - 8} height="25" rx="10" />
-        <rect class="hit" width={frame.w} height="29" rx="14" />
+    <g role="listitem" style={move(frame.x, frame.y)} class={`part frame head ${mood(box.state)}${opened.value === box.name ? " opened" : ""}`}>
+      <g aria-hidden="true">
         <StateIcon state={box.state} size={13} x={13} y={9} />
         {text}
+      </g>
+      <g {...button(box, frame.key, why === "" ? said : `${said}: ${why}`)}>
+        <rect class="ring" x="4" y="2" width={frame.w - 8} height="25" rx="10" />
+        <rect class="hit" width={frame.w} height="29" rx="14" />
       </g>
     </g>
   );
@@ -343,7 +347,7 @@ function lagWords(edge: Edge, status: Status): string {
 }
 
 function spoken(edge: Edge, flow: Sum | null, plain: string): string {
-  const ends = `${edge.from.replace(/^\w+:/, "")} to ${edge.to.replace(/^\w+:/, "")}, ${edge.label}`;
+  const ends = `${nameOfKey(edge.from)} to ${nameOfKey(edge.to)}, ${edge.label}`;
   if (edge.label === "WAL") return `${ends}: ${plain === "WAL" ? "not streaming" : plain === "in sync" ? plain : `${plain} behind`}`;
   if (flow === null) return `${ends}: not measured`;
   if (!isFlowing(flow)) return `${ends}: idle`;

@@ -63,7 +63,11 @@ export function passing(keys: Set<string>, status: Status, traffic: Traffic | nu
 }
 
 function nameOf(id: Arrow["from"]): string {
-  const key = boxKey(id);
+  return nameOfKey(boxKey(id));
+}
+
+/** A box's key as people name the box. */
+export function nameOfKey(key: string): string {
   return key.startsWith("postgres:") ? key.replace(":", "-") : key.replace(/^\w+:/, "");
 }
 

@@ -44,6 +44,7 @@ const TRAFFIC_STALE_MS = 15_000;
 
 let source: EventSource | null = null;
 let attempt = 0;
+let timer: ReturnType<typeof setTimeout> | undefined;
 
 export function nowMicros(): number {
   return Date.now() * 1000;
@@ -70,6 +71,18 @@ export function currentTraffic(): Traffic | null {
 
 export async function start(): Promise<void> {
   setInterval(everySecond, 1000);
+  // A new link that is opened in the place of this page changes the fragment only: the page is not loaded again.
+  addEventListener("hashchange", () => {
+    if (hasToken()) void enter();
+  });
+  await enter();
+}
+
+function hasToken(): boolean {
+  return new URLSearchParams(location.hash.slice(1)).has("token");
+}
+
+async function enter(): Promise<void> {
   const fragment = new URLSearchParams(location.hash.slice(1));
   const token = fragment.get("token");
   if (token !== null) {
@@ -79,6 +92,7 @@ export async function start(): Promise<void> {
     history.replaceState(null, "", location.pathname + location.search + (rest === "" ? "" : `#${rest}`));
     if (!(await signIn(token))) return;
   }
+  clearTimeout(timer);
   await connect();
 }
 
@@ -182,8 +196,6 @@ function lost(): void {
   link.value = status.value === null && attempt === 0 ? { kind: "loading" } : { kind: "lost" };
   retry();
 }
-
-let timer: ReturnType<typeof setTimeout> | undefined;
 
 function retry(after = Math.min(RETRY_MOST_MS, RETRY_MS * 2 ** Math.min(attempt, 4))): void {
   attempt += 1;

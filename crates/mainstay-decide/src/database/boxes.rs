@@ -61,6 +61,12 @@ fn one(draft: &Draft<'_>, notes: &mut Notes, member: Member) -> BoxPlan {
             }
             shown.state = idle_state(life, &shown.waiting[0]);
             shown.reason = shown.reason.or_else(|| end_reason(life));
+            // A primary that is gone is down, whatever is being done about it; a back-off says more than that.
+            let is_primary = draft.view.record().is_some_and(|record| record.primary == member);
+            let is_acted_on = matches!(shown.state, State::Starting | State::Unknown | State::Waiting);
+            if is_primary && is_acted_on && matches!(life, Life::Ended { .. }) {
+                shown.state = State::Failed;
+            }
         }
     }
     if note.is_failed {

@@ -53,6 +53,16 @@ fn a_directory_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
+fn a_dead_primary_is_drawn_as_failed_and_the_standby_is_not() {
+    let mut bench = Bench::ready();
+    assert_eq!(bench.shown(BoxId::Postgres { member: A }).state, State::Ready);
+    bench.kill_primary(fact(true, 99_990));
+    let shown = bench.shown(BoxId::Postgres { member: A });
+    assert_eq!((shown.state, shown.label.as_str()), (State::Failed, "primary"));
+    assert_eq!(bench.shown(BoxId::Postgres { member: B }).state, State::Ready);
+}
+
+#[test]
 fn a_dead_primary_is_fenced_while_the_failover_is_recorded() {
     let mut bench = Bench::ready();
     bench.kill_primary(fact(true, 99_990));
