@@ -69,6 +69,12 @@ fn needs(services: &BTreeMap<ServiceName, Service>, ctx: &mut Context<'_>) {
     for (name, service) in services {
         let place = ctx.place(&[&format!("service.{name}.needs")]);
         for needed in &service.needs {
+            if services.get(needed).is_some_and(|needed| needed.schedule.is_some()) {
+                let message = format!("`service.{name}.needs` names \"{needed}\", which runs on a schedule");
+                let help = "remove it: what runs on a schedule is never ready to be used".to_owned();
+                ctx.error(Code::NotForSchedules, &place, message, help);
+                continue;
+            }
             if services.contains_key(needed) || ctx.declared.contains(needed.as_str()) && !is_site(needed, ctx) {
                 continue;
             }
@@ -147,9 +153,9 @@ fn connections(draft: &Draft, database: &Database, ctx: &mut Context<'_>) {
         return;
     }
     let limit = u64::from(database.max_connections);
-    let now = sum(&|_, service| service.instances) + u64::from(OWN_CONNECTIONS);
+    let now = sum(&|_, service| service.most_at_once()) + u64::from(OWN_CONNECTIONS);
     let most = |name: &ServiceName, service: &Service| {
-        draft.scale_max.get(name).copied().unwrap_or(service.instances).max(service.instances)
+        draft.scale_max.get(name).copied().unwrap_or(0).max(service.most_at_once())
     };
     let scaled = sum(&most) + u64::from(OWN_CONNECTIONS);
     if now <= limit && scaled <= limit {
@@ -159,7 +165,7 @@ fn connections(draft: &Draft, database: &Database, ctx: &mut Context<'_>) {
     let parts: Vec<String> = users
         .iter()
         .map(|(name, service)| {
-            let instances = if is_now { service.instances } else { most(name, service) };
+            let instances = if is_now { service.most_at_once() } else { most(name, service) };
             format!("{name} {instances} × {}", service.pool)
         })
         .collect();
@@ -182,7 +188,7 @@ fn connections(draft: &Draft, database: &Database, ctx: &mut Context<'_>) {
 
 /// The value to point at: the limit if it is written, else what the largest user writes.
 fn connection_place(users: &[(&ServiceName, &Service)], ctx: &Context<'_>) -> std::ops::Range<usize> {
-    let largest = users.iter().max_by_key(|(_, service)| u64::from(service.instances) * u64::from(service.pool));
+    let largest = users.iter().max_by_key(|(_, service)| u64::from(service.most_at_once()) * u64::from(service.pool));
     let mut paths = vec!["database.max_connections".to_owned()];
     if let Some((name, _)) = largest {
         for key in ["pool", "instances", "scale.max", "scale.min"] {

@@ -90,6 +90,12 @@ codes! {
     SlowProbe = "MS0034",
     /// A service uses what the stack does not have.
     UsesNothing = "MS0035",
+    /// A text that says no time.
+    BadSchedule = "MS0036",
+    /// A key of standing instances, or a need of them, in or of a service that runs on a schedule.
+    NotForSchedules = "MS0037",
+    /// A key of scheduled runs in a service without `every`.
+    OnlyForSchedules = "MS0038",
     /// The services may open more connections than the database admits.
     ConnectionBudget = "MS0040",
     /// Writes that wait for a standby that will never come.

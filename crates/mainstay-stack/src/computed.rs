@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
 use crate::model::{
-    Cache, Console, Database, Durability, Edge, Health, Observe, Probe, Promise, Route, Service, Site, Stack, Target,
+    Cache, Console, Database, Durability, Edge, Health, Observe, Probe, Promise, Route, Schedule, Service, Site, Stack,
+    Target,
 };
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
@@ -108,6 +109,7 @@ impl List<'_> {
             has_port,
             has_management_port,
             instances,
+            schedule,
             env,
             secrets,
             health,
@@ -126,6 +128,7 @@ impl List<'_> {
         self.push(&format!("{at}.port"), has_port);
         self.push(&format!("{at}.management_port"), has_management_port);
         self.push(&format!("{at}.instances"), instances);
+        self.schedule(at, schedule.as_ref());
         if env.is_empty() {
             self.push(&format!("{at}.env"), "{}");
         }
@@ -146,6 +149,15 @@ impl List<'_> {
         self.push(&format!("{at}.metrics"), metrics.as_deref().unwrap_or("none"));
         self.push(&format!("{at}.resources.memory"), memory.map_or("none".to_owned(), show_size));
         self.push(&format!("{at}.resources.cpu"), cpu_milli.map_or("none".to_owned(), show_cpu));
+    }
+
+    fn schedule(&mut self, at: &str, schedule: Option<&Schedule>) {
+        let Some(Schedule { every, timeout, catch_up }) = schedule else {
+            return self.push(&format!("{at}.every"), "none");
+        };
+        self.push(&format!("{at}.every"), every);
+        self.duration(&format!("{at}.timeout"), *timeout);
+        self.push(&format!("{at}.catch_up"), catch_up);
     }
 
     fn health(&mut self, at: &str, health: &Health) {

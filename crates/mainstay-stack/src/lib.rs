@@ -19,6 +19,7 @@ mod origin;
 mod overlay;
 mod raw;
 mod read;
+pub mod schedule;
 pub mod template;
 pub mod units;
 mod words;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
 use serde::{Deserialize, Serialize};
 
+use crate::schedule::Every;
+
 /// One application's whole architecture in one environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stack {
@@ -87,8 +89,10 @@ pub struct Service {
     pub has_port: bool,
     /// Whether it also listens on `MANAGEMENT_PORT`.
     pub has_management_port: bool,
-    /// How many instances run. Default 1; `[service.NAME.scale] min`.
+    /// How many instances run. Default 1; `[service.NAME.scale] min`. 0 for a service with a schedule.
     pub instances: u32,
+    /// When it runs, for one that has no standing instances.
+    pub schedule: Option<Schedule>,
     /// Environment variables; values may hold `${NAME}` templates.
     pub env: BTreeMap<String, String>,
     /// Names of sealed secrets it is given as environment variables.
@@ -113,6 +117,24 @@ pub struct Service {
     pub memory: Option<Bytes>,
     /// CPU limit of one instance. **Unit**: thousandths of a core.
     pub cpu_milli: Option<u32>,
+}
+
+impl Service {
+    /// Processes of it that may run at once: its instances, or the one run of its schedule.
+    pub fn most_at_once(&self) -> u32 {
+        if self.schedule.is_some() { 1 } else { self.instances }
+    }
+}
+
+/// Runs that come and go, one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// When.
+    pub every: Every,
+    /// How long a run may take before it is ended. Default 1 h.
+    pub timeout: Duration,
+    /// Whether a time that was missed (the machine was down) is made up for, once. Default true.
+    pub catch_up: bool,
 }
 
 /// Readiness and liveness of an instance.

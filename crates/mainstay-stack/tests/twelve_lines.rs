@@ -39,6 +39,7 @@ fn backend() -> Service {
         has_port: true,
         has_management_port: false,
         instances: 2,
+        schedule: None,
         env: [].into(),
         secrets: [].into(),
         health: Health {

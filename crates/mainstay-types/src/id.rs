@@ -191,6 +191,16 @@ impl ChildName {
         Self(instance.to_string())
     }
 
+    /// The child that is a run of a scheduled service; there is never more than one.
+    pub fn run(service: &ServiceName) -> Self {
+        Self(format!("{service}-run"))
+    }
+
+    /// The child that is a release command.
+    pub fn before(service: &ServiceName) -> Self {
+        Self(format!("{service}-before"))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

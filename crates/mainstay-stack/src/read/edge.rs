@@ -257,5 +257,10 @@ fn target(ctx: &mut Context<'_>, places: &Places<'_>, text: &str, span: &Range<u
 
 fn no_such_port(ctx: &mut Context<'_>, span: &Range<usize>, name: &ServiceName, key: &str) {
     let message = format!("this route leads to a port that `service.{name}` does not have");
-    ctx.error(Code::NoSuchPort, span, message, format!("set `{key} = true` in `[service.{name}]`"));
+    let help = if ctx.is_said(&format!("service.{name}.every")) {
+        "lead it to a service that stands: this one runs on a schedule".to_owned()
+    } else {
+        format!("set `{key} = true` in `[service.{name}]`")
+    };
+    ctx.error(Code::NoSuchPort, span, message, help);
 }

@@ -4,6 +4,7 @@ mod data;
 mod edge;
 mod health;
 mod rest;
+mod schedule;
 mod service;
 mod variables;
 

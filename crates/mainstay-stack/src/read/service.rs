@@ -10,10 +10,11 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::Service;
+use crate::model::{Probe, Service};
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
 use crate::read::health::{health, no_port};
+use crate::read::schedule::schedule;
 use crate::read::variables::{check_templates, env, secrets};
 use crate::read::{bad_name, check_url_path, inner_path, one_of, part_name};
 use crate::words::{nearest, split_command};
@@ -30,10 +31,9 @@ const MOST_MEMORY: Bytes = Bytes(1 << 44);
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-const LATER: [(&str, &str); 10] = [
+const LATER: [(&str, &str); 9] = [
     ("image", "mainstay runs commands: give `run`"),
     ("build", "build first, and give `run`"),
-    ("every", "start it from cron"),
     ("restart_within", "the promise is `target.instance_crash`"),
     ("restart", "an instance that ends is always restarted, with back-off"),
     ("limit", "nothing is limited at the edge yet"),
@@ -42,7 +42,9 @@ const LATER: [(&str, &str); 10] = [
     ("cache", "the service sets its own Cache-Control"),
     ("processes", "declare one service a process"),
 ];
-const RENAMED: [(&str, &str); 9] = [
+const RENAMED: [(&str, &str); 11] = [
+    ("schedule", "every"),
+    ("cron", "every"),
     ("command", "run"),
     ("cmd", "run"),
     ("static", "[site.NAME] dir"),
@@ -100,9 +102,13 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
         cursor.missing(ctx, "run", "it is the command that starts an instance", "`run = \"./server --flag\"`");
     }
     let dir = inner_path(cursor, ctx, "dir").unwrap_or_else(|| PathBuf::from("."));
-    let has_port = port_flag(cursor, ctx, "port").unwrap_or(true);
-    let has_management_port = port_flag(cursor, ctx, "management_port").unwrap_or(false);
+    let (has_port, has_management_port) = (port_flag(cursor, ctx, "port"), port_flag(cursor, ctx, "management_port"));
     let (instances, max) = instances(cursor, ctx);
+    let schedule = schedule(cursor, ctx);
+    // Keys that a schedule has no use for are told there; what they say must not be told once more.
+    let stands = schedule.is_none();
+    let has_port = stands && has_port.unwrap_or(true);
+    let has_management_port = stands && has_management_port.unwrap_or(false);
     let (uses_database, uses_cache) = uses(cursor, ctx, has);
     let pool = cursor.count(ctx, "pool", 1..=MOST_POOL);
     if pool.is_some() && !uses_database {
@@ -112,11 +118,14 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
     }
     let secrets = secrets(cursor, ctx);
     let env = env(cursor, ctx, &secrets);
-    let health = health(cursor, ctx, has_port, has_management_port);
+    let mut health = health(cursor, ctx, has_port || !stands, has_management_port || !stands);
+    if !stands {
+        health.probe = Probe::Process;
+    }
     let metrics = cursor.text(ctx, "metrics", "metrics = \"/metrics\"");
     if let Some(path) = &metrics {
         check_url_path(ctx, &cursor.at("metrics"), path);
-        if !has_port && !has_management_port {
+        if stands && !has_port && !has_management_port {
             no_port(ctx, cursor, "metrics", "port");
         }
     }
@@ -126,7 +135,8 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
         dir,
         has_port,
         has_management_port,
-        instances,
+        instances: if stands { instances } else { 0 },
+        schedule,
         env,
         secrets,
         health,
@@ -142,7 +152,7 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
     };
     cursor.finish(ctx, &LATER, &RENAMED);
     check_templates(cursor, ctx, &service);
-    (service, max)
+    (service, max.filter(|_| stands))
 }
 
 /// A command line: a text that is split into words, or the words.
