@@ -9,6 +9,9 @@
 //! | `GET /api/v1/stream` | SSE: `event: status` [`Status`], `event: traffic` [`Traffic`], `event: event` [`Event`], `event: beat` [`Beat`] |
 //! | `GET /api/v1/logs?child=NAME&lines=N&follow=true` | [`LogLine`] per line (newline-delimited JSON) |
 //! | `GET /api/v1/services/NAME/env` | [`ServiceEnv`]; Unix socket only, it holds passwords |
+//! | `GET /api/v1/context/NAME?running=BOOL` | [`CommandContext`] of a service, or of a running instance; Unix socket only |
+//! | `POST /api/v1/services/NAME/run` | [`RunAsked`]; a run of its schedule begins as soon as it can; Unix socket only |
+//! | `GET /api/v1/top` | [`Top`] |
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
 //! | `GET /api/v1/config` | the computed stack, JSON |
 //! | `POST /api/v1/console-link` | [`ConsoleLink`]; Unix socket only |
@@ -65,6 +68,9 @@ pub struct Status {
     pub database: Option<DatabaseStatus>,
     /// Addresses people use.
     pub urls: BTreeMap<String, String>,
+    /// Services that run on a schedule.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schedules: BTreeMap<ServiceName, ScheduleStatus>,
 }
 
 /// One box.
@@ -84,6 +90,99 @@ pub struct BoxStatus {
     pub waiting: Vec<Waiting>,
     /// Why it is not as it should be, with the next step.
     pub reason: Option<String>,
+}
+
+/// A service that runs on a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleStatus {
+    /// When, as the stack file writes it; times are UTC.
+    pub every: String,
+    /// Its next time.
+    pub next: Timestamp,
+    /// The run under way.
+    pub running: Option<RunUnderWay>,
+    /// The last run that ended.
+    pub last: Option<LastRun>,
+}
+
+/// A run of a schedule that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunUnderWay {
+    /// The time that it is for.
+    pub due: Timestamp,
+    /// `time`, `catch-up` or `person`.
+    pub cause: String,
+    /// When its process was started; `None` while it is being started.
+    pub since: Option<Timestamp>,
+}
+
+/// A run of a schedule that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// The time that it was for.
+    pub due: Timestamp,
+    /// `time`, `catch-up` or `person`.
+    pub cause: String,
+    /// When its process was started.
+    pub began: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// How.
+    pub exit: ExitReason,
+    /// It took longer than its `timeout` and was ended.
+    pub is_timed_out: bool,
+    /// It ended by itself and well.
+    pub is_success: bool,
+}
+
+/// A run of a schedule that a person asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunAsked {
+    /// The time that it is for: by this it is found in [`ScheduleStatus`].
+    pub due: Timestamp,
+}
+
+/// All that a command needs to run as a service does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandContext {
+    /// The service.
+    pub service: ServiceName,
+    /// The running instance that it is about.
+    pub instance: Option<ChildName>,
+    /// That instance's main process.
+    pub pid: Option<Pid>,
+    /// The whole environment.
+    pub env: BTreeMap<String, Secret>,
+    /// Working directory.
+    pub dir: String,
+    /// Folder that the user must be able to see.
+    pub project: String,
+    /// User and group; `None`: that of the stack.
+    pub user: Option<(u32, u32)>,
+}
+
+/// Every process of the stack with what it uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Top {
+    /// When CPU times were read.
+    pub at: Timestamp,
+    /// Processors that this machine has for the stack.
+    pub cores: u32,
+    /// As in `ps`, in its order.
+    pub processes: Vec<Usage>,
+}
+
+/// What a process and its descendants use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The process; its memory is that of the whole tree.
+    pub process: Process,
+    /// CPU time since its start. **Unit**: milliseconds.
+    pub cpu_ms: Option<u64>,
+    /// Connections that others hold to it (TCP, and Unix sockets).
+    pub connections: Option<u32>,
+    /// Requests (edge, instances) or statements (router, PostgreSQL) in the last seconds. **Unit**: per second.
+    pub per_second: Option<f64>,
 }
 
 /// A connection between two boxes, from client to server.

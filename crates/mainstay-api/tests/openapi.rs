@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mainstay_api::{
-    API_VERSION, Arrow, Beat, BoxStatus, ConsoleLink, DatabaseAccess, DatabaseStatus, Event, Flow, Level, LogLine,
-    OPENAPI, Problem, Process, Progress, Sabotage, ServiceEnv, Status, Traffic,
+    API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, Event, Flow,
+    LastRun, Level, LogLine, OPENAPI, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage, ScheduleStatus,
+    ServiceEnv, Status, Top, Traffic, Usage,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -163,7 +164,54 @@ fn status() -> Status {
             failovers: 0,
         }),
         urls: BTreeMap::from([("site".to_owned(), "https://shop.localhost:8443".to_owned())]),
+        schedules: BTreeMap::from([(service(), schedule())]),
     }
+}
+
+fn schedule() -> ScheduleStatus {
+    let cause = "catch-up".to_owned();
+    ScheduleStatus {
+        every: "day at 03:00".to_owned(),
+        next: at(),
+        running: Some(RunUnderWay { due: at(), cause: cause.clone(), since: Some(at()) }),
+        last: Some(LastRun {
+            due: at(),
+            cause,
+            began: at(),
+            ended: at(),
+            exit: ExitReason::OutOfMemory,
+            is_timed_out: false,
+            is_success: false,
+        }),
+    }
+}
+
+fn runs_and_usage() -> Vec<(&'static str, Value)> {
+    let context = CommandContext {
+        service: service(),
+        instance: ChildName::new("backend-1").ok(),
+        pid: Some(Pid(7)),
+        env: BTreeMap::from([("A".to_owned(), Secret::new("x".to_owned()))]),
+        dir: "/srv/shop".to_owned(),
+        project: "/srv/shop".to_owned(),
+        user: Some((61_200, 61_200)),
+    };
+    let bare = CommandContext { instance: None, pid: None, user: None, ..context.clone() };
+    let process = process(ChildRole::Edge, None);
+    let used = Usage { process: process.clone(), cpu_ms: Some(5), connections: Some(2), per_second: Some(1.5) };
+    let unseen = Usage { process, cpu_ms: None, connections: None, per_second: None };
+    vec![
+        put("Status", Status { schedules: BTreeMap::new(), ..status() }),
+        put("ScheduleStatus", ScheduleStatus { running: None, last: None, ..schedule() }),
+        put("RunUnderWay", RunUnderWay { due: at(), cause: "time".to_owned(), since: None }),
+        put("LastRun", schedule().last),
+        put("RunAsked", RunAsked { due: at() }),
+        put("CommandContext", context),
+        put("CommandContext", bare),
+        put("Top", Top { at: at(), cores: 2, processes: vec![used.clone()] }),
+        put("Usage", used),
+        put("Usage", unseen),
+    ]
 }
 
 fn process(role: ChildRole, last_exit: Option<ExitReason>) -> Process {
@@ -224,6 +272,7 @@ fn samples() -> Vec<(&'static str, Value)> {
     all.extend(boxes().into_iter().map(|one| put("BoxId", one)));
     all.extend(waiting().into_iter().map(|one| put("Waiting", one)));
     all.extend(processes_and_events());
+    all.extend(runs_and_usage());
     all
 }
 

@@ -13,7 +13,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{
-    ConsoleLink, DatabaseAccess, Event, LogLine, Problem, Process, Sabotage, ServiceEnv, Status, Traffic,
+    CommandContext, ConsoleLink, DatabaseAccess, Event, LogLine, Problem, Process, RunAsked, Sabotage, ServiceEnv,
+    Status, Top, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -137,6 +138,21 @@ impl Client {
     /// What a service is given.
     pub async fn service_env(&self, service: &str) -> Result<ServiceEnv, Error> {
         self.get(&format!("/api/v1/services/{service}/env")).await
+    }
+
+    /// What a command needs to run as a service does; `is_running`: as a running instance of it.
+    pub async fn context(&self, name: &str, is_running: bool) -> Result<CommandContext, Error> {
+        self.get(&format!("/api/v1/context/{name}?running={is_running}")).await
+    }
+
+    /// Asks for a run of a schedule now.
+    pub async fn run_now(&self, service: &str) -> Result<RunAsked, Error> {
+        self.post(&format!("/api/v1/services/{service}/run"), &()).await
+    }
+
+    /// What every process uses.
+    pub async fn top(&self) -> Result<Top, Error> {
+        self.get("/api/v1/top").await
     }
 
     /// How to reach the database.

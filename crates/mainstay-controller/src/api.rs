@@ -18,14 +18,14 @@ use mainstay_api::{Beat, ConsoleLink, Event, Problem, Sabotage, Status};
 use mainstay_types::{Secret, Timestamp};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::now;
 use crate::core::Published;
 use crate::effects::Effects;
 use crate::journal::Journal;
 use crate::message::Message;
-use crate::{assets, logs, metrics, processes};
+use crate::{assets, logs, metrics, processes, top};
 
 /// A link is good for this long: time to click it, not to keep it.
 const LINK_LIFE: Duration = Duration::from_mins(10);
@@ -104,6 +104,7 @@ fn common() -> Router<Arc<Shared>> {
         .route("/api/v1/processes", get(process_list))
         .route("/api/v1/events", get(events))
         .route("/api/v1/traffic", get(traffic))
+        .route("/api/v1/top", get(top_list))
         .route("/api/v1/stream", get(stream))
         .route("/api/v1/logs", get(log_lines))
         .route("/api/v1/config", get(config))
@@ -113,6 +114,8 @@ fn common() -> Router<Arc<Shared>> {
 pub(crate) fn owner(shared: Arc<Shared>) -> Router {
     common()
         .route("/api/v1/services/{name}/env", get(service_env))
+        .route("/api/v1/services/{name}/run", post(run_now))
+        .route("/api/v1/context/{name}", get(context))
         .route("/api/v1/database", get(database))
         .route("/api/v1/console-link", post(console_link))
         .route("/api/v1/sabotage", post(sabotage))
@@ -342,6 +345,67 @@ async fn service_env(State(shared): Ctx, Path(name): Path<String>) -> Result<Jso
         let title = format!("the stack has no service {name:?}");
         failure(StatusCode::NOT_FOUND, "MS4042", title, Some("`mainstay status` lists the services"))
     })
+}
+
+#[derive(Deserialize)]
+struct ContextQuery {
+    running: Option<bool>,
+}
+
+async fn context(
+    State(shared): Ctx,
+    Path(name): Path<String>,
+    Query(query): Query<ContextQuery>,
+) -> Result<Json<mainstay_api::CommandContext>, Failure> {
+    let children = shared.published.children.borrow().clone();
+    let found = match query.running {
+        Some(true) => shared.effects.running_context(&name, &children),
+        Some(false) | None => shared.effects.service_context(&name),
+    };
+    match found {
+        Ok(Some(context)) => Ok(Json(context)),
+        Ok(None) if query.running == Some(true) => {
+            let title = format!("no running instance is named {name:?}, and no service of that name runs");
+            Err(failure(StatusCode::NOT_FOUND, "MS4045", title, Some("`mainstay ps` lists what runs")))
+        }
+        Ok(None) => {
+            let title = format!("the stack has no service {name:?}");
+            Err(failure(StatusCode::NOT_FOUND, "MS4042", title, Some("`mainstay status` lists the services")))
+        }
+        Err(reason) => Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", reason, None)),
+    }
+}
+
+async fn run_now(
+    State(shared): Ctx,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<mainstay_api::RunAsked>), Failure> {
+    let unknown = || {
+        let title = format!("the stack has no service {name:?} that runs on a schedule");
+        failure(StatusCode::NOT_FOUND, "MS4046", title, Some("only a service with `every` is run so"))
+    };
+    let service = mainstay_types::ServiceName::new(name.as_str()).map_err(|_| unknown())?;
+    let known = &shared.effects.settings.stack.services;
+    if known.get(&service).is_none_or(|service| service.schedule.is_none()) {
+        return Err(unknown());
+    }
+    let (answer, answered) = oneshot::channel();
+    shared.sender.send(Message::RunNow { service, answer }).await.map_err(|_| starting())?;
+    match answered.await.map_err(|_| starting())? {
+        Ok(due) => Ok((StatusCode::ACCEPTED, Json(mainstay_api::RunAsked { due }))),
+        Err(reason) => Err(failure(StatusCode::CONFLICT, "MS4090", reason, Some("`mainstay status` shows the run"))),
+    }
+}
+
+async fn top_list(State(shared): Ctx) -> Result<Json<mainstay_api::Top>, Failure> {
+    let status = shared.published.status.borrow().clone().ok_or_else(starting)?;
+    let children = shared.published.children.borrow().clone();
+    let keep = shared.published.keep.borrow().clone();
+    let traffic = shared.published.traffic.borrow().clone();
+    let settings = Arc::clone(&shared.effects.settings);
+    let measure = move || top::measure(keep.as_ref(), &children, (&status, &settings), traffic.as_ref());
+    let measured = tokio::task::spawn_blocking(measure).await;
+    measured.map(Json).map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))
 }
 
 async fn database(State(shared): Ctx) -> Result<Json<mainstay_api::DatabaseAccess>, Failure> {

@@ -24,7 +24,7 @@ use crate::message::{Message, Outcome};
 use crate::status::{Picture, Scene};
 use crate::store::NewEvent;
 use crate::traffic::TrafficMeter;
-use crate::{prober, story};
+use crate::{prober, schedules, story};
 
 /// The loop looks again at least this often: nothing that it waits for is silent longer.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
@@ -216,6 +216,10 @@ impl Core {
             Message::FailoverDone { carried, ended, in_flight, longest_hold_ms } => {
                 self.journal.emit(story::sessions(carried, ended, in_flight, longest_hold_ms, at));
             }
+            Message::RunNow { service, answer } => {
+                // Who asked may be gone by now.
+                answer.send(schedules::ask(&mut self.observed, &service, at)).ok();
+            }
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
                 self.observed.is_fencing_sabotaged = sabotage == Sabotage::PromoteWithoutFencing;
@@ -360,6 +364,11 @@ impl Core {
                 }
                 self.show_children(at);
             }
+            Outcome::Found(child) => {
+                self.children.insert(child.name.clone(), child);
+                self.show_children(at);
+            }
+            Outcome::ScheduleWritten => schedules::written(&mut self.observed, step),
             Outcome::Recorded(record) => {
                 if let Some(database) = &mut self.observed.database {
                     let before = database.record.value().and_then(Option::as_ref).map(|old| old.primary);

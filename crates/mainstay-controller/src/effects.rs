@@ -2,6 +2,7 @@
 
 mod children;
 mod database;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, ServiceName};
 use tokio::sync::watch;
 
 pub(crate) use database::Cluster;
+pub(crate) use runs::BeforeRun;
 
 use crate::journal::Journal;
 use crate::links::Link;
@@ -35,6 +37,8 @@ pub(crate) struct Effects {
     pub(crate) cluster: Option<Cluster>,
     pub(crate) journal: Journal,
     pub(crate) telemetry_files: std::sync::Mutex<()>,
+    /// The last start of each release command: its release and identity.
+    pub(crate) before_runs: std::sync::Mutex<BTreeMap<ServiceName, runs::BeforeRun>>,
 }
 
 /// The last words of an error and everything beneath it.
@@ -61,6 +65,8 @@ impl Effects {
             Step::StartInstance { id } => self.start_instance(id).await,
             Step::Stop { name, nonce, signal, grace } => self.stop(name, nonce, *signal, *grace).await,
             Step::RunBefore { service } => self.run_before(service).await,
+            Step::WriteSchedule { service, record, .. } => self.write_schedule(service, record).await,
+            Step::StartRun { service, run } => self.start_run(service, run).await,
             Step::Finish => self.finish().await,
             Step::InitPrimary { .. }
             | Step::Clone { .. }
@@ -153,6 +159,7 @@ impl Effects {
             "alertmanager" => ChildRole::Alertmanager,
             "control" => ChildRole::Control,
             postgres if postgres.starts_with("postgres-") => ChildRole::Postgres,
+            task if task.ends_with("-run") || task.ends_with("-before") => ChildRole::Task,
             _ => ChildRole::Instance,
         }
     }

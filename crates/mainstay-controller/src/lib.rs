@@ -23,11 +23,13 @@ mod prober;
 mod processes;
 pub mod programs;
 mod run;
+mod schedules;
 pub mod secrets;
 mod settings;
 mod status;
 pub mod store;
 mod story;
+mod top;
 mod traffic;
 
 pub use run::{control_spec, run, start_keep};

@@ -7,7 +7,8 @@ use mainstay_api::Sabotage;
 use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
 use mainstay_decide::plan::Step;
 use mainstay_supervisor::protocol::Child;
-use mainstay_types::{InstanceId, Lsn, Member, Nonce, Pid, Seen, Timeline};
+use mainstay_types::{InstanceId, Lsn, Member, Nonce, Pid, Seen, ServiceName, Timeline, Timestamp};
+use tokio::sync::oneshot;
 
 /// An observation, a result or a wish.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(crate) enum Message {
     RouterReport { window_ms: u64, write: mainstay_router::protocol::Counts, read: mainstay_router::protocol::Counts },
     /// What a failover did to sessions.
     FailoverDone { carried: u64, ended: u64, in_flight: u64, longest_hold_ms: u64 },
+    /// A person asks for a run of a schedule now; answered with the time that it is for, or why not.
+    RunNow { service: ServiceName, answer: oneshot::Sender<Result<Timestamp, String>> },
     /// Somebody asks for an ordered end.
     Down,
     /// A positive control.
@@ -65,6 +68,8 @@ pub(crate) enum Outcome {
     Done,
     /// A child was started.
     Started { name: mainstay_types::ChildName, nonce: Nonce, pid: Pid },
+    /// What was to be started had been started before.
+    Found(Child),
     /// The record on disk.
     Recorded(Record),
     /// The member took over.
@@ -73,6 +78,8 @@ pub(crate) enum Outcome {
     Prepared,
     /// Migrations applied in all, newest last.
     Migrated(Vec<String>),
+    /// The record of a schedule is on disk.
+    ScheduleWritten,
     /// The release command ended well.
     BeforeDone,
     /// Everything is stopped.

@@ -12,12 +12,17 @@ use crate::settings::Settings;
 pub(crate) fn list(keep: Option<&Hello>, children: &[Child], status: &Status, settings: &Settings) -> Vec<Process> {
     let mut list: Vec<Process> = children
         .iter()
-        .filter(|child| child.role != ChildRole::Task || child.ended.is_none())
+        .filter(|child| child.role != ChildRole::Task || child.ended.is_none() || is_scheduled(child, status))
         .map(|child| one(child, status, settings))
         .collect();
     list.extend(keep.and_then(keep_itself));
     list.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
     list
+}
+
+/// The last run of a schedule is shown although it has ended.
+fn is_scheduled(child: &Child, status: &Status) -> bool {
+    status.schedules.keys().any(|service| ChildName::run(service) == child.name)
 }
 
 /// keep is nobody's child: it told who it is when the control plane connected.
@@ -42,6 +47,7 @@ fn one(child: &Child, status: &Status, settings: &Settings) -> Process {
     let fallback = if runs { State::Ready } else { State::Stopped };
     let detail = match drawn {
         Some(drawn) if matches!(drawn.id, BoxId::Postgres { .. }) => drawn.label.clone(),
+        _ if is_scheduled(child, status) => "scheduled".to_owned(),
         _ => String::new(),
     };
     Process {

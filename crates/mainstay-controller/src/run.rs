@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::Context;
 use mainstay_decide::observed::{DatabaseSeen, Observed};
 use mainstay_supervisor::keep::Control;
-use mainstay_types::{Generation, Secret, Seen, exit_code};
+use mainstay_types::{Generation, Secret, Seen, ServiceName, exit_code};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Doors as ApiDoors, Shared};
 use crate::clock::now;
 use crate::core::{Core, Parts, Published};
-use crate::effects::{Cluster, Effects};
+use crate::effects::{BeforeRun, Cluster, Effects};
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::links::{self, Link};
@@ -23,6 +23,7 @@ use crate::message::Message;
 use crate::observers;
 use crate::paths::Paths;
 use crate::ports::Ports;
+use crate::schedules;
 use crate::secrets::Secrets;
 use crate::settings::{Doors, Passwords, Settings};
 use crate::status::Picture;
@@ -95,6 +96,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let (settings, store, config) = settings(paths)?;
     let settings = Arc::new(settings);
     let before_done = before_done(&store, &settings)?;
+    let (before_runs, schedules) = (before_runs(&store, &settings)?, schedules::load(&store, &settings.stack)?);
     let picture = Picture::of(store.fact(crate::status::MEMORY_FACT)?, settings.launch.release);
     let sessions = store.fact(api::SESSIONS_FACT)?;
     let (journal, journal_thread) = Journal::start(store).context("cannot start the journal's thread")?;
@@ -116,8 +118,9 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         cluster,
         journal: journal.clone(),
         telemetry_files: Mutex::new(()),
+        before_runs: Mutex::new(before_runs),
     });
-    let observed = first_look(&settings, &effects, before_done);
+    let observed = Observed { schedules, ..first_look(&settings, &effects, before_done) };
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
     observe(&effects, &sender);
@@ -211,6 +214,17 @@ fn before_done(
     Ok(done)
 }
 
+/// The last start of each release command.
+fn before_runs(store: &Store, settings: &Settings) -> anyhow::Result<BTreeMap<ServiceName, BeforeRun>> {
+    let mut runs = BTreeMap::new();
+    for name in settings.stack.services.keys() {
+        let text = store.fact(&BeforeRun::fact(name))?;
+        // One that cannot be read is one that nobody knows of.
+        runs.extend(text.and_then(|text| serde_json::from_str(&text).ok()).map(|run| (name.clone(), run)));
+    }
+    Ok(runs)
+}
+
 /// What is known before anybody looked: the record, and which programs are missing.
 fn first_look(
     settings: &Settings,
@@ -239,6 +253,7 @@ fn first_look(
         is_database_prepared: false,
         is_migrated: false,
         before_done,
+        schedules: BTreeMap::new(),
         is_stopping: false,
         is_fencing_sabotaged: false,
     }

@@ -13,6 +13,7 @@ use mainstay_types::{BoxId, Generation, Member, Seen, ServiceName, State, Timest
 use serde::{Deserialize, Serialize};
 
 use crate::launch::Launch;
+use crate::schedules;
 
 /// Remembers since when what is so.
 #[derive(Default)]
@@ -93,6 +94,7 @@ impl Picture {
             progress,
             database: database(scene),
             urls: scene.urls.clone(),
+            schedules: schedules::status(scene),
         }
     }
 
@@ -143,7 +145,9 @@ impl Picture {
             lines.push(line("migrate", &text, state));
         }
         for name in scene.stack.services.keys() {
-            lines.push(service_line(name, boxes));
+            let line = service_line(name, boxes);
+            let is_scheduled = scene.stack.services.get(name).is_some_and(|service| service.schedule.is_some());
+            lines.push(if is_scheduled { schedules::progress(line) } else { line });
         }
         let edge = state_of(boxes, &BoxId::Edge);
         lines.push(line("edge", scene.urls.get("site").map_or("", String::as_str), edge));

@@ -9,6 +9,7 @@ use mainstay_supervisor::protocol::{Child, Ended};
 use mainstay_types::{BoxId, InstanceId, State, Timestamp, Waiting};
 
 use crate::message::Outcome;
+use crate::schedules;
 use crate::store::NewEvent;
 
 fn millis(duration: Duration) -> u64 {
@@ -68,6 +69,10 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
         (Step::RunBefore { service }, _) => {
             NewEvent::info(at, "ReleaseCommandDone", format!("the release command of {service} ended well"))
                 .about(service)
+        }
+        (Step::WriteSchedule { service, record, change }, _) => return schedules::event(service, record, *change, at),
+        (Step::StartRun { service, run }, Outcome::Started { pid, .. }) => {
+            return Some(schedules::began(service, run, *pid, at));
         }
         (_, Outcome::Started { name, pid, .. }) => {
             NewEvent::info(at, "ChildStarted", format!("{name} runs as pid {pid}")).about(name).with("pid", pid.0)

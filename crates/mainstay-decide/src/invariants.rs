@@ -6,10 +6,11 @@ use std::fmt;
 
 use mainstay_stack::Stack;
 use mainstay_stack::model::Durability;
-use mainstay_types::{ChildName, InstanceId, Member, Nonce, Seen, Timestamp};
+use mainstay_types::{ChildName, InstanceId, Member, Nonce, Seen, ServiceName, Timestamp};
 
 use crate::observed::{ChildSeen, DataDirectory, MemberSeen, Observed, Record};
 use crate::plan::{Plan, Step, StepKey};
+use crate::schedule::{Change, Run, ScheduleRecord};
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub enum Rule {
     DataIsKept,
     /// An endpoint that does not run, or is ready without a good answer of its start.
     EndpointsRun,
+    /// A run of a schedule that is not on disk before it starts, or is started beside another or twice.
+    OneRunAtATime,
     /// Something stopped that others still use, or ended before all is stopped.
     StopInOrder,
 }
@@ -69,6 +72,7 @@ impl fmt::Display for Rule {
             Self::EpochRises => "the epoch rises with each change of primary",
             Self::DataIsKept => "data is kept",
             Self::EndpointsRun => "endpoints run and answered",
+            Self::OneRunAtATime => "one run at a time, on disk first",
             Self::StopInOrder => "the end has an order",
         })
     }
@@ -138,6 +142,8 @@ impl Facts<'_> {
                 });
             }
             Step::RunBefore { .. } => {}
+            Step::WriteSchedule { service, record, change } => self.write_schedule(service, record, change, found),
+            Step::StartRun { service, run } => self.start_run(service, run, found),
             Step::StartChild { name } => self.start(name, found),
             Step::StartInstance { id } => self.start(&ChildName::instance(id), found),
             Step::Stop { name, nonce, .. } => self.stop(name, nonce, found),
@@ -440,6 +446,40 @@ impl Facts<'_> {
         found.unless(user.is_none() && self.observed.is_stopping, Rule::StopInOrder, || {
             format!("stops the primary while {} runs", user.map_or("the stack", |(other, _)| other.as_str()))
         });
+    }
+
+    fn write_schedule(&self, service: &ServiceName, new: &ScheduleRecord, change: &Change, found: &mut Found) {
+        let old = self.observed.schedules.get(service).and_then(|seen| seen.record.as_ref());
+        let name = ChildName::run(service);
+        let runs = self.children.get(&name).filter(|child| child.ended.is_none());
+        let open = old.and_then(|old| old.run.as_ref());
+        let is_kept = match change {
+            Change::First | Change::PassedOver { .. } => new.run.as_ref() == open,
+            Change::Begun { .. } => open.is_none() && runs.is_none() && new.run.is_some() && !self.observed.is_stopping,
+            Change::Ended => {
+                let is_over = |run: &Run| runs.is_none_or(|child| child.nonce != run.nonce);
+                open.is_some_and(is_over) && new.run.is_none()
+            }
+        };
+        found.unless(is_kept, Rule::OneRunAtATime, || format!("{name}: {change:?} while {open:?} is open"));
+        let is_back = old.is_some_and(|old| new.decided < old.decided);
+        found.unless(!is_back || *change == Change::First, Rule::OneRunAtATime, || {
+            format!("{name}: times that were decided upon would come again")
+        });
+        let is_used = |nonce: &Nonce| self.children.get(&name).is_some_and(|child| child.nonce == *nonce);
+        let is_again =
+            matches!(change, Change::Begun { .. }) && new.run.as_ref().is_some_and(|run| is_used(&run.nonce));
+        found.unless(!is_again, Rule::OneRunAtATime, || format!("{name}: a new run with the identity of the last"));
+    }
+
+    fn start_run(&self, service: &ServiceName, run: &Run, found: &mut Found) {
+        let name = ChildName::run(service);
+        self.start(&name, found);
+        let record = self.observed.schedules.get(service).and_then(|seen| seen.record.as_ref());
+        let is_recorded = record.and_then(|record| record.run.as_ref()) == Some(run);
+        found.unless(is_recorded, Rule::OneRunAtATime, || format!("starts {name}, which is not on disk"));
+        let is_known = self.children.get(&name).is_some_and(|child| child.nonce == run.nonce);
+        found.unless(!is_known, Rule::OneRunAtATime, || format!("starts {name} a second time"));
     }
 
     fn endpoints(&self, plan: &Plan, found: &mut Found) {

@@ -15,6 +15,7 @@ pub mod observed;
 pub mod plan;
 mod planner;
 pub mod restart;
+pub mod schedule;
 mod services;
 mod stop;
 mod view;

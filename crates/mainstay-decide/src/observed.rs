@@ -9,6 +9,7 @@ use mainstay_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::plan::StepKey;
+use crate::schedule::ScheduleSeen;
 
 /// Everything the planner may look at, besides the stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub struct Observed {
     pub is_migrated: bool,
     /// Services whose `before` command was done for this release.
     pub before_done: BTreeMap<ServiceName, Timestamp>,
+    /// Services that run on a schedule: what is on disk of each.
+    pub schedules: BTreeMap<ServiceName, ScheduleSeen>,
     /// The stack is being brought down.
     pub is_stopping: bool,
     /// A positive control: skip the fence of the next failover.

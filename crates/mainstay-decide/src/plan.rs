@@ -9,6 +9,7 @@ use mainstay_types::{BoxId, ChildName, InstanceId, Member, Nonce, ServiceName, S
 use serde::{Deserialize, Serialize};
 
 use crate::observed::{Observed, Record};
+use crate::schedule::{Change, Run, ScheduleRecord};
 
 /// Decides what to do now. Performs nothing; the same arguments give the same plan.
 ///
@@ -147,6 +148,22 @@ pub enum Step {
         /// Which.
         service: ServiceName,
     },
+    /// Write the record of a schedule durably.
+    WriteSchedule {
+        /// Whose.
+        service: ServiceName,
+        /// The whole record.
+        record: ScheduleRecord,
+        /// What is new in it.
+        change: Change,
+    },
+    /// Start the run that is on record. Started already: nothing is done.
+    StartRun {
+        /// Whose.
+        service: ServiceName,
+        /// Which.
+        run: Run,
+    },
     /// Start a child that is no database and no instance: `edge`, `router`, `cache`, `store`, `prometheus`,
     /// `alertmanager`.
     StartChild {
@@ -191,6 +208,9 @@ impl Step {
             Self::RunBefore { service } => StepKey::Before { service: service.clone() },
             Self::StartChild { name } | Self::Stop { name, .. } => StepKey::Child { name: name.clone() },
             Self::StartInstance { id } => StepKey::Child { name: ChildName::instance(id) },
+            Self::WriteSchedule { service, .. } | Self::StartRun { service, .. } => {
+                StepKey::Child { name: ChildName::run(service) }
+            }
         }
     }
 }
@@ -218,6 +238,8 @@ impl fmt::Display for Step {
             Self::RunBefore { service } => write!(f, "runs the release command of {service}"),
             Self::StartChild { name } => write!(f, "starts {name}"),
             Self::StartInstance { id } => write!(f, "starts {id}"),
+            Self::WriteSchedule { service, .. } => write!(f, "notes the schedule of {service}"),
+            Self::StartRun { service, .. } => write!(f, "starts a run of {service}"),
             Self::Stop { name, .. } => write!(f, "stops {name}"),
             Self::Finish => f.write_str("ends the control plane"),
         }

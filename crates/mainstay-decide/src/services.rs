@@ -10,6 +10,7 @@ use crate::draft::{Draft, Stop, end_reason, idle_state};
 use crate::endpoints::health_of;
 use crate::observed::Health;
 use crate::plan::{BoxPlan, Step, StepKey};
+use crate::schedule;
 use crate::view::{Life, View};
 
 /// What services depend on.
@@ -27,6 +28,12 @@ pub(crate) fn plan(draft: &mut Draft<'_>, tiers: &Tiers) {
     let stack = draft.view.stack;
     for (name, service) in &stack.services {
         let waiting = blocked(draft, name, service, tiers);
+        if let Some(schedule) = &service.schedule {
+            let mut shown = schedule::plan(draft, name, service, schedule, waiting);
+            show_failed_release(&draft.view, name, &mut shown);
+            draft.show(shown);
+            continue;
+        }
         let mut boxes = Vec::new();
         for slot in 1..=service.instances {
             let id = InstanceId { service: name.clone(), slot };
@@ -35,8 +42,19 @@ pub(crate) fn plan(draft: &mut Draft<'_>, tiers: &Tiers) {
         for id in running_instances(&draft.view, name).into_iter().filter(|id| id.slot > service.instances) {
             boxes.push(surplus(draft, &id, service));
         }
-        draft.show(whole(name, service, &boxes, waiting));
+        let mut shown = whole(name, service, &boxes, waiting);
+        show_failed_release(&draft.view, name, &mut shown);
+        draft.show(shown);
         draft.plan.boxes.extend(boxes);
+    }
+}
+
+/// A release command that failed is why nothing starts, also while it is tried again.
+fn show_failed_release(view: &View<'_>, name: &ServiceName, shown: &mut BoxPlan) {
+    let failed = view.observed.failed.get(&StepKey::Before { service: name.clone() });
+    if let Some(failed) = failed.filter(|_| !shown.waiting.is_empty() && shown.state != State::Degraded) {
+        shown.state = State::Failed;
+        shown.reason = Some(failed.error.clone());
     }
 }
 
@@ -92,7 +110,7 @@ fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: 
     let life = draft.view.life(&name);
     let mut shown = BoxPlan {
         id: BoxId::Instance { id: id.clone() },
-        label: id.to_string(),
+        label: if service.has_port { id.to_string() } else { "worker".to_owned() },
         state: State::Starting,
         waiting: vec![],
         reason: None,

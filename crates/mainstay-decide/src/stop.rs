@@ -7,6 +7,7 @@ use mainstay_types::{BoxId, ChildName, Member, State, Waiting};
 use crate::children::{ORDERLY, child};
 use crate::draft::{Draft, Stop};
 use crate::plan::{BoxPlan, Step};
+use crate::schedule;
 use crate::services::{drain, running_instances};
 use crate::view::{Life, View};
 
@@ -23,12 +24,13 @@ struct Stage {
 
 /// Plans the next part of the end.
 pub(crate) fn plan(draft: &mut Draft<'_>) {
+    let is_noting = schedule::close_ended(draft);
     let stages = stages(&draft.view);
     let current = stages.iter().position(|stage| {
         stage.children.iter().any(|(name, _)| draft.view.life(name).runs().is_some() || draft.view.is_child_busy(name))
     });
     let Some(current) = current else {
-        if draft.view.observed.running.is_empty() {
+        if draft.view.observed.running.is_empty() && !is_noting {
             draft.ask(Step::Finish);
         }
         return boxes(draft, None);
@@ -52,6 +54,8 @@ fn stages(view: &View<'_>) -> Vec<Stage> {
     for (name, service) in &view.stack.services {
         let running = running_instances(view, name).into_iter().map(|id| ChildName::instance(&id));
         instances.extend(running.map(|name| (name, drain(service))));
+        let run = service.schedule.map(|_| ChildName::run(name));
+        instances.extend(run.map(|name| (name, drain(service))));
     }
     let primary = view.record().map(|record| record.primary);
     let members = (0..).map_while(Member::nth);
@@ -107,7 +111,8 @@ fn wanted_boxes(view: &View<'_>) -> Vec<(BoxId, Option<ChildName>)> {
     boxes.extend(stack.sites.keys().map(|name| (BoxId::Site { name: name.clone() }, Some(child("edge")))));
     for (name, service) in &stack.services {
         let first = mainstay_types::InstanceId { service: name.clone(), slot: 1 };
-        boxes.push((BoxId::Service { name: name.clone() }, Some(ChildName::instance(&first))));
+        let behind = if service.schedule.is_some() { ChildName::run(name) } else { ChildName::instance(&first) };
+        boxes.push((BoxId::Service { name: name.clone() }, Some(behind)));
         for slot in 1..=service.instances {
             let id = mainstay_types::InstanceId { service: name.clone(), slot };
             let name = ChildName::instance(&id);

@@ -155,7 +155,8 @@ fn broken_times(round: &Round, promise: Promise) -> Vec<String> {
 /// What the kind of fault promises besides its RTO: who is not hit must not feel it.
 fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<String> {
     let mut broken = Vec::new();
-    let instances = case.stack.services.values().map(|service| service.instances).min().unwrap_or(0);
+    let stands = case.stack.services.values().filter(|service| service.schedule.is_none());
+    let instances = stands.map(|service| service.instances).min().unwrap_or(0);
     let (requests_count, writes_count) = match case.options.fault {
         // With one instance there is nobody to take over.
         Fault::InstanceCrash => (instances >= 2, false),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_api::Status;
+use mainstay_api::{BoxStatus, Status};
 use mainstay_client::Client;
 use mainstay_types::State;
 use tokio::time::Instant;
@@ -34,7 +34,14 @@ pub(crate) fn missing(status: &Status) -> Option<String> {
     if !status.is_up {
         return Some("it is still starting".to_owned());
     }
-    let broken = status.boxes.iter().find(|one| !matches!(one.state, State::Ready | State::NotConfigured));
+    // That the last run of a schedule failed is nothing that a fault here has broken, or that time would mend.
+    let is_schedule = |name: &str| status.schedules.keys().any(|service| service.as_str() == name);
+    let is_fine = |one: &&BoxStatus| match one.state {
+        State::Ready | State::NotConfigured => true,
+        State::Degraded => is_schedule(&one.name),
+        _ => false,
+    };
+    let broken = status.boxes.iter().find(|one| !is_fine(one));
     broken.map(|one| {
         let why = one.reason.clone().or_else(|| one.waiting.first().map(ToString::to_string)).unwrap_or_default();
         format!("{} is {} {why}", one.name, one.state)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use mainstay_decide::observed::{Observed, Record};
 use mainstay_decide::plan::{Plan, Step};
+use mainstay_decide::schedule::Change;
 use mainstay_types::{ChildName, Seen, Timestamp};
 
 /// A mistake of the planner, planted in what it sees or in what it says.
@@ -41,10 +42,18 @@ pub enum Bug {
     CloneCandidate,
     /// A failover is not recorded before it is done.
     PromoteUnrecorded,
+    /// A run that is on disk is not seen to be.
+    ForgetRun,
+    /// Times that were decided upon are not seen to be.
+    ForgetDecided,
+    /// A run is started before it is on disk.
+    RunUnrecorded,
+    /// A time passes and nothing is noted of it.
+    SkipSilently,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those of the database and of instances that stand.
     pub const ALL: [Self; 16] = [
         Self::PromoteWithoutProof,
         Self::PromoteAnyStandby,
@@ -63,6 +72,9 @@ impl Bug {
         Self::CloneCandidate,
         Self::PromoteUnrecorded,
     ];
+
+    /// Those of services that run on a schedule.
+    pub const OF_SCHEDULES: [Self; 4] = [Self::ForgetRun, Self::ForgetDecided, Self::RunUnrecorded, Self::SkipSilently];
 
     /// What the planner with this bug sees.
     pub(crate) fn doctor(self, observed: &mut Observed, now: Timestamp) {
@@ -116,6 +128,7 @@ impl Bug {
                 children.values_mut().for_each(|child| child.quick_ends = 0);
             }
             Self::TrustStaleLooks => trust_stale_looks(observed, now),
+            Self::ForgetRun | Self::ForgetDecided => self.forget(observed),
             Self::RouterBeforeRecord
             | Self::UnblockBeforeRecord
             | Self::ForgetFence
@@ -123,7 +136,20 @@ impl Bug {
             | Self::SameEpoch
             | Self::ReadyWithoutAnswer
             | Self::CloneCandidate
-            | Self::PromoteUnrecorded => {}
+            | Self::PromoteUnrecorded
+            | Self::RunUnrecorded
+            | Self::SkipSilently => {}
+        }
+    }
+
+    /// Parts of the records of schedules.
+    fn forget(self, observed: &mut Observed) {
+        for record in observed.schedules.values_mut().filter_map(|seen| seen.record.as_mut()) {
+            if self == Self::ForgetRun {
+                record.run = None;
+            } else {
+                record.decided = Timestamp::from_millis(record.decided.as_millis() - 1_000);
+            }
         }
     }
 
@@ -135,6 +161,8 @@ impl Bug {
             Self::ReadyWithoutAnswer => {
                 plan.endpoints.values_mut().flatten().for_each(|endpoint| endpoint.is_ready = true);
             }
+            Self::RunUnrecorded => plan.steps.iter_mut().for_each(start_unrecorded),
+            Self::SkipSilently => plan.steps.iter_mut().for_each(skip_silently),
             Self::PrimaryStoppedFirst => stop_primary(observed, record.as_ref(), plan),
             Self::RouterBeforeRecord
             | Self::UnblockBeforeRecord
@@ -151,7 +179,9 @@ impl Bug {
             | Self::IgnoreSilence
             | Self::UnknownAsEmpty
             | Self::NoBackOff
-            | Self::TrustStaleLooks => {}
+            | Self::TrustStaleLooks
+            | Self::ForgetRun
+            | Self::ForgetDecided => {}
         }
     }
 
@@ -181,6 +211,24 @@ impl Bug {
             }
             _ => {}
         }
+    }
+}
+
+fn start_unrecorded(step: &mut Step) {
+    let begun = match &*step {
+        Step::WriteSchedule { service, record, change: Change::Begun { .. } } => {
+            record.run.clone().map(|run| (service.clone(), run))
+        }
+        _ => None,
+    };
+    if let Some((service, run)) = begun {
+        *step = Step::StartRun { service, run };
+    }
+}
+
+fn skip_silently(step: &mut Step) {
+    if let Step::WriteSchedule { record, change: Change::Begun { .. }, .. } = step {
+        record.decided = record.decided.after(std::time::Duration::from_secs(5));
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Kind {
     Misled,
     /// A process was started twice, or too often.
     Starts,
+    /// A run of a schedule was lost, made twice, or made beside another.
+    Schedule,
     /// Data that was needed was replaced.
     Data,
     /// The end came in the wrong order.

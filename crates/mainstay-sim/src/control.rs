@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mainstay_decide::health::{HealthMachine, ProbeResult, Transition};
 use mainstay_decide::observed::{ChildSeen, DatabaseSeen, FailedStep, MemberSeen, Observed, RouterSeen, RunningStep};
 use mainstay_decide::plan::{Plan, Step};
+use mainstay_decide::schedule::ScheduleSeen;
 use mainstay_stack::Stack;
 use mainstay_types::{ChildName, InstanceId, Member, Nonce, Seen, Timestamp};
 
@@ -111,6 +112,10 @@ impl Control {
             self.observed = blank(stack, world);
             if self.observed.database.as_ref().and_then(|seen| seen.record.value()?.as_ref()?.promoting).is_some() {
                 world.mark(Mark::FailoverTakenUp);
+            }
+            let mut records = self.observed.schedules.values().filter_map(|seen| seen.record.as_ref());
+            if records.any(|record| record.run.is_some()) {
+                world.mark(Mark::RunTakenUp);
             }
             self.next_look_at = world.now;
             self.ask_keep(world);
@@ -376,6 +381,11 @@ impl Control {
             Step::RunBefore { service } => {
                 self.observed.before_done.insert(service.clone(), now);
             }
+            Step::WriteSchedule { service, record, .. } => {
+                let seen = world.schedule_seen(service);
+                self.observed.schedules.insert(service.clone(), ScheduleSeen { record: Some(record.clone()), ..seen });
+            }
+            Step::StartRun { service, .. } => self.learn_start(world, &ChildName::run(service)),
             Step::Finish => {
                 self.is_finished = true;
                 world.mark(Mark::Finished);
@@ -425,7 +435,9 @@ fn observed_at<T>(seen: &Seen<T>) -> Option<Timestamp> {
 }
 
 /// What a control plane knows when it begins: what is durable.
-fn blank(stack: &Stack, world: &World) -> Observed {
+fn blank(stack: &Stack, world: &mut World) -> Observed {
+    let scheduled = stack.services.iter().filter(|(_, service)| service.schedule.is_some());
+    let schedules = scheduled.map(|(name, _)| (name.clone(), world.schedule_seen(name))).collect();
     let record = Seen::Fact { value: world.record.clone(), observed_at: world.now };
     Observed {
         children: Seen::Unknown,
@@ -448,6 +460,7 @@ fn blank(stack: &Stack, world: &World) -> Observed {
         is_database_prepared: world.is_prepared,
         is_migrated: world.is_migrated,
         before_done: world.before_done.iter().map(|service| (service.clone(), world.now)).collect(),
+        schedules,
         is_stopping: world.is_stopping,
         is_fencing_sabotaged: world.is_sabotaged,
     }

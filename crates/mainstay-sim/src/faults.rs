@@ -49,6 +49,7 @@ pub(crate) fn schedule(stack: &Stack, random: &mut Random, from: Timestamp) -> V
     for (name, service) in &stack.services {
         let instance = |slot| ChildName::instance(&InstanceId { service: name.clone(), slot });
         children.extend((1..=service.instances).map(instance));
+        children.extend(service.schedule.map(|_| ChildName::run(name)));
     }
     if stack.cache.is_some() {
         children.extend([child("cache"), child("store")]);
@@ -74,8 +75,11 @@ fn one(random: &mut Random, children: &[ChildName], postgres: &[ChildName]) -> F
             Fault::Freeze(any(random, postgres), millis)
         }
         62..70 => {
-            let millis = random.within(200, 5_000);
-            Fault::Freeze(any(random, children), millis)
+            let millis = if random.chance(10) { FOR_EVER } else { random.within(200, 5_000) };
+            let name = any(random, children);
+            // Nothing but a timeout ends a frozen run; other children that hang are a person's to see.
+            let is_run = name.as_str().ends_with("-run");
+            Fault::Freeze(name, if millis == FOR_EVER && !is_run { 5_000 } else { millis })
         }
         70..84 => Fault::ControlCrash,
         84..90 => Fault::KeepLost(random.within(50, 2_000)),

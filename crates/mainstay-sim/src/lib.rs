@@ -13,6 +13,7 @@ mod marks;
 mod postgres;
 mod random;
 mod run;
+mod schedules;
 mod stack;
 mod steps;
 mod world;
@@ -22,7 +23,7 @@ pub use checks::{Broken, Kind};
 pub use faults::{FOR_EVER, Fault, Intensity};
 pub use marks::Mark;
 pub use run::{Ending, Options, Report, Scenario, run};
-pub use stack::{full, small};
+pub use stack::{full, scheduled, small};
 
 /// The seed to replay, if the environment names one.
 pub fn seed_from_environment() -> Option<u64> {

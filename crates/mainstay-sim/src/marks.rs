@@ -39,13 +39,21 @@ pub enum Mark {
     KeepUnknown,
     /// A member took writes although the record names another.
     RoguePrimary,
+    /// A run of a schedule ended well.
+    RunEnded,
+    /// A run of a schedule took too long and was ended.
+    RunTimedOut,
+    /// A time of a schedule was passed over because a run lasted.
+    RunSkipped,
+    /// A control plane found a run on disk that another had not started, or not learned the end of.
+    RunTakenUp,
     /// The stack ended in order.
     Finished,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::FailedOver,
         Self::FencedSilent,
         Self::OrphanAcknowledged,
@@ -64,6 +72,10 @@ impl Mark {
         Self::Pressed,
         Self::KeepUnknown,
         Self::RoguePrimary,
+        Self::RunEnded,
+        Self::RunTimedOut,
+        Self::RunSkipped,
+        Self::RunTakenUp,
         Self::Finished,
     ];
 }

@@ -152,6 +152,7 @@ impl Runner<'_> {
             return;
         }
         self.check_writes();
+        self.world.check_schedules(self.stack);
         let is_down = match self.options.scenario {
             Scenario::Down => true,
             Scenario::Random => self.world.random.chance(33),

@@ -16,6 +16,14 @@ migrations = "migrations"
 enabled = false
 "#;
 
+const REPORT: &str = r#"
+[service.report]
+run = "./report"
+every = "1s"
+timeout = "2s"
+drain = "1s"
+"#;
+
 const FULL: &str = r#"
 stack = "full"
 [service.backend]
@@ -51,7 +59,13 @@ pub fn small(durability: Durability) -> Stack {
     read(SMALL, durability)
 }
 
-/// Two services, one that needs the other, a release command, two standbys, caches, telemetry.
+/// The same with a service that runs every second.
+pub fn scheduled(durability: Durability) -> Stack {
+    read(&format!("{SMALL}{REPORT}"), durability)
+}
+
+/// Two services, one that needs the other, a release command, one that runs every second, two standbys, caches,
+/// telemetry.
 pub fn full(durability: Durability) -> Stack {
-    read(FULL, durability)
+    read(&format!("{FULL}{REPORT}"), durability)
 }

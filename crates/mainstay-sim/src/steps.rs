@@ -62,7 +62,10 @@ fn duration(step: &Step) -> (u64, u64) {
     match step {
         Step::InitPrimary { .. } => (150, 300),
         Step::Clone { .. } => (200, 600),
-        Step::StartPostgres { .. } | Step::StartChild { .. } | Step::StartInstance { .. } => (2, 12),
+        Step::StartPostgres { .. } | Step::StartChild { .. } | Step::StartInstance { .. } | Step::StartRun { .. } => {
+            (2, 12)
+        }
+        Step::WriteSchedule { .. } => (1, 6),
         Step::Fence { .. } => (5, 25),
         Step::Promote { .. } => (30, 120),
         Step::WriteRecord { .. } => (1, 4),
@@ -146,6 +149,8 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
             world.before_done.insert(service.clone());
             Ok(())
         }
+        Step::WriteSchedule { service, record, change } => world.write_schedule(service, record, *change),
+        Step::StartRun { service, run } => world.start_run(service, run),
         Step::StartChild { name } => {
             let ready_ms = world.random.within(20, 120);
             world.spawn(name, ready_ms)

@@ -11,6 +11,7 @@ use crate::checks::{Broken, Kind};
 use crate::marks::Mark;
 use crate::postgres::Cluster;
 use crate::random::Random;
+use crate::schedules::Schedules;
 
 /// More starts of one child than this within [`STARTS_WITHIN_MS`] are a storm: the back-off allows six.
 const MOST_STARTS: usize = 8;
@@ -54,6 +55,7 @@ pub(crate) struct World {
     pub(crate) is_prepared: bool,
     pub(crate) is_migrated: bool,
     pub(crate) before_done: BTreeSet<ServiceName>,
+    pub(crate) schedules: Schedules,
     pub(crate) is_stopping: bool,
     pub(crate) is_under_pressure: bool,
     pub(crate) is_sabotaged: bool,
@@ -92,6 +94,7 @@ impl World {
             is_prepared: false,
             is_migrated: false,
             before_done: BTreeSet::new(),
+            schedules: Schedules::default(),
             is_stopping: false,
             is_under_pressure: false,
             is_sabotaged: false,
@@ -141,6 +144,14 @@ impl World {
         self.children.get(name).is_some_and(|child| child.seen.ended.is_none() && child.is_frozen)
     }
 
+    /// An identity that was never given before.
+    pub(crate) fn draw_nonce(&mut self) -> Nonce {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.next_nonce.to_be_bytes());
+        self.next_nonce += 1;
+        Nonce::from_bytes(bytes)
+    }
+
     /// keep starts a child. **Errors**: one of that name runs.
     pub(crate) fn spawn(&mut self, name: &ChildName, ready_ms: u64) -> Result<(), String> {
         if self.runs(name) {
@@ -148,13 +159,11 @@ impl World {
             return Err(format!("{name} runs"));
         }
         let quick_ends = self.children.get(name).map_or(0, |child| child.seen.quick_ends);
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.next_nonce.to_be_bytes());
-        let pid = Pid(i32::try_from(self.next_nonce % 30_000).unwrap_or(1) + 2);
-        self.next_nonce += 1;
+        let nonce = self.draw_nonce();
+        let pid = Pid(i32::try_from(self.next_nonce % 30_000).unwrap_or(1) + 1);
         let is_failing = self.now < self.instances_fail_until && name.as_str().starts_with("backend-");
         let ends_at = is_failing.then(|| (after(self.now, 3), ExitReason::Code { code: 1 }));
-        let seen = ChildSeen { nonce: Nonce::from_bytes(bytes), pid, since: self.now, ended: None, quick_ends };
+        let seen = ChildSeen { nonce, pid, since: self.now, ended: None, quick_ends };
         let child = Child { seen, is_frozen: false, ready_at: after(self.now, ready_ms), ends_at };
         self.children.insert(name.clone(), child);
         let starts = self.starts.entry(name.clone()).or_default();

@@ -254,6 +254,20 @@ fn enable(base: &Path, folder: &Path) -> Vec<String> {
     text.split_whitespace().filter(|name| WANTED.contains(name)).map(str::to_owned).collect()
 }
 
+/// The files through which a process joins the groups that another is in.
+pub(crate) fn doors_of(pid: Pid) -> Vec<File> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let is_joined = |mount: &Mount| mount.is_v2 || mount.options.iter().any(|name| JOINED_V1.contains(&name.as_str()));
+    mounts(&mountinfo)
+        .iter()
+        .filter(|mount| is_joined(mount))
+        // No path holds a zero byte: nothing of the path is cut off.
+        .map(|mount| own_path(&cgroup, mount, "\0").join("cgroup.procs"))
+        .filter_map(|file| OpenOptions::new().write(true).open(file).ok())
+        .collect()
+}
+
 impl Group {
     fn limit(&self, limits: &Limits) {
         let set = |file: &str, value: String| {

@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod client;
+pub mod context;
 pub mod durable;
 pub mod ids;
 pub mod keep;
@@ -15,6 +16,7 @@ pub mod proc;
 pub mod protocol;
 mod record;
 mod sandbox;
+pub mod sockets;
 mod sys;
 pub mod wire;
 

@@ -69,6 +69,27 @@ pub fn children(pid: Pid) -> BTreeSet<Pid> {
     all().into_iter().filter(|(_, stat)| stat.parent == pid).map(|(child, _)| child).collect()
 }
 
+/// All processes at one moment, for who asks about many.
+#[derive(Debug)]
+pub struct Snapshot(BTreeMap<Pid, Stat>);
+
+impl Snapshot {
+    /// Looks once.
+    pub fn take() -> Self {
+        Self(all())
+    }
+
+    /// A process and all its descendants.
+    pub fn tree(&self, root: Pid) -> BTreeSet<Pid> {
+        descendants(&self.0, BTreeSet::from([root]))
+    }
+
+    /// CPU time of these processes, and of the children that they have waited for.
+    pub fn cpu<'p>(&self, pids: impl IntoIterator<Item = &'p Pid>) -> Duration {
+        pids.into_iter().filter_map(|pid| self.0.get(pid)).map(|stat| stat.cpu).sum()
+    }
+}
+
 /// A process and all its descendants, as the parents stand now.
 pub fn tree(root: Pid) -> BTreeSet<Pid> {
     descendants(&all(), BTreeSet::from([root]))

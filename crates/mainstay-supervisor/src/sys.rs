@@ -178,6 +178,51 @@ fn say(report: &OwnedFd, kind: u8, value: i64) {
     rustix::io::write(report, &frame).ok();
 }
 
+/// What takes the place of this process.
+pub(crate) struct Replacement<'a> {
+    pub(crate) program: CString,
+    /// As in [`Start`].
+    pub(crate) program_file: Option<BorrowedFd<'a>>,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    pub(crate) dir: CString,
+    /// `cgroup.procs` of each group to join.
+    pub(crate) groups: Vec<BorrowedFd<'a>>,
+    pub(crate) view: Option<View>,
+    pub(crate) user: Option<(u32, u32)>,
+}
+
+/// Executes a program in the place of this process, with its terminal, session and standard streams. Only the calling
+/// thread goes on into it. Returns when that failed; the process may be another user by then, and should end.
+pub(crate) fn replace(new: Replacement<'_>) -> StartError {
+    let mut stage = Stage::View;
+    match replace_steps(&new, &mut stage) {
+        Ok(never) => match never {},
+        Err(error) => StartError { stage, error },
+    }
+}
+
+fn replace_steps(new: &Replacement<'_>, stage: &mut Stage) -> io::Result<std::convert::Infallible> {
+    // SAFETY: the default action is always a valid one. Rust ignores this signal, and a program expects not to.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    for group in &new.groups {
+        // "0" is the writer itself. A group that refuses is a limit less, not a reason not to run.
+        rustix::io::write(group, b"0").ok();
+    }
+    if let Some(view) = &new.view {
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        enter(view)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o027));
+    close_the_rest_at_exec();
+    *stage = Stage::User;
+    become_user(new.user)?;
+    *stage = Stage::Folder;
+    rustix::process::chdir(new.dir.as_c_str())?;
+    *stage = Stage::Exec;
+    Err(exec(&new.program, new.program_file, &pointers(&new.argv), &pointers(&new.env)))
+}
+
 /// In the child: all steps up to the program.
 fn run_child(prepared: &Prepared) -> ! {
     let mut stage = Stage::Session;
@@ -210,11 +255,12 @@ fn steps(prepared: &Prepared, stage: &mut Stage) -> io::Result<std::convert::Inf
     *stage = Stage::Descriptors;
     place(prepared)?;
     *stage = Stage::User;
-    become_user(prepared)?;
+    become_user(prepared.user)?;
     *stage = Stage::Folder;
     rustix::process::chdir(prepared.dir.as_c_str())?;
     *stage = Stage::Exec;
-    Err(exec(prepared))
+    let program_file = prepared.program_file.as_ref().map(AsFd::as_fd);
+    Err(exec(&prepared.program, program_file, &prepared.argv, &prepared.env))
 }
 
 /// keep blocks and reads its signals; a child gets a clean mask and default actions.
@@ -292,8 +338,8 @@ fn place(prepared: &Prepared) -> io::Result<()> {
     Ok(())
 }
 
-fn become_user(prepared: &Prepared) -> io::Result<()> {
-    let Some((uid, gid)) = prepared.user else { return Ok(()) };
+fn become_user(user: Option<(u32, u32)>) -> io::Result<()> {
+    let Some((uid, gid)) = user else { return Ok(()) };
     let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
     rustix::thread::set_thread_groups(&[gid])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
@@ -302,17 +348,23 @@ fn become_user(prepared: &Prepared) -> io::Result<()> {
     Ok(())
 }
 
-fn exec(prepared: &Prepared) -> io::Error {
-    let (argv, env) = (prepared.argv.as_ptr(), prepared.env.as_ptr());
+/// `argv` and `env` are of [`pointers`].
+fn exec(
+    program: &CStr,
+    program_file: Option<BorrowedFd<'_>>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> io::Error {
+    let (argv, env) = (argv.as_ptr(), env.as_ptr());
     // SAFETY: both arrays end in null and point to strings that outlive this call.
     unsafe {
-        match &prepared.program_file {
+        match program_file {
             Some(file) => {
                 let (fd, path) = (file.as_raw_fd(), c"".as_ptr());
                 libc::syscall(libc::SYS_execveat, fd, path, argv, env, libc::AT_EMPTY_PATH);
             }
             None => {
-                libc::execve(prepared.program.as_ptr(), argv, env);
+                libc::execve(program.as_ptr(), argv, env);
             }
         }
     }

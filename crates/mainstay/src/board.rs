@@ -18,7 +18,7 @@ const WIDEST: usize = 112;
 const NARROWEST: usize = 40;
 
 /// Columns that lines may use here.
-fn columns() -> usize {
+pub(crate) fn columns() -> usize {
     if !std::io::stdout().is_terminal() {
         return WIDEST;
     }
@@ -29,7 +29,7 @@ fn columns() -> usize {
 }
 
 /// Breaks a text at spaces; a longer word has a line of its own.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let line = lines.last_mut().map_or(0, |line| line.chars().count());
@@ -47,7 +47,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 /// Cuts a text that is only a step on the way: it must not wrap, for it will be drawn over.
-fn cut(text: &str, width: usize) -> String {
+pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }

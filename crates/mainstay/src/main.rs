@@ -55,6 +55,8 @@ enum Command {
     Status(command::status::Options),
     /// Every process: pid, role, state, memory
     Ps,
+    /// Every process: CPU, memory, connections, requests; q ends it
+    Top(command::top::Options),
     /// What the parts print
     Logs(command::logs::Options),
     /// What happened, newest last
@@ -67,6 +69,10 @@ enum Command {
     Doctor,
     /// What a service is given in its environment
     Env(command::env::Options),
+    /// A command as a service would run it, or a scheduled service now
+    Run(command::run::Options),
+    /// A command beside a running instance
+    Exec(command::exec::Options),
     /// The database
     Db(command::db::Options),
     /// Break something on purpose and measure the promise
@@ -152,6 +158,9 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Down(options) => command::down::run(&global, &options).await,
         Command::Status(options) => command::status::run(&global, &options).await,
         Command::Ps => command::ps::run(&global).await,
+        Command::Top(options) => command::top::run(&global, &options).await,
+        Command::Run(options) => command::run::run(&global, &options).await,
+        Command::Exec(options) => command::exec::run(&global, &options).await,
         Command::Logs(options) => command::logs::run(&global, &options).await,
         Command::Events(options) => command::events::run(&global, &options).await,
         Command::Doctor => command::doctor::run(&global).await,

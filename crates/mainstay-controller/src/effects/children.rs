@@ -12,8 +12,6 @@ use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, Secret, ServiceNam
 use super::{Effects, chain};
 use crate::message::Outcome;
 
-/// A release command (schema changes of an application) may take this long.
-const BEFORE_DEADLINE: Duration = Duration::from_mins(10);
 /// Time for the edge to take an instance out of the rotation before it gets its signal: one frame on a local socket.
 const OUT_OF_ROTATION: Duration = Duration::from_millis(100);
 /// Pause between two looks at a child that is being stopped.
@@ -96,7 +94,7 @@ impl Effects {
         })
     }
 
-    fn base_env(&self) -> BTreeMap<String, Secret> {
+    pub(super) fn base_env(&self) -> BTreeMap<String, Secret> {
         let state = self.settings.paths.state.display().to_string();
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
         BTreeMap::from([
@@ -217,7 +215,17 @@ impl Effects {
         self.spawn(spec).await
     }
 
-    fn service_process(
+    /// The home of a service, made when it is not there.
+    pub(super) fn service_home(&self, service: &ServiceName) -> Result<Option<User>, String> {
+        // One user for a service, whatever the process: its files are its own.
+        let user = user_for(ChildRole::Instance, self.stack_name(), service.as_str());
+        let home = self.settings.paths.state.join("home");
+        own_folder(&home, None, 0o711)?;
+        own_folder(&home.join(service.as_str()), user.as_ref(), 0o700)?;
+        Ok(user)
+    }
+
+    pub(super) fn service_process(
         &self,
         service_name: &ServiceName,
         name: ChildName,
@@ -226,11 +234,7 @@ impl Effects {
         env: BTreeMap<String, Secret>,
     ) -> Result<SpawnSpec, String> {
         let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
-        // One user for a service, whatever the process: its files are its own.
-        let user = user_for(ChildRole::Instance, self.stack_name(), service_name.as_str());
-        let home = self.settings.paths.state.join("home");
-        own_folder(&home, None, 0o711)?;
-        own_folder(&home.join(service_name.as_str()), user.as_ref(), 0o700)?;
+        let user = self.service_home(service_name)?;
         let dir = self.settings.launch.folder.join(&service.dir);
         let mut argv = command.to_vec();
         if let Some(program) = argv.first_mut().filter(|program| program.contains('/') && !program.starts_with('/')) {
@@ -250,22 +254,6 @@ impl Effects {
             restart: false,
             project: Some(self.settings.launch.project.clone()),
         })
-    }
-
-    pub(super) async fn run_before(&self, service_name: &ServiceName) -> Result<Outcome, String> {
-        let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
-        let command = service.before.as_ref().ok_or("the service has no release command")?;
-        let env = self.settings.service_env(service_name, None)?;
-        let name = ChildName::new(format!("{service_name}-before")).map_err(|error| error.to_string())?;
-        let spec = self.service_process(service_name, name.clone(), ChildRole::Task, command, env)?;
-        let reason = self.keep()?.run_task(spec, BEFORE_DEADLINE).await.map_err(|error| chain(&error))?;
-        if !reason.is_success() {
-            let tail = self.last_lines(name.as_str());
-            return Err(format!("the release command of {service_name} ended: {reason}\n{tail}"));
-        }
-        let fact = format!("before:{service_name}");
-        self.journal.set_fact(&fact, &format!("v{}", self.settings.launch.release)).await?;
-        Ok(Outcome::BeforeDone)
     }
 
     /// The last lines of a log, for errors.

@@ -2,5 +2,6 @@
 
 mod database;
 mod random;
+mod schedules;
 mod stack;
 mod support;

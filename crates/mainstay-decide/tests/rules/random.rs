@@ -1,11 +1,12 @@
 //! Whatever is observed, the planner does not panic, keeps the invariants, and says what it waits for.
 
-use crate::support::{A, B, Bench, at, child, instance};
+use crate::support::{A, B, Bench, at, child, instance, report};
 use mainstay_decide::invariants;
 use mainstay_decide::observed::{DataDirectory, FailedStep, Health, Observed, RouterSeen, RunningStep};
 use mainstay_decide::plan::{Step, StepKey, plan};
+use mainstay_decide::schedule::{Cause, Run};
 use mainstay_stack::model::Durability;
-use mainstay_types::{ChildName, ExitReason, Lsn, Member, Seen, State, Timeline, Timestamp};
+use mainstay_types::{ChildName, ExitReason, Lsn, Member, Nonce, Seen, State, Timeline, Timestamp};
 use proptest::prelude::*;
 
 /// Bytes that decide every disturbance; zeros disturb nothing, so that shrinking leads to the calm case.
@@ -64,6 +65,7 @@ fn disturb(bench: &mut Bench, bytes: &mut Bytes<'_>) {
             [Health::Starting, Health::Suspended, Health::NeverReady][usize::from(bytes.below(3))],
         );
     }
+    disturb_schedule(bench, bytes);
     disturb_steps(&mut bench.observed, bytes);
 }
 
@@ -132,6 +134,35 @@ fn disturb_record(bench: &mut Bench, bytes: &mut Bytes<'_>) {
     }
 }
 
+fn disturb_schedule(bench: &mut Bench, bytes: &mut Bytes<'_>) {
+    let run = Run { due: at(90_000), nonce: Nonce::from_bytes([202; 16]), cause: Cause::Time };
+    if bytes.is_rare() {
+        bench.run_child("report-run");
+        if bytes.below(2) == 1 {
+            bench.end_child("report-run", 95_000);
+        }
+        let stranger = Nonce::from_bytes([203; 16]);
+        let nonce = if bytes.below(2) == 1 { run.nonce.clone() } else { stranger };
+        bench.children().get_mut(&child("report-run")).expect("the bench is whole").nonce = nonce;
+    }
+    let decided = bytes.time();
+    let seen = bench.observed.schedules.get_mut(&report()).expect("the bench is whole");
+    if bytes.is_rare() {
+        seen.asked_at = Some(at(99_000));
+    }
+    if bytes.is_rare() {
+        seen.record.as_mut().expect("the bench is whole").run = Some(run);
+    }
+    if bytes.is_rare() {
+        seen.record.as_mut().expect("the bench is whole").decided = decided;
+    } else if bytes.below(8) == 7 {
+        seen.record = None;
+    }
+    if bytes.below(16) == 15 {
+        bench.observed.schedules.clear();
+    }
+}
+
 fn disturb_steps(observed: &mut Observed, bytes: &mut Bytes<'_>) {
     let keys = [
         StepKey::Cluster,
@@ -139,6 +170,7 @@ fn disturb_steps(observed: &mut Observed, bytes: &mut Bytes<'_>) {
         StepKey::Child { name: ChildName::postgres(A) },
         StepKey::Child { name: ChildName::postgres(B) },
         StepKey::Child { name: child("backend-1") },
+        StepKey::Child { name: child("report-run") },
     ];
     for key in keys {
         if bytes.is_rare() {
@@ -163,7 +195,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_observation_makes_the_planner_panic_or_break_an_invariant(bytes in proptest::collection::vec(any::<u8>(), 160)) {
+    fn no_observation_makes_the_planner_panic_or_break_an_invariant(bytes in proptest::collection::vec(any::<u8>(), 200)) {
         let mut bench = Bench::ready();
         disturb(&mut bench, &mut Bytes(bytes.iter()));
         let planned = plan(&bench.stack, &bench.observed, bench.now);

@@ -1,7 +1,7 @@
 //! Rules about the whole stack: order of start and end, restarts, endpoints, boxes.
 
 use crate::support::{A, B, Bench, at, child, fact, instance};
-use mainstay_decide::observed::{Health, Program};
+use mainstay_decide::observed::{FailedStep, Health, Program};
 use mainstay_decide::plan::Step;
 use mainstay_types::{BoxId, ChildName, Seen, ServiceName, State, Waiting};
 
@@ -43,6 +43,25 @@ fn services_wait_for_what_they_use() {
     bench.observed.redis.insert("store".to_owned(), fact((), 99_999));
     bench.observed.is_migrated = false;
     assert_eq!(bench.steps(), vec![Step::Migrate { primary: A }]);
+}
+
+#[test]
+fn a_release_command_that_failed_is_said_while_it_is_tried_again() {
+    let mut bench = Bench::ready();
+    for name in ["backend-1", "backend-2"] {
+        bench.children().remove(&child(name));
+    }
+    let backend = ServiceName::new("backend").expect("the bench is whole");
+    bench.observed.before_done.clear();
+    let step = Step::RunBefore { service: backend.clone() };
+    let failed = |millis| FailedStep { at: at(millis), attempts: 1, error: "exit 3\nno such table".to_owned() };
+    for (failed_at, steps) in [(99_990, vec![]), (90_000, vec![step.clone()])] {
+        bench.observed.failed.insert(step.key(), failed(failed_at));
+        assert_eq!(bench.steps(), steps);
+        let shown = bench.shown(BoxId::Service { name: backend.clone() });
+        assert_eq!(shown.state, State::Failed);
+        assert!(shown.reason.is_some_and(|reason| reason.contains("no such table")));
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use mainstay_decide::observed::{
     ChildSeen, DataDirectory, DatabaseSeen, Health, HealthSeen, MemberAnswer, MemberSeen, Observed, Record, RouterSeen,
 };
 use mainstay_decide::plan::{BoxPlan, Plan, Step, plan};
+use mainstay_decide::schedule::{ScheduleRecord, ScheduleSeen};
 use mainstay_stack::Stack;
 use mainstay_stack::model::Durability;
 use mainstay_types::{
@@ -27,6 +28,11 @@ port = false
 health = "process"
 needs = ["backend"]
 uses = []
+[service.report]
+run = "./report"
+every = "10s"
+timeout = "25s"
+drain = "5s"
 [database]
 migrations = "migrations"
 [cache]
@@ -58,6 +64,17 @@ pub(crate) fn child(name: &str) -> ChildName {
 
 pub(crate) fn instance(slot: u32) -> InstanceId {
     InstanceId { service: ServiceName::new("backend").expect("the bench is whole"), slot }
+}
+
+pub(crate) fn report() -> ServiceName {
+    ServiceName::new("report").expect("the bench is whole")
+}
+
+/// Of the bench's schedule: nothing runs, everything until now is decided.
+pub(crate) fn scheduled() -> ScheduleSeen {
+    let every = "10s".parse().expect("the bench is whole");
+    let record = ScheduleRecord { every, decided: at(100_000), run: None, last: None };
+    ScheduleSeen { record: Some(record), next_nonce: Nonce::from_bytes([200; 16]), asked_at: None }
 }
 
 pub(crate) struct Bench {
@@ -100,6 +117,7 @@ impl Bench {
             is_database_prepared: false,
             is_migrated: false,
             before_done: BTreeMap::new(),
+            schedules: BTreeMap::from([(report(), scheduled())]),
             is_stopping: false,
             is_fencing_sabotaged: false,
         };

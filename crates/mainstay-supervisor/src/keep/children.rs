@@ -37,9 +37,16 @@ pub(super) struct Entry {
 }
 
 /// A request that is not done, and why.
-pub(super) struct Refused {
-    pub(super) reason: String,
+pub(crate) struct Refused {
+    pub(crate) reason: String,
     pub(super) kind: Refusal,
+}
+
+impl Refused {
+    /// Something that this machine lacks.
+    pub(crate) fn environment(reason: impl Into<String>) -> Self {
+        refuse(Refusal::Environment, reason)
+    }
 }
 
 pub(super) fn refuse(kind: Refusal, reason: impl Into<String>) -> Refused {
@@ -47,7 +54,7 @@ pub(super) fn refuse(kind: Refusal, reason: impl Into<String>) -> Refused {
 }
 
 fn environment(reason: impl Into<String>) -> Refused {
-    refuse(Refusal::Environment, reason)
+    Refused::environment(reason)
 }
 
 impl Entry {
@@ -77,12 +84,12 @@ pub(super) fn reason_of(status: i32) -> ExitReason {
     }
 }
 
-fn c_string(text: &[u8], what: &str) -> Result<CString, Refused> {
+pub(crate) fn c_string(text: &[u8], what: &str) -> Result<CString, Refused> {
     CString::new(text).map_err(|_| refuse(Refusal::Invalid, format!("{what} holds a zero byte")))
 }
 
 /// The file to execute: a path as it is (relative to `dir`), a bare name from `PATH`.
-fn resolve(spec: &SpawnSpec) -> Result<PathBuf, Refused> {
+pub(crate) fn resolve(spec: &SpawnSpec) -> Result<PathBuf, Refused> {
     let program = spec.argv.first().filter(|program| !program.is_empty());
     let program = program.ok_or_else(|| refuse(Refusal::Invalid, format!("{} has no program", spec.name)))?;
     if program.contains('/') {
@@ -125,12 +132,12 @@ fn env_of(spec: &SpawnSpec) -> Result<Vec<CString>, Refused> {
 }
 
 /// Whether a file is a native program (which can be executed by descriptor; a script cannot).
-fn is_elf(file: &OwnedFd) -> bool {
+pub(crate) fn is_elf(file: &OwnedFd) -> bool {
     let mut magic = [0; 4];
     file.try_clone().map(File::from).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
 }
 
-fn explain(spec: &SpawnSpec, program: &Path, failed: &StartError) -> Refused {
+pub(crate) fn explain(spec: &SpawnSpec, program: &Path, failed: &StartError) -> Refused {
     let error = &failed.error;
     let (program, dir) = (program.display(), spec.dir.display());
     let user = spec.user.as_ref().map_or_else(String::new, |user| format!(" as user {}", user.uid));

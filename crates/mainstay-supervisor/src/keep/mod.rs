@@ -4,7 +4,7 @@
 //! control plane. What it must not forget is on disk before it happens; the next keep goes on from there.
 
 mod adopt;
-mod children;
+pub(crate) mod children;
 mod clients;
 mod control;
 mod kill;

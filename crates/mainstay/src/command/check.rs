@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mainstay_stack::model::Service;
+use mainstay_types::ServiceName;
 
 use crate::Global;
 use crate::failure::Failure;
@@ -24,8 +26,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
                 "diagnostics": place.parsed.warnings})
         );
     } else {
-        let services: Vec<String> =
-            stack.services.iter().map(|(name, service)| format!("{name} × {}", service.instances)).collect();
+        let services: Vec<String> = stack.services.iter().map(|(name, service)| described(name, service)).collect();
         println!("{} is valid: stack {}, environment {}", place.file.display(), stack.name, stack.environment);
         println!("  services   {}", if services.is_empty() { "none".to_owned() } else { services.join(", ") });
         let database = stack.database.as_ref().map_or("none".to_owned(), |database| {
@@ -35,4 +36,11 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
         println!("  cache      {}", if stack.cache.is_some() { "cache, store" } else { "none" });
     }
     Ok(mainstay_types::exit_code::DONE)
+}
+
+fn described(name: &ServiceName, service: &Service) -> String {
+    match &service.schedule {
+        Some(schedule) => format!("{name} every {}", schedule.every),
+        None => format!("{name} × {}", service.instances),
+    }
 }

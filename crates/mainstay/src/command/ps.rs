@@ -3,8 +3,12 @@
 use mainstay_types::Bytes;
 
 use crate::Global;
+use crate::board::{columns, cut};
 use crate::failure::Failure;
 use crate::screen;
+
+/// Longer names push their own line only.
+const WIDEST_NAME: usize = 20;
 
 pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
     let processes = crate::place::client(global)?.processes().await?;
@@ -13,18 +17,25 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
         println!("{text}");
         return Ok(mainstay_types::exit_code::DONE);
     }
-    println!("{}", screen::bold("NAME           ROLE          PID      STATE         SINCE    MEMORY      LAST EXIT"));
+    let longest = processes.iter().map(|process| process.name.as_str().len()).max().unwrap_or(0);
+    let width = longest.clamp(4, WIDEST_NAME);
+    let head = format!(
+        "{:<width$} {:<13} {:<7} {:<12} {:<7} {:<9} LAST EXIT",
+        "NAME", "ROLE", "PID", "STATE", "SINCE", "MEMORY"
+    );
+    println!("{}", screen::bold(&head));
     let now = screen::now();
     for process in &processes {
         let pid = process.pid.map_or("-".to_owned(), |pid| pid.to_string());
         let memory = process.memory_bytes.map_or("-".to_owned(), |bytes| Bytes(bytes).to_string());
         let exit = process.last_exit.as_ref().map_or(String::new(), ToString::to_string);
+        let exit = cut(&exit, columns().saturating_sub(width + 54).max(8));
         let role = if process.detail.is_empty() { process.role.to_string() } else { process.detail.clone() };
         println!(
-            "{:<14} {:<13.13} {pid:<8} {} {:<8} {memory:<11} {exit}",
+            "{:<width$} {:<13.13} {pid:<7} {} {:<7} {memory:<9} {exit}",
             process.name.as_str(),
             role,
-            screen::state(process.state, 13),
+            screen::state(process.state, 12),
             screen::age(now.saturating_since(process.since)),
         );
     }

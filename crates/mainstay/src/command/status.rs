@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_api::Status;
-use mainstay_types::{State, exit_code};
+use mainstay_api::{ScheduleStatus, Status};
+use mainstay_types::{State, Timestamp, exit_code};
 
 use crate::Global;
+use crate::board;
 use crate::failure::Failure;
 use crate::screen;
 
@@ -49,6 +50,35 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     }
 }
 
+/// A remark below a box, as wide as there is room.
+fn note(width: usize, text: &str, colour: fn(&str) -> String) {
+    let room = board::columns().saturating_sub(width + 4).max(20);
+    for line in text.lines().flat_map(|line| board::wrap(line, room)) {
+        println!("  {:<width$}  {}", "", colour(&line));
+    }
+}
+
+/// The last run of a schedule, and the next.
+fn runs(schedule: &ScheduleStatus, at: Timestamp) -> String {
+    let mut parts = Vec::new();
+    if let Some(run) = &schedule.running {
+        let since = run
+            .since
+            .map_or("is being started".to_owned(), |since| format!("for {}", screen::age(at.saturating_since(since))));
+        parts.push(format!("runs {since}"));
+    }
+    parts.push(schedule.last.as_ref().map_or("no run yet".to_owned(), |last| {
+        let took = u64::try_from(last.ended.saturating_since(last.began).as_millis()).unwrap_or(u64::MAX);
+        let ago = screen::age(at.saturating_since(last.ended));
+        let how = if last.is_timed_out { format!("too long ({})", last.exit) } else { last.exit.to_string() };
+        format!("last {ago} ago: {how}, took {}", screen::took(took))
+    }));
+    let next = schedule.next.to_string();
+    let next = next.get(..16).unwrap_or(&next).replace('T', " ");
+    parts.push(format!("next in {} ({next} UTC)", screen::age(schedule.next.saturating_since(at))));
+    parts.join("; ")
+}
+
 fn print(status: &Status, json: bool) -> Result<(), Failure> {
     if json {
         println!("{}", serde_json::to_string(status).map_err(|error| Failure::bug(error.to_string()))?);
@@ -59,11 +89,14 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
     for one in &status.boxes {
         let since = screen::age(status.at.saturating_since(one.since));
         println!("  {:<width$}  {}  {since:<7} {}", one.name, screen::state(one.state, 14), one.label);
+        if let Some(schedule) = status.schedules.iter().find(|(name, _)| name.as_str() == one.name) {
+            note(width, &runs(schedule.1, status.at), screen::dim);
+        }
         for waiting in &one.waiting {
-            println!("  {:<width$}  {}", "", screen::dim(&waiting.to_string()));
+            note(width, &waiting.to_string(), screen::dim);
         }
         if let Some(reason) = &one.reason {
-            println!("  {:<width$}  {}", "", screen::yellow(reason));
+            note(width, reason, screen::yellow);
         }
     }
     if let Some(database) = &status.database {
@@ -74,13 +107,14 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
             .map(|(member, bytes)| format!("postgres-{member} {bytes} bytes behind"))
             .collect();
         let commits = if database.is_synchronous { "synchronous" } else { "asynchronous" };
-        println!(
+        let text = format!(
             "database: primary {primary}, timeline {}, commits {commits}, failovers {}{}{}",
             database.timeline,
             database.failovers,
             if lag.is_empty() { "" } else { "; " },
             lag.join(", ")
         );
+        board::wrap(&text, board::columns()).iter().for_each(|line| println!("{line}"));
     }
     for (name, url) in &status.urls {
         println!("{name}: {url}");

@@ -1,0 +1,179 @@
+//! Commands that run to their end: runs of a schedule, release commands; and the context of a person's own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mainstay_api::CommandContext;
+use mainstay_decide::schedule::{Run, ScheduleRecord};
+use mainstay_supervisor::protocol::{Child, Limits, Refusal};
+use mainstay_types::{ChildName, ChildRole, ExitReason, InstanceId, Nonce, Secret, ServiceName};
+use serde::{Deserialize, Serialize};
+
+use super::{Effects, chain};
+use crate::message::Outcome;
+
+/// A release command (schema changes of an application) may take this long.
+const BEFORE_DEADLINE: Duration = Duration::from_mins(10);
+/// Pause between two looks at a release command that an earlier control plane began.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The start of a release command, on disk before it is made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct BeforeRun {
+    release: u64,
+    nonce: Nonce,
+}
+
+impl BeforeRun {
+    /// Its name in `state.db`.
+    pub(crate) fn fact(service: &ServiceName) -> String {
+        format!("before-run:{service}")
+    }
+}
+
+impl Effects {
+    pub(super) async fn write_schedule(
+        &self,
+        service: &ServiceName,
+        record: &ScheduleRecord,
+    ) -> Result<Outcome, String> {
+        let text = serde_json::to_string(record).map_err(|error| error.to_string())?;
+        self.journal.set_fact(&crate::schedules::fact(service), &text).await?;
+        Ok(Outcome::ScheduleWritten)
+    }
+
+    /// What a run of a schedule is given.
+    fn run_env(&self, service: &ServiceName, due: Option<&Run>) -> Result<BTreeMap<String, Secret>, String> {
+        let mut env = self.settings.service_env(service, None)?;
+        env.insert("MAINSTAY_INSTANCE".to_owned(), Secret::new(ChildName::run(service).to_string()));
+        if let Some(run) = due {
+            env.insert("MAINSTAY_DUE".to_owned(), Secret::new(run.due.to_string()));
+        }
+        Ok(env)
+    }
+
+    pub(super) async fn start_run(&self, service_name: &ServiceName, run: &Run) -> Result<Outcome, String> {
+        let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
+        let mut env = self.run_env(service_name, Some(run))?;
+        env.extend(self.base_env().into_iter().filter(|(name, _)| name == "MAINSTAY_STATE"));
+        let name = ChildName::run(service_name);
+        let mut spec = self.service_process(service_name, name.clone(), ChildRole::Task, &service.run, env)?;
+        spec.nonce = run.nonce.clone();
+        spec.limits = Limits { memory: service.memory, cpu_milli: service.cpu_milli, pids: None };
+        let keep = self.keep()?;
+        match keep.spawn(spec).await {
+            Ok(pid) => Ok(Outcome::Started { name, nonce: run.nonce.clone(), pid }),
+            // It was started by a control plane that did not live to hear so.
+            Err(error) if error.refusal() == Some(Refusal::AlreadyRunning) => {
+                let known = keep.list().await.map_err(|error| chain(&error))?;
+                let found = known.into_iter().find(|child| child.nonce == run.nonce);
+                found.map(Outcome::Found).ok_or_else(|| chain(&error))
+            }
+            Err(error) => Err(chain(&error)),
+        }
+    }
+
+    /// Runs a release command once for a release: one that an earlier control plane began is waited for.
+    pub(super) async fn run_before(&self, service_name: &ServiceName) -> Result<Outcome, String> {
+        let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
+        let command = service.before.as_ref().ok_or("the service has no release command")?;
+        let name = ChildName::before(service_name);
+        let reason = match self.begun_before(service_name).await? {
+            Some(reason) if reason.is_success() => reason,
+            _ => {
+                let env = self.settings.service_env(service_name, None)?;
+                let spec = self.service_process(service_name, name.clone(), ChildRole::Task, command, env)?;
+                self.note_before(service_name, spec.nonce.clone()).await?;
+                self.keep()?.run_task(spec, BEFORE_DEADLINE).await.map_err(|error| chain(&error))?
+            }
+        };
+        if !reason.is_success() {
+            let tail = self.last_lines(name.as_str());
+            let next = format!("all of its output: `mainstay logs {service_name}`; it is tried again");
+            return Err(format!("the release command of {service_name} ended: {reason}\n{tail}\n{next}"));
+        }
+        let fact = format!("before:{service_name}");
+        self.journal.set_fact(&fact, &format!("v{}", self.settings.launch.release)).await?;
+        Ok(Outcome::BeforeDone)
+    }
+
+    async fn note_before(&self, service: &ServiceName, nonce: Nonce) -> Result<(), String> {
+        let run = BeforeRun { release: self.settings.launch.release, nonce };
+        let text = serde_json::to_string(&run).map_err(|error| error.to_string())?;
+        self.journal.set_fact(&BeforeRun::fact(service), &text).await?;
+        self.before_runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(service.clone(), run);
+        Ok(())
+    }
+
+    /// How a release command of this release ended that was begun before; waits for one that runs.
+    async fn begun_before(&self, service: &ServiceName) -> Result<Option<ExitReason>, String> {
+        let known = self.before_runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(service).cloned();
+        let Some(run) = known.filter(|run| run.release == self.settings.launch.release) else { return Ok(None) };
+        let deadline = tokio::time::Instant::now() + BEFORE_DEADLINE;
+        loop {
+            let children = self.keep()?.list().await.map_err(|error| chain(&error))?;
+            let Some(child) = children.into_iter().find(|child| child.nonce == run.nonce) else { return Ok(None) };
+            if let Some(ended) = child.ended {
+                return Ok(Some(ended.reason));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("{} (pid {}) does not end", child.name, child.pid));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What a command needs to run as a service does.
+    ///
+    /// **Errors**: its home cannot be made.
+    pub(crate) fn service_context(&self, name: &str) -> Result<Option<CommandContext>, String> {
+        let Ok(service) = ServiceName::new(name) else { return Ok(None) };
+        if !self.settings.stack.services.contains_key(&service) {
+            return Ok(None);
+        }
+        let env = self.settings.service_env(&service, None)?;
+        self.context_of(&service, env).map(Some)
+    }
+
+    /// The same as a running instance does: the named one, or the first of the named service.
+    ///
+    /// **Errors**: as for [`Effects::service_context`].
+    pub(crate) fn running_context(&self, name: &str, children: &[Child]) -> Result<Option<CommandContext>, String> {
+        let running = |wanted: &ChildName| children.iter().find(|child| child.name == *wanted && child.ended.is_none());
+        for (service_name, service) in &self.settings.stack.services {
+            let is_whole = service_name.as_str() == name;
+            let run = ChildName::run(service_name);
+            let mut candidates: Vec<(ChildName, Option<InstanceId>)> = Vec::new();
+            for slot in 1..=service.instances {
+                let id = InstanceId { service: service_name.clone(), slot };
+                candidates.push((ChildName::instance(&id), Some(id)));
+            }
+            candidates.extend(service.schedule.map(|_| (run, None)));
+            for (child_name, id) in candidates.into_iter().filter(|(child, _)| is_whole || child.as_str() == name) {
+                let Some(child) = running(&child_name) else { continue };
+                let env = match &id {
+                    Some(id) => self.settings.service_env(service_name, Some(id))?,
+                    None => self.run_env(service_name, None)?,
+                };
+                let mut context = self.context_of(service_name, env)?;
+                (context.instance, context.pid) = (Some(child_name), Some(child.pid));
+                return Ok(Some(context));
+            }
+        }
+        Ok(None)
+    }
+
+    fn context_of(&self, service: &ServiceName, env: BTreeMap<String, Secret>) -> Result<CommandContext, String> {
+        let user = self.service_home(service)?;
+        let dir = self.settings.stack.services.get(service).map(|service| service.dir.clone()).unwrap_or_default();
+        Ok(CommandContext {
+            service: service.clone(),
+            instance: None,
+            pid: None,
+            env,
+            dir: self.settings.launch.folder.join(dir).display().to_string(),
+            project: self.settings.launch.project.display().to_string(),
+            user: user.map(|user| (user.uid, user.gid)),
+        })
+    }
+}
