@@ -25,6 +25,9 @@ if [ ! -e "$venv/complete" ]; then
   touch "$venv/complete"
 fi
 
+# What a document cannot say is in apps/NAME/schemathesis.toml, with the reason.
+options=()
+[ ! -e "apps/$name/schemathesis.toml" ] || options=(--config-file "$PWD/apps/$name/schemathesis.toml")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 log="$work/log" code=0
@@ -33,7 +36,7 @@ log="$work/log" code=0
 # Its folder of examples is thrown away: a run depends on the seed alone.
 hooks=$PWD/bin/lib
 (cd "$work" && PYTHONPATH="$hooks" SCHEMATHESIS_HOOKS=schemathesis_hooks NO_PROXY='*' no_proxy='*' \
-  timeout 240 "$venv/bin/schemathesis" --no-color run "$url" --seed "${SEED:-1}" --max-time "${SECONDS_MAX:-50}" \
+  timeout 240 "$venv/bin/schemathesis" "${options[@]}" --no-color run "$url" --seed "${SEED:-1}" --max-time "${SECONDS_MAX:-50}" \
   --request-timeout 30 --continue-on-failure "$@") >"$log" 2>&1 || code=$?
 if [ "$code" != 0 ]; then
   cat "$log"

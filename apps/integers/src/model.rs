@@ -40,7 +40,7 @@ impl Credentials {
     /// **Errors**: 422 with fields that no user can have.
     pub(crate) fn check_known(&self) -> Result<(), Problem> {
         let mut checks = Checks::new();
-        checks.length("/username", &self.username, 1, 50);
+        checks.name("/username", &self.username, 1, 50);
         if self.password.chars().count() > 128 {
             checks.reject("/password", "length", "must be at most 128 characters");
         }
@@ -52,10 +52,25 @@ impl Credentials {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetValue {
+    #[serde(deserialize_with = "whole")]
     pub(crate) value: i64,
     /// Needed to go below the current value: integers will then be issued a second time.
     #[serde(default)]
     pub(crate) confirm: bool,
+}
+
+/// JSON does not tell 7 from 7.0; larger ones than this are not told apart by those who write them so.
+fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let number = serde_json::Number::deserialize(deserializer)?;
+    if let Some(value) = number.as_i64() {
+        return Ok(value);
+    }
+    match number.as_f64().filter(|value| value.fract() == 0.0 && value.abs() <= EXACT_MAX) {
+        #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
+        Some(value) => Ok(value as i64),
+        None => Err(serde::de::Error::custom(format!("{number} is no whole number from 1 to {}", i64::MAX))),
+    }
 }
 
 impl SetValue {
@@ -224,6 +239,17 @@ mod tests {
             assert_eq!(NextQuery { n: Some(n) }.check().is_ok(), is_good, "{n}");
         }
         assert_eq!(NextQuery { n: None }.check().unwrap(), 1);
+    }
+
+    #[test]
+    fn takes_whole_numbers_however_they_are_written() {
+        let value = |text: &str| serde_json::from_str::<SetValue>(text).ok().map(|body| body.value);
+        assert_eq!(value(r#"{"value":7.0}"#), Some(7));
+        assert_eq!(value(r#"{"value":9223372036854775807}"#), Some(i64::MAX));
+        for wrong in [r#"{"value":7.5}"#, r#"{"value":1e300}"#, r#"{"value":9223372036854775808}"#, r#"{"value":"7"}"#]
+        {
+            assert_eq!(value(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

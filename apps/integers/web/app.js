@@ -73,7 +73,7 @@ async function doing(button, note, work) {
 }
 
 function grouped(text) {
-  return text.replace(/\B(?=(\d{3})+$)/g, '\u202f');
+  return text.replace(/\B(?=(\d{3})+$)/g, '\u2009');
 }
 
 function showValue(text) {
@@ -123,7 +123,8 @@ async function showUsage() {
     bar.classList.toggle('none', !day.integers);
     return bar;
   }));
-  $('usage-total').textContent = `${usage.integers} integers in ${usage.calls} requests; the best day had ${most === 1 && !usage.integers ? 0 : most}.`;
+  const best = usage.integers ? ` The best day had ${most}.` : '';
+  $('usage-total').textContent = `${usage.integers} integers in ${usage.calls} requests, at most 30 seconds ago.${best}`;
   $('chart-from').textContent = usage.days[0].day;
   $('chart-to').textContent = 'today';
   $('days').replaceChildren(...usage.days.toReversed().map((day) => {

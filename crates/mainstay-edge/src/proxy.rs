@@ -168,6 +168,10 @@ async fn refuse(session: &mut Session, status: u16, reason: &str, identity: &str
     if status == 503 {
         head.insert_header("Retry-After", RETRY_AFTER)?;
     }
+    if status == 405 {
+        // RFC 9110, 15.5.6. What a service behind us allows of these only it can say.
+        head.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
+    }
     let is_head = session.req_header().method == Method::HEAD;
     // What is left of the request's body is not read: the connection ends.
     session.set_keepalive(None);

@@ -84,10 +84,11 @@ pub fn documentation<S: Clone + Send + Sync + 'static>(document: &'static str) -
     assets::routes(&PAGES).route("/openapi.json", get(json))
 }
 
-const PAGES: [Asset; 3] = [
+const PAGES: [Asset; 4] = [
     Asset { path: "/docs", content_type: "text/html; charset=utf-8", body: include_str!("docs/index.html") },
     Asset { path: "/docs/docs.js", content_type: "text/javascript; charset=utf-8", body: include_str!("docs/docs.js") },
     Asset { path: "/docs/docs.css", content_type: "text/css; charset=utf-8", body: include_str!("docs/docs.css") },
+    Asset { path: "/docs/icon.svg", content_type: "image/svg+xml", body: include_str!("docs/icon.svg") },
 ];
 
 /// What is in one of them only, a line for each; empty when document and routes agree.

@@ -98,6 +98,9 @@ async fn the_most_specific_route_wins_and_others_are_refused() {
     assert_eq!(edge.client().get("/apix").await.status, 404);
     let unknown = Request::get("/api/x").header("host", "evil.example").body(Full::default()).expect("builds");
     assert_eq!(edge.client().send(unknown).await.status, 421);
+    let traced = edge.client().send(crate::support::client::request("TRACE", "/api/x", "")).await;
+    assert_eq!(traced.status, 405);
+    assert!(traced.header("allow").contains("GET"), "a refused method is told which ones there are");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,4 +117,5 @@ async function show() {
   main.setAttribute('aria-busy', 'false');
 }
 
+document.getElementById('identity').addEventListener('submit', (event) => event.preventDefault());
 show();
