@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
+. bin/lib/users.sh
 
 DRILL_RUNS="${DRILL_RUNS:-5}"
 began=$SECONDS
@@ -70,15 +71,16 @@ use_it() {
 
 # Creates a user and reads it back, again and again. A line for each request: kind, status, seconds, user.
 client() {
-  local number=0 name status
+  local number=0 name status token
   while [ ! -e "$SCRATCH/stop" ]; do
     number=$((number + 1))
     name="c$1-$number"
-    status=$(edge_curl -X POST -H "authorization: Bearer $TOKEN" -o /dev/null -w '%{http_code} %{time_total}' \
+    token=$(token_of "$number")
+    status=$(edge_curl -X POST -H "authorization: Bearer $token" -o /dev/null -w '%{http_code} %{time_total}' \
       --json "{\"username\":\"$name\",\"email\":\"$name@example.com\"}" "https://users.localhost:$HTTPS/api/users") || true
     echo "create $status $name"
     [ "${status%% *}" = 201 ] || { sleep 0.02; continue; }
-    status=$(edge_curl -H "authorization: Bearer $TOKEN" -o /dev/null -w '%{http_code} %{time_total}' \
+    status=$(edge_curl -H "authorization: Bearer $token" -o /dev/null -w '%{http_code} %{time_total}' \
       "https://users.localhost:$HTTPS/api/users/username/$name") || true
     echo "read $status $name"
   done >"$SCRATCH/client-$1"
@@ -124,6 +126,7 @@ read_back() {
   local page=0
   : >"$SCRATCH/there"
   while :; do
+    TOKEN=$(token_of "$page")
     [ "$(call GET "/api/users?size=100&sort=id,asc&page=$page")" = 200 ] || fail "listing page $page"
     { cat "$SCRATCH/body"; echo; } | sed 's/"username":"/\n&/g' | sed -n 's/^"username":"\([^"]*\)".*/\1/p' >"$SCRATCH/page"
     [ -s "$SCRATCH/page" ] || break
@@ -154,6 +157,8 @@ ms up -d
 HTTPS=$(port edge-https) HTTP=$(port edge-http)
 say "used through the edge"
 use_it
+use_the_rest
+make_clients 40
 say "attacked while a client works (rounds each: $DRILL_RUNS)"
 attack
 read_back

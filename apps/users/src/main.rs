@@ -4,6 +4,7 @@
 //! SIGTERM. It never migrates its own database: mainstay does, before a release starts.
 
 mod config;
+mod import;
 mod model;
 mod routes;
 mod seed;
@@ -35,9 +36,9 @@ async fn run() -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.on_signals()?;
     let state = AppState::build(&config, drain.clone()).await?;
-    let actuator = state.actuator();
+    let (main, management) = routes::routers(state.clone(), &config);
     state.spawn_housekeeping();
     let ports = Ports { main: config.port, management: config.management_port };
-    serve(ports, routes::router(state), actuator.router(), drain).await?;
+    serve(ports, main, management, drain).await?;
     Ok(())
 }

@@ -5,11 +5,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::extract::FromRef;
+use mainstay_kit::actuator::exchanges::Exchanges;
+use mainstay_kit::actuator::startup::Startup;
+use mainstay_kit::actuator::tasks::Tasks;
+use mainstay_kit::actuator::{ManagedCache, Management};
 use mainstay_kit::auth::{Authenticator, Passwords, Sessions, Tokens};
 use mainstay_kit::cache::Cache;
 use mainstay_kit::drain::Drain;
 use mainstay_kit::health::{Actuator, Component, Probe, standard_info};
+use mainstay_kit::loggers;
 use mainstay_kit::metrics::{Kind, Metrics};
+use mainstay_kit::openapi::Route;
 use mainstay_kit::pool::{Database, PoolOptions};
 use mainstay_kit::telemetry::{self, Level, log};
 
@@ -31,6 +37,9 @@ pub(crate) struct AppState {
     pub(crate) passwords: Passwords,
     pub(crate) auth: Authenticator,
     pub(crate) drain: Drain,
+    pub(crate) exchanges: Exchanges,
+    pub(crate) tasks: Tasks,
+    pub(crate) startup: Startup,
 }
 
 impl FromRef<AppState> for Authenticator {
@@ -42,6 +51,7 @@ impl FromRef<AppState> for Authenticator {
 impl AppState {
     /// Connects, agrees with the other instances on the signing key, and makes the first administrator.
     pub(crate) async fn build(config: &Config, drain: Drain) -> anyhow::Result<Self> {
+        let startup = Startup::new();
         let metrics = Metrics::new();
         telemetry::describe(&metrics);
         describe(&metrics);
@@ -56,10 +66,16 @@ impl AppState {
             Cache::new("users", config.redis_url.as_deref(), metrics.clone()).context("REDIS_URL is not usable")?;
         let store_url = config.redis_store_url.as_deref();
         let store = Cache::new("sessions", store_url, metrics.clone()).context("REDIS_STORE_URL is not usable")?;
+        let step = startup.step("users.passwords.prepare");
         let passwords = Passwords::new();
+        drop(step);
+        let step = startup.step("users.database.wait");
         wait_for(&database).await?;
+        drop(step);
+        let step = startup.step("users.seed");
         let key = seed::signing_key(&database, config.jwt_key.as_deref()).await?;
         seed::first_admin(&database, &passwords, config.admin_password.clone()).await?;
+        drop(step);
         let auth = Authenticator {
             tokens: Tokens::new("users", &key)?,
             sessions: Sessions::new(
@@ -68,11 +84,30 @@ impl AppState {
                 "SELECT username, role, is_active FROM users WHERE id = $1",
             ),
         };
-        Ok(Self { database, cache, store, metrics, passwords, auth, drain })
+        let (exchanges, tasks) = (Exchanges::new(), Tasks::new());
+        Ok(Self { database, cache, store, metrics, passwords, auth, drain, exchanges, tasks, startup })
     }
 
-    /// Health and metrics for the management port.
-    pub(crate) fn actuator(&self) -> Actuator {
+    /// Everything that operators may see and do.
+    pub(crate) fn management(&self, routes: &[Route], config: &Config) -> Management {
+        Management {
+            base: self.actuator(),
+            auth: self.auth.clone(),
+            database: self.database.clone(),
+            store: self.store.clone(),
+            settings: config.settings.clone(),
+            routes: routes.to_vec(),
+            exchanges: self.exchanges.clone(),
+            caches: vec![
+                ManagedCache { name: "users", cache: self.cache.clone(), prefix: "user:" },
+                ManagedCache { name: "sessions", cache: self.store.clone(), prefix: "session:" },
+            ],
+            tasks: self.tasks.clone(),
+            startup: self.startup.clone(),
+        }
+    }
+
+    fn actuator(&self) -> Actuator {
         let database = self.database.clone();
         let db: Probe = Arc::new(move || {
             let database = database.clone();
@@ -99,17 +134,25 @@ impl AppState {
         }
     }
 
-    /// Removes expired sessions now and then; a failure waits for the next time.
+    /// What is done again and again; a failure waits for the next time.
     pub(crate) fn spawn_housekeeping(&self) {
         let sessions = self.auth.sessions.clone();
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(PURGE_EVERY).await;
-                match sessions.purge().await {
-                    Ok(0) => {}
-                    Ok(rows) => log(Level::Info, "SessionsPurged", &[("rows", &rows.to_string())]),
-                    Err(error) => log(Level::Warn, "SessionPurgeFailed", &[("cause", &error.to_string())]),
+        self.tasks.spawn("users.purge-expired-sessions", PURGE_EVERY, move || {
+            let sessions = sessions.clone();
+            async move {
+                let rows = sessions.purge().await.map_err(|error| error.to_string())?;
+                if rows > 0 {
+                    log(Level::Info, "SessionsPurged", &[("rows", &rows.to_string())]);
                 }
+                Ok(())
+            }
+        });
+        let store = self.store.clone();
+        self.tasks.spawn("users.adopt-log-levels", loggers::SHARED_EVERY, move || {
+            let store = store.clone();
+            async move {
+                loggers::global().adopt(&store).await;
+                Ok(())
             }
         });
     }
@@ -134,6 +177,8 @@ fn describe(metrics: &Metrics) {
         ("users_updated_total", "Users changed, deactivated or reactivated"),
         ("users_deleted_total", "Users deleted"),
         ("users_signins_total", "Sign-ins by outcome"),
+        ("users_signups_total", "Users created, one by one or imported"),
+        ("users_lockouts_total", "Accounts that began to wait after wrong passwords"),
         ("users_transactions_total", "Committed changes"),
         ("cache_errors_total", "Failed cache operations"),
     ] {

@@ -1,5 +1,7 @@
 //! SQL of the users table. Every function works on a session or in a transaction of the caller.
 
+use std::time::SystemTime;
+
 use mainstay_kit::auth::Role;
 use mainstay_kit::pool::Failure;
 use mainstay_kit::tokio_postgres::types::{ToSql, Type};
@@ -115,6 +117,47 @@ pub(crate) async fn update(
     one(&transaction.query_typed(&sql, &parameters).await?)
 }
 
+/// Which of these names and addresses (in lower case) are taken.
+pub(crate) async fn taken(
+    client: &impl GenericClient,
+    usernames: &[String],
+    emails: &[String],
+) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let column = |rows: Vec<Row>| rows.iter().map(|row| row.get(0)).collect();
+    let sql = "SELECT lower(username) FROM users WHERE lower(username) = ANY($1)";
+    let names = column(client.query_typed(sql, &[(&usernames, Type::TEXT_ARRAY)]).await?);
+    let sql = "SELECT lower(email) FROM users WHERE lower(email) = ANY($1)";
+    let addresses = column(client.query_typed(sql, &[(&emails, Type::TEXT_ARRAY)]).await?);
+    Ok((names, addresses))
+}
+
+/// Adds many users in one statement and gives their ids.
+pub(crate) async fn insert_all(
+    transaction: &Transaction<'_>,
+    users: &[CreateUser],
+    actor: &str,
+) -> Result<Vec<i64>, Failure> {
+    let column = |of: fn(&CreateUser) -> &str| users.iter().map(of).collect::<Vec<&str>>();
+    let usernames = column(|user| &user.username);
+    let emails = column(|user| &user.email);
+    let first_names = column(|user| &user.first_name);
+    let last_names = column(|user| &user.last_name);
+    let roles = column(|user| user.role.unwrap_or(Role::Viewer).as_str());
+    let sql = "INSERT INTO users (username, email, first_name, last_name, role, created_by, updated_by) \
+         SELECT u, e, f, l, r, $6, $6 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) \
+         AS t(u, e, f, l, r) RETURNING id";
+    let parameters: [Parameter<'_>; 6] = [
+        (&usernames, Type::TEXT_ARRAY),
+        (&emails, Type::TEXT_ARRAY),
+        (&first_names, Type::TEXT_ARRAY),
+        (&last_names, Type::TEXT_ARRAY),
+        (&roles, Type::TEXT_ARRAY),
+        (&actor, Type::TEXT),
+    ];
+    let rows = transaction.query_typed(sql, &parameters).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// Removes a user with all sessions.
 pub(crate) async fn delete(transaction: &Transaction<'_>, id: i64) -> Result<(), Failure> {
     transaction.query_typed("DELETE FROM users WHERE id = $1", &[(&id, Type::INT8)]).await?;
@@ -135,14 +178,54 @@ pub(crate) struct Credentials {
     pub(crate) user_id: i64,
     pub(crate) is_active: bool,
     pub(crate) password_hash: Option<String>,
+    pub(crate) is_locked: bool,
 }
 
 /// By user name or e-mail address.
 pub(crate) async fn credentials(client: &impl GenericClient, login: &str) -> Result<Option<Credentials>, Failure> {
-    let sql = "SELECT id, is_active, password_hash FROM users WHERE lower(username) = lower($1) OR lower(email) = lower($1) \
+    let sql = "SELECT id, is_active, password_hash, coalesce(locked_until > now(), false) FROM users \
+         WHERE lower(username) = lower($1) OR lower(email) = lower($1) \
          ORDER BY lower(username) = lower($1) DESC LIMIT 1";
     let rows = client.query_typed(sql, &[(&login, Type::TEXT)]).await?;
-    Ok(rows.first().map(|row| Credentials { user_id: row.get(0), is_active: row.get(1), password_hash: row.get(2) }))
+    Ok(rows.first().map(|row| Credentials {
+        user_id: row.get(0),
+        is_active: row.get(1),
+        password_hash: row.get(2),
+        is_locked: row.get(3),
+    }))
+}
+
+/// Wrong passwords in a row, and what came of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Failures {
+    pub(crate) number: i32,
+    pub(crate) last: Option<SystemTime>,
+    pub(crate) locked_until: Option<SystemTime>,
+}
+
+/// Of one user. `for_update` locks the row until the transaction ends.
+pub(crate) async fn failures(
+    client: &impl GenericClient,
+    id: i64,
+    for_update: bool,
+) -> Result<Option<Failures>, Failure> {
+    let lock = if for_update { "FOR UPDATE" } else { "" };
+    let sql = format!("SELECT failed_signins, last_failed_at, locked_until FROM users WHERE id = $1 {lock}");
+    let rows = client.query_typed(&sql, &[(&id, Type::INT8)]).await?;
+    Ok(rows.first().map(|row| Failures { number: row.get(0), last: row.get(1), locked_until: row.get(2) }))
+}
+
+/// Sets them. Not a change of the user: the version stays.
+pub(crate) async fn set_failures(transaction: &Transaction<'_>, id: i64, failures: &Failures) -> Result<(), Failure> {
+    let sql = "UPDATE users SET failed_signins = $2, last_failed_at = $3, locked_until = $4 WHERE id = $1";
+    let parameters: [Parameter<'_>; 4] = [
+        (&id, Type::INT8),
+        (&failures.number, Type::INT4),
+        (&failures.last, Type::TIMESTAMPTZ),
+        (&failures.locked_until, Type::TIMESTAMPTZ),
+    ];
+    transaction.query_typed(sql, &parameters).await?;
+    Ok(())
 }
 
 /// Stores a stronger hash of the same password.

@@ -18,6 +18,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_millis(500);
 /// Entries written at one moment must not expire at one moment: up to this share is taken off.
 const JITTER: f64 = 0.1;
 
+/// Keys that one SCAN looks at: a millisecond of Redis at most.
+const SCAN_STEP: u32 = 1_000;
+
 /// `KEYS[1]` key, `ARGV` version, entry, milliseconds.
 const PUT_IF_NEWER: &str = "local held = redis.call('GET', KEYS[1]) \
      if held and tonumber(string.match(held, '^%d+')) > tonumber(ARGV[1]) then return 0 end \
@@ -74,6 +77,7 @@ impl Cache {
         };
         let result = if matches!(lookup, Lookup::Miss) { "miss" } else { "hit" };
         self.metrics.add("cache_gets_total", &[("cache", self.name), ("result", result)], 1.0);
+        log(Level::Debug, "CacheLookedUp", &[("cache", self.name), ("entry", key), ("result", result)]);
         lookup
     }
 
@@ -97,21 +101,43 @@ impl Cache {
     /// Counts an event in a window of fixed length that begins with its first event.
     /// `None` when Redis cannot be asked: limits then do not apply.
     pub async fn count(&self, key: &str, window: Duration) -> Option<u64> {
-        let script = "local n = redis.call('INCR', KEYS[1]) \
-             if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end return n";
-        let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        self.run("count", redis::cmd("EVAL").arg(script).arg(1).arg(key).arg(millis)).await
+        self.count_in_window(key, window).await.map(|(number, _)| number)
     }
 
     /// Counts as [`Cache::count`] does, and says how long the window still lasts.
     pub async fn count_in_window(&self, key: &str, window: Duration) -> Option<(u64, Duration)> {
-        let script = "local n = redis.call('INCR', KEYS[1]) \
-             if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end \
-             return {n, redis.call('PTTL', KEYS[1])}";
+        // A key without an end (PTTL -1) would count for ever; it gets one, whoever made it.
+        let script = "local n = redis.call('INCR', KEYS[1]) local t = redis.call('PTTL', KEYS[1]) \
+             if t < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) t = tonumber(ARGV[1]) end return {n, t}";
         let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        let (count, left): (u64, i64) =
-            self.run("count", redis::cmd("EVAL").arg(script).arg(1).arg(key).arg(millis)).await?;
-        Some((count, Duration::from_millis(u64::try_from(left).unwrap_or(0))))
+        let command = redis::cmd("EVAL").arg(script).arg(1).arg(key).arg(millis).to_owned();
+        let (number, left) = self.run::<(u64, u64)>("count", &command).await?;
+        Some((number, Duration::from_millis(left)))
+    }
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Forgets every key that begins with `prefix`, in bounded steps; says how many it were.
+    /// `None` when Redis cannot be asked.
+    pub async fn forget_all(&self, prefix: &str) -> Option<u64> {
+        let pattern = format!("{prefix}*");
+        let (mut cursor, mut forgotten) = (0_u64, 0_u64);
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_STEP);
+            let (next, keys) = self.run::<(u64, Vec<String>)>("scan", &scan).await?;
+            if !keys.is_empty() {
+                forgotten += self.run::<u64>("invalidate", redis::cmd("UNLINK").arg(keys)).await?;
+            }
+            if next == 0 {
+                return Some(forgotten);
+            }
+            cursor = next;
+        }
     }
 
     /// Asks for a sign of life.

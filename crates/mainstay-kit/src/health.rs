@@ -55,14 +55,19 @@ pub struct Actuator {
 }
 
 impl Actuator {
-    /// Its routes.
-    pub fn router(self) -> Router {
+    /// Says when the process began.
+    pub(crate) fn describe(&self) {
         self.metrics.describe("process_start_time_seconds", Kind::Gauge, "Start of the process");
         self.metrics.set("process_start_time_seconds", &[], unix(SystemTime::now()));
+    }
+
+    /// Its routes.
+    pub fn router(self) -> Router {
+        self.describe();
         Router::new()
             .route("/actuator", get(links))
             .route("/actuator/health", get(health))
-            .route("/actuator/health/{group}", get(group))
+            .route("/actuator/health/{name}", get(part))
             .route("/actuator/info", get(info))
             .route("/actuator/metrics", get(metric_names))
             .route("/actuator/metrics/{name}", get(metric))
@@ -71,6 +76,13 @@ impl Actuator {
             .route("/readyz", get(ready))
             .route("/metrics", get(prometheus))
             .with_state(Arc::new(self))
+    }
+
+    /// Answer of `prometheus`.
+    pub(crate) fn prometheus(&self) -> Response {
+        self.scrape();
+        let kind = "text/plain; version=0.0.4; charset=utf-8";
+        ([(header::CONTENT_TYPE, kind)], self.metrics.text()).into_response()
     }
 
     fn scrape(&self) {
@@ -113,49 +125,83 @@ async fn links() -> Json<Json_> {
 }
 
 async fn health(State(actuator): State<Arc<Actuator>>) -> Response {
-    let mut components = serde_json::Map::new();
-    let mut status = "UP";
-    // All at once: the slowest decides, not the sum.
-    let looks: Vec<_> = actuator
-        .components
-        .iter()
-        .map(|component| tokio::spawn(tokio::time::timeout(PROBE_TIMEOUT, (component.probe)())))
-        .collect();
-    for (component, look) in actuator.components.iter().zip(looks) {
-        let result = match look.await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err("no answer within 1 s".to_owned()),
-            Err(_) => Err("probe failed".to_owned()),
-        };
-        let shown = match result {
-            Ok(()) => json!({ "status": "UP" }),
-            Err(_) if component.is_required => {
-                status = "DOWN";
-                json!({ "status": "DOWN" })
-            }
-            Err(_) => {
-                status = if status == "UP" { "DEGRADED" } else { status };
-                json!({ "status": "DOWN" })
-            }
-        };
-        components.insert(component.name.to_owned(), shown);
-    }
-    components.insert("ping".to_owned(), json!({ "status": "UP" }));
-    if actuator.drain.is_leaving() {
-        status = "OUT_OF_SERVICE";
-    }
-    let body = json!({ "status": status, "components": components, "groups": ["liveness", "readiness"] });
-    answer(status, body)
+    actuator.health(true).await
 }
 
-async fn group(State(actuator): State<Arc<Actuator>>, Path(name): Path<String>) -> Response {
-    let (component, status) = match name.as_str() {
-        "liveness" => ("livenessState", "UP"),
-        "readiness" if actuator.drain.is_leaving() => ("readinessState", "OUT_OF_SERVICE"),
-        "readiness" => ("readinessState", "UP"),
-        _ => return Problem::not_found("no health group of that name").into_response(),
-    };
-    answer(status, json!({ "status": status, "components": { component: { "status": status } } }))
+async fn part(State(actuator): State<Arc<Actuator>>, Path(name): Path<String>) -> Response {
+    actuator.health_of(&name, true).await
+}
+
+impl Actuator {
+    /// Answer of `health`; the components only where `shows_details`.
+    pub(crate) async fn health(&self, shows_details: bool) -> Response {
+        let mut components = serde_json::Map::new();
+        let mut status = "UP";
+        // All at once: the slowest decides, not the sum.
+        let looks: Vec<_> = self.components.iter().map(|component| tokio::spawn(look(component.clone()))).collect();
+        for (component, look) in self.components.iter().zip(looks) {
+            let result = look.await.unwrap_or_else(|_| Err("the look failed".to_owned()));
+            if result.is_err() && component.is_required {
+                status = "DOWN";
+            } else if result.is_err() && status == "UP" {
+                status = "DEGRADED";
+            }
+            components.insert(component.name.to_owned(), shown(component, &result));
+        }
+        components.insert("ping".to_owned(), json!({ "status": "UP" }));
+        if self.drain.is_leaving() {
+            status = "OUT_OF_SERVICE";
+        }
+        let groups = json!(["liveness", "readiness"]);
+        let body = match shows_details {
+            true => json!({ "status": status, "components": components, "groups": groups }),
+            false => json!({ "status": status, "groups": groups }),
+        };
+        answer(status, body)
+    }
+
+    /// Answer of `health/{name}`: a group, or one component.
+    pub(crate) async fn health_of(&self, name: &str, shows_details: bool) -> Response {
+        let (component, status) = match name {
+            "liveness" => ("livenessState", "UP"),
+            "readiness" if self.drain.is_leaving() => ("readinessState", "OUT_OF_SERVICE"),
+            "readiness" => ("readinessState", "UP"),
+            "ping" if shows_details => return answer("UP", json!({ "status": "UP" })),
+            other => {
+                let found = self.components.iter().find(|component| component.name == other && shows_details);
+                let Some(component) = found else {
+                    return Problem::not_found("no health group or component of that name").into_response();
+                };
+                let result = look(component.clone()).await;
+                return answer(if result.is_ok() { "UP" } else { "DOWN" }, shown(component, &result));
+            }
+        };
+        let body = match shows_details {
+            true => json!({ "status": status, "components": { component: { "status": status } } }),
+            false => json!({ "status": status }),
+        };
+        answer(status, body)
+    }
+}
+
+type Look = Result<Duration, String>;
+
+async fn look(component: Component) -> Look {
+    let started = std::time::Instant::now();
+    match tokio::time::timeout(PROBE_TIMEOUT, (component.probe)()).await {
+        Ok(result) => result.map(|()| started.elapsed()),
+        Err(_) => Err("no answer within 1 s".to_owned()),
+    }
+}
+
+fn shown(component: &Component, look: &Look) -> Json_ {
+    match look {
+        Ok(took) => json!({ "status": "UP", "details": {
+            "required": component.is_required, "responseTimeMs": took.as_secs_f64() * 1_000.0 } }),
+        Err(error) => {
+            json!({ "status": "DOWN", "details": { "required": component.is_required, "error": error } })
+        }
+    }
 }
 
 fn answer(status: &str, body: Json_) -> Response {
@@ -171,15 +217,11 @@ async fn info(State(actuator): State<Arc<Actuator>>) -> Json<Json_> {
 }
 
 async fn prometheus(State(actuator): State<Arc<Actuator>>) -> Response {
-    actuator.scrape();
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], actuator.metrics.text()).into_response()
+    actuator.prometheus()
 }
 
 async fn metric_names(State(actuator): State<Arc<Actuator>>) -> Json<Json_> {
-    actuator.scrape();
-    let names: Vec<String> = actuator.metrics.snapshot().iter().map(|(name, family)| dotted(name, family)).collect();
-    Json(json!({ "names": names }))
+    Json(actuator.metric_names())
 }
 
 async fn metric(
@@ -187,37 +229,52 @@ async fn metric(
     Path(wanted): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Json_>, Problem> {
-    actuator.scrape();
-    let filters: Vec<(&str, &str)> =
-        query.iter().filter(|(name, _)| name == "tag").filter_map(|(_, tag)| tag.split_once(':')).collect();
-    let snapshot = actuator.metrics.snapshot();
-    let (name, family) = snapshot
-        .iter()
-        .find(|(name, family)| dotted(name, family) == wanted)
-        .ok_or_else(|| Problem::not_found("no metric of that name"))?;
-    let matches =
-        |labels: &Labels| filters.iter().all(|(tag, value)| labels.iter().any(|(n, v)| n == tag && v == value));
-    let chosen: Vec<_> = family.series.iter().filter(|(labels, _)| matches(labels)).collect();
-    if chosen.is_empty() && !filters.is_empty() {
-        return Err(Problem::not_found("no series has these tags"));
+    actuator.metric(&wanted, &query).map(Json)
+}
+
+impl Actuator {
+    /// Answer of `metrics`.
+    pub(crate) fn metric_names(&self) -> Json_ {
+        self.scrape();
+        let snapshot = self.metrics.snapshot();
+        let names: Vec<String> = snapshot.iter().map(|(name, family)| dotted(name, family)).collect();
+        json!({ "names": names })
     }
-    let mut tags: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (labels, _) in &chosen {
-        for (tag, value) in labels.iter().filter(|(tag, _)| !filters.iter().any(|(f, _)| f == tag)) {
-            let values = tags.entry(*tag).or_default();
-            if !values.contains(&value.as_str()) {
-                values.push(value);
+
+    /// Answer of `metrics/{name}`.
+    pub(crate) fn metric(&self, wanted: &str, query: &[(String, String)]) -> Result<Json_, Problem> {
+        self.scrape();
+        let filters: Vec<(&str, &str)> =
+            query.iter().filter(|(name, _)| name == "tag").filter_map(|(_, tag)| tag.split_once(':')).collect();
+        let snapshot = self.metrics.snapshot();
+        let (name, family) = snapshot
+            .iter()
+            .find(|(name, family)| dotted(name, family) == wanted)
+            .ok_or_else(|| Problem::not_found("no metric of that name"))?;
+        let matches =
+            |labels: &Labels| filters.iter().all(|(tag, value)| labels.iter().any(|(n, v)| n == tag && v == value));
+        let chosen: Vec<_> = family.series.iter().filter(|(labels, _)| matches(labels)).collect();
+        if chosen.is_empty() && !filters.is_empty() {
+            return Err(Problem::not_found("no series has these tags"));
+        }
+        let mut tags: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (labels, _) in &chosen {
+            for (tag, value) in labels.iter().filter(|(tag, _)| !filters.iter().any(|(f, _)| f == tag)) {
+                let values = tags.entry(*tag).or_default();
+                if !values.contains(&value.as_str()) {
+                    values.push(value);
+                }
             }
         }
+        let available: Vec<_> = tags.iter().map(|(tag, values)| json!({ "tag": tag, "values": values })).collect();
+        Ok(json!({
+            "name": dotted(name, family),
+            "description": family.help,
+            "baseUnit": name.contains("_seconds").then_some("seconds"),
+            "measurements": measurements(family.kind, chosen.iter().map(|(_, value)| *value)),
+            "availableTags": available,
+        }))
     }
-    let available: Vec<_> = tags.iter().map(|(tag, values)| json!({ "tag": tag, "values": values })).collect();
-    Ok(Json(json!({
-        "name": dotted(name, family),
-        "description": family.help,
-        "baseUnit": name.contains("_seconds").then_some("seconds"),
-        "measurements": measurements(family.kind, chosen.iter().map(|(_, value)| *value)),
-        "availableTags": available,
-    })))
 }
 
 fn measurements<'a>(kind: Kind, values: impl Iterator<Item = &'a Value>) -> Json_ {
@@ -279,6 +336,8 @@ pub fn standard_info(name: &str, version: &str) -> Json_ {
     let from = |key: &str| std::env::var(key).ok();
     json!({
         "app": { "name": name, "version": version },
+        "build": { "artifact": name, "name": name, "version": version },
+        "os": { "name": std::env::consts::OS, "arch": std::env::consts::ARCH },
         "process": { "pid": std::process::id(), "startedAt": rfc3339(SystemTime::now()) },
         "mainstay": {
             "stack": from("MAINSTAY_STACK"),
@@ -320,12 +379,29 @@ mod tests {
     #[tokio::test]
     async fn readiness_follows_the_drain_and_not_the_database() {
         let shared = Arc::new(actuator(true, false));
-        let look = |name: &str| group(State(shared.clone()), Path(name.to_owned()));
+        let look = |name: &str| part(State(shared.clone()), Path(name.to_owned()));
         assert_eq!(look("readiness").await.status(), StatusCode::OK);
         shared.drain.begin();
         assert_eq!(look("readiness").await.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(look("liveness").await.status(), StatusCode::OK);
         assert_eq!(look("other").await.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn shows_components_only_to_those_who_may_see_them() {
+        let actuator = actuator(true, false);
+        assert_eq!(actuator.health_of("db", true).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(actuator.health_of("db", false).await.status(), StatusCode::NOT_FOUND);
+        let body = |response: Response| async {
+            let bytes = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+            serde_json::from_slice::<Json_>(&bytes).unwrap()
+        };
+        let shown = body(actuator.health(true).await).await;
+        assert_eq!(shown["components"]["db"]["details"], json!({ "required": true, "error": "refused" }));
+        assert_eq!(
+            body(actuator.health(false).await).await,
+            json!({ "status": "DOWN", "groups": ["liveness", "readiness"] })
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! schemathesis against the running stack.
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::http::header;
 use axum::routing::{MethodRouter, delete, get, post, put};
@@ -20,6 +21,8 @@ pub struct Route {
     pub method: &'static str,
     /// With parameters in braces.
     pub path: &'static str,
+    /// The function that answers.
+    pub handler: &'static str,
 }
 
 /// A router that knows its routes.
@@ -44,29 +47,40 @@ impl<S: Clone + Send + Sync + 'static> Api<S> {
     /// Adds a GET route.
     #[must_use]
     pub fn get<T: 'static>(self, path: &'static str, handler: impl Handler<T, S>) -> Self {
-        self.add("GET", path, get(handler))
+        self.add(("GET", path, std::any::type_name_of_val(&handler)), get(handler))
     }
 
     /// Adds a POST route.
     #[must_use]
     pub fn post<T: 'static>(self, path: &'static str, handler: impl Handler<T, S>) -> Self {
-        self.add("POST", path, post(handler))
+        self.add(("POST", path, std::any::type_name_of_val(&handler)), post(handler))
     }
 
     /// Adds a PUT route.
     #[must_use]
     pub fn put<T: 'static>(self, path: &'static str, handler: impl Handler<T, S>) -> Self {
-        self.add("PUT", path, put(handler))
+        self.add(("PUT", path, std::any::type_name_of_val(&handler)), put(handler))
     }
 
     /// Adds a DELETE route.
     #[must_use]
     pub fn delete<T: 'static>(self, path: &'static str, handler: impl Handler<T, S>) -> Self {
-        self.add("DELETE", path, delete(handler))
+        self.add(("DELETE", path, std::any::type_name_of_val(&handler)), delete(handler))
     }
 
-    fn add(mut self, method: &'static str, path: &'static str, route: MethodRouter<S>) -> Self {
-        self.routes.push(Route { method, path });
+    /// Adds a POST route that takes bodies of up to `body_max` bytes, whatever the limit of the others.
+    #[must_use]
+    pub fn post_up_to<T: 'static>(self, path: &'static str, body_max: usize, handler: impl Handler<T, S>) -> Self {
+        let name = std::any::type_name_of_val(&handler);
+        self.add(("POST", path, name), post(handler).layer(DefaultBodyLimit::max(body_max)))
+    }
+
+    fn add(
+        mut self,
+        (method, path, handler): (&'static str, &'static str, &'static str),
+        route: MethodRouter<S>,
+    ) -> Self {
+        self.routes.push(Route { method, path, handler });
         Self { router: self.router.route(path, route), routes: self.routes }
     }
 

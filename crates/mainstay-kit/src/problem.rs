@@ -55,6 +55,13 @@ impl Problem {
         self
     }
 
+    /// A field that is the cause.
+    #[must_use]
+    pub fn field(mut self, pointer: &str, code: &'static str, detail: impl Into<String>) -> Self {
+        self.errors.push(FieldError { pointer: pointer.to_owned(), code, detail: detail.into() });
+        self
+    }
+
     /// A further answer header.
     #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {

@@ -3,6 +3,7 @@
 //! Never prints secrets: values under names that mean one are replaced, whoever passes them.
 
 use std::io::Write as _;
+use std::panic::Location;
 use std::time::{Instant, SystemTime};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -10,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
+use crate::loggers;
 use crate::metrics::{Kind, Metrics};
 use crate::problem::Problem;
 use crate::random;
@@ -31,6 +33,8 @@ pub enum Level {
     Warn,
     /// A state change or a request.
     Info,
+    /// A decision, for somebody who looks for a cause. Not written unless a logger's level is lowered.
+    Debug,
 }
 
 /// Identity of the request being served.
@@ -52,9 +56,15 @@ pub fn current() -> Option<RequestIdentity> {
     CURRENT.try_with(Clone::clone).ok()
 }
 
-/// Writes one event. Names are `NounVerbed`; a line that cannot be written is dropped.
+/// Writes one event, if the level of its logger (the place that calls this) allows it. Names are
+/// `NounVerbed`; a line that cannot be written is dropped.
+#[track_caller]
 pub fn log(level: Level, event: &str, fields: &[(&str, &str)]) {
-    let line = line(SystemTime::now(), level, event, fields, current().as_ref());
+    let logger = loggers::name_of(Location::caller().file());
+    if !loggers::global().is_enabled(&logger, level) {
+        return;
+    }
+    let line = line(SystemTime::now(), level, (&logger, event), fields, current().as_ref());
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(line.as_bytes());
 }
@@ -62,7 +72,7 @@ pub fn log(level: Level, event: &str, fields: &[(&str, &str)]) {
 fn line(
     now: SystemTime,
     level: Level,
-    event: &str,
+    (logger, event): (&str, &str),
     fields: &[(&str, &str)],
     identity: Option<&RequestIdentity>,
 ) -> String {
@@ -71,9 +81,11 @@ fn line(
         Level::Error => "ERROR",
         Level::Warn => "WARN",
         Level::Info => "INFO",
+        Level::Debug => "DEBUG",
     };
     object.insert("timestamp".into(), rfc3339(now).into());
     object.insert("level".into(), level.into());
+    object.insert("logger".into(), logger.into());
     object.insert("event".into(), event.into());
     if let Some(identity) = identity {
         object.insert("request_id".into(), identity.request_id.clone().into());
@@ -181,7 +193,7 @@ mod tests {
     #[test]
     fn redacts_values_by_name() {
         let fields = [("refresh_token", "abc"), ("Authorization", "Bearer x"), ("route", "/api")];
-        let text = line(SystemTime::UNIX_EPOCH, Level::Info, "RequestAnswered", &fields, None);
+        let text = line(SystemTime::UNIX_EPOCH, Level::Info, ("users", "RequestAnswered"), &fields, None);
         assert!(!text.contains("abc") && !text.contains("Bearer"));
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["route"], "/api");
@@ -191,7 +203,8 @@ mod tests {
 
     #[test]
     fn keeps_one_line_whatever_a_value_holds() {
-        let text = line(SystemTime::UNIX_EPOCH, Level::Warn, "X", &[("a", "1\n{\"level\":\"ERROR\"}")], None);
+        let text =
+            line(SystemTime::UNIX_EPOCH, Level::Warn, ("users", "X"), &[("a", "1\n{\"level\":\"ERROR\"}")], None);
         assert_eq!(text.matches('\n').count(), 1);
     }
 

@@ -11,6 +11,7 @@ use mainstay_kit::metrics::Value;
 use mainstay_kit::problem::Problem;
 use mainstay_kit::telemetry;
 use mainstay_kit::time::rfc3339;
+use mainstay_kit::validation::Checks;
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
@@ -88,6 +89,14 @@ pub(super) async fn audit_list(
     caller.require(Role::Admin)?;
     let Query(query) = query?;
     let (before, limit) = (query.before.unwrap_or(i64::MAX), query.limit.unwrap_or(50));
+    let mut checks = Checks::new();
+    if before < 1 {
+        checks.reject("before", "range", "must be at least 1");
+    }
+    if !(1..=100).contains(&limit) {
+        checks.reject("limit", "range", "must be 1 to 100");
+    }
+    checks.finish()?;
     let records =
         state.database.read(|client| Box::pin(async move { audit::list(&client, before, limit).await })).await?;
     let content: Vec<JsonValue> = records

@@ -154,6 +154,7 @@ pub(super) async fn create(
         .map_err(taken)?;
     state.cache.put(&key(user.id), user.version, &user, USER_TTL).await;
     count(&state, "users_created_total");
+    state.metrics.add("users_signups_total", &[], 1.0);
     let location = format!("/api/users/{}", user.id);
     let headers = [(header::LOCATION, location), (header::ETAG, user.etag())];
     Ok((StatusCode::CREATED, headers, Json(user)).into_response())
@@ -394,10 +395,14 @@ fn not_found(id: i64) -> Problem {
 
 fn taken(failure: Failure) -> Problem {
     match failure.unique_constraint() {
-        Some("users_username_key") => Problem::conflict("this user name is taken"),
-        Some("users_email_key") => Problem::conflict("this e-mail address is taken"),
+        Some("users_username_key") => taken_field("/username", "this user name is taken"),
+        Some("users_email_key") => taken_field("/email", "this e-mail address is taken"),
         _ => failure.into(),
     }
+}
+
+fn taken_field(pointer: &str, detail: &str) -> Problem {
+    Problem::conflict(detail).field(pointer, "taken", detail)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ crate::scenarios![
 ];
 
 /// Every route that needs a token; a new one must be added here and to the roles below.
-const PROTECTED: [(&str, &str, &str); 18] = [
+pub(crate) const PROTECTED: [(&str, &str, &str); 40] = [
     ("GET", "/api/users", "viewer"),
     ("GET", "/api/users/active", "viewer"),
     ("GET", "/api/users/search?q=a", "viewer"),
@@ -40,6 +40,39 @@ const PROTECTED: [(&str, &str, &str); 18] = [
     ("GET", "/api/audit/verify", "admin"),
     ("PUT", "/api/auth/password", "viewer"),
     ("POST", "/api/auth/logout", "viewer"),
+    ("GET", "/api/users/export", "editor"),
+    ("POST", "/api/users/import", "editor"),
+    ("GET", "/api/users/999999/access", "admin"),
+    ("PUT", "/api/users/999999/unlock", "admin"),
+    ("DELETE", "/api/users/999999/sessions", "admin"),
+    ("DELETE", "/api/users/999999/sessions/none", "admin"),
+    ("GET", "/api/auth/sessions", "viewer"),
+    ("DELETE", "/api/auth/sessions/none", "viewer"),
+    ("GET", "/api/admin/actuator/health", "admin"),
+    ("GET", "/api/admin/actuator/health/db", "admin"),
+    ("GET", "/api/admin/actuator/info", "admin"),
+    ("GET", "/api/admin/actuator/metrics", "admin"),
+    ("GET", "/api/admin/actuator/metrics/http.server.requests", "admin"),
+    ("GET", "/api/admin/actuator/loggers", "admin"),
+    ("GET", "/api/admin/actuator/loggers/ROOT", "admin"),
+    ("POST", "/api/admin/actuator/loggers/none", "admin"),
+    ("GET", "/api/admin/actuator/caches", "admin"),
+    ("DELETE", "/api/admin/actuator/caches", "admin"),
+    ("GET", "/api/admin/actuator/caches/users", "admin"),
+    ("DELETE", "/api/admin/actuator/caches/users", "admin"),
+    ("GET", "/api/admin/actuator/scheduledtasks", "admin"),
+    ("GET", "/api/admin/actuator/httpexchanges", "admin"),
+];
+
+/// Every route that needs no token, and why.
+pub(crate) const OPEN: [(&str, &str); 7] = [
+    ("POST", "/api/auth/login"),   // the way in
+    ("POST", "/api/auth/refresh"), // carries a token of its own
+    ("POST", "/api/auth/session"), // the way in
+    ("GET", "/api/auth/session"),  // says "nobody" to nobody
+    ("GET", "/api/v1/info"),
+    ("GET", "/api/v1/health"),
+    ("POST", "/api/v1/echo"),
 ];
 
 fn every_route_but_the_open_ones_wants_a_token(world: &mut World) {
@@ -203,7 +236,7 @@ fn old_bcrypt_passwords_work_and_are_replaced(world: &mut World) {
 
 fn guessing_passwords_is_slowed_down(world: &mut World) {
     let guess = |address: &str| {
-        let body = json!({ "username": "admin", "password": "guess" });
+        let body = json!({ "username": "guessed", "password": "guess" });
         world.app.call(Call::new("POST", "/api/auth/login").header("x-forwarded-for", address).body(body))
     };
     for _ in 0..20 {

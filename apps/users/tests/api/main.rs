@@ -8,8 +8,12 @@
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 mod access;
+mod actuator;
+mod document;
+mod files;
 mod operation;
 mod rig;
+mod sessions;
 mod users;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,7 +64,9 @@ fn main() -> ExitCode {
     let mut world = World { rig, app, admin: String::new() };
     world.admin = world.sign_in("admin", ADMIN_PASSWORD);
     let mut failed = 0;
-    for (name, scenario) in [access::ALL, users::ALL, operation::ALL].concat() {
+    for (name, scenario) in
+        [access::ALL, users::ALL, files::ALL, sessions::ALL, document::ALL, actuator::ALL, operation::ALL].concat()
+    {
         if wanted.as_deref().is_some_and(|wanted| !name.contains(wanted)) {
             continue;
         }

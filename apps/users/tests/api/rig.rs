@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -134,7 +135,13 @@ impl Rig {
     }
 
     pub(crate) fn app(&self) -> App {
-        App::start(self.command("users").env("ADMIN_PASSWORD", ADMIN_PASSWORD))
+        self.app_with(&[("REQUESTS_PER_MINUTE", "0")])
+    }
+
+    /// With further variables.
+    pub(crate) fn app_with(&self, variables: &[(&str, &str)]) -> App {
+        let mut command = self.command("users");
+        App::start(command.env("ADMIN_PASSWORD", ADMIN_PASSWORD).envs(variables.iter().copied()))
     }
 }
 
@@ -151,22 +158,39 @@ pub(crate) struct App {
     pub(crate) child: Child,
     port: u16,
     management_port: u16,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl App {
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
-        let mut log = BufReader::new(child.stdout.take().unwrap());
+        let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         while !line.contains("ServiceStarted") {
             line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the service ended instead of starting");
+            assert!(output.read_line(&mut line).unwrap() > 0, "the service ended instead of starting");
         }
         let event: Value = serde_json::from_str(&line).unwrap();
         // A full pipe would stop the service; this ends with it.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = log.clone();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
         let port = |name: &str| event[name].as_str().unwrap().parse().unwrap();
-        Self { child, port: port("port"), management_port: port("management_port") }
+        Self { child, port: port("port"), management_port: port("management_port"), log }
+    }
+
+    /// How many lines it has logged that hold this text.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// A request at the management port.
+    pub(crate) fn manage(&self, request: Call<'_>) -> Answer {
+        exchange(self.management_port, &request)
     }
 
     pub(crate) fn call(&self, request: Call<'_>) -> Answer {
@@ -224,9 +248,13 @@ impl<'a> Call<'a> {
         self.text(body.to_string())
     }
 
-    pub(crate) fn text(mut self, body: impl Into<String>) -> Self {
+    pub(crate) fn text(self, body: impl Into<String>) -> Self {
+        self.of_kind("application/json", body)
+    }
+
+    pub(crate) fn of_kind(mut self, kind: &str, body: impl Into<String>) -> Self {
         self.body = body.into();
-        self.header("content-type", "application/json")
+        self.header("content-type", kind)
     }
 }
 

@@ -43,6 +43,7 @@ fn creates_with_201_and_refuses_doubles_with_409(world: &mut World) {
     double["email"] = json!("other@example.org");
     let problem = world.app.send("POST", &world.admin, "/api/users", double).is(409).json();
     assert_eq!(problem["detail"], "this user name is taken");
+    assert_eq!(problem["errors"][0]["pointer"], "/username", "a form can show it at its place");
     let mut double = person("other");
     double["email"] = json!("Created@Example.org");
     let problem = world.app.send("POST", &world.admin, "/api/users", double).is(409).json();

@@ -2,6 +2,8 @@
 //! [`Principal`] that a handler asks for when it needs a signed-in caller.
 
 mod api_key;
+pub mod browser;
+pub mod lockout;
 mod password;
 mod session;
 mod token;
@@ -10,15 +12,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use axum::extract::{FromRef, FromRequestParts};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
 use serde::{Deserialize, Serialize};
 
 pub use api_key::{ApiKeys, NewApiKey, X_API_KEY};
 pub use password::{Passwords, needs_rehash};
-pub use session::{Opened, Rotation, Sessions};
+pub use session::{Opened, Rotation, Sessions, TRUST};
 pub use token::{Claims, KEY_MIN, ShortKey, Tokens};
 
+use crate::limit::Resolved;
 use crate::problem::Problem;
 
 /// Access tokens live this long. **Source**: document 004, "1 hour access".
@@ -120,6 +123,27 @@ impl Authenticator {
             .ok_or_else(|| Problem::unauthorized("the access token is not valid or has expired"))?;
         self.sessions.principal(&claims).await
     }
+
+    /// Whether the request says who sends it, rightly or not.
+    #[must_use]
+    pub fn has_credentials(&self, headers: &HeaderMap) -> bool {
+        headers.contains_key(header::AUTHORIZATION) || browser::cookie(headers).is_some()
+    }
+
+    /// The caller by bearer token, or else by a browser's cookie.
+    ///
+    /// **Errors**: 401 as [`Authenticator::authenticate`]; 403 when a cookie comes without its CSRF value.
+    pub async fn authenticate_request(&self, method: &Method, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let authorization = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        match (authorization, browser::cookie(headers)) {
+            (None, Some((session_id, secret))) => {
+                let principal = self.sessions.principal_of_cookie(session_id, secret).await?;
+                browser::check_csrf(method, headers, &self.tokens.csrf(session_id))?;
+                Ok(principal)
+            }
+            (authorization, _) => self.authenticate(authorization).await,
+        }
+    }
 }
 
 impl<S> FromRequestParts<S> for Principal
@@ -130,8 +154,10 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        Authenticator::from_ref(state).authenticate(authorization).await
+        match parts.extensions.get::<Resolved>() {
+            Some(Resolved(resolved)) => resolved.clone(),
+            None => Authenticator::from_ref(state).authenticate_request(&parts.method, &parts.headers).await,
+        }
     }
 }
 

@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Row, Transaction};
 
 use super::{Claims, Principal, REFRESH_TTL, Role};
 use crate::cache::{Cache, Lookup};
@@ -32,7 +32,7 @@ use crate::time::unix_seconds;
 /// user may have several.
 const REMEMBERED: Duration = Duration::from_secs(30 * 60);
 /// How long a remembered state is taken without asking the database.
-const TRUST: Duration = Duration::from_secs(30);
+pub const TRUST: Duration = Duration::from_secs(30);
 /// A used refresh token is taken once more within this time: its answer may have been lost on the
 /// way, or two tabs asked at once. Declared weakening of reuse detection.
 const REUSE_GRACE: Duration = Duration::from_secs(10);
@@ -45,6 +45,9 @@ struct Remembered {
     role: Role,
     holds: bool,
     seen_at: u64,
+    /// Of a browser's session: what its cookie must hash to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret_hash: Option<String>,
 }
 
 /// A new pair's refresh half.
@@ -88,6 +91,10 @@ impl Sessions {
     #[must_use]
     pub fn new(database: Database, store: Cache, account_sql: &'static str) -> Self {
         Self { database, store, account_sql }
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Opens a session; the caller has checked the password.
@@ -155,6 +162,24 @@ impl Sessions {
         Ok(())
     }
 
+    /// Ends one session that holds, of this user if one is named, and says whether there was one.
+    /// Call [`Sessions::forget`] after the commit.
+    pub async fn end_if_open(
+        &self,
+        transaction: &Transaction<'_>,
+        session_id: &str,
+        user_id: Option<i64>,
+        because: &str,
+        now: SystemTime,
+    ) -> Result<bool, Failure> {
+        let sql = "UPDATE sessions SET ended_at = $2, ended_because = $3 WHERE id = $1 AND ended_at IS NULL \
+             AND expires_at > $2 AND ($4::bigint IS NULL OR user_id = $4) RETURNING 1";
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] =
+            [(&session_id, Type::TEXT), (&now, Type::TIMESTAMPTZ), (&because, Type::TEXT), (&user_id, Type::INT8)];
+        let rows = transaction.query_typed(sql, &parameters).await?;
+        Ok(!rows.is_empty())
+    }
+
     /// Ends all sessions of a user and says which. Call [`Sessions::forget`] after the commit.
     pub async fn end_all(
         &self,
@@ -199,6 +224,52 @@ impl Sessions {
             .await
     }
 
+    /// The caller behind a browser's cookie, with present rights. Prolongs the session.
+    ///
+    /// **Errors**: as [`Sessions::principal`].
+    pub(super) async fn principal_of_cookie(&self, session_id: &str, secret: &str) -> Result<Principal, Problem> {
+        let now = unix_seconds(SystemTime::now());
+        let secret_hash = hash(secret);
+        let shown_hash = crate::random::hex(&secret_hash);
+        let remembered = match self.store.get::<Remembered>(&key(session_id)).await {
+            Lookup::Hit(remembered) if remembered.secret_hash.as_ref() == Some(&shown_hash) => Some(remembered),
+            Lookup::Hit(_) | Lookup::Gone | Lookup::Miss => None,
+        };
+        if let Some(fresh) = remembered.as_ref().filter(|r| now.saturating_sub(r.seen_at) < TRUST.as_secs()) {
+            return admit_browser(fresh.clone(), session_id);
+        }
+        let found = match self.touch(session_id, &secret_hash).await {
+            Ok(None) => return Err(ended()),
+            Ok(Some(user_id)) => self.account(user_id, true, now).await,
+            Err(failure) => Err(failure),
+        };
+        match found {
+            Ok(Some(found)) => {
+                let found = Remembered { secret_hash: Some(shown_hash), ..found };
+                let version = i64::try_from(now).unwrap_or(i64::MAX);
+                self.store.put(&key(session_id), version, &found, REMEMBERED).await;
+                admit_browser(found, session_id)
+            }
+            Ok(None) => Err(ended()),
+            Err(failure) => match (remembered, failure) {
+                (Some(older), Failure::Unavailable(_) | Failure::OutcomeUnknown) => admit_browser(older, session_id),
+                (_, failure) => Err(failure.into()),
+            },
+        }
+    }
+
+    /// Present name and rights of a user; `None` when there is no such user.
+    async fn account(&self, user_id: i64, holds: bool, now: u64) -> Result<Option<Remembered>, Failure> {
+        self.database
+            .read(|client| {
+                Box::pin(async move {
+                    let rows = client.query_typed(self.account_sql, &[(&user_id, Type::INT8)]).await?;
+                    Ok(rows.first().map(|row| remembered(user_id, row, holds, now)))
+                })
+            })
+            .await
+    }
+
     /// The caller behind verified claims, with present rights.
     ///
     /// **Errors**: 401 when the session has ended or its user is inactive; 503 when nobody can be asked.
@@ -235,19 +306,35 @@ impl Sessions {
                     let Some(session) = rows.first() else { return Ok(None) };
                     let user_id: i64 = session.get(0);
                     let rows = client.query_typed(self.account_sql, &[(&user_id, Type::INT8)]).await?;
-                    let Some(account) = rows.first() else { return Ok(None) };
-                    let role: &str = account.get(1);
-                    Ok(Some(Remembered {
-                        user_id,
-                        username: account.get(0),
-                        role: role.parse().unwrap_or(Role::Viewer),
-                        holds: session.get::<_, bool>(1) && account.get::<_, bool>(2),
-                        seen_at: now,
-                    }))
+                    Ok(rows.first().map(|row| remembered(user_id, row, session.get(1), now)))
                 })
             })
             .await
     }
+}
+
+fn remembered(user_id: i64, account: &Row, holds: bool, now: u64) -> Remembered {
+    let role: &str = account.get(1);
+    Remembered {
+        user_id,
+        username: account.get(0),
+        role: role.parse().unwrap_or(Role::Viewer),
+        holds: holds && account.get::<_, bool>(2),
+        seen_at: now,
+        secret_hash: None,
+    }
+}
+
+fn admit_browser(remembered: Remembered, session_id: &str) -> Result<Principal, Problem> {
+    if !remembered.holds {
+        return Err(ended());
+    }
+    Ok(Principal {
+        user_id: remembered.user_id,
+        username: remembered.username,
+        role: remembered.role,
+        session_id: session_id.to_owned(),
+    })
 }
 
 fn admit(remembered: Remembered, claims: &Claims) -> Result<Principal, Problem> {
@@ -294,7 +381,7 @@ async fn add_token(transaction: &Transaction<'_>, session_id: &str, now: SystemT
 }
 
 /// A token has 256 random bits, so a fast hash is enough; nothing can be guessed from it.
-fn hash(token: &str) -> Vec<u8> {
+pub(super) fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
 }
 
@@ -338,8 +425,14 @@ mod tests {
             exp: 0,
             kind: "access".into(),
         };
-        let remembered =
-            Remembered { user_id: 17, username: "ada".into(), role: Role::Viewer, holds: true, seen_at: 0 };
+        let remembered = Remembered {
+            user_id: 17,
+            username: "ada".into(),
+            role: Role::Viewer,
+            holds: true,
+            seen_at: 0,
+            secret_hash: None,
+        };
         let principal = admit(remembered.clone(), &claims).unwrap();
         assert_eq!(principal.role, Role::Viewer, "rights of now, not those in the token");
         assert!(admit(Remembered { holds: false, ..remembered.clone() }, &claims).is_err());

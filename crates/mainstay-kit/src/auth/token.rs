@@ -49,6 +49,7 @@ pub struct Claims {
 pub struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
+    csrf: Vec<u8>,
     issuer: String,
 }
 
@@ -68,6 +69,7 @@ impl Tokens {
         Ok(Self {
             encoding: EncodingKey::from_secret(key),
             decoding: DecodingKey::from_secret(key),
+            csrf: key.to_vec(),
             issuer: issuer.to_owned(),
         })
     }
@@ -87,6 +89,15 @@ impl Tokens {
             kind: KIND.to_owned(),
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding).ok()
+    }
+
+    /// What a request of this browser session must carry when it may change something: bound to the
+    /// session, and known to nobody who has not been told it by us.
+    #[must_use]
+    pub fn csrf(&self, session_id: &str) -> String {
+        let mac = Hs256(self.csrf.clone()).mac(format!("csrf:{}:{session_id}", self.issuer).as_bytes());
+        // HMAC takes keys of every length, so there always is one.
+        mac.map(|mac| crate::random::hex(&mac.finalize().into_bytes())).unwrap_or_default()
     }
 
     /// The claims of a token that is ours and in time.
@@ -235,6 +246,14 @@ mod tests {
         let none =
             format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), URL_SAFE_NO_PAD.encode(claims("access")));
         assert!(tokens().verify(&none).is_none());
+    }
+
+    #[test]
+    fn the_csrf_value_belongs_to_one_session_and_key() {
+        let value = tokens().csrf("s1");
+        assert_eq!(value.len(), 64);
+        assert_ne!(value, tokens().csrf("s2"));
+        assert_ne!(value, Tokens::new("users", &[8; 32]).unwrap().csrf("s1"));
     }
 
     #[test]
