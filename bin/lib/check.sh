@@ -158,6 +158,7 @@ HTTPS=$(port edge-https) HTTP=$(port edge-http)
 say "used through the edge"
 use_it
 use_the_rest
+hold_to_document
 make_clients 40
 say "attacked while a client works (rounds each: $DRILL_RUNS)"
 attack

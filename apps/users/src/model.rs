@@ -172,6 +172,9 @@ impl ListQuery {
         if words.is_some_and(|q| q.chars().count() > 100) {
             checks.reject("q", "length", "must be at most 100 characters");
         }
+        if self.q.as_deref().is_some_and(|q| q.chars().any(char::is_control)) {
+            checks.reject("q", "characters", "must not contain control characters");
+        }
         checks.finish()?;
         Ok(Listing {
             page,

@@ -137,6 +137,10 @@ impl From<Failure> for Problem {
                 log(Level::Warn, "DatabaseUnavailable", &[("cause", &describe(&error))]);
                 Problem::unavailable("the database is switching over")
             }
+            // U+0000 in a text: PostgreSQL has no place for it.
+            Failure::Refused(error) if error.code() == Some(&SqlState::CHARACTER_NOT_IN_REPERTOIRE) => {
+                Problem::bad_request("a text holds a character that cannot be stored")
+            }
             Failure::Refused(error) => {
                 log(Level::Error, "StatementRefused", &[("cause", &describe(&error))]);
                 Problem::internal()

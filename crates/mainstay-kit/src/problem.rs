@@ -123,7 +123,10 @@ impl Problem {
     #[must_use]
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Validation failed");
-        problem.detail = Some(format!("{} field(s) are wrong", errors.len()));
+        problem.detail = Some(match errors.len() {
+            1 => "a field is wrong".to_owned(),
+            number => format!("{number} fields are wrong"),
+        });
         problem.errors = errors;
         problem
     }

@@ -147,7 +147,7 @@ export function Confirm(props: { title: string; text: string; verb: string; isDa
   );
 }
 
-const CHART = { width: 560, height: 120, gap: 8 };
+const CHART = { width: 1400, height: 160, gap: 20 };
 
 export function DayChart(props: { days: { day: string; count: number }[] }) {
   const drawn = bars(
@@ -159,9 +159,9 @@ export function DayChart(props: { days: { day: string; count: number }[] }) {
   const short = (day: string) => new Date(`${day}T00:00:00Z`).toLocaleDateString("en", { month: "short", day: "numeric", timeZone: "UTC" });
   return (
     <figure class="chart">
-      <svg viewBox={`0 0 ${CHART.width} ${CHART.height}`} role="img" aria-label={`Sign-ups per day in the last ${props.days.length} days: ${total} in all, ${most} on the fullest day`}>
+      <svg viewBox={`0 0 ${CHART.width} ${CHART.height}`} preserveAspectRatio="none" role="img" aria-label={`Sign-ups per day in the last ${props.days.length} days: ${total} in all, ${most} on the fullest day`}>
         {drawn.map((bar, index) => (
-          <rect key={props.days[index]?.day} class={props.days[index]?.count === 0 ? "column none" : "column"} x={bar.x} y={CHART.height - bar.height} width={bar.width} height={bar.height} rx={3}>
+          <rect key={props.days[index]?.day} class={props.days[index]?.count === 0 ? "column none" : "column"} x={bar.x} y={CHART.height - bar.height} width={bar.width} height={bar.height}>
             <title>{`${short(props.days[index]?.day ?? "")}: ${props.days[index]?.count}`}</title>
           </rect>
         ))}

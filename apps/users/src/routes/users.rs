@@ -231,11 +231,11 @@ pub(super) async fn delete(
         .transaction(|transaction| {
             Box::pin(async move {
                 let user = store::lock(&transaction, id).await?.ok_or_else(|| not_found(id))?;
-                require_match(headers, &user)?;
                 if user.id == caller.user_id {
                     return Err(Problem::conflict("you cannot delete yourself").into());
                 }
                 keep_an_admin(&transaction, &user, false).await?;
+                require_match(headers, &user)?;
                 let session_ids = sessions.of_user(&transaction, id).await?;
                 store::delete(&transaction, id).await?;
                 let details = json!({ "username": user.username }).to_string();
@@ -271,10 +271,11 @@ async fn change(
         .transaction(|transaction| {
             Box::pin(async move {
                 let user = store::lock(&transaction, id).await?.ok_or_else(|| not_found(id))?;
-                require_match(headers, &user)?;
                 let wanted = update.apply(&user);
                 update.check(&wanted)?;
                 may_change(caller, &user, &wanted, update.password.is_some())?;
+                // After what is wrong in any version: RFC 9110, 13.2.1.
+                require_match(headers, &user)?;
                 if wanted == user && update.password.is_none() {
                     return Ok((user, Vec::new()));
                 }

@@ -109,6 +109,7 @@ fn changes_only_the_version_that_was_seen(world: &mut World) {
     let changed = put("\"1\"", "Augusta").is(200);
     assert_eq!((changed.header("etag"), &changed.json()["updatedBy"]), (Some("\"2\""), &json!("admin")));
     put("\"1\"", "Byron").is(412);
+    put("\"1\"", &"x".repeat(51)).is(422);
     assert_eq!(put("\"2\"", "Augusta").is(200).header("etag"), Some("\"2\""), "nothing changed, same version");
     let known = world.app.call(Call::new("GET", &path).token(&world.admin).header("if-none-match", "\"2\""));
     assert_eq!((known.status, known.text.as_str()), (304, ""));
@@ -176,6 +177,10 @@ fn searches_filters_and_sorts(world: &mut World) {
     assert_eq!(names("/api/users/search?q=ada%20lovelace&size=1").len(), 1);
     assert!(names("/api/users/search?q=%25").is_empty(), "a percent sign is a percent sign");
     world.app.get(&world.admin, "/api/users/search").is(422);
+    world.app.get(&world.admin, "/api/users/search?q=a%00b").is(422);
+    // What PostgreSQL cannot take is the caller's mistake.
+    world.app.get(&world.admin, "/api/users/username/a%00b").is(400);
+    world.app.call(Call::new("DELETE", "/api/auth/sessions/a%00b").token(&world.admin)).is(400);
     world.rig.sql("users", "UPDATE users SET is_active = false WHERE username = 'search-zoe'");
     assert_eq!(names("/api/users/active?q=search-"), ["search-amy"]);
     assert_eq!(names("/api/users?q=search-&active=false"), ["search-zoe"]);

@@ -60,7 +60,7 @@ export function Components(props: { health: Health }) {
                 <span class="name">{TITLES[name] ?? name}</span>
                 <span class="quiet">
                   {WORDS[part.status] ?? part.status}
-                  {part.details?.responseTimeMs !== undefined && `, answered in ${number(part.details.responseTimeMs)} ms`}
+                  {part.details?.responseTimeMs !== undefined && `, answered in ${part.details.responseTimeMs.toFixed(1)} ms`}
                   {part.details?.error !== undefined && `: ${part.details.error}`}
                   {part.status !== "UP" && part.details?.required === false && "; the service goes on without it"}
                 </span>

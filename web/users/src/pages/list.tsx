@@ -96,7 +96,7 @@ function Filters(props: { query: ListQuery; change: (part: Partial<ListQuery>) =
         <option value="admin">Administrators</option>
       </select>
       <select aria-label="State" value={query.active} onChange={(event) => change({ active: event.currentTarget.value as ListQuery["active"] })}>
-        <option value="">Active and inactive</option>
+        <option value="">Any state</option>
         <option value="true">Active</option>
         <option value="false">Inactive</option>
       </select>
@@ -116,7 +116,7 @@ function Table(props: { page: Page; query: ListQuery; change: (part: Partial<Lis
     );
   }
   return (
-    <table class="card list">
+    <table class="card list people">
       <caption class="unseen">Users, {plural(page.totalElements, "in all", "in all")}</caption>
       <thead>
         <tr>
