@@ -18,7 +18,8 @@ export function Dashboard(props: { user: User }) {
         )}
       </Heading>
       <p class="quiet">Signed in as {fullName(props.user)}, {props.user.role}.</p>
-      <Loaded value={statistics}>{(numbers) => <Numbers numbers={numbers} />}</Loaded>
+      {/* Before the answer the same boxes stand empty, so that nothing jumps. */}
+      {statistics.kind === "asking" ? <Numbers numbers={null} /> : <Loaded value={statistics}>{(numbers) => <Numbers numbers={numbers} />}</Loaded>}
       <div class="columns">
         <HealthCard isAdmin={isAtLeast(props.user.role, "admin")} />
         <AboutCard />
@@ -27,14 +28,14 @@ export function Dashboard(props: { user: User }) {
   );
 }
 
-function Numbers(props: { numbers: Statistics }) {
+function Numbers(props: { numbers: Statistics | null }) {
   const { numbers } = props;
-  const tiles: [string, number, string][] = [
-    ["Users", numbers.total, "/users"],
-    ["Active", numbers.active, "/users?active=true"],
-    ["Inactive", numbers.inactive, "/users?active=false"],
-    ["Editors", numbers.byRole.editor, "/users?role=editor"],
-    ["Administrators", numbers.byRole.admin, "/users?role=admin"],
+  const tiles: [string, number | undefined, string][] = [
+    ["Users", numbers?.total, "/users"],
+    ["Active", numbers?.active, "/users?active=true"],
+    ["Inactive", numbers?.inactive, "/users?active=false"],
+    ["Editors", numbers?.byRole.editor, "/users?role=editor"],
+    ["Administrators", numbers?.byRole.admin, "/users?role=admin"],
   ];
   return (
     <>
@@ -42,7 +43,7 @@ function Numbers(props: { numbers: Statistics }) {
         {tiles.map(([name, value, to]) => (
           <li key={name}>
             <a class="tile" href={to}>
-              <span class="figure">{value.toLocaleString("en")}</span>
+              <span class="figure">{value === undefined ? "–" : value.toLocaleString("en")}</span>
               <span>{name}</span>
             </a>
           </li>
@@ -50,7 +51,7 @@ function Numbers(props: { numbers: Statistics }) {
       </ul>
       <section class="card" aria-labelledby="signups">
         <h2 id="signups">Sign-ups per day</h2>
-        <DayChart days={numbers.createdPerDay} />
+        {numbers === null ? <p class="chart waiting" role="status">Loading…</p> : <DayChart days={numbers.createdPerDay} />}
       </section>
     </>
   );
@@ -60,7 +61,7 @@ function HealthCard(props: { isAdmin: boolean }) {
   const path = props.isAdmin ? "/api/admin/actuator/health" : "/api/v1/health";
   const [health] = useAsked(path, () => asked(path), EVERY_MS);
   return (
-    <section class="card" aria-labelledby="health">
+    <section class="card tall" aria-labelledby="health">
       <h2 id="health">Health</h2>
       <Loaded value={health}>{(shown) => <Components health={shown} />}</Loaded>
     </section>
@@ -78,7 +79,7 @@ export async function asked(path: string): Promise<Health> {
 function AboutCard() {
   const [info] = useAsked("", () => get<Info>("/api/v1/info"));
   return (
-    <section class="card" aria-labelledby="about">
+    <section class="card tall" aria-labelledby="about">
       <h2 id="about">Application</h2>
       <Loaded value={info}>
         {(shown) => (
