@@ -86,7 +86,7 @@ hold_to_document() {
   call POST /api/users '{"username":"describer","email":"describer@example.com","role":"admin","password":"a reader of the check"}' >/dev/null
   same "signing in as the one who asks" \
     "$(TOKEN="" call POST /api/auth/login '{"username":"describer","password":"a reader of the check"}')" 200
-  TOKEN=$(field accessToken) CA="$STATE/users/development/ca/ca.pem" CONFIG=bin/lib/users-schemathesis.toml bin/lib/schemathesis.sh users \
+  TOKEN=$(field accessToken) CA="$STATE/users/development/ca/ca.pem" bin/lib/schemathesis.sh users \
     "https://users.localhost:$HTTPS/openapi.json" --exclude-operation-id signOut --exclude-operation-id changePassword ||
     fail "the application and its description differ"
   TOKEN=$admin
