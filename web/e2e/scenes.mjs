@@ -27,7 +27,7 @@ const WAYS = [
   { width: 360, colorScheme: "dark" },
 ];
 
-const mock = spawn(process.execPath, [new URL("../console/dev/mock.mjs", import.meta.url).pathname, "0"], { stdio: ["ignore", "pipe", "inherit"] });
+const mock = spawn(process.execPath, [new URL("../console/dev/mock.mjs", import.meta.url).pathname, "0"], { stdio: ["pipe", "pipe", "inherit"] });
 const port = await new Promise((resolve, reject) => {
   mock.stdout.on("data", (data) => resolve(Number(String(data).match(/:(\d+)/)?.[1])));
   mock.on("exit", () => reject(new Error("the mock ended")));

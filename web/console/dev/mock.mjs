@@ -129,3 +129,5 @@ createServer((request, response) => {
 }).listen(Number(process.argv[2] ?? 7799), "127.0.0.1", function () {
   console.log(`http://console.localhost:${this.address().port}/?scene=play#token=x`);
 });
+// A test that started it has its other end: no test, no mock.
+if (process.argv[2] === "0") process.stdin.on("end", () => process.exit()).resume();

@@ -1,5 +1,5 @@
 // The page: header with one sentence, the diagram, the last events; and what it says when there is nothing.
-import { useEffect } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import type { ComponentChildren } from "preact";
 import { Diagram } from "./diagram";
 import { StateIcon } from "./icon";
@@ -85,6 +85,12 @@ function Page(props: { status: Status }) {
   useEffect(() => {
     document.title = `${view === "live" ? (isWell ? "" : "! ") : "… "}${status.stack} – mainstay`;
   }, [status.stack, view, isWell]);
+  // The picture first; what stands beside and below it a moment later.
+  const [isDrawn, setDrawn] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setDrawn(true));
+    return () => clearTimeout(timer);
+  }, []);
   const name = opened.value;
   return (
     <div class={name === null ? `page ${view}` : `page ${view} with-panel`} data-view={view}>
@@ -92,8 +98,8 @@ function Page(props: { status: Status }) {
       {view !== "live" && <Banner view={view} />}
       <main class="content">
         {status.boxes.length === 0 ? <Empty /> : <Diagram status={status} />}
-        <Events events={events.value} />
-        <DrillDebt status={status} />
+        {isDrawn && <Events events={events.value} />}
+        {isDrawn && <DrillDebt status={status} />}
       </main>
       {name !== null && <Panel name={name} status={status} />}
     </div>

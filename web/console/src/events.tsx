@@ -1,11 +1,11 @@
 // What happened: newest first, by day, filtered by how much it matters.
-import { useId, useState } from "preact/hooks";
-import { serverNow } from "./live";
+import { useId, useMemo, useState } from "preact/hooks";
+import { knownAtFirst, today } from "./live";
 import type { Event, Level } from "./types";
 import { clock, day } from "./words";
 
 /** Events shown at once; a failover has about fifteen. */
-const SHOWN_MOST = 100;
+const SHOWN_MOST = 80;
 
 type Filter = "all" | "warn" | "error";
 const FILTERS: { filter: Filter; word: string }[] = [
@@ -46,26 +46,29 @@ export function Events(props: { events: Event[] }) {
 }
 
 export function EventList(props: { events: Event[] }) {
-  const newest = [...props.events].reverse();
-  const now = serverNow();
+  const { events } = props;
+  const now = today.value;
+  // Drawn again when there is another event or another day, not with every tick of the clock.
+  const last = events.at(-1)?.seq ?? 0;
+  return useMemo(() => <ol class="event-list">{rows(events, now)}</ol>, [events.length, events[0]?.seq, last, now]);
+}
+
+/** Newest first; a day is named where it begins. `now` is midday of today. */
+function rows(events: Event[], now: number) {
   let last = "today";
-  return (
-    <ol class="event-list">
-      {newest.map((event) => {
-        const its = day(event.at, now);
-        const isNew = its !== last;
-        last = its;
-        return (
-          <li key={event.seq} class={`event ${event.level}`} data-kind={event.kind} data-level={event.level} data-subject={event.subject}>
-            {isNew && <span class="day">{its}</span>}
-            <time dateTime={new Date(event.at / 1000).toISOString()}>{clock(event.at)}</time>
-            <span class="text" title={event.kind}>
-              <span class={event.level === "info" ? "level unseen" : "level"}>{event.level} </span>
-              {event.text}
-            </span>
-          </li>
-        );
-      })}
-    </ol>
-  );
+  return [...events].reverse().map((event) => {
+    const its = day(event.at, now);
+    const isOther = its !== last;
+    last = its;
+    return (
+      <li key={event.seq} class={`event ${event.level}${event.seq > knownAtFirst() ? " new" : ""}`} data-kind={event.kind} data-level={event.level} data-subject={event.subject}>
+        {isOther && <span class="day">{its}</span>}
+        <time dateTime={new Date(event.at / 1000).toISOString()}>{clock(event.at)}</time>
+        <span class="text" title={event.kind}>
+          <span class={event.level === "info" ? "level unseen" : "level"}>{event.level} </span>
+          {event.text}
+        </span>
+      </li>
+    );
+  });
 }

@@ -1,6 +1,6 @@
 // The connection: signs in with the link's token, reads status and events, follows the stream, and says
 // honestly when it is cut off.
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import { EVENTS_MOST, merge } from "./merge";
 import type { Beat, DrillRecord, Event, Process, Status, Traffic } from "./types";
 
@@ -55,6 +55,15 @@ export function serverNow(): number {
   if (link.value.kind === "unlooked") return lookedAt.value ?? tick.value + skew.value;
   const isLive = link.value.kind === "live";
   return (isLive ? tick.value : Math.min(tick.value, heard.value ?? tick.value)) + skew.value;
+}
+
+/** Midday of the browser's today: changes once a day. */
+export const today = computed(() => new Date(serverNow() / 1000).setHours(12, 0, 0, 0) * 1000);
+
+/** Last event of the first list: what is later has happened before one's eyes. */
+let firstLast: number | null = null;
+export function knownAtFirst(): number {
+  return firstLast ?? Infinity;
 }
 
 /** Age of the picture while it is not live, in microseconds; `null` when nothing was ever heard. */
@@ -143,7 +152,10 @@ async function connect(): Promise<void> {
 async function readEvents(): Promise<void> {
   const last = events.value.at(-1)?.seq;
   const answer = await ask(`/api/v1/events?limit=${EVENTS_MOST}${last === undefined ? "" : `&after=${last}`}`);
-  if (answer.ok) addEvents((await answer.json()) as Event[]);
+  if (!answer.ok) return;
+  const list = (await answer.json()) as Event[];
+  firstLast ??= list.at(-1)?.seq ?? 0;
+  addEvents(list);
 }
 
 function follow(): void {

@@ -100,8 +100,8 @@ function Body(props: { box: BoxStatus; status: Status }) {
       <Instances box={box} status={status} />
       <Facts list={facts(box, status, processes.value, now)} />
       <Traffic box={box} status={status} />
-      <Drills box={box} status={status} />
       {log !== null && <LogView key={log.query} query={log.query} names={log.names} command={log.command} />}
+      <Drills box={box} status={status} />
       <BoxEvents box={box} status={status} />
     </div>
   );
