@@ -20,6 +20,8 @@ pub mod sockets;
 mod sys;
 pub mod wire;
 
+pub use sys::clock_is_synchronised;
+
 use mainstay_types::Timestamp;
 
 pub use sys::inherited;

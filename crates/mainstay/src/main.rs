@@ -3,6 +3,7 @@
 
 mod board;
 mod command;
+mod doctor;
 mod errors;
 mod failure;
 mod init;
@@ -19,7 +20,7 @@ use crate::failure::Failure;
 /// The production-architecture diagram, made executable.
 #[derive(Parser)]
 #[command(name = "mainstay", version, disable_help_subcommand = true, max_term_width = 100)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
@@ -85,6 +86,10 @@ enum Command {
     Trust(command::trust::Options),
     /// The JSON Schema of the stack file, for editors; `--api`: of the admin API
     Schema(command::schema::Options),
+    /// Completions for a shell
+    Completions(command::completions::Options),
+    /// Manual pages
+    Manual(command::manual::Options),
     /// Explain an error code
     Explain(command::explain::Options),
     #[command(hide = true)]
@@ -139,6 +144,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Init(options) => command::init::run(&global, &options),
         Command::Trust(options) => command::trust::run(&global, &options),
         Command::Schema(options) => Ok(command::schema::run(&options)),
+        Command::Completions(options) => command::completions::run(&options),
+        Command::Manual(options) => command::manual::run(&global, &options),
         Command::Check(options) => command::check::run(&global, &options),
         Command::Config(options) => command::config::run(&global, &options),
         Command::Explain(options) => command::explain::run(&options),
@@ -176,6 +183,8 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         | Command::Init(_)
         | Command::Trust(_)
         | Command::Schema(_)
+        | Command::Completions(_)
+        | Command::Manual(_)
         | Command::Check(_)
         | Command::Config(_)
         | Command::Explain(_) => Err(Failure::bug("a command without async runtime was sent to it")),

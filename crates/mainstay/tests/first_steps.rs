@@ -132,3 +132,76 @@ fn trust_says_that_there_is_no_authority_before_the_first_up() {
     assert_eq!(none.status.code(), Some(1));
     assert!(err(&none).contains("MS1070") && err(&none).contains("mainstay up"), "{}", err(&none));
 }
+
+/// Names of commands that help shows.
+fn commands(folder: &Path) -> Vec<String> {
+    let help = out(&mainstay(folder, &["--help"]));
+    let (_, list) = help.split_once("Commands:\n").expect("a list of commands");
+    let lines = list.lines().take_while(|line| line.starts_with("  ")).filter(|line| !line.starts_with("   "));
+    lines.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect()
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command_and_says_its_options() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pages = folder.path().join("man1");
+    let written = mainstay(folder.path(), &["manual", "--out", "man1"]);
+    assert!(written.status.success(), "{}", err(&written));
+    let commands = commands(folder.path());
+    assert!(commands.len() >= 18, "{commands:?}");
+    for name in &commands {
+        let page = std::fs::read_to_string(pages.join(format!("mainstay-{name}.1"))).expect("a page");
+        for part in [".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
+            assert!(page.contains(part), "{name} lacks {part}:\n{page}");
+        }
+        assert!(page.contains("\\-\\-state"), "{name} does not name the options of every command");
+    }
+    assert_eq!(std::fs::read_dir(&pages).expect("pages").count(), commands.len() + 1);
+    let whole = out(&mainstay(folder.path(), &["manual"]));
+    assert!(commands.iter().all(|name| whole.contains(&name.replace('-', "\\-"))), "{whole}");
+    assert!(!whole.contains("keep(1)"), "a hidden command is shown");
+    let unknown = mainstay(folder.path(), &["manual", "upp"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(err(&unknown).contains("MS2072"));
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = out(&mainstay(folder.path(), &["completions", "bash"]));
+    std::fs::write(folder.path().join("mainstay.bash"), script).expect("written");
+    let complete = |words: &str| {
+        let count = words.split(' ').count() - 1;
+        let text = format!(
+            "source ./mainstay.bash; COMP_WORDS=({words}); COMP_CWORD={count}; COMP_LINE='{words}'; \
+             _mainstay mainstay \"${{COMP_WORDS[$COMP_CWORD]}}\" \"${{COMP_WORDS[$((COMP_CWORD - 1))]}}\"; \
+             echo \"${{COMPREPLY[@]}}\""
+        );
+        out(&Command::new("bash").args(["-c", &text]).current_dir(folder.path()).output().expect("bash"))
+    };
+    assert_eq!(complete("mainstay dri").trim(), "drill");
+    assert_eq!(complete("mainstay up --det").trim(), "--detach");
+    for shell in ["zsh", "fish"] {
+        let script = out(&mainstay(folder.path(), &["completions", shell]));
+        assert!(commands(folder.path()).iter().all(|name| script.contains(name.as_str())), "{shell}");
+    }
+}
+
+#[test]
+fn doctor_says_the_same_as_text_within_80_columns_and_as_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("mainstay.toml"), "stack = \"shop\"\n[database]\n").expect("written");
+    let doctor = |more: &[&str]| mainstay(folder.path(), &[&["--state", "s", "doctor"], more].concat());
+    let text = out(&doctor(&[]));
+    let json: serde_json::Value = serde_json::from_slice(&doctor(&["--json"]).stdout).expect("JSON");
+    let findings = json.as_array().expect("a list");
+    assert!(findings.len() >= 12, "{json}");
+    for finding in findings {
+        assert!(text.contains(finding["what"].as_str().expect("a name")), "{finding} is not in\n{text}");
+        let is_fine = finding["health"] == "fine";
+        assert_eq!(finding["mend"].as_array().is_some_and(Vec::is_empty), is_fine, "{finding}");
+    }
+    assert!(text.contains("backups") && text.contains("not configured yet"), "{text}");
+    assert!(!text.contains("drills"), "nothing was up yet, so no drill is owed:\n{text}");
+    assert!(!folder.path().join("s").exists(), "looking makes no state folder");
+}

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod check;
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod console;
 pub(crate) mod db;
@@ -16,6 +17,7 @@ mod import;
 pub(crate) mod init;
 pub(crate) mod internal;
 pub(crate) mod logs;
+pub(crate) mod manual;
 pub(crate) mod preflight;
 pub(crate) mod ps;
 pub(crate) mod run;

@@ -1,0 +1,75 @@
+//! `mainstay manual`: manual pages, one for the program and one for each command.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory};
+use mainstay_types::exit_code;
+
+use crate::Global;
+use crate::failure::Failure;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Command whose page is printed; without one, the page of mainstay itself
+    command: Option<String>,
+    /// Write all pages into this folder instead, as in /usr/local/share/man/man1
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let mut root = crate::Cli::command();
+    // Options of every command are handed down to the commands here.
+    root.build();
+    if let Some(folder) = &options.out {
+        return write_all(global, &root, folder);
+    }
+    let page = match &options.command {
+        None => page(&root, "mainstay")?,
+        Some(name) => {
+            let command = visible(&root).find(|command| command.get_name() == name).ok_or_else(|| {
+                let names: Vec<&str> = visible(&root).map(clap::Command::get_name).collect();
+                Failure::user("MS2072", format!("there is no command {name:?}"))
+                    .help(format!("commands: {}", names.join(", ")))
+            })?;
+            page(command, &format!("mainstay-{name}"))?
+        }
+    };
+    print!("{page}");
+    Ok(exit_code::DONE)
+}
+
+fn visible(root: &clap::Command) -> impl Iterator<Item = &clap::Command> {
+    root.get_subcommands().filter(|command| !command.is_hide_set())
+}
+
+/// The page in roff: `man -l FILE` shows it.
+fn page(command: &clap::Command, name: &str) -> Result<String, Failure> {
+    let mut text = Vec::new();
+    // The name in the page's head is one word; how the command is called stays as it is.
+    let command = command.clone().display_name(name.to_owned());
+    let man = clap_mangen::Man::new(command).title(name).manual("mainstay");
+    man.render(&mut text).map_err(|error| Failure::bug(error.to_string()))?;
+    String::from_utf8(text).map_err(|error| Failure::bug(error.to_string()))
+}
+
+fn write_all(global: &Global, root: &clap::Command, folder: &Path) -> Result<u8, Failure> {
+    let cannot = |path: &Path, error: &std::io::Error| {
+        Failure::environment("MS3031", format!("cannot write {}: {error}", path.display()))
+            .help("another folder: --out DIR")
+    };
+    std::fs::create_dir_all(folder).map_err(|error| cannot(folder, &error))?;
+    let mut written = Vec::new();
+    let commands = visible(root).map(|command| (format!("mainstay-{}", command.get_name()), command));
+    for (name, command) in std::iter::once(("mainstay".to_owned(), root)).chain(commands) {
+        let file = folder.join(format!("{name}.1"));
+        std::fs::write(&file, page(command, &name)?).map_err(|error| cannot(&file, &error))?;
+        written.push(file);
+    }
+    if global.json {
+        println!("{}", serde_json::json!({ "written": written }));
+    } else {
+        println!("wrote {} pages into {}", written.len(), folder.display());
+    }
+    Ok(exit_code::DONE)
+}
