@@ -8,15 +8,17 @@ mod users;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use mainstay_kit::actuator::exchanges;
+use mainstay_kit::audit;
 use mainstay_kit::auth::{Principal, Role};
 use mainstay_kit::limit::{UserLimit, limit_users};
 use mainstay_kit::openapi::{self, Api, Route};
 use mainstay_kit::problem::Problem;
 use mainstay_kit::telemetry;
+use serde_json::json;
 
 use crate::config::Config;
 use crate::import::BYTES_MAX;
@@ -49,14 +51,36 @@ pub(crate) fn routers(state: AppState, config: &Config) -> (Router, Router) {
     (main, management.router())
 }
 
+/// Guard of the administration: who may pass, and the record of what was changed behind it.
 async fn let_admins_in(
-    State(_): State<AppState>,
+    State(state): State<AppState>,
     caller: Principal,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     caller.require(Role::Admin)?;
-    Ok(next.run(request).await)
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    if method != Method::GET && response.status().is_success() {
+        let (caller, details) = (&caller, json!({ "method": method.as_str(), "path": path }).to_string());
+        let details = &details;
+        state
+            .database
+            .transaction(|transaction| {
+                Box::pin(async move {
+                    let entry = audit::Entry {
+                        actor: &caller.username,
+                        action: "operation.changed",
+                        subject: "actuator",
+                        details: details.clone(),
+                    };
+                    audit::append(&transaction, &entry).await
+                })
+            })
+            .await?;
+    }
+    Ok(response)
 }
 
 fn routes() -> (Router<AppState>, Vec<Route>) {

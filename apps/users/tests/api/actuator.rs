@@ -201,6 +201,11 @@ fn administrators_reach_it_through_the_main_port(world: &mut World) {
     get("env").is(404);
     let path = "/api/admin/actuator/loggers/users.elsewhere";
     world.app.send("POST", &world.admin, path, json!({ "configuredLevel": "WARN" })).is(204);
+    let entry = world.app.get(&world.admin, "/api/audit?limit=1").is(200).json()["content"][0].clone();
+    assert_eq!(
+        (&entry["action"], &entry["details"]["path"]),
+        (&json!("operation.changed"), &json!("/actuator/loggers/users.elsewhere"))
+    );
     assert_eq!(get("loggers/users.elsewhere").is(200).json()["effectiveLevel"], "WARN");
     world.app.send("POST", &world.admin, path, json!({ "configuredLevel": null })).is(204);
     let tasks = get("scheduledtasks").is(200).json();
