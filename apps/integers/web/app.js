@@ -124,7 +124,7 @@ async function showUsage() {
     return bar;
   }));
   const best = usage.integers ? ` The best day had ${most}.` : '';
-  $('usage-total').textContent = `${usage.integers} integers in ${usage.calls} requests, at most 30 seconds ago.${best}`;
+  $('usage-total').textContent = `${usage.integers} integers in ${usage.calls} requests, up to 30 seconds behind.${best}`;
   $('chart-from').textContent = usage.days[0].day;
   $('chart-to').textContent = 'today';
   $('days').replaceChildren(...usage.days.toReversed().map((day) => {
@@ -135,7 +135,7 @@ async function showUsage() {
 }
 
 function showKey(key, begins) {
-  $('key-begins').textContent = `${begins}…`;
+  $('key-begins').textContent = begins;
   $('key-shown').hidden = !key;
   $('key').textContent = key || '';
   const shown = key || '$KEY';

@@ -161,7 +161,7 @@ impl Report {
         let ms = |duration: Duration| (duration.as_secs_f64() * 10_000.0).round() / 10.0;
         let value = json!({
             "verdict": if self.is_broken() { "BROKEN" } else { "AGREED" },
-            "clients": self.clients, "counters": self.counters, "took_s": ms(self.took) / 1_000.0,
+            "clients": self.clients, "counters": self.counters, "took_s": ms(self.took / 1_000),
             "acknowledged": self.acknowledged, "integers": self.integers,
             "lost": self.lost, "duplicated": self.duplicated, "ambiguous": self.ambiguous,
             "unclaimed": self.unclaimed, "unexplained": self.unexplained, "refused": self.refused,
