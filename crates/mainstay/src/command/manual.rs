@@ -10,8 +10,8 @@ use crate::failure::Failure;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Command whose page is printed; without one, the page of mainstay itself
-    command: Option<String>,
+    /// Command whose page is printed, as in `manual db psql`; without one, the page of mainstay itself
+    command: Vec<String>,
     /// Write all pages into this folder instead, as in /usr/local/share/man/man1
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     out: Option<PathBuf>,
@@ -24,17 +24,17 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     if let Some(folder) = &options.out {
         return write_all(global, &root, folder);
     }
-    let page = match &options.command {
-        None => page(&root, "mainstay")?,
-        Some(name) => {
-            let command = visible(&root).find(|command| command.get_name() == name).ok_or_else(|| {
-                let names: Vec<&str> = visible(&root).map(clap::Command::get_name).collect();
-                Failure::user("MS2072", format!("there is no command {name:?}"))
-                    .help(format!("commands: {}", names.join(", ")))
-            })?;
-            page(command, &format!("mainstay-{name}"))?
-        }
-    };
+    let (mut command, mut name) = (&root, "mainstay".to_owned());
+    for word in &options.command {
+        command = visible(command).find(|inner| inner.get_name() == word).ok_or_else(|| {
+            let names: Vec<&str> = visible(command).map(clap::Command::get_name).collect();
+            let help = if names.is_empty() { "it has no commands of its own".to_owned() } else { names.join(", ") };
+            Failure::user("MS2072", format!("there is no command {:?}", options.command.join(" ")))
+                .help(format!("commands of {}: {help}", name.replace('-', " ")))
+        })?;
+        name = format!("{name}-{word}");
+    }
+    let page = page(command, &name)?;
     print!("{page}");
     Ok(exit_code::DONE)
 }
@@ -60,12 +60,14 @@ fn write_all(global: &Global, root: &clap::Command, folder: &Path) -> Result<u8,
     };
     std::fs::create_dir_all(folder).map_err(|error| cannot(folder, &error))?;
     let mut written = Vec::new();
-    let commands = visible(root).map(|command| (format!("mainstay-{}", command.get_name()), command));
-    for (name, command) in std::iter::once(("mainstay".to_owned(), root)).chain(commands) {
+    let mut open = vec![("mainstay".to_owned(), root)];
+    while let Some((name, command)) = open.pop() {
         let file = folder.join(format!("{name}.1"));
         std::fs::write(&file, page(command, &name)?).map_err(|error| cannot(&file, &error))?;
         written.push(file);
+        open.extend(visible(command).map(|inner| (format!("{name}-{}", inner.get_name()), inner)));
     }
+    written.sort();
     if global.json {
         println!("{}", serde_json::json!({ "written": written }));
     } else {
