@@ -13,6 +13,7 @@
 //! | `POST /api/v1/services/NAME/run` | [`RunAsked`]; a run of its schedule begins as soon as it can; Unix socket only |
 //! | `GET /api/v1/top` | [`Top`] |
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
+//! | `GET /api/v1/pools` | [`Pool`]s of the router |
 //! | `GET /api/v1/config` | the computed stack, JSON |
 //! | `POST /api/v1/console-link` | [`ConsoleLink`]; Unix socket only |
 //! | `POST /api/v1/sabotage` | [`Sabotage`] → 204; Unix socket only; for positive controls of drills |
@@ -251,6 +252,41 @@ pub struct Process {
     pub address: Option<String>,
     /// Proportional set size over its process tree. **Unit**: bytes.
     pub memory_bytes: Option<u64>,
+}
+
+/// A pool of the router: the clients of a role in a database by one of its doors, and their server connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// `write` or `read`.
+    pub door: String,
+    /// Database.
+    pub database: String,
+    /// Role.
+    pub role: String,
+    /// `session` or `transaction`.
+    pub mode: String,
+    /// Most server connections.
+    pub size: u64,
+    /// Clients that have a server connection now.
+    pub clients_active: u64,
+    /// Clients that need none now.
+    pub clients_idle: u64,
+    /// Clients that wait for one.
+    pub clients_waiting: u64,
+    /// Of the active ones, those that keep it between transactions for state of their own.
+    pub clients_tied: u64,
+    /// Server connections without a client.
+    pub servers_idle: u64,
+    /// How often a client got one since the router started.
+    pub acquired: u64,
+    /// Of these, how often it waited in the queue first.
+    pub waited: u64,
+    /// 95th percentile of these waits. **Unit**: microseconds.
+    pub wait_p95_us: Option<u64>,
+    /// How often a client waited too long and was told so.
+    pub refused: u64,
+    /// Clients of this door that are held for a primary now.
+    pub held: u64,
 }
 
 /// How much an event matters.

@@ -13,7 +13,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{
-    CommandContext, ConsoleLink, DatabaseAccess, Event, LogLine, Problem, Process, RunAsked, Sabotage, ServiceEnv,
+    CommandContext, ConsoleLink, DatabaseAccess, Event, LogLine, Pool, Problem, Process, RunAsked, Sabotage, ServiceEnv,
     Status, Top, Traffic,
 };
 use serde::Serialize;
@@ -158,6 +158,11 @@ impl Client {
     /// How to reach the database.
     pub async fn database(&self) -> Result<DatabaseAccess, Error> {
         self.get("/api/v1/database").await
+    }
+
+    /// The router's pools.
+    pub async fn pools(&self) -> Result<Vec<Pool>, Error> {
+        self.get("/api/v1/pools").await
     }
 
     /// A one-time console link.

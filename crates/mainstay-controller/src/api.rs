@@ -105,6 +105,7 @@ fn common() -> Router<Arc<Shared>> {
         .route("/api/v1/events", get(events))
         .route("/api/v1/traffic", get(traffic))
         .route("/api/v1/top", get(top_list))
+        .route("/api/v1/pools", get(pools))
         .route("/api/v1/stream", get(stream))
         .route("/api/v1/logs", get(log_lines))
         .route("/api/v1/config", get(config))
@@ -411,6 +412,14 @@ async fn top_list(State(shared): Ctx) -> Result<Json<mainstay_api::Top>, Failure
 async fn database(State(shared): Ctx) -> Result<Json<mainstay_api::DatabaseAccess>, Failure> {
     let none = || failure(StatusCode::NOT_FOUND, "MS4043", "the stack has no database", None);
     shared.effects.database_access().map(Json).ok_or_else(none)
+}
+
+async fn pools(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::Pool>>, Failure> {
+    if shared.effects.database_access().is_none() {
+        return Err(failure(StatusCode::NOT_FOUND, "MS4043", "the stack has no database", None));
+    }
+    let pools = shared.effects.router_pools().await;
+    pools.map(Json).map_err(|reason| failure(StatusCode::SERVICE_UNAVAILABLE, "MS5031", reason, None))
 }
 
 async fn sabotage(State(shared): Ctx, Json(sabotage): Json<Sabotage>) -> StatusCode {

@@ -214,6 +214,11 @@ impl Effects {
         self.router.metrics().await
     }
 
+    /// How the router's pools are.
+    pub(crate) async fn router_pools(&self) -> Result<Vec<mainstay_api::Pool>, String> {
+        Ok(self.router.pools().await?.into_iter().map(crate::links::pool).collect())
+    }
+
     /// A new identity for a start.
     ///
     /// **Errors**: the kernel gives no random bytes.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mainstay_decide::observed::RouterSeen;
 use mainstay_edge::protocol::{FromEdge, ToEdge};
-use mainstay_router::protocol::{FromRouter, Targets, ToRouter};
+use mainstay_router::protocol::{FromRouter, PoolMode, PoolState, Targets, ToRouter};
 use mainstay_supervisor::wire;
 use mainstay_types::Seen;
 use tokio::net::UnixStream;
@@ -29,6 +29,8 @@ pub(crate) type Endpoints = Option<std::collections::BTreeMap<String, Vec<mainst
 pub(crate) enum Ask {
     /// The metrics page.
     Metrics(oneshot::Sender<String>),
+    /// Router only: how its pools are.
+    Pools(oneshot::Sender<Vec<PoolState>>),
     /// Router only: these targets, answered when they are in force.
     Point(Targets, oneshot::Sender<Result<(), String>>),
 }
@@ -50,6 +52,12 @@ impl Link {
     pub(crate) async fn metrics(&self) -> Result<String, String> {
         let (answer, answered) = oneshot::channel();
         self.ask(Ask::Metrics(answer), answered).await
+    }
+
+    /// How the router's pools are.
+    pub(crate) async fn pools(&self) -> Result<Vec<PoolState>, String> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Ask::Pools(answer), answered).await
     }
 
     /// Points the router; returns when it said that the targets are in force.
@@ -135,6 +143,8 @@ pub(crate) async fn edge(
                         answer.send(Err("the edge has no targets".to_owned())).ok();
                         Ok(())
                     }
+                    // Dropped unanswered: the edge has no pools.
+                    Ask::Pools(_) => Ok(()),
                 },
             };
             if sent.is_err() {
@@ -200,6 +210,10 @@ pub(crate) async fn router(
                         waiting.metrics = Some(answer);
                         wire::send(&mut write, &ToRouter::Metrics).await
                     }
+                    Ask::Pools(answer) => {
+                        waiting.pools = Some(answer);
+                        wire::send(&mut write, &ToRouter::Pools).await
+                    }
                     Ask::Point(targets, answer) => {
                         waiting.point = Some((targets.clone(), answer));
                         wire::send(&mut write, &ToRouter::Targets { targets }).await
@@ -219,6 +233,7 @@ struct Waiting {
     policy: bool,
     targets: Option<Targets>,
     metrics: Option<oneshot::Sender<String>>,
+    pools: Option<oneshot::Sender<Vec<PoolState>>>,
     point: Option<(Targets, oneshot::Sender<Result<(), String>>)>,
 }
 
@@ -253,6 +268,12 @@ async fn take_router(frame: FromRouter, sender: &mpsc::Sender<Message>, waiting:
         FromRouter::FailoverDone { carried, ended, in_flight, longest_hold_ms, .. } => {
             Message::FailoverDone { carried, ended, in_flight, longest_hold_ms }
         }
+        FromRouter::Pools { pools } => {
+            if let Some(answer) = waiting.pools.take() {
+                answer.send(pools).ok();
+            }
+            return;
+        }
         FromRouter::Metrics { text } => {
             if let Some(answer) = waiting.metrics.take() {
                 answer.send(text).ok();
@@ -261,6 +282,31 @@ async fn take_router(frame: FromRouter, sender: &mpsc::Sender<Message>, waiting:
         }
     };
     sender.send(message).await.ok();
+}
+
+/// In the words of the API.
+pub(crate) fn pool(state: PoolState) -> mainstay_api::Pool {
+    let mode = match state.mode {
+        PoolMode::Session => "session",
+        PoolMode::Transaction => "transaction",
+    };
+    mainstay_api::Pool {
+        door: state.door,
+        database: state.database,
+        role: state.role,
+        mode: mode.to_owned(),
+        size: state.size,
+        clients_active: state.clients_active,
+        clients_idle: state.clients_idle,
+        clients_waiting: state.clients_waiting,
+        clients_tied: state.clients_tied,
+        servers_idle: state.servers_idle,
+        acquired: state.acquired,
+        waited: state.waited,
+        wait_p95_us: state.wait_p95_us,
+        refused: state.refused,
+        held: state.held,
+    }
 }
 
 fn seen(targets: Option<&Targets>) -> Seen<RouterSeen> {

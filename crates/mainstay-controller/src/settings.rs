@@ -330,7 +330,7 @@ impl Settings {
 
     /// The router's policy.
     pub(crate) fn router_policy(&self) -> Option<mainstay_router::protocol::Policy> {
-        use mainstay_router::protocol::{PROTOCOL_VERSION, Policy};
+        use mainstay_router::protocol::{PROTOCOL_VERSION, Policy, PoolMode, PoolPolicy};
         let database = self.stack.database.as_ref()?;
         let reserve = mainstay_stack::OWN_CONNECTIONS.min(database.max_connections / 2);
         Some(Policy {
@@ -344,6 +344,14 @@ impl Settings {
             max_clients: MAX_CLIENTS,
             max_servers: database.max_connections.saturating_sub(reserve),
             hold_ms: u64::try_from(database.hold.as_millis()).unwrap_or(u64::MAX),
+            pool: PoolPolicy {
+                mode: match database.pool_mode {
+                    mainstay_stack::model::PoolMode::Session => PoolMode::Session,
+                    mainstay_stack::model::PoolMode::Transaction => PoolMode::Transaction,
+                },
+                size: mainstay_stack::pool_size(&self.stack),
+                ..PoolPolicy::default()
+            },
         })
     }
 }

@@ -57,7 +57,7 @@ const BLOCKING_THREADS: usize = 16;
 /// Threads for requests: the edge shares the machine with what it serves.
 const MAX_THREADS: usize = 4;
 /// Time an HTTP/2 connection may be without a request.
-const H2_IDLE: Duration = Duration::from_secs(60);
+const H2_IDLE: Duration = Duration::from_mins(5);
 
 /// What the edge needs.
 #[derive(Debug)]

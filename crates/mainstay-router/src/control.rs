@@ -151,6 +151,7 @@ impl Control {
     async fn answer(&self, frame: ToRouter) -> FromRouter {
         let _turn = self.turn.lock().await;
         let taken = match frame {
+            ToRouter::Pools => Ok(FromRouter::Pools { pools: self.shared.pools.states(&self.shared) }),
             ToRouter::Policy { policy } => self.take_policy(*policy).await,
             ToRouter::Targets { targets } => self.take_targets(targets).await,
             ToRouter::Metrics => {
@@ -191,6 +192,7 @@ impl Control {
             max_clients: in_force.policy.max_clients,
         });
         self.shared.view.send_modify(|view| view.policy = Some(Arc::new(in_force)));
+        self.shared.pools.resize(&self.shared.view.borrow());
         Ok(FromRouter::Accepted { generation })
     }
 
@@ -212,8 +214,14 @@ impl Control {
         let primary = targets.write.clone();
         let read = targets.read.iter().map(|server| server.member.to_string()).collect();
         self.shared.view.send_modify(|view| view.targets = Some(Arc::new(targets.clone())));
+        self.shared.pools.purge(&self.shared.view.borrow());
         if primary.is_some() && before.is_some_and(|before| before.epoch < epoch) {
-            self.shared.note(|failover| failover.epoch = Some(epoch));
+            // Sessions without a server had nothing there: they are carried over by now.
+            let detached = self.shared.write.detached.load(Ordering::Relaxed);
+            self.shared.note(|failover| {
+                failover.epoch = Some(epoch);
+                failover.carried += detached;
+            });
         }
         let saved = self.remember(|store| store.memory.targets = Some(targets));
         if let Some(primary) = &primary {

@@ -19,6 +19,15 @@ impl Ties {
     pub(crate) const SEQUENCE: Self = Self(1 << 7);
     pub(crate) const UNKNOWN: Self = Self(1 << 8);
     pub(crate) const TOO_MUCH: Self = Self(1 << 9);
+    /// A setting that the server can be asked for, so that a router that asks has nothing to lose.
+    pub(crate) const READABLE: Self = Self(1 << 10);
+    /// Not a tie: settings may have gone back to what they were.
+    pub(crate) const RESET: Self = Self(1 << 11);
+    /// Not a tie: the text names prepared statements.
+    pub(crate) const NAMES: Self = Self(1 << 12);
+
+    /// Those that are no ties.
+    const REMARKS: u16 = Self::RESET.0 | Self::NAMES.0;
 
     pub(crate) fn is_empty(self) -> bool {
         self == Self::NONE
@@ -28,10 +37,24 @@ impl Ties {
         self.0 |= other.0;
     }
 
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(crate) fn remove(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
+    /// Without what is no tie.
+    pub(crate) fn only_ties(self) -> Self {
+        Self(self.0 & !Self::REMARKS)
+    }
+
     /// The first reason, in the operator's words.
     pub(crate) fn reason(self) -> &'static str {
         let reasons = [
             (Self::SETTING, "a setting made with SET"),
+            (Self::READABLE, "a setting made with SET"),
             (Self::LISTEN, "LISTEN"),
             (Self::CURSOR, "a cursor WITH HOLD"),
             (Self::TEMPORARY, "a temporary object"),
@@ -83,6 +106,11 @@ enum Statement {
     Prepare,
     Set,
     SetTime,
+    /// Behind the name of an ordinary setting; a dot here makes it a setting of somebody's own.
+    SetName,
+    /// Behind DEALLOCATE or DISCARD.
+    Deallocate,
+    Discard,
 }
 
 /// One pass over a text that may come in pieces.
@@ -115,8 +143,7 @@ impl Glance {
     }
 
     /// All of a text at once.
-    #[cfg(test)]
-    fn at(text: &[u8]) -> Ties {
+    pub(crate) fn at(text: &[u8]) -> Ties {
         let mut glance = Self::new();
         glance.feed(text);
         glance.finish()
@@ -171,6 +198,7 @@ impl Glance {
                 self.end_word();
                 match byte {
                     b';' => self.end_statement(),
+                    b'.' if self.statement == Statement::SetName => self.statement = self.tied(Ties::SETTING),
                     b'"' => self.place = Place::Name,
                     b'-' if self.previous == b'-' => self.place = Place::LineComment,
                     b'*' if self.previous == b'/' => {
@@ -283,6 +311,16 @@ impl Glance {
                 Statement::Known
             }
             Statement::Set => self.setting(word),
+            Statement::SetName => Statement::Known,
+            Statement::Deallocate if word == b"prepare" => Statement::Deallocate,
+            Statement::Deallocate => {
+                self.tie_if(word != b"all", Ties::NAMES);
+                Statement::Known
+            }
+            Statement::Discard => {
+                self.tie_if(word == b"all", Ties::RESET);
+                Statement::Known
+            }
             Statement::SetTime => {
                 self.tie_if(word != b"zone", Ties::SETTING);
                 Statement::Known
@@ -302,8 +340,13 @@ impl Glance {
             | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release" | b"show"
             | b"explain" | b"copy" | b"fetch" | b"move" | b"close" | b"analyze" | b"analyse" | b"vacuum" | b"alter"
             | b"drop" | b"truncate" | b"comment" | b"grant" | b"revoke" | b"lock" | b"notify" | b"checkpoint"
-            | b"reindex" | b"cluster" | b"refresh" | b"security" | b"import" | b"reassign" | b"unlisten"
-            | b"discard" | b"deallocate" | b"execute" | b"call" | b"reset" => Statement::Known,
+            | b"reindex" | b"cluster" | b"refresh" | b"security" | b"import" | b"reassign" | b"unlisten" | b"call" => {
+                Statement::Known
+            }
+            b"reset" => self.tied(Ties::RESET),
+            b"execute" => self.tied(Ties::NAMES),
+            b"deallocate" => Statement::Deallocate,
+            b"discard" => Statement::Discard,
             _ => self.tied(Ties::UNKNOWN),
         }
     }
@@ -315,8 +358,14 @@ impl Glance {
             b"time" => Statement::SetTime,
             b"local" | b"transaction" | b"constraints" => Statement::Known,
             b"names" => Statement::Known,
+            // Who one is decides what one may do; a server does not tell these as settings.
+            b"role" | b"authorization" | b"session_authorization" => self.tied(Ties::SETTING),
+            b"characteristics" => self.tied(Ties::READABLE),
             _ if CARRIED.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(word)) => Statement::Known,
-            _ => self.tied(Ties::SETTING),
+            _ => {
+                self.ties.add(Ties::READABLE);
+                Statement::SetName
+            }
         }
     }
 
@@ -373,6 +422,7 @@ mod tests {
             "create table t (id int); drop table temp",
             "select pg_advisory_xact_lock($1), \"do\"",
             "prepare transaction 'x'",
+            "deallocate all; discard plans",
         ] {
             assert_eq!(Glance::at(text.as_bytes()), Ties::NONE, "{text}");
         }
@@ -381,12 +431,17 @@ mod tests {
     #[test]
     fn statements_that_leave_something_behind_are_seen() {
         for (text, tie) in [
-            ("SET search_path = a", Ties::SETTING),
-            ("select 1; set session work_mem to 1", Ties::SETTING),
+            ("SET search_path = a", Ties::READABLE),
+            ("select 1; set session work_mem to 1", Ties::READABLE),
             ("set role x", Ties::SETTING),
-            ("set session characteristics as transaction read only", Ties::SETTING),
+            ("set session authorization x", Ties::SETTING),
+            ("discard all", Ties::RESET),
+            ("reset work_mem", Ties::RESET),
+            ("deallocate prepare a", Ties::NAMES),
+            ("execute a", Ties::NAMES),
+            ("set session characteristics as transaction read only", Ties::READABLE),
             ("select pg_catalog.set_config('a.b', 'c', false)", Ties::SETTING),
-            ("set standard_conforming_strings = off", Ties::SETTING),
+            ("set standard_conforming_strings = off", Ties::READABLE),
             ("/* x */ listen y", Ties::LISTEN),
             ("declare c scroll cursor with hold for select 1", Ties::CURSOR),
             ("create temp table t ()", Ties::TEMPORARY),
@@ -404,6 +459,14 @@ mod tests {
         ] {
             assert_eq!(Glance::at(text.as_bytes()), tie, "{text}");
         }
+    }
+
+    #[test]
+    fn a_setting_of_somebodys_own_cannot_be_read_back() {
+        for text in ["set app.user = 'x'", "set \"app\".\"user\" = 'x'", "set local a = 1; set b . c to 1"] {
+            assert!(Glance::at(text.as_bytes()).has(Ties::SETTING), "{text}");
+        }
+        assert!(!Glance::at(b"set a = 1.5").has(Ties::SETTING));
     }
 
     proptest! {

@@ -95,7 +95,7 @@ async fn request(client: &mut TcpStream, shared: &Arc<Shared>) -> Result<Startup
             Request::Cancel { process, secret } => {
                 if let Some(at) = shared.cancel_target(process, &secret) {
                     // A cancel request is a wish: PostgreSQL answers none either.
-                    link::cancel(at).await.ok();
+                    link::cancel(&at).await.ok();
                 }
                 return Err(Turned::Away);
             }

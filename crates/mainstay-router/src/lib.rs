@@ -6,12 +6,14 @@
 
 mod control;
 mod events;
+mod fit;
 mod frame;
 mod glance;
 mod greet;
 mod link;
 mod message;
 mod metrics;
+mod pool;
 pub mod protocol;
 mod random;
 mod relay;
@@ -20,6 +22,7 @@ mod service;
 mod session;
 mod shared;
 mod startup;
+mod statements;
 mod store;
 mod tracker;
 

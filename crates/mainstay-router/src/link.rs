@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 
+use crate::fit::Settings;
 use crate::frame::{HEADER, peek, split_string};
 use crate::glance::CARRIED;
 use crate::message::{self, Failure, sqlstate};
@@ -18,12 +20,13 @@ use crate::protocol::Server;
 use crate::scram::{MECHANISM, Proof, ScramError, nonce};
 use crate::shared::{CancelAt, Door, Registered, Route, Shared, View};
 use crate::startup::{self, Startup};
+use crate::statements::{Known, Statement};
 
 /// One attempt to connect. Authentication takes milliseconds; a server that takes longer is tried again.
-const ATTEMPT: Duration = Duration::from_secs(5);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// Between attempts: short against a failover of some 50 ms, long against the cost of a refused connection.
-const RETRY: Duration = Duration::from_millis(10);
+pub(crate) const RETRY: Duration = Duration::from_millis(10);
 
 /// Longest message before the session begins: errors and parameters.
 const MAX_GREETING: usize = 64 * 1024;
@@ -34,7 +37,7 @@ pub(crate) type Parameters = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Luggage {
     pub(crate) settings: Vec<(String, String)>,
-    pub(crate) statements: Vec<Arc<[u8]>>,
+    pub(crate) statements: Vec<Vec<u8>>,
 }
 
 /// Why there is no connection.
@@ -46,12 +49,16 @@ pub(crate) enum Refused {
     Luggage(String),
     /// More server connections than the policy allows.
     TooMany,
+    /// All servers of the pool are in use, for longer than the policy allows to wait.
+    Waited,
+    /// There is no server to connect to, for longer than the policy allows to hold.
+    Expired,
     /// The router is stopping.
     Stopping,
 }
 
 /// Why an attempt failed.
-enum AttemptError {
+pub(crate) enum AttemptError {
     /// May pass: the server is not there (yet).
     Passing,
     Final(Refused),
@@ -69,19 +76,45 @@ pub(crate) struct Link {
     pub(crate) route: Route,
     /// Bytes that came behind the greeting.
     pub(crate) leftover: Vec<u8>,
-    /// As the server reported them at first, and now.
-    initial: Parameters,
-    pub(crate) parameters: Parameters,
+    /// As the server reported them at first.
+    pub(crate) initial: Arc<Parameters>,
+    pub(crate) side: Side,
     pub(crate) cancel: CancelAt,
+    /// What it was opened with.
+    pub(crate) startup: Arc<Startup>,
+    pub(crate) since: Instant,
+    /// Its place in a pool, while it is in use.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
     /// Dropped last: whoever waits for the connection's end must not see it too early.
     _registered: Registered,
+}
+
+/// What is known of a server's session.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    /// As the server reported them last.
+    pub(crate) parameters: Arc<Parameters>,
+    /// Settings that it does not report and that differ from its own.
+    pub(crate) settings: Settings,
+    /// Statements under names of the router's own.
+    pub(crate) known: Known,
+    /// The unnamed statement, and the cycle in which it was sent.
+    pub(crate) unnamed: Option<(Arc<Statement>, u64)>,
+}
+
+impl Side {
+    /// The server has no prepared statement any more.
+    pub(crate) fn dropped(&mut self) {
+        self.known.clear();
+        self.unnamed = None;
+    }
 }
 
 impl Link {
     /// The settings that the session changed here.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
         let changed = CARRIED.iter().filter_map(|name| {
-            let now = self.parameters.get(*name)?;
+            let now = self.side.parameters.get(*name)?;
             (self.initial.get(*name) != Some(now)).then(|| ((*name).to_owned(), now.clone()))
         });
         changed.collect()
@@ -143,40 +176,55 @@ pub(crate) async fn acquire(wanted: Wanted, mut view: watch::Receiver<View>) -> 
 
 async fn connect(wanted: &Wanted, view: &View, route: Route) -> Result<Box<Link>, AttemptError> {
     let registered = wanted.shared.register(wanted.door, route.clone());
+    open(wanted, view, route, registered).await
+}
+
+/// Opens a connection that is counted already.
+pub(crate) async fn open(
+    wanted: &Wanted,
+    view: &View,
+    route: Route,
+    registered: Registered,
+) -> Result<Box<Link>, AttemptError> {
     // Targets that came before the registration did not wait for it: the caller starts again with them.
     let targets = wanted.shared.view.borrow().targets.clone();
     if targets != view.targets {
         return Err(AttemptError::Passing);
     }
-    let stream = UnixStream::connect(socket(&route.server)).await?;
-    let mut greeting = Greeting { stream, buffer: Vec::new(), parameters: Parameters::new() };
+    let mut stream = UnixStream::connect(socket(&route.server)).await?;
+    let mut greeting = Greeting { stream: &mut stream, buffer: Vec::new(), parameters: Parameters::new() };
     let is_read_only = wanted.door == Door::Read && route.is_primary;
     greeting.stream.write_all(&startup::for_server(&wanted.startup, is_read_only)).await?;
     let user = &wanted.startup.user;
     let password = view.policy.as_ref().and_then(|in_force| in_force.policy.roles.get(user).cloned());
     let (process, secret) = greeting.authenticate(&wanted.shared, user, password.as_ref().map(|p| p.expose())).await?;
-    let initial = greeting.parameters.clone();
+    let initial = Arc::new(greeting.parameters.clone());
     greeting.unpack(&wanted.luggage).await?;
+    let Greeting { buffer: leftover, parameters, .. } = greeting;
+    let parameters = if parameters == *initial { Arc::clone(&initial) } else { Arc::new(parameters) };
     Ok(Box::new(Link {
-        cancel: CancelAt { server: route.server.clone(), process, secret },
-        stream: greeting.stream,
+        cancel: CancelAt::new(route.server.clone(), process, secret),
+        stream,
         route,
-        leftover: greeting.buffer,
+        leftover,
         initial,
-        parameters: greeting.parameters,
+        side: Side { parameters, ..Side::default() },
+        startup: Arc::clone(&wanted.startup),
+        since: Instant::now(),
+        permit: None,
         _registered: registered,
     }))
 }
 
-/// A connection before the session uses it.
-struct Greeting {
-    stream: UnixStream,
-    buffer: Vec<u8>,
-    parameters: Parameters,
+/// A connection while no session uses it.
+pub(crate) struct Greeting<'a> {
+    pub(crate) stream: &'a mut UnixStream,
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) parameters: Parameters,
 }
 
-impl Greeting {
-    async fn next(&mut self) -> Result<(u8, Vec<u8>), AttemptError> {
+impl Greeting<'_> {
+    pub(crate) async fn next(&mut self) -> Result<(u8, Vec<u8>), AttemptError> {
         loop {
             if let Some(frame) = peek(&self.buffer).map_err(|_| AttemptError::Passing)? {
                 if frame.len > MAX_GREETING {
@@ -308,7 +356,7 @@ impl Greeting {
 }
 
 /// A literal that reads the same whatever `standard_conforming_strings` says.
-fn quoted(value: &str) -> String {
+pub(crate) fn quoted(value: &str) -> String {
     format!("E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
@@ -320,13 +368,14 @@ pub(crate) fn record_parameter(parameters: &mut Parameters, body: &[u8]) {
 }
 
 /// Passes a cancel request on; the server answers by closing.
-pub(crate) async fn cancel(at: CancelAt) -> io::Result<()> {
+pub(crate) async fn cancel(at: &CancelAt) -> io::Result<()> {
     let request = message::cancel(at.process, &at.secret);
     let forward = async {
         let mut stream = UnixStream::connect(socket(&at.server)).await?;
         stream.write_all(&request).await?;
         stream.read(&mut [0; 1]).await.map(|_| ())
     };
+    // `at` is held until the server has answered: the connection is nobody else's before that.
     tokio::time::timeout(ATTEMPT, forward).await?
 }
 

@@ -54,6 +54,12 @@ impl Histogram {
         self.sum_us.fetch_add(micros, Ordering::Relaxed);
     }
 
+    /// How many, and the 95th percentile in microseconds.
+    pub(crate) fn summary(&self) -> (u64, Option<u64>) {
+        let buckets = self.snapshot();
+        (buckets.iter().sum(), quantile_us(&buckets, 95))
+    }
+
     fn snapshot(&self) -> [u64; BUCKETS] {
         std::array::from_fn(|index| self.buckets[index].load(Ordering::Relaxed))
     }
@@ -83,10 +89,14 @@ pub(crate) struct DoorCounters {
     pub(crate) clients: AtomicU64,
     pub(crate) held: AtomicU64,
     pub(crate) servers: AtomicU64,
+    /// Client sessions that have no server and need none.
+    pub(crate) detached: AtomicU64,
     statements: AtomicU64,
     failures: AtomicU64,
     cycle: Histogram,
     pub(crate) hold: Histogram,
+    /// From the need of a server to having it.
+    pub(crate) acquire: Histogram,
     codes: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -188,6 +198,7 @@ pub(crate) fn page(doors: [(&str, &DoorCounters); 2], epoch: Option<u64>) -> Str
             (|door| &door.cycle) as fn(&DoorCounters) -> &Histogram,
         ),
         ("mainstay_router_hold_seconds", "How long sessions were held.", |door| &door.hold),
+        ("mainstay_router_acquire_seconds", "From the need of a server to having it.", |door| &door.acquire),
     ] {
         writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram").ok();
         for (label, door) in doors {

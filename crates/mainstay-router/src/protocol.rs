@@ -26,6 +26,8 @@ pub enum ToRouter {
     },
     /// Ask for the metrics page. Answered by `Metrics`.
     Metrics,
+    /// Ask how the pools are. Answered by `Pools`.
+    Pools,
 }
 
 /// From the router.
@@ -83,6 +85,57 @@ pub enum FromRouter {
         /// The page.
         text: String,
     },
+    /// How the pools are.
+    Pools {
+        /// By door, database and role.
+        pools: Vec<PoolState>,
+    },
+}
+
+/// How servers are given to clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolMode {
+    /// A client has a server for as long as it is connected.
+    #[default]
+    Session,
+    /// A client has a server for as long as a transaction lasts, or state of its own ties it to one.
+    Transaction,
+}
+
+/// One pool: the clients of a role in a database by one door, and their servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolState {
+    /// `write` or `read`.
+    pub door: String,
+    /// Database.
+    pub database: String,
+    /// Role.
+    pub role: String,
+    /// How servers are given out.
+    pub mode: PoolMode,
+    /// Most server connections.
+    pub size: u64,
+    /// Client sessions that have a server now.
+    pub clients_active: u64,
+    /// Client sessions that need none now.
+    pub clients_idle: u64,
+    /// Client sessions that wait for one.
+    pub clients_waiting: u64,
+    /// Of the active ones, those that keep their server between transactions for state of their own.
+    pub clients_tied: u64,
+    /// Server connections without a client.
+    pub servers_idle: u64,
+    /// How often a client got a server, since the router started.
+    pub acquired: u64,
+    /// Of these, how often it waited in the queue first.
+    pub waited: u64,
+    /// 95th percentile of these waits. **Unit**: microseconds.
+    pub wait_p95_us: Option<u64>,
+    /// How often a client waited for too long and was told so.
+    pub refused: u64,
+    /// Client sessions of this door that are held for a primary now.
+    pub held: u64,
 }
 
 /// What went through a door in a window.
@@ -119,6 +172,40 @@ pub struct Policy {
     pub max_servers: u32,
     /// How long a session is held. **Unit**: milliseconds.
     pub hold_ms: u64,
+    /// How servers are given to clients.
+    #[serde(default)]
+    pub pool: PoolPolicy,
+}
+
+/// Bounds of each pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolPolicy {
+    /// How servers are given out.
+    pub mode: PoolMode,
+    /// Most server connections of a role in a database by one door.
+    pub size: u32,
+    /// How long a client waits for one. **Unit**: milliseconds.
+    pub wait_ms: u64,
+    /// Server connections that stay, however long they are idle.
+    pub least_idle: u32,
+    /// How long others may be idle. **Unit**: milliseconds.
+    pub idle_ms: u64,
+    /// How old a server connection becomes. **Unit**: milliseconds.
+    pub lifetime_ms: u64,
+}
+
+impl Default for PoolPolicy {
+    fn default() -> Self {
+        Self {
+            mode: PoolMode::Session,
+            size: 10,
+            wait_ms: 30_000,
+            least_idle: 2,
+            idle_ms: 600_000,
+            lifetime_ms: 1_800_000,
+        }
+    }
 }
 
 /// Where statements go.

@@ -14,10 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::frame::{Frame, HEADER, Malformed, peek};
-use crate::link::{Link, record_parameter};
+use crate::link::{Link, Side, record_parameter};
 use crate::message::{self, Failure, Severity, sqlstate};
+use crate::pool::{Pool, Tied};
 use crate::shared::{Door, Shared};
-use crate::tracker::{Fate, Owed, Received, Tracker};
+use crate::tracker::{Answer, Fate, Owed, Received, Tracker};
+
+mod rewrite;
 
 /// One read. Sixteen times a socket's usual fill, and shared by all sessions of a thread.
 const SCRATCH: usize = 64 * 1024;
@@ -48,12 +51,16 @@ pub(crate) enum Event {
     ServerEnded,
     /// What [`Relay::stop`] asked for.
     Stopped,
+    /// A client without a server has sent what needs one.
+    ClientWants,
 }
 
 /// When to stop by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     Never,
+    /// When any server would do for what comes next, and nothing has come or others wait.
+    WhenFree,
     /// With nothing in flight and no transaction.
     WhenIdle,
     /// With nothing in flight.
@@ -97,6 +104,10 @@ pub(crate) struct Relay {
     void: Void,
     owed: Owed,
     has_ended: bool,
+    /// Servers are shared with other clients.
+    pool: Option<Arc<Pool>>,
+    /// Counts a session that keeps its server.
+    tied: Option<Tied>,
     /// New cycles wait; what is begun goes on.
     pub(crate) is_paused: bool,
     pub(crate) stop: Stop,
@@ -142,9 +153,16 @@ impl Relay {
             void: Void::default(),
             owed: Owed::default(),
             has_ended: false,
+            pool: None,
+            tied: None,
             is_paused: false,
             stop: Stop::Never,
         }
+    }
+
+    /// From now on servers come from this pool.
+    pub(crate) fn share(&mut self, pool: Arc<Pool>) {
+        self.pool = Some(pool);
     }
 
     /// For messages of our own: at a boundary, see [`Relay::lose`].
@@ -230,16 +248,57 @@ impl Relay {
                     Poll::Pending => {}
                 }
             }
-            let is_stopped = match self.stop {
-                Stop::Never => false,
-                Stop::WhenIdle => self.tracker.is_idle(),
-                Stop::WhenQuiet => self.tracker.is_quiet(),
-            };
-            if is_stopped && self.tail.is_empty() && self.streaming_down == 0 {
+            if self.is_stopped() && self.tail.is_empty() && self.streaming_down == 0 {
                 return Poll::Ready(Event::Stopped);
             }
             if !has_moved {
                 return Poll::Pending;
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        match self.stop {
+            Stop::Never => false,
+            Stop::WhenFree => {
+                let is_contended = self.pool.as_ref().is_some_and(|pool| pool.is_contended());
+                self.tracker.is_free()
+                    && self.void.is_empty()
+                    && self.outbox.is_empty()
+                    && (self.is_paused || is_contended || !self.has_work())
+            }
+            Stop::WhenIdle => self.tracker.is_idle(),
+            Stop::WhenQuiet => self.tracker.is_quiet(),
+        }
+    }
+
+    /// Something is there that only a server can answer; a malformed message too, which whoever has one tells.
+    fn has_work(&self) -> bool {
+        self.sendable().map_or(true, |end| end > 0)
+    }
+
+    /// The client's side alone, while it has no server and needs none. Ends when it needs one.
+    pub(crate) fn poll_detached(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            if self.flush_client(cx).is_err() {
+                return Poll::Ready(Event::ClientGone);
+            }
+            if self.has_work() {
+                return Poll::Ready(Event::ClientWants);
+            }
+            if self.inbox.first() == Some(&b'X') || ready!(self.read_client(cx)).is_err() {
+                return Poll::Ready(Event::ClientGone);
+            }
+        }
+    }
+
+    /// Nothing is kept of buffers that are empty: there are many clients without a server.
+    pub(crate) fn leave(&mut self) {
+        self.tracker.leave();
+        self.count_tied();
+        for buffer in [&mut self.inbox, &mut self.outbox, &mut self.tail, &mut self.to_client] {
+            if buffer.is_empty() {
+                *buffer = Vec::new();
             }
         }
     }
@@ -295,15 +354,15 @@ impl Relay {
     }
 
     fn read_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
-        let Link { stream, parameters, .. } = link;
+        let Link { stream, side, .. } = link;
         let read = read_scratch(stream, cx, |bytes| {
             if self.tail.is_empty() {
-                let used = self.take_server(parameters, bytes)?;
+                let used = self.take_server(side, bytes)?;
                 self.tail.extend_from_slice(&bytes[used..]);
             } else {
                 let mut all = std::mem::take(&mut self.tail);
                 all.extend_from_slice(bytes);
-                let used = self.take_server(parameters, &all)?;
+                let used = self.take_server(side, &all)?;
                 consume(&mut all, used);
                 self.tail = all;
             }
@@ -317,10 +376,12 @@ impl Relay {
     }
 
     /// Forwards whole messages, and long ones as they come. Gives how much of `bytes` is done with.
-    fn take_server(&mut self, parameters: &mut crate::link::Parameters, bytes: &[u8]) -> Result<usize, Event> {
+    fn take_server(&mut self, side: &mut Side, bytes: &[u8]) -> Result<usize, Event> {
         let now = Instant::now();
         let mut at = self.streaming_down.min(bytes.len());
         self.streaming_down -= at;
+        // What is not forwarded yet begins here.
+        let mut from = 0;
         while let Some(frame) = peek(&bytes[at..]).map_err(|_| Event::ServerLost)? {
             let rest = bytes.len() - at;
             if frame.len > rest {
@@ -331,40 +392,74 @@ impl Relay {
                 }
                 break;
             }
-            let body = &bytes[at + HEADER..at + frame.len];
-            match self.tracker.received(frame.kind, body, now) {
-                Received::Nothing => {}
-                Received::Ready { took } => {
-                    if let Some(took) = took {
-                        self.shared.counters(self.door).cycle(took);
-                    }
+            let next = at + frame.len;
+            let answer = match self.receive(side, frame.kind, &bytes[at + HEADER..next], now) {
+                Ok(answer) => answer,
+                Err(event) => {
+                    // What came before it is the client's.
+                    self.to_client.extend_from_slice(&bytes[from..at]);
+                    return Err(event);
                 }
-                Received::Parameter => record_parameter(parameters, body),
-                Received::Error => {
-                    let failure = Failure::parse(body);
-                    if failure.is_server_leaving() {
-                        // Ours to handle, not the client's. What came before it is the client's.
-                        self.to_client.extend_from_slice(&bytes[..at]);
-                        return Err(Event::ServerLost);
-                    }
-                    self.has_ended |= failure.is_fatal;
-                    self.shared.counters(self.door).error(&failure.code, false);
+            };
+            if answer != Answer::Forward {
+                self.to_client.extend_from_slice(&bytes[from..at]);
+                from = next;
+            }
+            if answer == Answer::AsParse {
+                message::put(&mut self.to_client, b'1', |_| {});
+            }
+            at = next;
+        }
+        self.to_client.extend_from_slice(&bytes[from..at]);
+        Ok(at)
+    }
+
+    /// Learns from a message of the server. Gives what the client sees of it.
+    fn receive(&mut self, side: &mut Side, kind: u8, body: &[u8], now: Instant) -> Result<Answer, Event> {
+        match self.tracker.received(kind, body, now) {
+            Received::Nothing => {}
+            Received::Ready { took } => {
+                side.known.ready(self.tracker.done());
+                self.count_tied();
+                if let Some(took) = took {
+                    self.shared.counters(self.door).cycle(took);
                 }
             }
-            at += frame.len;
+            Received::Parameter => record_parameter(Arc::make_mut(&mut side.parameters), body),
+            Received::Confirmed { answer, on_server } => {
+                if let Some(number) = on_server {
+                    side.known.confirm(number);
+                }
+                return Ok(answer);
+            }
+            Received::Dropped => side.dropped(),
+            Received::Ours => return Ok(Answer::Swallow),
+            Received::Error => {
+                // A Parse that was skipped has left the former one.
+                side.unnamed = None;
+                let failure = Failure::parse(body);
+                if failure.is_server_leaving() {
+                    // Ours to handle, not the client's.
+                    return Err(Event::ServerLost);
+                }
+                self.has_ended |= failure.is_fatal;
+                self.shared.counters(self.door).error(&failure.code, false);
+            }
         }
-        self.to_client.extend_from_slice(&bytes[..at]);
-        Ok(at)
+        Ok(Answer::Forward)
+    }
+
+    fn count_tied(&mut self) {
+        if self.tracker.is_tied() != self.tied.is_some()
+            && let Some(pool) = &self.pool
+        {
+            self.tied = self.tracker.is_tied().then(|| Tied::new(Arc::clone(pool)));
+        }
     }
 
     /// Gives whether anything moved.
     fn feed_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<bool, Event>> {
-        let mut has_moved = false;
-        while !self.outbox.is_empty() {
-            let written = ready!(write(link, cx, &self.outbox))?;
-            consume(&mut self.outbox, written);
-            has_moved = true;
-        }
+        let mut has_moved = ready!(self.flush_server(link, cx))?;
         if !self.void.is_empty() {
             let before = self.to_client.len();
             self.answer_void().map_err(Event::ClientMalformed)?;
@@ -390,9 +485,25 @@ impl Relay {
             let is_leaving = self.void.is_empty() && self.inbox.first() == Some(&b'X');
             return Poll::Ready(if is_leaving { Err(Event::ClientGone) } else { Ok(has_moved) });
         }
+        if self.pool.is_some() {
+            has_moved |= self.stage(link, end);
+            ready!(self.flush_server(link, cx))?;
+            return Poll::Ready(Ok(has_moved));
+        }
         let written = ready!(write(link, cx, &self.inbox[..end]))?;
         self.count_sent(end, written);
         Poll::Ready(Ok(true))
+    }
+
+    /// Gives whether anything moved.
+    fn flush_server(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<Result<bool, Event>> {
+        let mut has_moved = false;
+        while !self.outbox.is_empty() {
+            let written = ready!(write(link, cx, &self.outbox))?;
+            consume(&mut self.outbox, written);
+            has_moved = true;
+        }
+        Poll::Ready(Ok(has_moved))
     }
 
     /// How much of the inbox may be written: whole messages, and a long one as far as it is there.

@@ -101,6 +101,7 @@ pub enum RunError {
 ///
 /// **Errors**: it could not start; once it runs, it does not fail.
 pub fn run(options: Options) -> Result<(), RunError> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let mut term = signal(SignalKind::terminate())?;
@@ -111,6 +112,14 @@ pub fn run(options: Options) -> Result<(), RunError> {
     });
     runtime.shutdown_background();
     ended
+}
+
+/// A thousand clients and their servers need more than the usual 1024; more than the hard limit is not ours to take.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it the router serves as many as it can.
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
 }
 
 /// Runs the router until `stop`. Wants a runtime of several threads.
@@ -140,6 +149,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         let listener = tokio::net::TcpListener::from_std(listener)?;
         tasks.spawn(accept(listener, door, Arc::clone(&shared), Arc::clone(&connections)));
     }
+    tasks.spawn(crate::pool::sweep(Arc::clone(&shared)));
     tasks.spawn(Control::new(Arc::clone(&shared), store).accept(socket));
     stop.await;
     tasks.shutdown().await;

@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -11,11 +12,14 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::fit::{Settings, Suit, read_back};
 use crate::greet::{Greeted, greet};
-use crate::link::{Link, Luggage, Parameters, Refused, Wanted, acquire};
+use crate::link::{ATTEMPT, Link, Luggage, Parameters, Refused, Wanted, acquire};
 use crate::message::{self, Severity, sqlstate};
+use crate::pool::{Active, Asker, Member, Pool};
+use crate::protocol::PoolMode;
 use crate::relay::{Event, Relay, Stop};
-use crate::shared::{CancelKey, ClientCount, Door, Held, Shared, View};
+use crate::shared::{CancelKey, ClientCount, Detached, Door, Held, Shared, View};
 use crate::startup::Startup;
 use crate::tracker::Fate;
 
@@ -51,8 +55,17 @@ struct Session {
     view: watch::Receiver<View>,
     cancel: CancelKey,
     /// What the client believes.
-    parameters: Parameters,
+    parameters: Arc<Parameters>,
+    /// As its last server had them at first.
+    initial: Arc<Parameters>,
     settings: Vec<(String, String)>,
+    pool: Arc<Pool>,
+    /// As it was when the client came in.
+    mode: PoolMode,
+    /// Settings that a shared server has to be given: those that it reports, and others.
+    reported: Settings,
+    unreported: Settings,
+    active: Option<Active>,
 }
 
 /// Serves a client until it or we are done.
@@ -60,24 +73,45 @@ pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
     let shared = Arc::clone(&count.shared);
     let Some(Greeted { client, startup, rest }) = greet(client, &shared, door).await else { return };
     let Ok(cancel) = shared.issue_cancel() else { return };
+    let view = shared.view.subscribe();
+    let pool = shared.pools.of(door, &startup, &view.borrow());
+    let mode = view.borrow().policy.as_ref().map(|in_force| in_force.policy.pool.mode).unwrap_or_default();
+    let _member = Member::new(Arc::clone(&pool));
+    let mut relay = Relay::new(client, Arc::clone(&shared), door, rest);
+    if mode == PoolMode::Transaction {
+        relay.share(Arc::clone(&pool));
+    }
     let mut session = Session {
-        view: shared.view.subscribe(),
-        relay: Relay::new(client, Arc::clone(&shared), door, rest),
+        view,
+        relay,
         shared,
         door,
-        startup: Arc::new(startup),
         cancel,
-        parameters: Parameters::new(),
+        parameters: Arc::default(),
+        initial: Arc::default(),
         settings: Vec::new(),
+        pool,
+        mode,
+        reported: application_name(&startup),
+        unreported: Settings::new(),
+        startup: Arc::new(startup),
+        active: None,
     };
     Box::pin(session.run()).await;
     session.farewell().await;
 }
 
+/// What became of a server that was given back.
+enum GivenBack {
+    Yes,
+    /// It has state of the session that cannot be known.
+    No(Box<Link>),
+    Lost,
+}
+
 impl Session {
     async fn run(&mut self) {
-        let held = Held::new(Arc::clone(&self.shared), self.door);
-        let mut link = match self.find(true, held).await {
+        let mut link = match self.find_first().await {
             Ok(link) => link,
             Err(no_server) => return self.give_up(no_server),
         };
@@ -86,26 +120,158 @@ impl Session {
         message::ready(self.relay.client_buffer(), crate::tracker::IDLE);
         self.relay.resume(&mut link);
         loop {
-            let event = self.live(&mut link).await;
+            let end = self.live(&mut link).await;
             self.cancel.point(None);
-            self.settings = merged(std::mem::take(&mut self.settings), link.settings());
-            self.parameters = std::mem::take(&mut link.parameters);
-            let fate = match event {
-                LiveEnd::Lost => self.relay.lose(),
-                LiveEnd::Over => None,
+            self.learn(&link);
+            let next = match end {
+                LiveEnd::Over => return,
+                LiveEnd::Lost => self.go_on(Some(link)).await,
+                LiveEnd::Free { is_client_gone } => match self.give_back(link, is_client_gone).await {
+                    GivenBack::Yes if is_client_gone => return,
+                    GivenBack::Yes => self.rest().await,
+                    GivenBack::No(link) => {
+                        self.cancel.point(Some(link.cancel.clone()));
+                        Some(link)
+                    }
+                    GivenBack::Lost => self.go_on(None).await,
+                },
             };
-            let Some(fate) = fate else { return };
-            // Counted as held before the connection's end is seen: whoever looks in between must not miss it.
-            let held = Held::new(Arc::clone(&self.shared), self.door);
-            let is_in_flight = matches!(fate, Fate::Unknown | Fate::UnknownAndEnd);
-            self.shared.note(|failover| failover.in_flight += u64::from(is_in_flight));
-            // Closed before anything is waited for: new targets wait for it.
-            drop(link);
-            match self.replace(fate, held).await {
-                Some(next) => link = next,
-                None => return,
+            let Some(next) = next else { return };
+            link = next;
+        }
+    }
+
+    /// What the session is like at the end of its time with a server.
+    fn learn(&mut self, link: &Link) {
+        if !Arc::ptr_eq(&self.parameters, &link.side.parameters) {
+            self.parameters = Arc::clone(&link.side.parameters);
+            self.reported = link.settings().into_iter().collect();
+        }
+    }
+
+    async fn find_first(&mut self) -> Result<Box<Link>, NoServer> {
+        match self.mode {
+            PoolMode::Session => {
+                let held = Held::new(Arc::clone(&self.shared), self.door);
+                self.find(true, held).await
+            }
+            PoolMode::Transaction => {
+                // One copy of those that are the same.
+                self.startup = self.pool.startup(&self.startup);
+                self.find_shared(&mut None).await
             }
         }
+    }
+
+    /// The server is lost: tells the client what became of what it sent, and finds another one.
+    async fn go_on(&mut self, link: Option<Box<Link>>) -> Option<Box<Link>> {
+        if let Some(link) = &link {
+            self.settings = merged(std::mem::take(&mut self.settings), link.settings());
+        }
+        let fate = self.relay.lose()?;
+        // Counted as held before the connection's end is seen: whoever looks in between must not miss it.
+        let held = Held::new(Arc::clone(&self.shared), self.door);
+        let is_in_flight = matches!(fate, Fate::Unknown | Fate::UnknownAndEnd);
+        self.shared.note(|failover| failover.in_flight += u64::from(is_in_flight));
+        // Closed before anything is waited for: new targets wait for it.
+        drop(link);
+        self.active = None;
+        self.replace(fate, held).await
+    }
+
+    /// Other clients may have the server now.
+    async fn give_back(&mut self, mut link: Box<Link>, is_client_gone: bool) -> GivenBack {
+        // A cancel that is under way must not meet the next client's statement.
+        link.cancel.unused().await;
+        if self.relay.tracker.has_changed() {
+            if is_client_gone {
+                return GivenBack::Yes;
+            }
+            match timeout(ATTEMPT, read_back(&mut link)).await {
+                Ok(Ok(Some(settings))) => {
+                    self.relay.tracker.read_back();
+                    self.unreported.clone_from(&settings);
+                    link.side.settings = settings;
+                }
+                Ok(Ok(None)) => {
+                    self.relay.tracker.unreadable();
+                    return GivenBack::No(link);
+                }
+                Ok(Err(_)) | Err(_) => return GivenBack::Lost,
+            }
+        }
+        self.active = None;
+        self.pool.put(link, &self.shared);
+        GivenBack::Yes
+    }
+
+    /// Without a server until the client needs one.
+    async fn rest(&mut self) -> Option<Box<Link>> {
+        self.relay.leave();
+        let detached = Detached::new(Arc::clone(&self.shared), self.door);
+        let event = loop {
+            if self.view.borrow_and_update().is_stopping {
+                self.stopping();
+                return None;
+            }
+            tokio::select! {
+                biased;
+                event = poll_fn(|cx| self.relay.poll_detached(cx)) => break event,
+                _ = self.view.changed() => {}
+            }
+        };
+        drop(detached);
+        if !matches!(event, Event::ClientWants) {
+            return None;
+        }
+        let mut held = None;
+        match self.find_shared(&mut held).await {
+            Ok(mut link) => {
+                self.shared.note(|failover| failover.carried += u64::from(held.is_some()));
+                self.adopt(&mut link);
+                self.relay.resume(&mut link);
+                Some(link)
+            }
+            Err(no_server) => {
+                self.give_up(no_server);
+                None
+            }
+        }
+    }
+
+    /// A server of the pool, in this session's turn.
+    async fn find_shared(&mut self, held: &mut Option<Held>) -> Result<Box<Link>, NoServer> {
+        let begun = Instant::now();
+        let has_had_one = !self.parameters.is_empty();
+        let suit = Suit {
+            known: has_had_one.then(|| (Arc::clone(&self.parameters), Arc::clone(&self.initial))),
+            reported: self.reported.clone(),
+            unreported: self.unreported.clone(),
+        };
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        let turn = usize::try_from(turn).unwrap_or(0);
+        let taken = self.pool.take_now(&self.shared.view.borrow(), &self.startup, turn);
+        let found = match taken {
+            Some(link) if suit.fits(&link) => link,
+            taken => {
+                let asker = Asker {
+                    shared: Arc::clone(&self.shared),
+                    pool: Arc::clone(&self.pool),
+                    door: self.door,
+                    startup: Arc::clone(&self.startup),
+                    suit,
+                };
+                let asked = Box::pin(asker.ask(taken, self.shared.view.subscribe(), held));
+                tokio::select! {
+                    biased;
+                    found = asked => found.map_err(NoServer::Refused)?,
+                    _ = poll_fn(|cx| self.relay.poll_held(cx)) => return Err(NoServer::ClientGone),
+                }
+            }
+        };
+        self.pool.count_acquired();
+        self.shared.counters(self.door).acquire.record(begun.elapsed());
+        Ok(found)
     }
 
     /// The session has a server; ends when it has not any more.
@@ -116,6 +282,7 @@ impl Session {
             let stance = stance(&view.borrow_and_update(), self.door, link);
             self.relay.is_paused = stance == Stance::Pause;
             self.relay.stop = match stance {
+                Stance::Run | Stance::Pause if self.mode == PoolMode::Transaction => Stop::WhenFree,
                 Stance::Run | Stance::Pause => Stop::Never,
                 Stance::Move => Stop::WhenIdle,
                 Stance::Stop => Stop::WhenQuiet,
@@ -146,7 +313,11 @@ impl Session {
 
     fn ended(&mut self, event: Event, stance: Stance) -> LiveEnd {
         match event {
-            Event::ClientGone | Event::ServerEnded => LiveEnd::Over,
+            Event::Stopped if matches!(stance, Stance::Run | Stance::Pause) => LiveEnd::Free { is_client_gone: false },
+            Event::ClientGone if self.mode == PoolMode::Transaction && self.relay.tracker.is_free() => {
+                LiveEnd::Free { is_client_gone: true }
+            }
+            Event::ClientGone | Event::ServerEnded | Event::ClientWants => LiveEnd::Over,
             Event::ClientMalformed(error) => {
                 self.relay.error(Severity::Fatal, sqlstate::PROTOCOL_VIOLATION, &error.to_string());
                 LiveEnd::Over
@@ -164,7 +335,10 @@ impl Session {
         if fate == Fate::UnknownAndEnd {
             return None;
         }
-        let found = self.find(false, held).await;
+        let found = match self.mode {
+            PoolMode::Session => self.find(false, held).await,
+            PoolMode::Transaction => self.find_shared(&mut Some(held)).await,
+        };
         if let Fate::End { reason } = fate {
             if !matches!(found, Err(NoServer::ClientGone)) {
                 self.shared.note(|failover| failover.ended += 1);
@@ -209,18 +383,24 @@ impl Session {
     /// The client learns what is different here.
     fn adopt(&mut self, link: &mut Link) {
         self.cancel.point(Some(link.cancel.clone()));
-        for (name, value) in &link.parameters {
+        self.active = Some(Active::new(Arc::clone(&self.pool)));
+        self.initial = Arc::clone(&link.initial);
+        if Arc::ptr_eq(&self.parameters, &link.side.parameters) {
+            return;
+        }
+        for (name, value) in link.side.parameters.iter() {
             if self.parameters.get(name) != Some(value) {
                 message::parameter_status(self.relay.client_buffer(), name, value);
             }
         }
-        self.parameters = Parameters::new();
+        self.parameters = Arc::clone(&link.side.parameters);
     }
 
     fn give_up(&mut self, no_server: NoServer) {
         match no_server {
             NoServer::ClientGone => {}
-            NoServer::Expired => self.expired(),
+            NoServer::Expired | NoServer::Refused(Refused::Expired) => self.expired(),
+            NoServer::Refused(Refused::Waited) => self.waited(),
             NoServer::Refused(Refused::Stopping) => self.stopping(),
             NoServer::Refused(Refused::TooMany) => self.relay.error(
                 Severity::Fatal,
@@ -244,6 +424,17 @@ impl Session {
         self.relay.error(Severity::Fatal, sqlstate::CANNOT_CONNECT_NOW, &text);
     }
 
+    fn waited(&mut self) {
+        let wait_ms = self.view.borrow().policy.as_ref().map_or(0, |in_force| in_force.policy.pool.wait_ms);
+        let text = format!(
+            "all {} server connections of this pool were in use for {wait_ms} ms, {} of them tied to their clients; \
+             the statement was not begun",
+            self.pool.size(),
+            self.pool.tied(),
+        );
+        self.relay.error(Severity::Fatal, sqlstate::TOO_MANY_CONNECTIONS, &text);
+    }
+
     fn stopping(&mut self) {
         self.relay.error(Severity::Fatal, sqlstate::ADMIN_SHUTDOWN, "the router is stopping; connect again");
     }
@@ -262,6 +453,13 @@ enum LiveEnd {
     Lost,
     /// Nothing more to do.
     Over,
+    /// Others may have the server.
+    Free { is_client_gone: bool },
+}
+
+/// The one setting of the startup packet that shared servers are not opened with.
+fn application_name(startup: &Startup) -> Settings {
+    startup.parameters.iter().filter(|(name, _)| name == "application_name").cloned().collect()
 }
 
 fn stance(view: &View, door: Door, link: &Link) -> Stance {

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::metrics::DoorCounters;
+use crate::pool::Pools;
 use crate::protocol::{Policy, Server, Targets};
 use crate::scram::{ClientKeys, Verifier, salt_of};
+use crate::statements::Registry;
 
 /// Connections that are made to servers at the same time: a new primary meets a queue, not a stampede.
 const CONNECTING: usize = 32;
@@ -23,7 +25,7 @@ const CONNECTING: usize = 32;
 const MAX_KEYS: usize = 256;
 
 /// Which listener a client came in by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Door {
     Write,
     Read,
@@ -117,6 +119,34 @@ pub(crate) struct CancelAt {
     pub(crate) server: Server,
     pub(crate) process: u32,
     pub(crate) secret: Vec<u8>,
+    /// Shared by those who cancel there now.
+    gate: Arc<RwLock<()>>,
+}
+
+impl CancelAt {
+    pub(crate) fn new(server: Server, process: u32, secret: Vec<u8>) -> Self {
+        Self { server, process, secret, gate: Arc::new(RwLock::new(())) }
+    }
+
+    /// Waits until nobody cancels there. A cancel that the server has taken while idle does nothing
+    /// (`ProcessInterrupts`, `DoingCommandRead`), so it cannot meet the next client's statement.
+    pub(crate) async fn unused(&self) {
+        drop(self.gate.write().await);
+    }
+}
+
+/// A cancel request under way.
+pub(crate) struct Cancelling {
+    at: CancelAt,
+    _gate: OwnedRwLockReadGuard<()>,
+}
+
+impl std::ops::Deref for Cancelling {
+    type Target = CancelAt;
+
+    fn deref(&self) -> &CancelAt {
+        &self.at
+    }
 }
 
 type KeyName = (String, Vec<u8>, u32);
@@ -126,6 +156,8 @@ pub(crate) struct Shared {
     pub(crate) view: watch::Sender<View>,
     pub(crate) write: DoorCounters,
     pub(crate) read: DoorCounters,
+    pub(crate) pools: Pools,
+    pub(crate) statements: Registry,
     pub(crate) connecting: Semaphore,
     pub(crate) turn: AtomicU64,
     /// The second in which a client that was turned away was last told of.
@@ -151,6 +183,8 @@ impl Shared {
             view: watch::Sender::new(view),
             write: DoorCounters::default(),
             read: DoorCounters::default(),
+            pools: Pools::default(),
+            statements: Registry::new(),
             connecting: Semaphore::new(CONNECTING),
             turn: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
@@ -214,10 +248,25 @@ impl Shared {
 
     /// Counts a server connection, before it is made.
     pub(crate) fn register(self: &Arc<Self>, door: Door, route: Route) -> Registered {
+        self.registered(&mut lock(&self.links), door, route)
+    }
+
+    /// The same, if there are fewer than `most`.
+    pub(crate) fn register_below(self: &Arc<Self>, most: usize, door: Door, route: Route) -> Option<Registered> {
+        let mut links = lock(&self.links);
+        (links.len() < most).then(|| self.registered(&mut links, door, route))
+    }
+
+    fn registered(self: &Arc<Self>, links: &mut BTreeMap<u64, Route>, door: Door, route: Route) -> Registered {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        lock(&self.links).insert(number, route);
+        links.insert(number, route);
         self.counters(door).servers.fetch_add(1, Ordering::Relaxed);
         Registered { shared: Arc::clone(self), door, number }
+    }
+
+    /// Waits until a server connection is closed.
+    pub(crate) async fn link_closed(&self) {
+        self.link_closed.notified().await;
     }
 
     /// Waits until no connection is left that takes another server than `primary` for the primary.
@@ -247,10 +296,13 @@ impl Shared {
     }
 
     /// The server process that a client's cancel request means.
-    pub(crate) fn cancel_target(&self, process: u32, secret: &[u8]) -> Option<CancelAt> {
+    pub(crate) fn cancel_target(&self, process: u32, secret: &[u8]) -> Option<Cancelling> {
         let cancels = lock(&self.cancels);
         let entry = cancels.get(&process)?;
-        bool::from(entry.secret.as_slice().ct_eq(secret)).then(|| entry.at.clone()).flatten()
+        let at = bool::from(entry.secret.as_slice().ct_eq(secret)).then(|| entry.at.clone()).flatten()?;
+        // Taken while the key points there: whoever gives the server away waits for it.
+        let gate = Arc::clone(&at.gate).try_read_owned().ok()?;
+        Some(Cancelling { at, _gate: gate })
     }
 }
 
@@ -307,6 +359,25 @@ impl ClientCount {
 impl Drop for ClientCount {
     fn drop(&mut self) {
         self.shared.counters(self.door).clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A session without a server that is counted until this is dropped.
+pub(crate) struct Detached {
+    shared: Arc<Shared>,
+    door: Door,
+}
+
+impl Detached {
+    pub(crate) fn new(shared: Arc<Shared>, door: Door) -> Self {
+        shared.counters(door).detached.fetch_add(1, Ordering::Relaxed);
+        Self { shared, door }
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        self.shared.counters(self.door).detached.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) enum Request {
 }
 
 /// A session to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Startup {
     pub(crate) user: String,
     pub(crate) database: String,

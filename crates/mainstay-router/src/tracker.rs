@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::frame::{HEADER, split_string};
 use crate::glance::{Glance, Ties};
+use crate::statements::Statement;
 
 /// Most named statements that are kept to be prepared again. Drivers cache 100 (sqlx) to 256 (pgJDBC).
 const MAX_STATEMENTS: usize = 1_000;
@@ -28,13 +29,56 @@ enum Asked {
     Call,
     /// CopyDone or CopyFail, sent before the server said that it copies: answers nothing, but ends the copying.
     CopyEnd,
+    /// A cycle of the router's own, of which the client sees nothing.
+    Ours,
+}
+
+/// What becomes of the ParseComplete or CloseComplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Forward,
+    Swallow,
+    /// A CloseComplete goes on as a ParseComplete.
+    AsParse,
+}
+
+/// What it says about the client's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Nothing,
+    Keep { name: Vec<u8>, statement: Arc<Statement> },
+    Forget { name: Vec<u8> },
+    Unnamed { statement: Arc<Statement> },
 }
 
 /// What a ParseComplete or CloseComplete will confirm.
 #[derive(Debug)]
-enum Awaited {
-    Parse { cycle: u64, statement: Option<(Vec<u8>, Arc<[u8]>)> },
-    Close { cycle: u64, name: Option<Vec<u8>> },
+struct Awaited {
+    cycle: u64,
+    effect: Effect,
+    answer: Answer,
+    /// The number of a statement that a shared server has then.
+    on_server: Option<u64>,
+}
+
+/// What a name means to the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    Absent,
+    Statement(Arc<Statement>),
+    /// That is not known before an earlier cycle is answered.
+    Undecided,
+}
+
+/// The unnamed statement.
+#[derive(Debug)]
+enum Unnamed {
+    Absent,
+    Kept(Arc<Statement>),
+    /// Too long to be kept: only its server has it. It is waited for until it was used.
+    Long {
+        is_bound: bool,
+    },
 }
 
 /// A message that streams through.
@@ -69,6 +113,15 @@ pub(crate) enum Received {
     Error,
     /// A ParameterStatus.
     Parameter,
+    /// A ParseComplete or CloseComplete.
+    Confirmed {
+        answer: Answer,
+        on_server: Option<u64>,
+    },
+    /// The server has dropped all prepared statements.
+    Dropped,
+    /// Of a cycle of the router's own.
+    Ours,
 }
 
 /// One session's state.
@@ -80,7 +133,10 @@ pub(crate) struct Tracker {
     is_batch_open: bool,
     is_copying_in: bool,
     ties: Ties,
-    statements: BTreeMap<Vec<u8>, Arc<[u8]>>,
+    /// Settings may be others than before.
+    has_changed: bool,
+    unnamed: Unnamed,
+    statements: BTreeMap<Vec<u8>, Arc<Statement>>,
     statement_bytes: usize,
     awaited: VecDeque<Awaited>,
     /// Cycles asked for and answered.
@@ -106,6 +162,8 @@ impl Tracker {
             is_batch_open: false,
             is_copying_in: false,
             ties: Ties::NONE,
+            has_changed: false,
+            unnamed: Unnamed::Absent,
             statements: BTreeMap::new(),
             statement_bytes: 0,
             awaited: VecDeque::new(),
@@ -120,9 +178,51 @@ impl Tracker {
         self.asked.is_empty() && !self.is_batch_open && !self.is_copying_in && self.passing.is_none()
     }
 
+    /// Extended-protocol messages went out and no Sync yet.
+    pub(crate) fn is_batch_open(&self) -> bool {
+        self.is_batch_open
+    }
+
     /// Quiet, and outside a transaction.
     pub(crate) fn is_idle(&self) -> bool {
         self.is_quiet() && self.status == IDLE
+    }
+
+    /// Nothing would be missed if another server answered what comes next, once [`Tracker::has_changed`] is looked
+    /// into.
+    pub(crate) fn is_free(&self) -> bool {
+        let mut ties = self.ties;
+        ties.remove(Ties::READABLE);
+        self.is_idle() && ties.is_empty() && !matches!(self.unnamed, Unnamed::Long { is_bound: false })
+    }
+
+    /// It keeps its server between transactions.
+    pub(crate) fn is_tied(&self) -> bool {
+        !self.ties.is_empty()
+    }
+
+    /// Settings may have changed since this was last asked.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.has_changed
+    }
+
+    /// Its settings are known now.
+    pub(crate) fn read_back(&mut self) {
+        self.has_changed = false;
+        self.ties.remove(Ties::READABLE);
+    }
+
+    /// Its settings cannot be known.
+    pub(crate) fn unreadable(&mut self) {
+        self.has_changed = false;
+        self.ties.add(Ties::SETTING);
+    }
+
+    /// It leaves its server: a long unnamed statement stays behind.
+    pub(crate) fn leave(&mut self) {
+        if matches!(self.unnamed, Unnamed::Long { .. }) {
+            self.unnamed = Unnamed::Absent;
+        }
     }
 
     /// What the client sends next continues something begun.
@@ -143,7 +243,7 @@ impl Tracker {
 
     /// Forgets what was in flight on a lost server, and says what the client waits for.
     pub(crate) fn lose(&mut self) -> Owed {
-        let cycles = self.asked.iter().filter(|(asked, _)| *asked != Asked::CopyEnd).count();
+        let cycles = self.asked.iter().filter(|(asked, _)| !matches!(asked, Asked::CopyEnd | Asked::Ours)).count();
         let owed = Owed { cycles, is_batch_open: self.is_batch_open };
         self.asked.clear();
         self.awaited.clear();
@@ -156,8 +256,13 @@ impl Tracker {
     }
 
     /// The Parse messages that make this session's named statements on another server.
-    pub(crate) fn statements(&self) -> Vec<Arc<[u8]>> {
-        self.statements.values().cloned().collect()
+    pub(crate) fn statements(&self) -> Vec<Vec<u8>> {
+        let parse = |(name, statement): (&Vec<u8>, &Arc<Statement>)| {
+            let mut out = Vec::new();
+            statement.parse(&mut out, name);
+            out
+        };
+        self.statements.iter().map(parse).collect()
     }
 
     /// A message of the client goes to the server. `message` is all of it, or its head when it streams
@@ -169,17 +274,19 @@ impl Tracker {
         }
         match kind {
             b'Q' => {
+                self.unnamed = Unnamed::Absent;
                 self.ask(Asked::Query, now);
                 self.look(body, is_whole);
             }
             b'P' => {
                 self.is_batch_open = true;
-                self.parse(message, body, is_whole);
+                self.parse(body, is_whole);
             }
             b'C' => {
                 self.is_batch_open = true;
                 let name = body.strip_prefix(b"S").and_then(split_string).map(|(name, _)| name.to_vec());
-                self.awaited.push_back(Awaited::Close { cycle: self.cycles_asked, name });
+                let effect = name.map_or(Effect::Nothing, |name| Effect::Forget { name });
+                self.await_answer(effect, Answer::Forward, None);
             }
             b'B' | b'E' | b'D' | b'H' => self.is_batch_open = true,
             // A server that copies ignores Sync (`CopyGetData`).
@@ -205,31 +312,49 @@ impl Tracker {
             glance.feed(bytes);
         }
         if is_last && let Some(Passing::Text(glance)) = self.passing.take() {
-            self.ties.add(glance.finish());
+            self.tie(glance.finish());
         }
+    }
+
+    fn tie(&mut self, seen: Ties) {
+        self.has_changed |= seen.has(Ties::RESET) || seen.has(Ties::READABLE);
+        self.ties.add(seen.only_ties());
+    }
+
+    fn await_answer(&mut self, effect: Effect, answer: Answer, on_server: Option<u64>) {
+        self.awaited.push_back(Awaited { cycle: self.cycles_asked, effect, answer, on_server });
     }
 
     fn look(&mut self, text: &[u8], is_whole: bool) {
         let mut glance = Glance::new();
         glance.feed(text.strip_suffix(b"\0").unwrap_or(text));
         if is_whole {
-            self.ties.add(glance.finish());
+            self.tie(glance.finish());
         } else {
             self.passing = Some(Passing::Text(Box::new(glance)));
         }
     }
 
-    fn parse(&mut self, message: &[u8], body: &[u8], is_whole: bool) {
+    fn parse(&mut self, body: &[u8], is_whole: bool) {
         let Some((name, rest)) = split_string(body) else { return self.ties.add(Ties::UNKNOWN) };
         // Whole: the text ends at its zero byte and parameter types follow. Streaming: types are looked at as
         // if they were text, which may only add ties.
         let text = split_string(rest).map_or(rest, |(text, _)| text);
         self.look(text, is_whole);
-        let statement = (!name.is_empty() && is_whole).then(|| (name.to_vec(), Arc::from(message)));
+        let effect = if name.is_empty() || !is_whole {
+            Effect::Nothing
+        } else {
+            Effect::Keep { name: name.to_vec(), statement: Statement::own(rest) }
+        };
         if !name.is_empty() && !is_whole {
             self.ties.add(Ties::TOO_MUCH);
         }
-        self.awaited.push_back(Awaited::Parse { cycle: self.cycles_asked, statement });
+        self.await_answer(effect, Answer::Forward, None);
+    }
+
+    /// A cycle of the router's own goes to the server.
+    pub(crate) fn sent_ours(&mut self, now: Instant) {
+        self.ask(Asked::Ours, now);
     }
 
     fn ask(&mut self, asked: Asked, now: Instant) {
@@ -239,6 +364,9 @@ impl Tracker {
 
     /// A message of the server goes to the client.
     pub(crate) fn received(&mut self, kind: u8, body: &[u8], now: Instant) -> Received {
+        if matches!(self.asked.front(), Some((Asked::Ours, _))) {
+            return self.received_ours(kind, body);
+        }
         match kind {
             b'Z' => return self.ready(body, now),
             b'E' => {
@@ -246,10 +374,17 @@ impl Tracker {
                 return Received::Error;
             }
             b'S' => return Received::Parameter,
-            b'1' | b'3' => self.confirmed(),
+            b'1' | b'3' => return self.confirmed(),
             b'G' => self.copy_in(),
-            b'C' if body.starts_with(b"DISCARD ALL") => self.discarded(),
-            b'C' if body.starts_with(b"DEALLOCATE") => self.deallocated(body.starts_with(b"DEALLOCATE ALL")),
+            b'C' if body.starts_with(b"DISCARD ALL") => {
+                self.discarded();
+                return Received::Dropped;
+            }
+            b'C' if body.starts_with(b"DEALLOCATE ALL") => {
+                self.deallocated(true);
+                return Received::Dropped;
+            }
+            b'C' if body.starts_with(b"DEALLOCATE") => self.deallocated(false),
             _ => {}
         }
         Received::Nothing
@@ -266,34 +401,58 @@ impl Tracker {
                 break;
             }
         }
-        let done = self.cycles_done;
-        self.awaited.retain(|awaited| match awaited {
-            Awaited::Parse { cycle, .. } | Awaited::Close { cycle, .. } => *cycle >= done,
-        });
+        self.answered();
         Received::Ready { took }
     }
 
-    fn confirmed(&mut self) {
-        match self.awaited.pop_front() {
-            Some(Awaited::Parse { statement: Some((name, message)), .. }) => self.keep(name, message),
-            Some(Awaited::Close { name: Some(name), .. }) => self.forget(&name),
-            Some(Awaited::Parse { .. } | Awaited::Close { .. }) | None => {}
-        }
+    /// What a cycle did not confirm never will be.
+    fn answered(&mut self) {
+        let done = self.cycles_done;
+        self.awaited.retain(|awaited| awaited.cycle >= done);
     }
 
-    fn keep(&mut self, name: Vec<u8>, message: Arc<[u8]>) {
+    fn received_ours(&mut self, kind: u8, body: &[u8]) -> Received {
+        match kind {
+            // Told to the client at any time.
+            b'S' => return Received::Parameter,
+            b'N' | b'A' => return Received::Nothing,
+            b'Z' => {
+                self.status = body.first().copied().unwrap_or(IDLE);
+                self.asked.pop_front();
+                self.cycles_done += 1;
+                self.answered();
+            }
+            _ => {}
+        }
+        Received::Ours
+    }
+
+    fn confirmed(&mut self) -> Received {
+        let Some(Awaited { effect, answer, on_server, .. }) = self.awaited.pop_front() else {
+            return Received::Nothing;
+        };
+        match effect {
+            Effect::Keep { name, statement } => self.keep(name, statement),
+            Effect::Forget { name } => self.forget(&name),
+            Effect::Unnamed { statement } => self.unnamed = Unnamed::Kept(statement),
+            Effect::Nothing => {}
+        }
+        Received::Confirmed { answer, on_server }
+    }
+
+    fn keep(&mut self, name: Vec<u8>, statement: Arc<Statement>) {
         self.forget(&name);
-        if self.statements.len() == MAX_STATEMENTS || self.statement_bytes + message.len() > MAX_STATEMENT_BYTES {
+        if self.statements.len() == MAX_STATEMENTS || self.statement_bytes + statement.len() > MAX_STATEMENT_BYTES {
             self.ties.add(Ties::TOO_MUCH);
             return;
         }
-        self.statement_bytes += message.len();
-        self.statements.insert(name, message);
+        self.statement_bytes += statement.len();
+        self.statements.insert(name, statement);
     }
 
     fn forget(&mut self, name: &[u8]) {
-        if let Some(message) = self.statements.remove(name) {
-            self.statement_bytes -= message.len();
+        if let Some(statement) = self.statements.remove(name) {
+            self.statement_bytes -= statement.len();
         }
     }
 
@@ -313,7 +472,7 @@ impl Tracker {
                     self.is_copying_in = false;
                     break;
                 }
-                Asked::Query | Asked::Call => at += 1,
+                Asked::Query | Asked::Call | Asked::Ours => at += 1,
             }
         }
     }
@@ -321,6 +480,7 @@ impl Tracker {
     fn discarded(&mut self) {
         self.statements.clear();
         self.statement_bytes = 0;
+        self.has_changed = true;
         // What was sent behind it may have made new ties already.
         if self.asked.len() <= 1 && !self.is_batch_open {
             self.ties = Ties::NONE;
@@ -338,5 +498,6 @@ impl Tracker {
     }
 }
 
+mod names;
 #[cfg(test)]
 mod tests;

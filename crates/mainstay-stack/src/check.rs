@@ -6,7 +6,7 @@ use mainstay_types::ServiceName;
 
 use crate::code::Code;
 use crate::context::Context;
-use crate::model::{Database, Durability, Service, Stack};
+use crate::model::{Database, Durability, PoolMode, Service, Stack};
 use crate::read::Draft;
 use crate::words::nearest;
 
@@ -14,6 +14,9 @@ use crate::words::nearest;
 /// (`superuser_reserved_connections`); the rest are two probes, one exporter, one migration, one drill ledger, one
 /// `db psql`, and one spare.
 pub const OWN_CONNECTIONS: u32 = 10;
+
+/// Connections of a pool of the router at least: as many as one instance that says nothing has.
+const LEAST_POOL: u32 = 10;
 
 /// Circles that are told: mending a few changes the others, and a dense graph has very many.
 const MOST_CIRCLES: usize = 8;
@@ -143,8 +146,22 @@ fn known_needs<'s>(services: &'s BTreeMap<ServiceName, Service>, name: &ServiceN
     service.needs.iter().filter_map(|needed| services.get_key_value(needed).map(|(key, _)| key)).collect()
 }
 
-/// Every instance may fill its pool at the same moment: after a failover they all do.
+/// Connections that the router opens for a role in a database by one port, in transaction mode: as many as the
+/// services may have open, so that nobody waits who would not have in session mode.
+pub fn pool_size(stack: &Stack) -> u32 {
+    let Some(database) = &stack.database else { return 0 };
+    let most = database.max_connections.saturating_sub(OWN_CONNECTIONS).max(1);
+    let users = stack.services.values().filter(|service| service.uses_database);
+    let sum = users.fold(0_u32, |sum, service| sum.saturating_add(service.instances.saturating_mul(service.pool)));
+    database.pool_size.unwrap_or(sum.max(LEAST_POOL)).min(most)
+}
+
+/// In session mode every instance may fill its pool at the same moment: after a failover they all do. In transaction
+/// mode the router's pool is the bound.
 fn connections(draft: &Draft, database: &Database, ctx: &mut Context<'_>) {
+    if database.pool_mode == PoolMode::Transaction {
+        return pool(database, ctx);
+    }
     let users: Vec<_> = draft.stack.services.iter().filter(|(_, service)| service.uses_database).collect();
     let sum = |instances: &dyn Fn(&ServiceName, &Service) -> u32| -> u64 {
         users.iter().map(|(name, service)| u64::from(instances(name, service)) * u64::from(service.pool)).sum()
@@ -184,6 +201,21 @@ fn connections(draft: &Draft, database: &Database, ctx: &mut Context<'_>) {
         // Not yet reached: scaling by load does not run in this release.
         ctx.warning(Code::ConnectionBudget, &place, message, help);
     }
+}
+
+fn pool(database: &Database, ctx: &mut Context<'_>) {
+    let Some(size) = database.pool_size else { return };
+    let wanted = u64::from(size) + u64::from(OWN_CONNECTIONS);
+    let limit = database.max_connections;
+    if wanted <= u64::from(limit) || ctx.is_refused("database.max_connections") {
+        return;
+    }
+    let message = format!(
+        "the router may open {size} connections (`database.pool_size`), mainstay keeps {OWN_CONNECTIONS}: {wanted} in \
+         all, and `database.max_connections` is {limit}"
+    );
+    let help = format!("set `max_connections = {wanted}` in `[database]`, or lower `pool_size`");
+    ctx.error(Code::ConnectionBudget, &ctx.place(&["database.pool_size"]), message, help);
 }
 
 /// The value to point at: the limit if it is written, else what the largest user writes.

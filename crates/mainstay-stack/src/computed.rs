@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
 use crate::model::{
-    Cache, Console, Database, Durability, Edge, Health, Observe, Probe, Promise, Route, Schedule, Service, Site, Stack,
+    Cache, Console, Database, Durability, Edge, Health, Observe, PoolMode, Probe, Promise, Route, Schedule, Service, Site, Stack,
     Target,
 };
 use crate::origin::{Origin, Origins};
@@ -43,7 +43,7 @@ pub fn computed(parsed: &Parsed) -> Vec<ComputedValue> {
         list.push(&format!("site.{name}.spa"), spa);
     }
     match database {
-        Some(database) => list.database(database),
+        Some(database) => list.database(database, crate::check::pool_size(&parsed.stack)),
         None => list.push("database", "none"),
     }
     match cache {
@@ -177,7 +177,7 @@ impl List<'_> {
         self.duration(&format!("{at}.start_within"), *start_within);
     }
 
-    fn database(&mut self, database: &Database) {
+    fn database(&mut self, database: &Database, pool_size: u32) {
         let Database {
             name,
             standbys,
@@ -185,6 +185,8 @@ impl List<'_> {
             hang_after,
             hold,
             max_connections,
+            pool_mode,
+            pool_size: _,
             migrations,
             write_port,
             read_port,
@@ -201,6 +203,12 @@ impl List<'_> {
         self.duration("database.hang_after", *hang_after);
         self.duration("database.hold", *hold);
         self.push("database.max_connections", max_connections);
+        let mode = match pool_mode {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+        };
+        self.push("database.pool_mode", mode);
+        self.push("database.pool_size", pool_size);
         let migrations = migrations.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
         self.push("database.migrations", migrations);
         self.push("database.write_port", write_port);

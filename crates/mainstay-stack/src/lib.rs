@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_types::{EnvironmentName, StackName};
 
-pub use check::OWN_CONNECTIONS;
+pub use check::{OWN_CONNECTIONS, pool_size};
 pub use code::{Code, explain};
 pub use computed::{ComputedValue, computed};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity, render, render_one};

@@ -192,6 +192,16 @@ pub enum Durability {
     Strict,
 }
 
+/// How the router gives server connections to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolMode {
+    /// A client has one for as long as it is connected.
+    Session,
+    /// A client has one for as long as a transaction lasts, or state of its own ties it to one.
+    Transaction,
+}
+
 /// PostgreSQL primary, standbys and the router in front of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
@@ -207,6 +217,11 @@ pub struct Database {
     pub hold: Duration,
     /// The server's `max_connections`. Default 100.
     pub max_connections: u32,
+    /// Default `transaction`.
+    pub pool_mode: PoolMode,
+    /// Most server connections of a role in a database by one port of the router, in transaction mode. Default: what
+    /// the services may open, at least 10, at most `max_connections` less what mainstay keeps.
+    pub pool_size: Option<u32>,
     /// Folder of `V1__name.sql` migrations, relative to the stack file's.
     pub migrations: Option<PathBuf>,
     /// Router port for reading and writing. Default 6432.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mainstay_stack::model::{
-    Cache, Console, Database, Durability, Edge, Health, Observe, Probe, Promise, Route, RouteTarget, Service, Stack,
-    Target,
+    Cache, Console, Database, Durability, Edge, Health, Observe, PoolMode, Probe, Promise, Route, RouteTarget, Service,
+    Stack, Target,
 };
 use mainstay_stack::{Origin, computed, parse};
 use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
@@ -92,6 +92,8 @@ fn twelve_lines_are_a_whole_stack() {
             hang_after: seconds(3),
             hold: seconds(30),
             max_connections: 100,
+            pool_mode: PoolMode::Transaction,
+            pool_size: None,
             migrations: Some(PathBuf::from("migrations")),
             write_port: 6432,
             read_port: 6433,

@@ -1,12 +1,12 @@
 //! A primary is killed or changed under live sessions: what each client sees, and that nothing happens twice.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::raw::Raw;
 use crate::support::*;
-use mainstay_router::protocol::FromRouter;
+use mainstay_router::protocol::{FromRouter, PoolMode};
 use tokio::io::AsyncWriteExt as _;
 use tokio_postgres::{Client, NoTls};
 
@@ -64,8 +64,12 @@ async fn statements_and_new_sessions_wait_for_the_new_primary() {
 async fn a_session_with_state_of_its_own_ends_with_57p01() {
     let (mut primary, standby, router, mut control) = pair().await;
     let mut sessions = Vec::new();
-    for state in ["begin; insert into ledger values (1)", "listen x", "create temp table t ()", "set work_mem = '1MB'"]
-    {
+    let setting = match mode() {
+        PoolMode::Session => "set work_mem = '1MB'",
+        // An ordinary setting is read back there, and carried over.
+        PoolMode::Transaction => "set app.tenant = 'x'",
+    };
+    for state in ["begin; insert into ledger values (1)", "listen x", "create temp table t ()", setting] {
         let (client, mut connection) = config(router.write).connect(NoTls).await.unwrap();
         let ended = tokio::spawn(async move {
             loop {
@@ -148,20 +152,21 @@ async fn nothing_is_lost_or_done_twice_under_load() {
     admin.batch_execute("select pg_reload_conf()").await.unwrap();
     drop(admin);
     let is_over = Arc::new(AtomicBool::new(false));
+    let total = Arc::new(AtomicU64::new(0));
     let writers: Vec<_> = (0..8_i64)
         .map(|writer| {
-            let (is_over, address) = (Arc::clone(&is_over), router.write);
-            tokio::spawn(async move { write_until(writer, address, &is_over).await })
+            let (is_over, total, address) = (Arc::clone(&is_over), Arc::clone(&total), router.write);
+            tokio::spawn(async move { write_until(writer, address, &is_over, &total).await })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    written(&total, 60).await;
     primary.kill();
     control.point(1, None, &[]).await;
     standby.promote().await;
     standby.admin("postgres").await.batch_execute("alter system set synchronous_standby_names = ''").await.unwrap();
     standby.admin("postgres").await.batch_execute("select pg_reload_conf()").await.unwrap();
     control.point(2, Some(&standby), &[]).await;
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    written(&total, total.load(Ordering::Relaxed) + 60).await;
     is_over.store(true, Ordering::Relaxed);
     let (mut acknowledged, mut unknown, mut stall) = (Vec::new(), Vec::new(), Duration::ZERO);
     for writer in writers {
@@ -180,6 +185,15 @@ async fn nothing_is_lost_or_done_twice_under_load() {
     println!("{} acknowledged, {} unknown, longest stall {stall:?}", acknowledged.len(), unknown.len());
 }
 
+/// Waits until that many writes were acknowledged: a slow machine takes its time.
+async fn written(total: &AtomicU64, least: u64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while total.load(Ordering::Relaxed) < least {
+        assert!(Instant::now() < deadline, "no more than {} writes", total.load(Ordering::Relaxed));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[derive(Default)]
 struct Written {
     acknowledged: Vec<i64>,
@@ -188,7 +202,7 @@ struct Written {
 }
 
 /// One session, never opened again: an error that ends it fails the test.
-async fn write_until(writer: i64, address: std::net::SocketAddr, is_over: &AtomicBool) -> Written {
+async fn write_until(writer: i64, address: std::net::SocketAddr, is_over: &AtomicBool, total: &AtomicU64) -> Written {
     let client = connect(address).await;
     let statement = client.prepare("insert into ledger values ($1)").await.unwrap();
     let mut written = Written::default();
@@ -201,6 +215,7 @@ async fn write_until(writer: i64, address: std::net::SocketAddr, is_over: &Atomi
         match client.execute(&statement, &[&id]).await {
             Ok(_) => {
                 written.acknowledged.push(id);
+                total.fetch_add(1, Ordering::Relaxed);
                 written.stall = written.stall.max(last.elapsed());
                 last = Instant::now();
             }

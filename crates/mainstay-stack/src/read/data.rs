@@ -9,7 +9,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Cache, Database, Durability};
+use crate::model::{Cache, Database, Durability, PoolMode};
 use crate::origin::Origin;
 use crate::raw::Value;
 use crate::read::{inner_path, one_of};
@@ -33,7 +33,7 @@ const LATER: [(&str, &str); 7] = [
     ("engine", "it is PostgreSQL"),
     ("version", "the installed PostgreSQL is used"),
     ("failover", "the promise is `target.database_failure`"),
-    ("pool", "each service has its own `pool`"),
+    ("pool", "each service has its own `pool`; the router's is `pool_size`"),
     ("backup", "take dumps with `pg_dump` until then"),
     ("pooler", "mainstay's own router stands in front"),
     ("extensions", "create them in a migration"),
@@ -105,6 +105,8 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
         hang_after: cursor.duration(ctx, "hang_after", HANG_AFTER_LEAST..=MINUTES).unwrap_or(Duration::from_secs(3)),
         hold: cursor.duration(ctx, "hold", Duration::ZERO..=MINUTES).unwrap_or(Duration::from_secs(30)),
         max_connections: cursor.count(ctx, "max_connections", LEAST_CONNECTIONS..=MOST_CONNECTIONS).unwrap_or(100),
+        pool_mode: pool_mode(&mut cursor, ctx).unwrap_or(PoolMode::Transaction),
+        pool_size: cursor.count(ctx, "pool_size", 1..=MOST_CONNECTIONS),
         migrations: inner_path(&mut cursor, ctx, "migrations"),
         write_port: cursor.port(ctx, "write_port").unwrap_or(WRITE_PORT),
         read_port: cursor.port(ctx, "read_port").unwrap_or(READ_PORT),
@@ -155,6 +157,20 @@ fn durability(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Durabili
         other => nearest(other, ["fast", "balanced", "strict"]),
     };
     let help = near.map_or_else(|| "write \"balanced\"".to_owned(), |near| format!("did you mean \"{near}\"?"));
+    ctx.error(Code::BadValue, &text.span, message, help);
+    None
+}
+
+fn pool_mode(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<PoolMode> {
+    let text = cursor.text(ctx, "pool_mode", "pool_mode = \"transaction\"")?;
+    match text.text.as_str() {
+        "session" => return Some(PoolMode::Session),
+        "transaction" => return Some(PoolMode::Transaction),
+        _ => {}
+    }
+    let message = format!("`database.pool_mode` is \"{}\"; it is \"session\" or \"transaction\"", quote(&text.text));
+    let near = nearest(&text.text, ["session", "transaction"]);
+    let help = near.map_or_else(|| "write \"transaction\"".to_owned(), |near| format!("did you mean \"{near}\"?"));
     ctx.error(Code::BadValue, &text.span, message, help);
     None
 }

@@ -26,6 +26,8 @@ enum What {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// The router's pools: clients, server connections, waits
+    Pool,
     /// Import a dump or a running database, in one transaction
     Import(import::Options),
 }
@@ -41,6 +43,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
             return import::run(global, options, &import::Target::new(url, password));
         }
         What::Psql { read, arguments } => (read, arguments),
+        What::Pool => return super::pool::run(global).await,
     };
     let (url, password) = split(if *read { &access.app_read_url } else { &access.app_url })?;
     // The password goes by the environment: arguments are seen by everyone on the machine.

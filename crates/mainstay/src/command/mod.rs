@@ -18,6 +18,7 @@ pub(crate) mod init;
 pub(crate) mod internal;
 pub(crate) mod logs;
 pub(crate) mod manual;
+pub(crate) mod pool;
 pub(crate) mod preflight;
 pub(crate) mod ps;
 pub(crate) mod run;

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use mainstay_router::protocol::{FromRouter, Policy, Server, Targets, ToRouter};
+use mainstay_router::protocol::{FromRouter, Policy, PoolMode, PoolPolicy, PoolState, Server, Targets, ToRouter};
 use mainstay_router::{Listeners, Options, SOCKET, serve};
 use mainstay_supervisor::wire;
 use mainstay_types::{Generation, Member, Secret, Timeline};
@@ -323,12 +323,28 @@ impl Control {
         }
     }
 
+    /// The pool of the write door.
+    #[allow(dead_code, reason = "one of the two programs uses it")]
+    pub(crate) async fn pool(&mut self) -> PoolState {
+        match self.ask(ToRouter::Pools).await {
+            FromRouter::Pools { pools } => {
+                pools.into_iter().find(|pool| pool.door == "write" && pool.role == "app").expect("a pool")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) async fn metrics(&mut self) -> String {
         match self.ask(ToRouter::Metrics).await {
             FromRouter::Metrics { text } => text,
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The same tests are two programs: `router` and `transaction`.
+pub(crate) fn mode() -> PoolMode {
+    if env!("CARGO_CRATE_NAME") == "transaction" { PoolMode::Transaction } else { PoolMode::Session }
 }
 
 pub(crate) fn policy() -> Policy {
@@ -344,6 +360,7 @@ pub(crate) fn policy() -> Policy {
         max_clients: 50,
         max_servers: 40,
         hold_ms: 10_000,
+        pool: PoolPolicy { mode: mode(), size: 20, ..PoolPolicy::default() },
     }
 }
 

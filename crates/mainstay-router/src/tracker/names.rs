@@ -1,0 +1,102 @@
+//! Names of prepared statements, for a session whose servers know them by other ones.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Answer, Awaited, Effect, Named, Tracker, Unnamed};
+use crate::glance::Ties;
+use crate::statements::Statement;
+
+impl Tracker {
+    /// The cycle that what is sent now belongs to.
+    pub(crate) fn cycle(&self) -> u64 {
+        self.cycles_asked
+    }
+
+    /// Cycles up to this one are answered.
+    pub(crate) fn done(&self) -> u64 {
+        self.cycles_done
+    }
+
+    /// What `name` means in a message that is sent now.
+    pub(crate) fn named(&self, name: &[u8]) -> Named {
+        for awaited in self.awaited.iter().rev() {
+            let is_earlier = awaited.cycle != self.cycles_asked;
+            match &awaited.effect {
+                Effect::Keep { name: kept, .. } | Effect::Forget { name: kept } if kept == name && is_earlier => {
+                    return Named::Undecided;
+                }
+                Effect::Keep { name: kept, statement } if kept == name => {
+                    return Named::Statement(Arc::clone(statement));
+                }
+                Effect::Forget { name: forgotten } if forgotten == name => return Named::Absent,
+                Effect::Keep { .. } | Effect::Forget { .. } | Effect::Unnamed { .. } | Effect::Nothing => {}
+            }
+        }
+        self.statements.get(name).map_or(Named::Absent, |statement| Named::Statement(Arc::clone(statement)))
+    }
+
+    /// What the unnamed statement is in a message that is sent now; `None`: too long to be kept.
+    pub(crate) fn unnamed(&mut self) -> Option<Named> {
+        let sent = self.awaited.iter().rev().find_map(|awaited| match awaited {
+            Awaited { cycle, effect: Effect::Unnamed { statement }, .. } => Some((*cycle, statement)),
+            _ => None,
+        });
+        if let Some((cycle, statement)) = sent {
+            let is_earlier = cycle != self.cycles_asked;
+            return Some(if is_earlier { Named::Undecided } else { Named::Statement(Arc::clone(statement)) });
+        }
+        match &mut self.unnamed {
+            Unnamed::Absent => Some(Named::Absent),
+            Unnamed::Kept(statement) => Some(Named::Statement(Arc::clone(statement))),
+            Unnamed::Long { is_bound } => {
+                *is_bound = true;
+                None
+            }
+        }
+    }
+
+    /// A Parse goes to the server, or a Close in its place. `seen` is what its text says.
+    pub(crate) fn sent_parse(&mut self, seen: Ties, effect: Effect, answer: Answer, on_server: Option<u64>) {
+        self.is_batch_open = true;
+        self.tie(seen);
+        if matches!(effect, Effect::Unnamed { .. }) {
+            // The server drops the former one before it reads the text.
+            self.unnamed = Unnamed::Absent;
+        }
+        self.await_answer(effect, answer, on_server);
+    }
+
+    /// A Parse of an unnamed statement streams through.
+    pub(crate) fn sent_long_unnamed(&mut self) {
+        self.unnamed = Unnamed::Long { is_bound: false };
+    }
+
+    /// A Close goes to the server.
+    pub(crate) fn sent_close(&mut self, name: &[u8]) {
+        self.is_batch_open = true;
+        if name.is_empty() {
+            self.unnamed = Unnamed::Absent;
+        }
+        self.await_answer(Effect::Forget { name: name.to_vec() }, Answer::Forward, None);
+    }
+
+    /// A query whose text was looked at already goes to the server.
+    pub(crate) fn sent_query(&mut self, seen: Ties, now: Instant) {
+        self.unnamed = Unnamed::Absent;
+        self.ask(super::Asked::Query, now);
+        self.tie(seen);
+    }
+
+    /// The client's statements whose name is somewhere in `text`, in any case of letters.
+    pub(crate) fn mentioned(&self, text: &[u8]) -> Vec<(Vec<u8>, Arc<Statement>)> {
+        let is_in = |name: &[u8]| text.windows(name.len().max(1)).any(|part| part.eq_ignore_ascii_case(name));
+        let found = self.statements.iter().filter(|(name, _)| is_in(name));
+        found.map(|(name, statement)| (name.clone(), Arc::clone(statement))).collect()
+    }
+
+    /// A statement is on this server under the client's own name: the session stays there.
+    pub(crate) fn made_own(&mut self) {
+        self.ties.add(Ties::PREPARED);
+    }
+}

@@ -1,0 +1,10 @@
+//! The router in transaction mode, with real PostgreSQL: what holds in session mode, and what is its own.
+#![expect(clippy::unwrap_used, reason = "helpers of tests say what they expect by unwrapping")]
+
+#[path = "../router/failover.rs"]
+mod failover;
+mod pooling;
+#[path = "../router/sessions.rs"]
+mod sessions;
+#[path = "../router/support/mod.rs"]
+mod support;

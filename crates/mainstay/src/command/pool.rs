@@ -1,0 +1,90 @@
+//! `mainstay db pool`: the router's clients and server connections.
+
+use mainstay_api::Pool;
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::screen;
+
+pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
+    let pools = crate::place::client(global)?.pools().await?;
+    if global.json {
+        let text = serde_json::to_string_pretty(&pools).map_err(|error| Failure::bug(error.to_string()))?;
+        println!("{text}");
+        return Ok(mainstay_types::exit_code::DONE);
+    }
+    for line in table(&pools) {
+        println!("{line}");
+    }
+    Ok(mainstay_types::exit_code::DONE)
+}
+
+fn table(pools: &[Pool]) -> Vec<String> {
+    if pools.is_empty() {
+        return vec!["no client has come to the router yet".to_owned()];
+    }
+    let mut lines = vec![
+        screen::bold("                          CLIENTS                        SERVERS            WAITS"),
+        screen::bold("ROLE@DATABASE       DOOR  ACTIVE   IDLE  WAIT TIED HELD   USED IDLE  MOST    COUNT       P95"),
+    ];
+    for pool in pools {
+        let name =
+            if pool.role == pool.database { pool.role.clone() } else { format!("{}@{}", pool.role, pool.database) };
+        // Without a pool there is no bound of one role: each client has a server.
+        let most = if pool.mode == "session" { "-".to_owned() } else { pool.size.to_string() };
+        let p95 = pool.wait_p95_us.map_or("-".to_owned(), milliseconds);
+        lines.push(format!(
+            "{name:<19.19} {:<5} {:>6} {:>6} {:>5} {:>4} {:>4} {:>6} {:>4} {most:>5} {:>8} {p95:>9}",
+            pool.door,
+            pool.clients_active,
+            pool.clients_idle,
+            pool.clients_waiting,
+            pool.clients_tied,
+            pool.held,
+            pool.clients_active,
+            pool.servers_idle,
+            pool.waited,
+        ));
+        if pool.refused > 0 {
+            lines.push(format!("  {} clients waited too long and were told so (53300)", pool.refused));
+        }
+    }
+    let modes: std::collections::BTreeSet<&str> = pools.iter().map(|pool| pool.mode.as_str()).collect();
+    lines.push(format!("mode: {}; waits since the router started", modes.into_iter().collect::<Vec<_>>().join(", ")));
+    lines
+}
+
+fn milliseconds(micros: u64) -> String {
+    format!("{}.{} ms", micros / 1000, micros % 1000 / 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_is_a_line_of_at_most_a_hundred_columns() {
+        let pool = Pool {
+            door: "write".to_owned(),
+            database: "shop".to_owned(),
+            role: "shop".to_owned(),
+            mode: "transaction".to_owned(),
+            size: 20,
+            clients_active: 3,
+            clients_idle: 997,
+            clients_waiting: 0,
+            clients_tied: 1,
+            servers_idle: 17,
+            acquired: 100_000,
+            waited: 12,
+            wait_p95_us: Some(1_750),
+            refused: 2,
+            held: 0,
+        };
+        let lines = table(&[pool]);
+        assert!(lines.iter().skip(2).all(|line| line.len() <= 100), "{lines:#?}");
+        assert!(lines[2].contains(" 997 ") && lines[2].ends_with("1.7 ms"), "{lines:#?}");
+        assert!(lines[3].starts_with("  2 clients waited"), "{lines:#?}");
+        assert_eq!(table(&[]), ["no client has come to the router yet"]);
+    }
+}
