@@ -9,7 +9,10 @@ IS_BUILT=no
 build() {
   local target="${CARGO_TARGET_DIR:-target}/$PROFILE"
   if [ "$IS_BUILT" = no ]; then
-    cargo build --locked --profile "$PROFILE" -p mainstay -p users
+    local profile=$PROFILE
+    # Cargo's word for the profile whose folder is `debug`.
+    [ "$profile" != debug ] || profile=dev
+    cargo build --locked --profile "$profile" -p mainstay -p users
   fi
   MAINSTAY=$(realpath "$target/mainstay")
   USERS=$(realpath "$target/users")

@@ -111,6 +111,16 @@ saw() {
     }' "$SCRATCH/client-$1" || fail "the client during $1"
 }
 
+# Clients that are connected and do nothing: they still work afterwards, and take no server of the database.
+idle_clients() {
+  local code=0
+  python3 bench/idle.py --mainstay "$MAINSTAY" --state "$STATE" --file "$STACK" --https "$1" --db "$2" --hold 2 \
+    >"$SCRATCH/idle.json" || code=$?
+  [ "$code" = 0 ] || sed 's/^/        /' "$SCRATCH/idle.json"
+  same "$1 idle HTTPS connections and $2 idle database sessions still work" "$code" 0
+  grep -E 'kib_per_client' "$SCRATCH/idle.json" | sed 's/^ */        /'
+}
+
 attack() {
   local name
   for name in instance-crash control-plane-crash keep-crash database-crash; do
@@ -160,6 +170,8 @@ use_it
 use_the_rest
 hold_to_document
 make_clients 40
+say "many idle clients"
+idle_clients 500 200
 say "attacked while a client works (rounds each: $DRILL_RUNS)"
 attack
 read_back

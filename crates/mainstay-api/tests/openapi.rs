@@ -10,8 +10,8 @@ use std::path::Path;
 
 use mainstay_api::{
     API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, Event, Flow,
-    LastRun, Level, LogLine, OPENAPI, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage, ScheduleStatus,
-    ServiceEnv, Status, Top, Traffic, Usage,
+    LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage,
+    ScheduleStatus, ServiceEnv, Status, Top, Traffic, Usage,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -74,6 +74,26 @@ fn the_fixtures_of_the_console_are_as_described() {
 
 fn at() -> Timestamp {
     Timestamp::from_millis(1_795_258_800_000)
+}
+
+fn pool(wait_p95_us: Option<u64>) -> Pool {
+    Pool {
+        door: "write".to_owned(),
+        database: "shop".to_owned(),
+        role: "shop".to_owned(),
+        mode: "transaction".to_owned(),
+        size: 20,
+        clients_active: 1,
+        clients_idle: 2,
+        clients_waiting: 3,
+        clients_tied: 4,
+        servers_idle: 5,
+        acquired: 6,
+        waited: 7,
+        wait_p95_us,
+        refused: 8,
+        held: 9,
+    }
 }
 
 fn service() -> ServiceName {
@@ -243,6 +263,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         put("Status", status()),
         put("Status", Status { database: None, ..status() }),
         put("Traffic", Traffic { at: at(), window_ms: 5000, flows: vec![flow(None), flow(Some(BoxId::Edge))] }),
+        put("Pool", pool(None)),
+        put("Pool", pool(Some(1_500))),
         put("Beat", Beat { at: at(), looked_at: at() }),
         put("LogLine", LogLine { child: ChildName::new("edge").expect("a name"), text: "x".to_owned() }),
         put(

@@ -13,8 +13,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{
-    CommandContext, ConsoleLink, DatabaseAccess, Event, LogLine, Pool, Problem, Process, RunAsked, Sabotage, ServiceEnv,
-    Status, Top, Traffic,
+    CommandContext, ConsoleLink, DatabaseAccess, Event, LogLine, Pool, Problem, Process, RunAsked, Sabotage,
+    ServiceEnv, Status, Top, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
 use crate::model::{
-    Cache, Console, Database, Durability, Edge, Health, Observe, PoolMode, Probe, Promise, Route, Schedule, Service, Site, Stack,
-    Target,
+    Cache, Console, Database, Durability, Edge, Health, Observe, PoolMode, Probe, Promise, Route, Schedule, Service,
+    Site, Stack, Target,
 };
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
