@@ -476,3 +476,34 @@ async fn clients_that_start_with_other_settings_get_servers_of_their_own() {
         assert_ne!(text(&plain, "show timezone").await, "Asia/Tokyo");
     }
 }
+
+/// pgbench with these arguments through the router.
+fn pgbench(router: &Router, arguments: &[&str]) -> String {
+    let mut pgbench = std::process::Command::new("/usr/lib/postgresql/15/bin/pgbench");
+    let (host, port) = (router.write.ip().to_string(), router.write.port().to_string());
+    pgbench.env("PGPASSWORD", PASSWORD).args(["-h", &host, "-p", &port, "-U", "app"]).args(arguments).arg("app");
+    let done = pgbench.output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{arguments:?}: {said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pgbench_runs_in_all_its_modes() {
+    let (_primary, router, mut control) = pooled(4).await;
+    pgbench(&router, &["-i", "-q", "-s", "1"]);
+    for protocol in ["simple", "extended", "prepared"] {
+        // Transactions. pgbench prepares with a call that blocks its other clients too, so that more clients than
+        // servers would wait for each other for ever: with any pooler.
+        let clients = if protocol == "prepared" { "4" } else { "12" };
+        let said = pgbench(&router, &["-n", "-M", protocol, "-c", clients, "-j", "2", "-t", "10"]);
+        assert!(said.contains("number of failed transactions: 0"), "{said}");
+        let said = pgbench(&router, &["-n", "-S", "-M", protocol, "-c", "12", "-j", "2", "-t", "40"]);
+        assert!(said.contains("actually processed: 480/480"), "{said}");
+    }
+    let client = router.connect().await;
+    let sums = "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)";
+    assert_eq!(text(&client, sums).await, "t");
+    assert_eq!(text(&client, "select count(*) from pgbench_history").await, "280");
+    assert_eq!(control.pool().await.refused, 0);
+}
