@@ -152,12 +152,66 @@ read_back() {
   same "of $acknowledged users acknowledged to the client, all are there, once" "$lost lost, $twice doubled" "0 lost, 0 doubled"
 }
 
-# A drill that cannot fail proves nothing: with a mistake put in on purpose it must.
+# What the drills are owed, as `status` says it. The control plane looks at their history every 2 s.
+owed() {
+  local line=""
+  for _ in $(seq 25); do
+    line=$(ms status | sed -n 's/^drills: //p' || true)
+    [ "$line" != "$1" ] || break
+    sleep 0.2
+  done
+  same "what the drills are owed, as status says it" "$line" "$1"
+}
+
+# Every drill that applies, a round each, while a client works; afterwards nothing is owed.
+everything() {
+  local code=0
+  start_client everything
+  ms drill --all >"$SCRATCH/all" 2>"$SCRATCH/all.talk" || code=$?
+  stop_clients
+  sed 's/^/        /' "$SCRATCH/all"
+  [ "$code" = 0 ] || sed 's/^/        /' "$SCRATCH/all.talk"
+  same "every drill that applies, a round each, in one go" "$code" 0
+  saw everything
+  owed "9 fine"
+}
+
+# A drill that is killed leaves nothing frozen, and is remembered as one without an end.
+killed_drill_heals() {
+  local primary drill state=""
+  primary=$(ms ps | awk '$2 == "primary" { print $3 }')
+  "$MAINSTAY" --state "$STATE" --file "$STACK" drill database-freeze >/dev/null 2>&1 &
+  drill=$!
+  for _ in $(seq 600); do
+    state=$(awk '{ print $3 }' "/proc/$primary/stat")
+    [ "$state" != T ] || break
+    sleep 0.05
+  done
+  same "the primary's postmaster is frozen" "$state" T
+  kill -KILL "$drill"
+  wait "$drill" 2>/dev/null || true
+  for _ in $(seq 40); do
+    state=$(awk '{ print $3 }' "/proc/$primary/stat")
+    [ "$state" = T ] || break
+    sleep 0.05
+  done
+  [ "$state" != T ] || fail "it is still frozen 2 s after the drill was killed"
+  ok "the drill was killed with SIGKILL, and the postmaster runs on"
+  ms drill history database-freeze | grep -q "no end" || fail "the history does not show the drill that was killed"
+  ok "the history shows a drill without an end"
+}
+
+# A drill that cannot fail proves nothing: with a mistake put in on purpose it must, and for that reason.
+# DRILL MISTAKE RUNS REASON
 control() {
   local code=0
-  ms drill database-crash --runs "$2" --sabotage "$1" >"$SCRATCH/control" 2>&1 || code=$?
+  ms drill "$1" --runs "$3" --sabotage "$2" >"$SCRATCH/control" 2>&1 || code=$?
   if [ "$code" != 10 ]; then sed 's/^/        /' "$SCRATCH/control"; fi
-  same "with the mistake '$1' put in, the drill fails" "$code" 10
+  same "with the mistake '$2' put in, $1 fails" "$code" 10
+  if ! grep -q "$4" "$SCRATCH/control"; then
+    sed 's/^/        /' "$SCRATCH/control"
+    fail "it does not say \"$4\""
+  fi
 }
 
 # --- the check -------------------------------------------------------------------------------------
@@ -175,6 +229,10 @@ idle_clients 500 200
 say "attacked while a client works (rounds each: $DRILL_RUNS)"
 attack
 read_back
+say "every drill, one after the other"
+everything
+read_back
+killed_drill_heals
 say "down and up again"
 [ "$(processes_of_stack | wc -l)" -ge 10 ] || fail "the search for its processes finds too few of them while it runs"
 ms down
@@ -184,8 +242,15 @@ HTTPS=$(port edge-https) HTTP=$(port edge-http)
 sign_in
 read_back
 say "positive controls: what must fail fails"
-control acknowledge-before-commit 3
-control promote-without-fencing 1
+control database-crash acknowledge-before-commit 3 "append found [0-9]* lost"
+control database-crash promote-without-fencing 1 "promoted without proof"
+control database-freeze thaw-without-fencing 1 "the former primary served after the promotion"
+control edge-crash close-listeners 1 "connections were refused"
+control router-crash close-listeners 1 "connections were refused"
+control cache-crash start-late 1 "RTO [0-9]* ms, promised 5000 ms"
+control store-crash store-without-file 1 "acknowledged keys are lost"
+drill null 1
+owed "9 fine"
 say "down"
 ms down
 nothing_runs

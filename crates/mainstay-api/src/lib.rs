@@ -6,6 +6,8 @@
 //! | `GET /api/v1/processes` | [`Vec<Process>`](Process) |
 //! | `GET /api/v1/events?after=SEQ&limit=N` | [`Vec<Event>`](Event) in order of `seq` |
 //! | `GET /api/v1/traffic` | [`Traffic`] |
+//! | `GET /api/v1/drills` | [`Vec<DrillStanding>`](DrillStanding): what each promise was last proven to be worth |
+//! | `GET /api/v1/drills/history?drill=NAME&limit=N` | [`Vec<DrillRecord>`](DrillRecord), newest first |
 //! | `GET /api/v1/stream` | SSE: `event: status` [`Status`], `event: traffic` [`Traffic`], `event: event` [`Event`], `event: beat` [`Beat`] |
 //! | `GET /api/v1/logs?child=NAME&lines=N&follow=true` | [`LogLine`] per line (newline-delimited JSON) |
 //! | `GET /api/v1/services/NAME/env` | [`ServiceEnv`]; Unix socket only, it holds passwords |
@@ -24,8 +26,14 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod drills;
+
 use std::collections::BTreeMap;
 
+pub use drills::{
+    DrillFigures, DrillHistory, DrillRecord, DrillStanding, HISTORY_VERSION, Standing, Verdict, newest_by_drill,
+    parse_history,
+};
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, Lsn, Member, Nonce, Pid, Secret, ServiceName,
     StackName, State, Timeline, Timestamp, Waiting,
@@ -72,6 +80,9 @@ pub struct Status {
     /// Services that run on a schedule.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schedules: BTreeMap<ServiceName, ScheduleStatus>,
+    /// Every drill and what it is owed; empty when the control plane is older than drills' history.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drills: Vec<DrillStanding>,
 }
 
 /// One box.
@@ -404,6 +415,14 @@ pub enum Sabotage {
     Off,
     /// The next failover promotes without fencing the old primary.
     PromoteWithoutFencing,
+    /// The same, and the old primary is left alone for some seconds after it too.
+    ThawWithoutFencing,
+    /// The edge's listeners are no longer held: they close with the edge.
+    CloseEdgeListeners,
+    /// The router's listeners are no longer held: they close with the router.
+    CloseRouterListeners,
+    /// The next start of a child that is no database comes several seconds late.
+    StartLate,
 }
 
 /// Any error of the API, as `application/problem+json`.

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mainstay_api::{
-    API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, Event, Flow,
-    LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage,
-    ScheduleStatus, ServiceEnv, Status, Top, Traffic, Usage,
+    API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, DrillFigures,
+    DrillRecord, DrillStanding, Event, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress,
+    RunAsked, RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, Standing, Status, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -185,6 +185,7 @@ fn status() -> Status {
         }),
         urls: BTreeMap::from([("site".to_owned(), "https://shop.localhost:8443".to_owned())]),
         schedules: BTreeMap::from([(service(), schedule())]),
+        drills: STANDINGS.map(standing).to_vec(),
     }
 }
 
@@ -234,6 +235,52 @@ fn runs_and_usage() -> Vec<(&'static str, Value)> {
     ]
 }
 
+const STANDINGS: [Standing; 5] =
+    [Standing::Fine, Standing::NotApplicable, Standing::Stale, Standing::NeverRun, Standing::Failing];
+
+fn standing(standing: Standing) -> DrillStanding {
+    let text = || "x".to_owned();
+    DrillStanding {
+        drill: text(),
+        what: text(),
+        subject: text(),
+        promise: text(),
+        standing,
+        reason: text(),
+        last_ended: Some(at()),
+        last_verdict: Some(Verdict::Pass),
+    }
+}
+
+fn drills() -> Vec<(&'static str, Value)> {
+    let record = |verdict: Verdict| DrillRecord {
+        version: 1,
+        id: "x".to_owned(),
+        drill: "edge-crash".to_owned(),
+        began: at(),
+        ended: Some(at()),
+        verdict: Some(verdict),
+        runs: 1,
+        seed: 1,
+        sabotage: None,
+        release: "0.1.0".to_owned(),
+        stack: "x".to_owned(),
+        figures: Some(DrillFigures::default()),
+        reasons: vec!["x".to_owned()],
+    };
+    let begun = DrillRecord { ended: None, verdict: None, figures: None, ..record(Verdict::Pass) };
+    let unproven = DrillStanding { last_ended: None, last_verdict: None, ..standing(Standing::NeverRun) };
+    let mut all = vec![put("DrillRecord", begun), put("DrillStanding", unproven)];
+    for verdict in [Verdict::Pass, Verdict::Aborted, Verdict::Void, Verdict::Fail] {
+        all.extend([put("Verdict", verdict), put("DrillRecord", record(verdict))]);
+    }
+    for one in STANDINGS {
+        all.extend([put("Standing", one), put("DrillStanding", standing(one))]);
+    }
+    all.push(put("DrillFigures", DrillFigures::default()));
+    all
+}
+
 fn process(role: ChildRole, last_exit: Option<ExitReason>) -> Process {
     Process {
         name: ChildName::new("edge").expect("a name"),
@@ -261,7 +308,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         |from: Option<BoxId>| Flow { from, to: BoxId::Edge, per_second: 1.5, p95_ms: Some(2.0), error_share: 0.5 };
     let mut all = vec![
         put("Status", status()),
-        put("Status", Status { database: None, ..status() }),
+        put("Status", Status { database: None, drills: Vec::new(), ..status() }),
         put("Traffic", Traffic { at: at(), window_ms: 5000, flows: vec![flow(None), flow(Some(BoxId::Edge))] }),
         put("Pool", pool(None)),
         put("Pool", pool(Some(1_500))),
@@ -289,7 +336,16 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("Login", json!({"token": "x"})),
         ("ComputedValue", json!({"path": "stack", "value": "shop", "origin": {}})),
     ];
-    all.extend([Sabotage::Off, Sabotage::PromoteWithoutFencing].map(|one| put("Sabotage", one)));
+    let sabotages = [
+        Sabotage::Off,
+        Sabotage::PromoteWithoutFencing,
+        Sabotage::ThawWithoutFencing,
+        Sabotage::CloseEdgeListeners,
+        Sabotage::CloseRouterListeners,
+        Sabotage::StartLate,
+    ];
+    all.extend(sabotages.map(|one| put("Sabotage", one)));
+    all.extend(drills());
     all.extend(STATES.map(|one| put("State", one)));
     all.extend(boxes().into_iter().map(|one| put("BoxId", one)));
     all.extend(waiting().into_iter().map(|one| put("Waiting", one)));
@@ -366,7 +422,15 @@ fn every_schema_is_compared_with_a_value_and_every_choice_with_a_variant() {
     ]);
     assert_eq!(names, compared, "schemas of openapi.json on the left, values that are compared on the right");
     let variants = |name: &str| samples().iter().filter(|(of, _)| *of == name).count();
-    for (name, list) in [("BoxId", "oneOf"), ("Waiting", "oneOf"), ("State", "enum"), ("Sabotage", "enum")] {
+    let choices = [
+        ("BoxId", "oneOf"),
+        ("Waiting", "oneOf"),
+        ("State", "enum"),
+        ("Sabotage", "enum"),
+        ("Verdict", "enum"),
+        ("Standing", "enum"),
+    ];
+    for (name, list) in choices {
         let described = document["components"]["schemas"][name][list].as_array().map_or(0, Vec::len);
         assert_eq!(described, variants(name), "{name}");
     }

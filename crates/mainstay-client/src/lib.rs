@@ -135,6 +135,11 @@ impl Client {
         self.get("/api/v1/traffic").await
     }
 
+    /// What each drill is owed.
+    pub async fn drills(&self) -> Result<Vec<mainstay_api::DrillStanding>, Error> {
+        self.get("/api/v1/drills").await
+    }
+
     /// What a service is given.
     pub async fn service_env(&self, service: &str) -> Result<ServiceEnv, Error> {
         self.get(&format!("/api/v1/services/{service}/env")).await

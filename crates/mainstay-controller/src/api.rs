@@ -106,6 +106,8 @@ fn common() -> Router<Arc<Shared>> {
         .route("/api/v1/traffic", get(traffic))
         .route("/api/v1/top", get(top_list))
         .route("/api/v1/pools", get(pools))
+        .route("/api/v1/drills", get(drill_standings))
+        .route("/api/v1/drills/history", get(drill_history))
         .route("/api/v1/stream", get(stream))
         .route("/api/v1/logs", get(log_lines))
         .route("/api/v1/config", get(config))
@@ -253,6 +255,30 @@ async fn events(State(shared): Ctx, Query(query): Query<EventQuery>) -> Result<J
 async fn traffic(State(shared): Ctx) -> Json<mainstay_api::Traffic> {
     let empty = || mainstay_api::Traffic { at: now(), window_ms: 0, flows: Vec::new() };
     Json(shared.published.traffic.borrow().clone().unwrap_or_else(empty))
+}
+
+async fn drill_standings(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::DrillStanding>>, Failure> {
+    let status = shared.published.status.borrow().clone().ok_or_else(starting)?;
+    Ok(Json(status.drills))
+}
+
+#[derive(Deserialize)]
+struct DrillQuery {
+    drill: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn drill_history(
+    State(shared): Ctx,
+    Query(query): Query<DrillQuery>,
+) -> Result<Json<Vec<mainstay_api::DrillRecord>>, Failure> {
+    let path = shared.effects.paths().drill_history();
+    let broken = |error: String| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error, None);
+    let read = tokio::task::spawn_blocking(move || crate::drills::read(&path)).await;
+    let history = read.map_err(|error| broken(error.to_string()))?.map_err(|error| broken(error.to_string()))?;
+    let wanted = |record: &mainstay_api::DrillRecord| query.drill.as_ref().is_none_or(|name| *name == record.drill);
+    let newest_first = history.records.into_iter().rev().filter(wanted);
+    Ok(Json(newest_first.take(query.limit.unwrap_or(100).min(1000)).collect()))
 }
 
 /// One multiplexed stream: browsers allow few connections per host.

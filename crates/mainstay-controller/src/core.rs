@@ -29,6 +29,9 @@ use crate::{prober, schedules, story};
 /// The loop looks again at least this often: nothing that it waits for is silent longer.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
+/// What drills are owed is worked out again at least this often: it grows old by days.
+const DRILLS_EVERY: Duration = Duration::from_secs(60);
+
 /// What the loop publishes for the API.
 #[derive(Default)]
 pub(crate) struct Published {
@@ -37,6 +40,15 @@ pub(crate) struct Published {
     pub(crate) children: watch::Sender<Vec<Child>>,
     /// Who keep is; `None` while there is none.
     pub(crate) keep: watch::Sender<Option<mainstay_supervisor::client::Hello>>,
+}
+
+/// The history of drills, and what follows from it.
+#[derive(Default)]
+struct Drills {
+    records: Vec<mainstay_api::DrillRecord>,
+    standings: Vec<mainstay_api::DrillStanding>,
+    /// When they were last worked out; `None`: the history changed since.
+    at: Option<Timestamp>,
 }
 
 /// What the loop begins with.
@@ -70,6 +82,7 @@ pub(crate) struct Core {
     migrations: Vec<String>,
     states: BTreeMap<BoxId, State>,
     first_looks: FirstLooks,
+    drills: Drills,
     /// Epoch whose primary's death was told.
     fenced: Option<u64>,
     is_first_keep: bool,
@@ -98,6 +111,7 @@ impl Core {
             traffic: TrafficMeter::default(),
             migrations: Vec::new(),
             first_looks: FirstLooks::new(parts.at),
+            drills: Drills::default(),
             fenced: None,
             is_first_keep: true,
             is_finished: false,
@@ -220,9 +234,12 @@ impl Core {
                 // Who asked may be gone by now.
                 answer.send(schedules::ask(&mut self.observed, &service, at)).ok();
             }
+            Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
-                self.observed.is_fencing_sabotaged = sabotage == Sabotage::PromoteWithoutFencing;
+                self.observed.is_fencing_sabotaged =
+                    matches!(sabotage, Sabotage::PromoteWithoutFencing | Sabotage::ThawWithoutFencing);
+                self.effects.sabotage(sabotage);
                 let text = format!("positive control: {sabotage:?}");
                 self.journal.emit(NewEvent::warn(at, "SabotageSet", text));
             }
@@ -491,6 +508,7 @@ impl Core {
             return;
         }
         self.tell_changes(plan, at);
+        self.refresh_drills(at);
         let was_up = self.picture.was_up();
         let scene = Scene {
             stack: &self.stack,
@@ -499,6 +517,7 @@ impl Core {
             urls: &self.urls,
             migrations: &self.migrations,
             generation: self.generation,
+            drills: &self.drills.standings,
             now: at,
         };
         let status = self.picture.draw(plan, &scene);
@@ -513,6 +532,16 @@ impl Core {
             *current = Some(status);
             !same
         });
+    }
+
+    /// What drills are owed changes with their history, and by age alone from day to day.
+    fn refresh_drills(&mut self, at: Timestamp) {
+        if self.drills.at.is_some_and(|then| at.saturating_since(then) < DRILLS_EVERY) {
+            return;
+        }
+        let here = crate::drills::here(&self.effects.settings.stack_hash);
+        self.drills.standings = mainstay_decide::drills::standings(&self.stack, &self.drills.records, here, at);
+        self.drills.at = Some(at);
     }
 
     /// Writes the picture's memory down when it changed, so that the next control plane goes on with it.

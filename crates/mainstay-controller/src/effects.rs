@@ -2,13 +2,14 @@
 
 mod children;
 mod database;
+mod mistakes;
 mod runs;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mainstay_api::{DatabaseAccess, ServiceEnv};
+use mainstay_api::{DatabaseAccess, Sabotage, ServiceEnv};
 use mainstay_decide::plan::{EndpointPlan, Step};
 use mainstay_edge::protocol::Endpoint;
 use mainstay_supervisor::client::Keep;
@@ -17,6 +18,7 @@ use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, ServiceName};
 use tokio::sync::watch;
 
 pub(crate) use database::Cluster;
+pub(crate) use mistakes::Mistakes;
 pub(crate) use runs::BeforeRun;
 
 use crate::journal::Journal;
@@ -39,6 +41,7 @@ pub(crate) struct Effects {
     pub(crate) telemetry_files: std::sync::Mutex<()>,
     /// The last start of each release command: its release and identity.
     pub(crate) before_runs: std::sync::Mutex<BTreeMap<ServiceName, runs::BeforeRun>>,
+    pub(crate) mistakes: Mistakes,
 }
 
 /// The last words of an error and everything beneath it.
@@ -81,6 +84,26 @@ impl Effects {
                 let cluster = self.cluster.as_ref().ok_or("the stack has no database")?;
                 cluster.run(self, step).await
             }
+        }
+    }
+
+    /// Makes a mistake on purpose, or none any more.
+    pub(crate) fn sabotage(&self, sabotage: Sabotage) {
+        self.mistakes.plant(sabotage);
+        let listeners = match sabotage {
+            Sabotage::CloseEdgeListeners => ["edge-https", "edge-http"],
+            Sabotage::CloseRouterListeners => ["router-write", "router-read"],
+            Sabotage::Off | Sabotage::PromoteWithoutFencing | Sabotage::ThawWithoutFencing | Sabotage::StartLate => {
+                return;
+            }
+        };
+        if let Ok(keep) = self.keep() {
+            tokio::spawn(async move {
+                for name in listeners {
+                    // One that is not held is as closed as it should be.
+                    keep.unlisten(name).await.ok();
+                }
+            });
         }
     }
 

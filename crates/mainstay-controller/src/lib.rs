@@ -8,6 +8,7 @@ mod api;
 mod assets;
 mod clock;
 mod core;
+pub mod drills;
 mod effects;
 mod first_looks;
 mod journal;

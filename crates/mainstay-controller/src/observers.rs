@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_decide::pressure;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::proc;
 use mainstay_supervisor::protocol::Notice;
@@ -19,9 +20,6 @@ const STEADY: Duration = Duration::from_secs(2);
 const EAGER: Duration = Duration::from_millis(50);
 /// Pause between two looks at pressure.
 const PRESSURE_LOOK: Duration = Duration::from_secs(1);
-/// Share of time in which all tasks waited for CPU or disk, above which silence has an explanation.
-/// **Unit**: hundredths of a percent (PSI avg10). 60 %: at less, a local query of 250 ms gets through.
-const PRESSURE_BOUND: u32 = 6000;
 /// Pause before dialling keep again.
 const REDIAL: Duration = Duration::from_millis(50);
 
@@ -102,7 +100,7 @@ pub(crate) async fn pressure(sender: mpsc::Sender<Message>) {
             .filter_map(proc::pressure)
             .max()
             .unwrap_or(0);
-        if sender.send(Message::Pressure(worst > PRESSURE_BOUND)).await.is_err() {
+        if sender.send(Message::Pressure(worst > pressure::EXPLAINS_SILENCE)).await.is_err() {
             return;
         }
         tokio::time::sleep(PRESSURE_LOOK).await;

@@ -150,6 +150,11 @@ impl Paths {
         self.state.join("launch.json")
     }
 
+    /// The history of drills.
+    pub fn drill_history(&self) -> PathBuf {
+        self.state.join("drills/history.jsonl")
+    }
+
     /// Our own program, copied so that children that dropped root can run it and a rebuild cannot change it.
     pub fn program(&self) -> PathBuf {
         self.state.join("bin/mainstay")

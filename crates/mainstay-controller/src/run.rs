@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::{self, Doors as ApiDoors, Shared};
 use crate::clock::now;
 use crate::core::{Core, Parts, Published};
-use crate::effects::{BeforeRun, Cluster, Effects};
+use crate::effects::{BeforeRun, Cluster, Effects, Mistakes};
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::links::{self, Link};
@@ -88,7 +88,9 @@ fn settings(paths: &Paths) -> anyhow::Result<(Settings, Store, serde_json::Value
     let passwords = Passwords::open(&mut secrets, &parsed.stack)?;
     let doors = Doors::choose(&mut Ports::load(&paths.state)?, &parsed.stack)?;
     let generation = Generation(launch.release);
-    let settings = Settings { paths: paths.clone(), launch, stack: parsed.stack, passwords, doors, generation };
+    let stack_hash = crate::drills::stack_hash(&text);
+    let settings =
+        Settings { paths: paths.clone(), launch, stack: parsed.stack, stack_hash, passwords, doors, generation };
     Ok((settings, store, config))
 }
 
@@ -106,8 +108,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let (endpoints, endpoints_seen) = watch::channel(None);
     let (edge, edge_asks) = Link::new();
     let (router, router_asks) = Link::new();
-    let cluster = settings.stack.database.is_some().then(|| Cluster::new(&settings)).transpose();
-    let cluster = cluster.map_err(|reason| anyhow::anyhow!(reason))?;
+    let cluster = cluster(&settings)?;
     let effects = Arc::new(Effects {
         settings: Arc::clone(&settings),
         keep,
@@ -119,6 +120,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         journal: journal.clone(),
         telemetry_files: Mutex::new(()),
         before_runs: Mutex::new(before_runs),
+        mistakes: Mistakes::default(),
     });
     let observed = Observed { schedules, ..first_look(&settings, &effects, before_done) };
 
@@ -177,6 +179,7 @@ async fn bring_keep_to_its_end(paths: &Paths, effects: &Effects) {
 fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
     let stack = &effects.settings.stack;
     tokio::spawn(observers::pressure(sender.clone()));
+    tokio::spawn(crate::drills::observe(effects.paths().drill_history(), sender.clone()));
     if stack.cache.is_some() {
         for kind in mainstay_cache::Kind::ALL {
             tokio::spawn(observers::redis(Arc::clone(effects), kind, sender.clone()));
@@ -188,6 +191,11 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
     if effects.cluster.is_some() {
         Cluster::observe(effects, sender);
     }
+}
+
+fn cluster(settings: &Settings) -> anyhow::Result<Option<Cluster>> {
+    let cluster = settings.stack.database.is_some().then(|| Cluster::new(settings)).transpose();
+    cluster.map_err(|reason| anyhow::anyhow!(reason))
 }
 
 async fn end_on_sigterm() {

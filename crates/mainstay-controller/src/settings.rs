@@ -120,6 +120,8 @@ pub(crate) struct Settings {
     pub(crate) paths: Paths,
     pub(crate) launch: Launch,
     pub(crate) stack: Stack,
+    /// SHA-256 of the stack file: drills are remembered with it.
+    pub(crate) stack_hash: String,
     pub(crate) passwords: Passwords,
     pub(crate) doors: Doors,
     pub(crate) generation: Generation,

@@ -46,6 +46,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) urls: &'a BTreeMap<String, String>,
     pub(crate) migrations: &'a [String],
     pub(crate) generation: Generation,
+    pub(crate) drills: &'a [mainstay_api::DrillStanding],
     pub(crate) now: Timestamp,
 }
 
@@ -95,6 +96,7 @@ impl Picture {
             database: database(scene),
             urls: scene.urls.clone(),
             schedules: schedules::status(scene),
+            drills: scene.drills.to_vec(),
         }
     }
 

@@ -8,12 +8,14 @@
 mod children;
 mod database;
 mod draft;
+pub mod drills;
 mod endpoints;
 pub mod health;
 pub mod invariants;
 pub mod observed;
 pub mod plan;
 mod planner;
+pub mod pressure;
 pub mod restart;
 pub mod schedule;
 mod services;

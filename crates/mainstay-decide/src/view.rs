@@ -9,14 +9,11 @@ use mainstay_types::{ChildName, ExitReason, Member, Seen, Timestamp};
 
 use crate::observed::{ChildSeen, DataDirectory, DatabaseSeen, MemberAnswer, MemberSeen, Observed, Record, RouterSeen};
 use crate::plan::StepKey;
+use crate::pressure;
 
 /// Age at which a look at something that is looked at every 250 ms says nothing any more: twenty looks were
 /// lost since.
 pub(crate) const FACT_LIFE: Duration = Duration::from_secs(5);
-
-/// Machine pressure explains silence, so more of it is needed to mean a hang; yet on a machine that is always busy a
-/// frozen server must be noticed too. At the default of 3 s this is 15 s: half of what the router holds sessions.
-const PRESSED_PATIENCE: u32 = 5;
 
 /// What the planner looks at.
 #[derive(Clone, Copy)]
@@ -152,7 +149,7 @@ impl<'a> View<'a> {
     pub(crate) fn hung_at(&self, since: Timestamp) -> Timestamp {
         let hang_after = self.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);
         let is_under_pressure = self.database().is_some_and(|seen| seen.is_under_pressure);
-        since.after(hang_after.saturating_mul(if is_under_pressure { PRESSED_PATIENCE } else { 1 }))
+        since.after(hang_after.saturating_mul(if is_under_pressure { pressure::PATIENCE } else { 1 }))
     }
 
     /// Whether the member's answer was given after the death of `dead` was proven: nothing can reach it since.

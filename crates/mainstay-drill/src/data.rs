@@ -46,9 +46,9 @@ impl Data {
         Ok(Self { ledger, workloads })
     }
 
-    /// Starts all clients; they end when `stop` says so.
-    pub(crate) fn start(&self, honesty: Honesty, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
-        let mut tasks = self.ledger.start(honesty, stop);
+    /// Starts all clients, and `fresh` more writers that connect anew for each row; they end when `stop` says so.
+    pub(crate) fn start(&self, honesty: Honesty, fresh: u32, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+        let mut tasks = self.ledger.start(honesty, fresh, stop);
         tasks.extend(self.workloads.start(honesty, stop));
         tasks
     }

@@ -12,7 +12,7 @@ const MOST_QUOTED: usize = 5;
 /// Promises that a round's data breaks.
 pub(crate) fn broken(round: &Round) -> Vec<String> {
     let number = round.number;
-    let wrong = round.examined.checks.iter().filter(|checked| checked.validity == Validity::Invalid);
+    let wrong = round.seen.examined.checks.iter().filter(|checked| checked.validity == Validity::Invalid);
     wrong
         .map(|checked| {
             let first = checked.findings.first().map(|finding| finding.text.as_str()).unwrap_or_default();
@@ -24,10 +24,10 @@ pub(crate) fn broken(round: &Round) -> Vec<String> {
 /// What could not be judged in a round: then the drill says nothing about its data.
 pub(crate) fn unjudged(round: &Round) -> Vec<String> {
     let number = round.number;
-    if let Some(error) = &round.examined.contradiction {
+    if let Some(error) = &round.seen.examined.contradiction {
         return vec![format!("run {number}: its history contradicts itself: {error}")];
     }
-    let unknown = round.examined.checks.iter().filter(|checked| checked.validity == Validity::Unknown);
+    let unknown = round.seen.examined.checks.iter().filter(|checked| checked.validity == Validity::Unknown);
     unknown
         .map(|checked| format!("run {number}: {} cannot judge: {}", checked.checker, checked.notes.join("; ")))
         .collect()
@@ -40,7 +40,7 @@ pub(crate) fn counted(count: &BTreeMap<Anomaly, u64>) -> String {
 
 /// What `append` says of the ledger's rows.
 pub(crate) fn count_rows(round: &Round, counts: &mut Counts) {
-    for checked in round.examined.checks.iter().filter(|checked| checked.checker == crate::checker::append::NAME) {
+    for checked in round.seen.examined.checks.iter().filter(|checked| checked.checker == crate::checker::append::NAME) {
         counts.acknowledged += checked.writes.ok;
         counts.lost += checked.count_of(Anomaly::Lost);
         counts.duplicated += checked.count_of(Anomaly::Duplicated);
@@ -52,7 +52,8 @@ pub(crate) fn count_rows(round: &Round, counts: &mut Counts) {
 /// Writes of the workloads beside the ledger that failed or whose outcome is unknown.
 pub(crate) fn disturbed(rounds: &[Round]) -> u64 {
     let beside = |checked: &&Checked| checked.checker != crate::checker::append::NAME;
-    let writes = rounds.iter().flat_map(|round| &round.examined.checks).filter(beside).map(|checked| checked.writes);
+    let writes =
+        rounds.iter().flat_map(|round| &round.seen.examined.checks).filter(beside).map(|checked| checked.writes);
     writes.map(|writes| writes.failed + writes.ambiguous).sum()
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn disturbed(rounds: &[Round]) -> u64 {
 pub(crate) fn summary(rounds: &[Round]) -> Vec<CheckReport> {
     let mut all: Vec<CheckReport> = Vec::new();
     for round in rounds {
-        for checked in &round.examined.checks {
+        for checked in &round.seen.examined.checks {
             let index = all.iter().position(|one| one.checker == checked.checker).unwrap_or_else(|| {
                 all.push(CheckReport::new(checked.checker, checked.version));
                 all.len() - 1

@@ -11,6 +11,8 @@ pub(crate) enum End {
     Ok,
     /// Certainly not done.
     Failed,
+    /// Certainly not done: nobody listened.
+    Refused,
     /// Perhaps done: the connection broke, or the server said that the outcome is unknown.
     Ambiguous,
     /// The answer had begun and broke off.
@@ -22,6 +24,8 @@ pub(crate) enum End {
 pub(crate) struct Operation {
     pub(crate) client: u32,
     pub(crate) number: u64,
+    /// When the connection that it was done on was opened; of one that could not be: when that was tried.
+    pub(crate) opened: Instant,
     pub(crate) began: Instant,
     pub(crate) ended: Instant,
     pub(crate) end: End,

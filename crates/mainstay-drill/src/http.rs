@@ -25,6 +25,8 @@ use crate::history::{End, History, Operation};
 pub(crate) const CLIENTS: u32 = 4;
 /// Pause of a client between two requests.
 const PACE: Duration = Duration::from_millis(5);
+/// Pause of a client that connects anew for each request: a handshake costs both sides some milliseconds.
+const FRESH_PACE: Duration = Duration::from_millis(15);
 /// Time for one request.
 const REQUEST: Duration = Duration::from_secs(40);
 /// Pause before a client that could not connect tries again.
@@ -58,64 +60,85 @@ pub(crate) fn trust(ca: &std::path::Path) -> io::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
+/// A connection and when it was opened.
+type Open = (SendRequest<Empty<Bytes>>, Instant);
+
+/// How a request failed: its end, the text for the report, when its connection was opened.
+struct Failure(End, String, Instant);
+
 impl Probe {
-    /// Starts the clients; they end when `stop` says so.
-    pub(crate) fn start(&self, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
-        (0..CLIENTS).map(|client| tokio::spawn(self.clone().run(client, stop.clone()))).collect()
+    /// Starts the clients, and `fresh` more that connect anew for each request; they end when `stop` says so.
+    pub(crate) fn start(&self, fresh: u32, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+        (0..CLIENTS + fresh).map(|client| tokio::spawn(self.clone().run(client, stop.clone()))).collect()
     }
 
     async fn run(self, client: u32, stop: watch::Receiver<bool>) {
-        let mut open: Option<SendRequest<Empty<Bytes>>> = None;
+        let is_fresh = client >= CLIENTS;
+        let mut open: Option<Open> = None;
         let mut number = 0;
         while !*stop.borrow() {
             number += 1;
             let began = Instant::now();
-            let end = match tokio::time::timeout(REQUEST, self.request(&mut open)).await {
-                Ok(Ok(())) => End::Ok,
-                Ok(Err((end, text))) => {
+            let (end, opened) = match tokio::time::timeout(REQUEST, self.request(open.take())).await {
+                Ok(Ok((sender, opened))) => {
+                    open = (!is_fresh).then_some((sender, opened));
+                    (End::Ok, opened)
+                }
+                Ok(Err(Failure(end, text, opened))) => {
                     self.history.error(&text);
-                    open = None;
-                    end
+                    (end, opened)
                 }
                 Err(_) => {
                     self.history.error("no answer within 40 s");
-                    open = None;
-                    End::Failed
+                    (End::Failed, began)
                 }
             };
-            self.history.add(Operation { client, number, began, ended: Instant::now(), end });
-            tokio::time::sleep(if end == End::Ok { PACE } else { RECONNECT }).await;
+            self.history.add(Operation { client, number, opened, began, ended: Instant::now(), end });
+            let pace = if is_fresh { FRESH_PACE } else { PACE };
+            tokio::time::sleep(if end == End::Ok { pace } else { RECONNECT }).await;
         }
     }
 
-    async fn request(&self, open: &mut Option<SendRequest<Empty<Bytes>>>) -> Result<(), (End, String)> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| (End::Failed, format!("{what}: {error}"));
+    async fn request(&self, open: Option<Open>) -> Result<Open, Failure> {
         // An idle connection that the server closed is not a failed request: clients open another.
-        let reusable = match open.take() {
-            Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
+        let reusable = match open {
+            Some((mut sender, opened)) => sender.ready().await.is_ok().then_some((sender, opened)),
             None => None,
         };
-        let mut sender = match reusable {
-            Some(sender) => sender,
-            None => self.connect().await.map_err(|error| failed("connect", &error))?,
+        let (mut sender, opened) = match reusable {
+            Some(open) => open,
+            None => self.connect().await?,
         };
+        let failed = |end, what: &str, error: &dyn std::fmt::Display| Failure(end, format!("{what}: {error}"), opened);
         let request = Request::get(&self.path)
             .header("host", format!("{}:{}", self.host, self.port))
             .header("user-agent", "mainstay-drill")
             .body(Empty::new())
-            .map_err(|error| failed("request", &error))?;
-        let response = sender.send_request(request).await.map_err(|error| failed("request", &error))?;
+            .map_err(|error| failed(End::Failed, "request", &error))?;
+        let response = sender.send_request(request).await.map_err(|error| failed(End::Failed, "request", &error))?;
         let status = response.status();
         if status.is_server_error() {
-            return Err((End::Failed, format!("status {}", status.as_u16())));
+            return Err(Failure(End::Failed, format!("status {}", status.as_u16()), opened));
         }
-        response.into_body().collect().await.map_err(|error| (End::Truncated, format!("answer broke off: {error}")))?;
-        *open = Some(sender);
-        Ok(())
+        let body = response.into_body().collect().await;
+        body.map_err(|error| failed(End::Truncated, "answer broke off", &error))?;
+        Ok((sender, opened))
     }
 
-    async fn connect(&self) -> io::Result<SendRequest<Empty<Bytes>>> {
-        let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
+    async fn connect(&self) -> Result<Open, Failure> {
+        let began = Instant::now();
+        let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await;
+        let stream = stream.map_err(|error| {
+            let end = if error.kind() == io::ErrorKind::ConnectionRefused { End::Refused } else { End::Failed };
+            Failure(end, format!("connect: {error}"), began)
+        })?;
+        let opened = Instant::now();
+        let sender = self.shake_hands(stream).await;
+        let sender = sender.map_err(|error| Failure(End::Failed, format!("handshake: {error}"), opened))?;
+        Ok((sender, opened))
+    }
+
+    async fn shake_hands(&self, stream: TcpStream) -> io::Result<SendRequest<Empty<Bytes>>> {
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
         let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;

@@ -1,21 +1,23 @@
-//! The verdict over all rounds. Pure: everything it says follows from what the rounds saw.
+//! The verdict over all rounds. Everything it says follows from what the rounds saw.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use mainstay_api::Verdict;
+use mainstay_decide::drills::Fault;
+use mainstay_decide::pressure;
 use mainstay_stack::Stack;
 use mainstay_stack::model::Promise;
 use mainstay_types::Timestamp;
+use tokio::time::Instant;
 
-use crate::fault::Fault;
-use crate::findings;
 use crate::history::{End, Operation};
 use crate::measure::{self, millis};
-use crate::report::{
-    Counts, Evidence, Latency, Load, Measured, Phases, Promised, REPORT_VERSION, Report, RoundReport, Spread, Verdict,
-};
+use crate::report::{Counts, Evidence, Promised, REPORT_VERSION, Report};
 use crate::round::{LEAST_LOAD, Round};
 use crate::run::Options;
 use crate::whole;
+use crate::{figures, findings};
 
 /// What is judged, besides the rounds.
 pub(crate) struct Case<'a> {
@@ -26,14 +28,10 @@ pub(crate) struct Case<'a> {
     pub(crate) load: String,
 }
 
-/// Kinds of clients, as reports name them.
-const WRITES: &str = "writes";
-const REQUESTS: &str = "requests";
-
 /// The report.
 pub(crate) fn judge(case: &Case<'_>, rounds: &[Round]) -> Report {
-    let (options, promise) = (case.options, promise(case));
-    let measured = measured(rounds);
+    let (options, promise) = (case.options, case.options.fault.promise(case.stack));
+    let measured = figures::measured(rounds);
     let (verdict, reasons) = verdict(case, rounds, &measured.counts, promise);
     Report {
         version: REPORT_VERSION,
@@ -50,65 +48,85 @@ pub(crate) fn judge(case: &Case<'_>, rounds: &[Round]) -> Report {
             source: if promise.is_declared { "mainstay.toml" } else { "default" }.to_owned(),
         },
         measured,
-        latency: latency(rounds),
+        latency: figures::latency(rounds),
         checks: findings::summary(rounds),
         history_sha256: None,
-        timeline_ms: medians(rounds),
-        rounds: rounds.iter().map(round_report).collect(),
-        evidence: evidence(case, rounds, reasons),
+        timeline_ms: figures::medians(rounds),
+        rounds: rounds.iter().map(figures::round_report).collect(),
+        evidence: evidence(case, rounds, promise, reasons),
     }
 }
 
-fn promise(case: &Case<'_>) -> Promise {
-    let target = &case.stack.target;
-    match case.options.fault {
-        Fault::InstanceCrash => target.instance_crash,
-        Fault::DatabaseCrash => target.database_failure,
-        Fault::ControlPlaneCrash => target.control_plane_crash,
-        Fault::KeepCrash => target.keep_crash,
-    }
-}
-
-fn measured(rounds: &[Round]) -> Measured {
-    let rto_ms: Vec<u64> = rounds.iter().filter_map(|round| round.rto).map(millis).collect();
-    let stall_ms: Vec<u64> = rounds.iter().map(|round| millis(round.stall)).collect();
-    let whole_ms: Vec<u64> = rounds.iter().filter_map(|round| round.whole).map(millis).collect();
-    let mut counts = Counts::default();
-    for round in rounds {
-        counts.add(&count(round));
-    }
-    Measured { stall_ms: Spread::of(&stall_ms), rto_ms: Spread::of(&rto_ms), whole_ms: Spread::of(&whole_ms), counts }
-}
-
-fn evidence(case: &Case<'_>, rounds: &[Round], reasons: Vec<String>) -> Evidence {
+fn evidence(case: &Case<'_>, rounds: &[Round], promise: Promise, reasons: Vec<String>) -> Evidence {
     let options = case.options;
     let mut errors: BTreeMap<String, u64> = BTreeMap::new();
-    for (text, count) in rounds.iter().flat_map(|round| &round.errors) {
+    for (text, count) in rounds.iter().flat_map(|round| &round.seen.errors) {
         *errors.entry(text.clone()).or_default() += count;
     }
     let least = |of: fn(&Round) -> usize| rounds.iter().map(of).min().unwrap_or(0) as u64;
     Evidence {
-        faults: rounds.iter().map(fault_text).collect(),
+        faults: rounds.iter().map(figures::fault_text).collect(),
         least_load_before: least(|round| round.load_before),
         least_load_after: least(|round| round.load_after),
         errors,
         reasons,
+        notes: notes(case, rounds, promise),
         rto_ms: rounds.iter().filter_map(|round| round.rto).map(millis).collect(),
         stall_ms: rounds.iter().map(|round| millis(round.stall)).collect(),
         load: case.load.clone(),
-        not_tested: vec![
-            "loss of the machine, its disk or its power".to_owned(),
-            "more load than this drill makes".to_owned(),
-        ],
+        not_tested: not_tested(options.fault),
         reproduce: format!("mainstay drill {} --runs {} --seed {}", options.fault.name(), options.runs, options.seed),
     }
 }
 
-fn fault_text(round: &Round) -> String {
-    match &round.fault {
-        Ok(text) => text.clone(),
-        Err(text) => format!("not proven: {text}"),
+/// What a reader of the figures must know.
+fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
+    let mut notes = Vec::new();
+    let pressed = rounds.iter().filter(|round| round.was_pressed).count();
+    if pressed > 0 {
+        let (share, limit) = (pressure::EXPLAINS_SILENCE / 100, stall_limit(true, promise).as_millis());
+        notes.push(format!(
+            "in {pressed} of {} rounds tasks waited for this machine more than {share} % of the time, which explains \
+             silence: it was borne {} times as long, and the stall there is held to {limit} ms",
+            rounds.len(),
+            pressure::PATIENCE
+        ));
     }
+    match case.options.fault {
+        Fault::EdgeCrash | Fault::RouterCrash => {
+            notes.push("connections that were open when it died break with it; new ones wait".to_owned());
+        }
+        Fault::CacheCrash => notes.push("what the cache held may be gone: that is no loss".to_owned()),
+        Fault::StoreCrash => notes.push(
+            "the store syncs its file once a second (appendfsync everysec); what it acknowledged while a sync was under \
+             way, 2 s at most, dies with the process"
+                .to_owned(),
+        ),
+        Fault::InstanceCrash
+        | Fault::DatabaseCrash
+        | Fault::DatabaseFreeze
+        | Fault::ControlPlaneCrash
+        | Fault::KeepCrash
+        | Fault::Null => {}
+    }
+    notes
+}
+
+fn not_tested(fault: Fault) -> Vec<String> {
+    let of_fault = match fault {
+        Fault::StoreCrash => "loss of power, which takes what was not synced: up to 2 s of keys",
+        Fault::CacheCrash => "requests that need what the cache held, if the probed path needs nothing of it",
+        Fault::DatabaseFreeze => "a disk or a kernel that hangs: a killed process would not end there",
+        Fault::EdgeCrash => "connections over a network, whose first packets may be lost",
+        Fault::RouterCrash => "how the application treats its broken connections",
+        Fault::InstanceCrash | Fault::DatabaseCrash | Fault::ControlPlaneCrash | Fault::KeepCrash | Fault::Null => {
+            "more than one fault at a time"
+        }
+    };
+    ["loss of the machine, its disk or its power", "more load than this drill makes", of_fault]
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn verdict(case: &Case<'_>, rounds: &[Round], counts: &Counts, promise: Promise) -> (Verdict, Vec<String>) {
@@ -123,10 +141,13 @@ fn verdict(case: &Case<'_>, rounds: &[Round], counts: &Counts, promise: Promise)
             let load = round.load_before;
             voids.push(format!("run {number}: {load} operations before the fault, {LEAST_LOAD} are needed"));
         }
-        failures.extend(broken_times(round, promise));
+        failures.extend(broken_times(case, round, promise));
         failures.extend(findings::broken(round));
         voids.extend(findings::unjudged(round));
+        failures.extend(broken_keys(case, round, promise));
+        failures.extend(broken_doors(case, round));
     }
+    failures.extend(broken_stalls(case, rounds, promise));
     failures.extend(broken_by_fault(case, counts, findings::disturbed(rounds)));
     if !failures.is_empty() {
         failures.extend(voids);
@@ -135,19 +156,101 @@ fn verdict(case: &Case<'_>, rounds: &[Round], counts: &Counts, promise: Promise)
     if voids.is_empty() { (Verdict::Pass, Vec::new()) } else { (Verdict::Void, voids) }
 }
 
-fn broken_times(round: &Round, promise: Promise) -> Vec<String> {
+fn broken_times(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String> {
     let (number, mut broken) = (round.number, Vec::new());
     match round.rto {
         None => broken.push(format!("run {number}: service did not come back")),
+        // Its promise is about the stall, over all rounds.
+        Some(_) if case.options.fault == Fault::DatabaseFreeze => {}
         Some(rto) if rto > promise.rto => {
             let (rto, promised) = (rto.as_millis(), promise.rto.as_millis());
             broken.push(format!("run {number}: RTO {rto} ms, promised {promised} ms"));
         }
         Some(_) => {}
     }
-    if round.whole.is_none() {
+    if round.whole.is_none() && round.fault.is_ok() {
         let within = whole::WITHIN.as_secs();
         broken.push(format!("run {number}: the stack was not whole again within {within} s"));
+    }
+    broken
+}
+
+/// How long a client may wait when the primary freezes.
+fn stall_limit(was_pressed: bool, promise: Promise) -> Duration {
+    if was_pressed { promise.rto * pressure::PATIENCE } else { promise.rto }
+}
+
+/// A freeze promises a stall at the 95th percentile, of the rounds in which nothing else explained the silence and of
+/// the others.
+fn broken_stalls(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
+    if case.options.fault != Fault::DatabaseFreeze {
+        return Vec::new();
+    }
+    let mut broken = Vec::new();
+    for was_pressed in [false, true] {
+        let stalls: Vec<u64> =
+            rounds.iter().filter(|round| round.was_pressed == was_pressed).map(|round| millis(round.stall)).collect();
+        let (p95, limit) = (measure::percentile(&stalls, 95), millis(stall_limit(was_pressed, promise)));
+        if p95 > limit {
+            let when = if was_pressed { " under pressure" } else { "" };
+            broken.push(format!("stall{when} p95 {p95} ms over {} rounds, promised {limit} ms", stalls.len()));
+        }
+    }
+    broken
+}
+
+/// Keys of the store: the promise says how old what is lost may have been. What a cache held may be gone.
+fn broken_keys(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String> {
+    let number = round.number;
+    let mut broken = Vec::new();
+    let Some(keys) = round.seen.keys_read.as_ref().filter(|_| case.options.fault != Fault::CacheCrash) else {
+        return broken;
+    };
+    let is_lost = |one: &&Operation| !may_be_lost(round, one.ended, promise.rpo);
+    let lost: Vec<&Operation> = keys.lost.iter().filter(is_lost).collect();
+    if !lost.is_empty() {
+        let shown: Vec<String> =
+            lost.iter().take(5).map(|one| format!("writer {} number {}", one.client, one.number)).collect();
+        let (lost, shown) = (lost.len(), shown.join(", "));
+        broken.push(format!("run {number}: {lost} acknowledged keys are lost ({shown}…)"));
+    }
+    if keys.resurrected > 0 {
+        broken.push(format!("run {number}: {} keys that had failed are there", keys.resurrected));
+    }
+    broken
+}
+
+/// Whether the promise allows the loss of what was acknowledged then: not before it, and not once service was back.
+fn may_be_lost(round: &Round, acknowledged: Instant, rpo: Duration) -> bool {
+    let back = round.rto.map_or(round.times.ended, |rto| round.times.injected + rto);
+    let age = round.times.injected.saturating_duration_since(acknowledged);
+    !rpo.is_zero() && age <= rpo && acknowledged < back
+}
+
+/// A crash behind held listeners: nobody is refused, and who comes after it waits.
+fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
+    let (behind, what) = match case.options.fault {
+        Fault::EdgeCrash => (&round.seen.requests, "requests"),
+        Fault::RouterCrash => (&round.seen.writes, "writes"),
+        Fault::InstanceCrash
+        | Fault::DatabaseCrash
+        | Fault::DatabaseFreeze
+        | Fault::CacheCrash
+        | Fault::StoreCrash
+        | Fault::ControlPlaneCrash
+        | Fault::KeepCrash
+        | Fault::Null => return Vec::new(),
+    };
+    let number = round.number;
+    let mut broken = Vec::new();
+    let refused = figures::refused(round);
+    if refused > 0 {
+        broken.push(format!("run {number}: {refused} connections were refused, none may"));
+    }
+    let is_late = |one: &&Operation| !matches!(one.end, End::Ok | End::Refused) && one.opened >= round.times.gone;
+    let late = behind.iter().filter(is_late).count();
+    if late > 0 {
+        broken.push(format!("run {number}: {late} {what} on connections opened after the crash failed, none may"));
     }
     broken
 }
@@ -160,8 +263,9 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
     let (requests_count, writes_count) = match case.options.fault {
         // With one instance there is nobody to take over.
         Fault::InstanceCrash => (instances >= 2, false),
-        Fault::DatabaseCrash => (false, false),
-        Fault::ControlPlaneCrash | Fault::KeepCrash => (true, true),
+        Fault::DatabaseCrash | Fault::DatabaseFreeze | Fault::RouterCrash => (false, false),
+        Fault::EdgeCrash | Fault::StoreCrash => (false, true),
+        Fault::CacheCrash | Fault::ControlPlaneCrash | Fault::KeepCrash | Fault::Null => (true, true),
     };
     if requests_count && counts.failed_requests > 0 {
         broken.push(format!("{} requests failed, none may", counts.failed_requests));
@@ -173,130 +277,11 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
     if writes_count && disturbed > 0 {
         broken.push(format!("{disturbed} writes of counters and bank failed or ended unknown, none may"));
     }
+    if case.options.fault == Fault::Null && counts.refused + counts.failed_keys > 0 {
+        broken.push(format!(
+            "{} connections were refused and {} keys failed, none may",
+            counts.refused, counts.failed_keys
+        ));
+    }
     broken
-}
-
-fn count(round: &Round) -> Counts {
-    let mut counts = Counts::default();
-    for operation in &round.writes {
-        match operation.end {
-            End::Ok => {}
-            End::Failed => counts.failed_writes += 1,
-            End::Ambiguous | End::Truncated => counts.ambiguous += 1,
-        }
-    }
-    for operation in &round.requests {
-        counts.requests += 1;
-        match operation.end {
-            End::Ok => {}
-            End::Failed | End::Ambiguous => counts.failed_requests += 1,
-            End::Truncated => counts.truncated += 1,
-        }
-    }
-    findings::count_rows(round, &mut counts);
-    counts
-}
-
-fn round_report(round: &Round) -> RoundReport {
-    let kinds = [(WRITES, &round.writes), (REQUESTS, &round.requests)];
-    let load = kinds.into_iter().filter(|(_, operations)| !operations.is_empty());
-    let load = load.map(|(kind, operations)| (kind.to_owned(), load_of(round, operations))).collect();
-    RoundReport {
-        number: round.number,
-        began: round.began_at,
-        injected: round.injected_at,
-        ended: round.ended_at,
-        fault: fault_text(round),
-        is_proven: round.fault.is_ok(),
-        rto_ms: round.rto.map(millis),
-        stall_ms: millis(round.stall),
-        whole_ms: round.whole.map(millis),
-        load,
-        timeline_ms: round.timeline.clone(),
-        counts: count(round),
-    }
-}
-
-/// Operations by phase. What service was back for is `after`; what waited for it is `during`.
-fn phases<'o>(round: &Round, operations: &'o [Operation]) -> Phases<Vec<&'o Operation>> {
-    let times = round.times;
-    let back = round.rto.map_or(times.ended, |rto| times.injected + rto);
-    let mut phases: Phases<Vec<&Operation>> = Phases::default();
-    for operation in operations {
-        let phase = if operation.ended < times.injected {
-            &mut phases.before
-        } else if operation.began < back {
-            &mut phases.during
-        } else {
-            &mut phases.after
-        };
-        phase.push(operation);
-    }
-    phases
-}
-
-fn load_of(round: &Round, operations: &[Operation]) -> Phases<Load> {
-    let times = round.times;
-    let back = round.rto.map_or(times.ended, |rto| times.injected + rto);
-    let found = phases(round, operations);
-    let load = |operations: &[&Operation], length| Load {
-        attempted: operations.len() as u64,
-        succeeded: operations.iter().filter(|operation| operation.end == End::Ok).count() as u64,
-        length_ms: millis(length),
-    };
-    Phases {
-        before: load(&found.before, times.injected.saturating_duration_since(times.began)),
-        during: load(&found.during, back.saturating_duration_since(times.injected)),
-        after: load(&found.after, times.ended.saturating_duration_since(back)),
-    }
-}
-
-fn latency(rounds: &[Round]) -> BTreeMap<String, Phases<Latency>> {
-    let writes = latency_by_phase(rounds, |round| &round.writes);
-    let requests = latency_by_phase(rounds, |round| &round.requests);
-    let all = [(WRITES, writes), (REQUESTS, requests)];
-    all.into_iter().filter_map(|(kind, found)| Some((kind.to_owned(), found?))).collect()
-}
-
-fn latency_by_phase(rounds: &[Round], of: impl Fn(&Round) -> &[Operation]) -> Option<Phases<Latency>> {
-    let mut all: Phases<Vec<u64>> = Phases::default();
-    for round in rounds {
-        let found = phases(round, of(round));
-        all.before.extend(micros(&found.before));
-        all.during.extend(micros(&found.during));
-        all.after.extend(micros(&found.after));
-    }
-    (!all.before.is_empty()).then(|| Phases {
-        before: latency_of(&all.before),
-        during: latency_of(&all.during),
-        after: latency_of(&all.after),
-    })
-}
-
-fn micros<'o>(operations: &'o [&Operation]) -> impl Iterator<Item = u64> + 'o {
-    let succeeded = operations.iter().filter(|operation| operation.end == End::Ok);
-    succeeded.map(|operation| u64::try_from((operation.ended - operation.began).as_micros()).unwrap_or(u64::MAX))
-}
-
-fn latency_of(micros: &[u64]) -> Latency {
-    Latency {
-        count: micros.len() as u64,
-        p50_us: measure::percentile(micros, 50),
-        p95_us: measure::percentile(micros, 95),
-        p99_us: measure::percentile(micros, 99),
-        max_us: micros.iter().copied().max().unwrap_or(0),
-    }
-}
-
-fn medians(rounds: &[Round]) -> BTreeMap<String, u64> {
-    let mut all: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for (step, at) in rounds.iter().flat_map(|round| &round.timeline) {
-        all.entry(step.clone()).or_default().push(*at);
-    }
-    let rto: Vec<u64> = rounds.iter().filter_map(|round| round.rto).map(millis).collect();
-    let whole: Vec<u64> = rounds.iter().filter_map(|round| round.whole).map(millis).collect();
-    all.insert("first_success".to_owned(), rto);
-    all.insert("whole".to_owned(), whole);
-    all.retain(|_, values| !values.is_empty());
-    all.into_iter().map(|(step, values)| (step, measure::percentile(&values, 50))).collect()
 }

@@ -20,6 +20,8 @@ const PACE: Duration = Duration::from_millis(5);
 pub(crate) const OPERATION: Duration = Duration::from_secs(40);
 /// Pause before a writer whose connection broke comes back.
 pub(crate) const RECONNECT: Duration = Duration::from_millis(10);
+/// Pause of a writer that connects anew for each row: a connection costs both sides some milliseconds.
+const FRESH_PACE: Duration = Duration::from_millis(20);
 /// With `acknowledge before commit`: how long the lie lasts. Four writers lie nearly all the time.
 pub(crate) const LIE: Duration = Duration::from_millis(20);
 
@@ -63,16 +65,18 @@ impl Ledger {
             .await
     }
 
-    /// Starts the writers; they end when `stop` says so.
-    pub(crate) fn start(&self, honesty: Honesty, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
-        (0..WRITERS)
+    /// Starts the writers, and `fresh` more that connect anew for each row; they end when `stop` says so.
+    pub(crate) fn start(&self, honesty: Honesty, fresh: u32, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
+        (0..WRITERS + fresh)
             .map(|writer| {
+                let is_fresh = writer >= WRITERS;
                 let writer = Writer {
                     url: self.url.clone(),
                     drill: self.drill.clone(),
                     history: self.history.clone(),
                     writer,
                     honesty,
+                    is_fresh,
                 };
                 tokio::spawn(writer.run(stop.clone()))
             })
@@ -97,58 +101,65 @@ struct Writer {
     history: History,
     writer: u32,
     honesty: Honesty,
+    /// Connects anew for each row.
+    is_fresh: bool,
 }
+
+/// A connection and when it was opened.
+type Open = (Client, Instant);
 
 impl Writer {
     async fn run(self, stop: watch::Receiver<bool>) {
         let mut number = 0;
-        let mut client: Option<Client> = None;
+        let mut client: Option<Open> = None;
         while !*stop.borrow() {
             let began = Instant::now();
-            let open = match client.take().filter(|client| !client.is_closed()) {
-                Some(client) => client,
+            number += 1;
+            let open = match client.take().filter(|(client, _)| !client.is_closed()) {
+                Some(open) => open,
                 None => match connect(&self.url).await {
-                    Ok(client) => client,
+                    Ok(client) => (client, Instant::now()),
                     Err(error) => {
-                        self.fail(&mut number, began, End::Failed, &describe(&error));
+                        self.history.error(&describe(&error));
+                        let end = if is_refused(&error) { End::Refused } else { End::Failed };
+                        self.add(number, began, began, end);
                         tokio::time::sleep(RECONNECT).await;
                         continue;
                     }
                 },
             };
-            number += 1;
             let result = tokio::time::timeout(OPERATION, self.write(&open, number, began)).await;
             match result {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     self.history.error(&describe(&error));
-                    self.add(number, began, end_of(&error));
+                    self.add(number, open.1, began, end_of(&error));
                 }
                 Err(_) => {
                     self.history.error("no answer within 40 s");
-                    self.add(number, began, End::Ambiguous);
+                    self.add(number, open.1, began, End::Ambiguous);
                     // Its late answer would be taken for the next one's.
                     tokio::time::sleep(RECONNECT).await;
                     continue;
                 }
             }
-            client = Some(open);
-            tokio::time::sleep(PACE).await;
+            client = (!self.is_fresh).then_some(open);
+            tokio::time::sleep(if self.is_fresh { FRESH_PACE } else { PACE }).await;
         }
     }
 
-    async fn write(&self, client: &Client, number: u64, began: Instant) -> Result<(), tokio_postgres::Error> {
+    async fn write(&self, (client, opened): &Open, number: u64, began: Instant) -> Result<(), tokio_postgres::Error> {
         let sql = "INSERT INTO ledger (drill, writer, number) VALUES ($1, $2, $3)";
         let (writer, row) = (self.writer.cast_signed(), number.cast_signed());
         match self.honesty {
             Honesty::Honest => {
                 client.execute(sql, &[&self.drill, &writer, &row]).await?;
-                self.add(number, began, End::Ok);
+                self.add(number, *opened, began, End::Ok);
             }
             Honesty::AcknowledgeBeforeCommit => {
                 client.batch_execute("BEGIN").await?;
                 client.execute(sql, &[&self.drill, &writer, &row]).await?;
-                self.add(number, began, End::Ok);
+                self.add(number, *opened, began, End::Ok);
                 tokio::time::sleep(LIE).await;
                 // What happens to the commit is what the lie does not wait for.
                 if let Err(error) = client.batch_execute("COMMIT").await {
@@ -159,15 +170,14 @@ impl Writer {
         Ok(())
     }
 
-    fn add(&self, number: u64, began: Instant, end: End) {
-        self.history.add(Operation { client: self.writer, number, began, ended: Instant::now(), end });
+    fn add(&self, number: u64, opened: Instant, began: Instant, end: End) {
+        self.history.add(Operation { client: self.writer, number, opened, began, ended: Instant::now(), end });
     }
+}
 
-    fn fail(&self, number: &mut u64, began: Instant, end: End, text: &str) {
-        *number += 1;
-        self.history.error(text);
-        self.add(*number, began, end);
-    }
+fn is_refused(error: &tokio_postgres::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// An error's text, with the server's code.

@@ -10,11 +10,19 @@ mod aim;
 pub mod checker;
 mod data;
 mod fault;
+mod figures;
 mod findings;
+mod former;
+mod freeze;
 mod history;
 mod http;
+mod inject;
 mod judge;
+mod keys;
+mod knock;
 mod ledger;
+mod load;
+mod log;
 mod measure;
 mod record;
 mod report;
@@ -24,9 +32,11 @@ mod timeline;
 mod whole;
 mod workload;
 
-pub use fault::Fault;
+pub use freeze::{DEAD_MAN, dead_man};
+pub use mainstay_api::Verdict;
+pub use mainstay_decide::drills::Fault;
 pub use report::{
     CheckReport, Counts, Evidence, Latency, Load, Measured, Phases, Promised, REPORT_VERSION, Report, RoundReport,
-    Spread, Verdict,
+    Spread,
 };
 pub use run::{Error, Options, Progress, Sabotage, drill};

@@ -79,7 +79,7 @@ mod tests {
 
     fn operation(start: Instant, client: u32, began_ms: u64, ended_ms: u64, end: End) -> Operation {
         let at = |ms| start + Duration::from_millis(ms);
-        Operation { client, number: ended_ms, began: at(began_ms), ended: at(ended_ms), end }
+        Operation { client, number: ended_ms, opened: start, began: at(began_ms), ended: at(ended_ms), end }
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Record {
 pub(crate) fn outcome(end: End) -> Outcome {
     match end {
         End::Ok => Outcome::Ok,
-        End::Failed => Outcome::Failed,
+        End::Failed | End::Refused => Outcome::Failed,
         End::Ambiguous | End::Truncated => Outcome::Ambiguous,
     }
 }

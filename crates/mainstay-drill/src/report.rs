@@ -1,8 +1,8 @@
 //! What a drill hands over: promise against measurement, with the evidence. One JSON object.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+use mainstay_api::Verdict;
 use mainstay_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -10,31 +10,6 @@ use crate::checker::{Anomaly, Tally, Validity};
 
 /// Version of [`Report`]; raised when a field changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
-
-/// The verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Verdict {
-    /// Every promise was kept in every run.
-    Pass,
-    /// It was stopped before its end.
-    Aborted,
-    /// Fault or load could not be proven: it says nothing.
-    Void,
-    /// A promise was broken.
-    Fail,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pass => "PASS",
-            Self::Aborted => "ABORTED",
-            Self::Void => "VOID",
-            Self::Fail => "FAIL",
-        })
-    }
-}
 
 /// What was promised, and by whom.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +53,8 @@ pub struct Measured {
     pub rto_ms: Spread,
     /// From injection until the stack was whole again.
     pub whole_ms: Spread,
+    /// Age that the oldest lost key had when the fault came; zero when none was lost.
+    pub keys_rpo_ms: u64,
     /// What was counted.
     #[serde(flatten)]
     pub counts: Counts,
@@ -106,6 +83,18 @@ pub struct Counts {
     pub failed_requests: u64,
     /// Answers that had begun and broke off.
     pub truncated: u64,
+    /// Keys that a Redis acknowledged.
+    pub keys: u64,
+    /// Of these, not there afterwards.
+    pub keys_lost: u64,
+    /// Keys that failed or whose outcome the client could not know.
+    pub failed_keys: u64,
+    /// Connections that were opened to see whether they are accepted.
+    pub knocks: u64,
+    /// Connections of any client that were refused.
+    pub refused: u64,
+    /// Operations that broke with a connection that was there before its other end was hit.
+    pub broken: u64,
 }
 
 impl Counts {
@@ -121,6 +110,12 @@ impl Counts {
         self.requests += other.requests;
         self.failed_requests += other.failed_requests;
         self.truncated += other.truncated;
+        self.keys += other.keys;
+        self.keys_lost += other.keys_lost;
+        self.failed_keys += other.failed_keys;
+        self.knocks += other.knocks;
+        self.refused += other.refused;
+        self.broken += other.broken;
     }
 }
 
@@ -221,7 +216,7 @@ pub struct RoundReport {
     pub stall_ms: u64,
     /// From injection until the stack was whole again.
     pub whole_ms: Option<u64>,
-    /// Load by kind of client: `writes`, `requests`.
+    /// Load by kind of client: `writes`, `requests`, `keys`, `knocks`.
     pub load: BTreeMap<String, Phases<Load>>,
     /// Time from injection to each step of recovery, as the stack's events tell it. **Unit**: milliseconds.
     pub timeline_ms: BTreeMap<String, u64>,
@@ -242,6 +237,8 @@ pub struct Evidence {
     pub errors: BTreeMap<String, u64>,
     /// Why the verdict is not PASS.
     pub reasons: Vec<String>,
+    /// What a reader of the figures must know.
+    pub notes: Vec<String>,
     /// RTO of every run.
     pub rto_ms: Vec<u64>,
     /// Stall of every run.
@@ -277,7 +274,7 @@ pub struct Report {
     pub promise: Promised,
     /// The measurement.
     pub measured: Measured,
-    /// Latency of successful operations over all rounds, by kind of client: `writes`, `requests`.
+    /// Latency of successful operations over all rounds, by kind of client, as in a round's load.
     pub latency: BTreeMap<String, Phases<Latency>>,
     /// What the checkers say of the data; none without a database.
     #[serde(default)]

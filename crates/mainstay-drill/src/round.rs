@@ -5,23 +5,25 @@ use std::time::Duration;
 
 use mainstay_api::Status;
 use mainstay_client::Client;
-use mainstay_types::{ChildName, Secret, Timestamp};
-use tokio::sync::watch;
+use mainstay_decide::drills::Fault;
+use mainstay_stack::Stack;
+use mainstay_types::Timestamp;
 use tokio::time::Instant;
 
-use crate::data::{self, Data, Examined};
-use crate::fault::{self, Fault, Victim};
-use crate::history::{History, Operation};
-use crate::http::{self, Probe};
+use crate::fault;
+use crate::history::Operation;
+use crate::inject::{After, Hit, Injected, primary};
 use crate::ledger::Honesty;
+use crate::load::{Loads, Seen};
 use crate::measure::{self, wall_clock};
-use crate::record::Record;
 use crate::run::{Error, Options, Sabotage};
 use crate::timeline;
 use crate::whole::{self, LOOK};
 
 /// Load before the fault: enough to know what normal is.
 const BEFORE: Duration = Duration::from_millis(800);
+/// Longest load before the fault; a promise that allows more loss than this cannot be measured in one round.
+const MOST_BEFORE: Duration = Duration::from_secs(30);
 /// The fault comes at a random moment within this, so that it meets every phase of checkpoints and ticks.
 const JITTER_MS: u64 = 400;
 /// Load goes on for this long after the stack is whole again.
@@ -41,15 +43,12 @@ pub(crate) struct Round {
     pub(crate) rto: Option<Duration>,
     pub(crate) stall: Duration,
     pub(crate) whole: Option<Duration>,
-    pub(crate) writes: Vec<Operation>,
-    pub(crate) requests: Vec<Operation>,
+    pub(crate) was_pressed: bool,
+    pub(crate) seen: Seen,
     pub(crate) load_before: usize,
     pub(crate) load_after: usize,
     pub(crate) fault: Result<String, String>,
     pub(crate) timeline: BTreeMap<String, u64>,
-    pub(crate) errors: BTreeMap<String, u64>,
-    /// Its history and what the checkers say.
-    pub(crate) examined: Examined,
     /// Promises that it broke besides those that figures tell.
     pub(crate) reasons: Vec<String>,
 }
@@ -61,6 +60,8 @@ pub(crate) struct Times {
     pub(crate) began: Instant,
     /// The fault was injected, or failed to be.
     pub(crate) injected: Instant,
+    /// The fault was proven.
+    pub(crate) gone: Instant,
     /// The load ended.
     pub(crate) ended: Instant,
 }
@@ -68,9 +69,9 @@ pub(crate) struct Times {
 /// What rounds are run with.
 pub(crate) struct Arena<'a> {
     pub(crate) client: &'a Client,
+    pub(crate) stack: &'a Stack,
     pub(crate) options: &'a Options,
-    pub(crate) http: Option<Probe>,
-    pub(crate) ledger_url: Option<Secret>,
+    pub(crate) loads: Loads,
 }
 
 /// Spreads a seed: one step of SplitMix64.
@@ -96,80 +97,67 @@ pub(crate) fn round_line(runs: u32, round: &Round) -> String {
 
 impl Arena<'_> {
     pub(crate) async fn round(&self, number: u32) -> Result<Round, Error> {
+        let options = self.options;
         let status = whole::wait(self.client, whole::WITHIN).await?;
         self.wait_steady(&status).await?;
-        let random = splitmix(self.options.seed ^ u64::from(number) << 32);
+        let random = splitmix(options.seed ^ u64::from(number) << 32);
         let seq = self.client.events(None, 1).await?.last().map_or(0, |event| event.seq);
-        let (writes, requests) = (History::default(), History::default());
-        let record = Record::new();
-        let data = self.data(number, random, &writes, &record).await?;
-        let (stop, stopped) = watch::channel(false);
-        let mut tasks = Vec::new();
-        if let Some(data) = &data {
-            tasks.extend(data.start(self.honesty(), &stopped));
-        }
-        if let Some(http) = &self.http {
-            tasks.extend(Probe { history: requests.clone(), ..http.clone() }.start(&stopped));
-        }
+        let drill = format!("{}-{:x}-{number}-{}", options.fault.name(), options.seed, std::process::id());
+        self.sabotage_load(&drill).await?;
+        let load = self.loads.start(&drill, random, self.honesty()).await?;
         let (began, began_at) = (Instant::now(), wall_clock());
-        while self.load(&writes, &requests, began) < LEAST_LOAD && began.elapsed() < LOAD_WITHIN {
-            tokio::time::sleep(LOOK).await;
-        }
-        tokio::time::sleep(BEFORE + Duration::from_millis(random % JITTER_MS)).await;
-        let load_before = self.load(&writes, &requests, began);
-        let fault = self.inject(&status, random).await;
-        let injected = fault.as_ref().map_or_else(|_| Instant::now(), |(at, ..)| *at);
-        let whole_again = self.wait_whole(injected, fault.as_ref().ok().map(|(_, _, victim)| victim)).await;
+        load.wait_for(LEAST_LOAD, began, LOAD_WITHIN).await;
+        tokio::time::sleep(self.before() + Duration::from_millis(random % JITTER_MS)).await;
+        let load_before = load.least_since(began);
+        let mut injected = match self.sabotage_stack().await {
+            Ok(()) => self.inject(&status, random).await,
+            Err(error) => Err(error.to_string()),
+        };
+        let (at, gone) = injected.as_ref().map_or_else(|_| (Instant::now(), Instant::now()), |i| (i.at, i.gone));
+        let mut after = match &mut injected {
+            Ok(injected) => self.follow(injected, &load, &drill).await,
+            Err(_) => After::default(),
+        };
         tokio::time::sleep(AFTER).await;
-        let load_after = self.load(&writes, &requests, injected);
-        let times = Times { began, injected, ended: Instant::now() };
-        stop.send_replace(true);
-        for task in tasks {
-            // A writer that panicked would be a loss of load; its own history shows it.
-            task.await.ok();
+        let load_after = load.least_since(at);
+        let times = Times { began, injected: at, gone, ended: Instant::now() };
+        let of = format!("{} run {number}", options.fault.name());
+        let seen = load.finish(of, injected.is_ok().then_some(at)).await?;
+        if let Some(former) = after.former.take() {
+            let answers = former.await.unwrap_or_default();
+            after.reasons.extend(answers.broken().map(|text| format!("run {number}: {text}")));
+            after.proof.push(answers.text());
         }
         let events = self.client.events(Some(seq), 10_000).await.unwrap_or_default();
-        if let Some(data) = &data {
-            data.read_back(&record).await?;
-        }
-        let (writes_seen, requests_seen) = (writes.all(), requests.all());
-        let felt = if self.measures_writes() { &writes_seen } else { &requests_seen };
-        let of = format!("{} run {number}", self.options.fault.name());
-        let at = fault.is_ok().then_some(injected);
-        let examined = data::examine(of, at, &record, &writes_seen, &requests_seen);
-        let injected_at = fault.as_ref().ok().map(|(_, wall, _)| *wall);
-        let (fault, timeline) = match fault {
-            Ok((_, wall, victim)) => (timeline::proof(&victim, &events), timeline::timeline(wall, &events)),
-            Err(text) => (Err(text), BTreeMap::new()),
-        };
+        after.reasons.extend(timeline::unfenced(options.fault, &events));
+        let felt = self.felt(&seen);
+        let (rto, stall) = (measure::rto(felt, at), measure::stall(felt, at, times.ended));
         Ok(Round {
             number,
             began_at,
-            injected_at,
+            injected_at: injected.as_ref().ok().map(|injected| injected.wall),
             ended_at: wall_clock(),
             times,
-            rto: measure::rto(felt, injected),
-            stall: measure::stall(felt, injected, times.ended),
-            whole: whole_again,
+            rto,
+            stall,
+            whole: after.whole,
+            was_pressed: after.was_pressed,
+            seen,
             load_before,
             load_after,
-            fault,
-            timeline,
-            errors: History::errors_of(&[&writes, &requests]),
-            examined,
-            reasons: timeline::unfenced(self.options.fault, &events),
-            writes: writes_seen,
-            requests: requests_seen,
+            timeline: injected.as_ref().map_or_else(|_| BTreeMap::new(), |i| timeline::timeline(i.wall, &events)),
+            fault: injected.map(|injected| proof(&injected, &after, &events)),
+            reasons: after.reasons,
         })
     }
 
-    /// Until there is somebody to kill: after a round its victim is left alone for a while.
+    /// Until there is somebody to hit: after a round its victim is left alone for a while.
     async fn wait_steady(&self, status: &Status) -> Result<(), Error> {
-        let primary = status.database.as_ref().and_then(|database| database.primary).map(ChildName::postgres);
+        let primary = primary(status).map(|(_, name)| name);
         let began = Instant::now();
-        while began.elapsed() < fault::STEADY {
+        while self.options.fault != Fault::Null && began.elapsed() < fault::STEADY {
             let processes = self.client.processes().await?;
-            if self.options.fault.victim(&processes, primary.as_ref(), 0, wall_clock()).is_some() {
+            if fault::victim(self.options.fault, &processes, primary.as_ref(), 0, wall_clock()).is_some() {
                 break;
             }
             tokio::time::sleep(LOOK).await;
@@ -178,72 +166,66 @@ impl Arena<'_> {
         Ok(())
     }
 
-    /// What the drill's stall and RTO are about: writes, or requests when the fault is an instance's.
-    fn measures_writes(&self) -> bool {
-        self.ledger_url.is_some() && (self.options.fault != Fault::InstanceCrash || self.http.is_none())
+    /// What may be lost must have been written: only what is older than the promise allows counts as lost.
+    fn before(&self) -> Duration {
+        let rpo = self.options.fault.promise(self.stack).rpo;
+        if rpo.is_zero() { BEFORE } else { (rpo + BEFORE).min(MOST_BEFORE) }
+    }
+
+    /// What the drill's stall and RTO are about.
+    fn felt<'s>(&self, seen: &'s Seen) -> &'s [Operation] {
+        let fault = self.options.fault;
+        if matches!(fault, Fault::CacheCrash | Fault::StoreCrash) {
+            return &seen.keys;
+        }
+        let is_about_requests = matches!(fault, Fault::InstanceCrash | Fault::EdgeCrash) && self.loads.has_requests();
+        if is_about_requests || !self.loads.has_writes() { &seen.requests } else { &seen.writes }
     }
 
     fn honesty(&self) -> Honesty {
         match self.options.sabotage {
             Some(Sabotage::AcknowledgeBeforeCommit) => Honesty::AcknowledgeBeforeCommit,
-            Some(Sabotage::PromoteWithoutFencing) | None => Honesty::Honest,
+            _ => Honesty::Honest,
         }
     }
 
-    async fn data(&self, number: u32, seed: u64, writes: &History, record: &Record) -> Result<Option<Data>, Error> {
-        let Some(url) = &self.ledger_url else { return Ok(None) };
-        let name = format!("{}-{:x}-{number}-{}", self.options.fault.name(), self.options.seed, std::process::id());
-        Ok(Some(Data::prepare(data::Round { name, url, seed, writes, record }).await?))
-    }
-
-    /// Successes since a moment, of the load that has least.
-    fn load(&self, writes: &History, requests: &History, since: Instant) -> usize {
-        let writes = self.ledger_url.as_ref().map(|_| writes.successes_since(since));
-        let requests = self.http.as_ref().map(|_| requests.successes_since(since));
-        [writes, requests].into_iter().flatten().min().unwrap_or(0)
-    }
-
-    async fn inject(&self, status: &Status, random: u64) -> Result<(Instant, Timestamp, Victim), String> {
-        if self.options.sabotage == Some(Sabotage::PromoteWithoutFencing) {
-            let sabotage = mainstay_api::Sabotage::PromoteWithoutFencing;
-            self.client.sabotage(sabotage).await.map_err(|error| error.to_string())?;
+    /// The mistakes that must be there before the first acknowledgement.
+    async fn sabotage_load(&self, drill: &str) -> Result<(), Error> {
+        if self.options.sabotage == Some(Sabotage::StoreWithoutFile)
+            && let Some(keys) = self.loads.keys(drill, &crate::history::History::default())
+        {
+            keys.stop_the_file().await.map_err(|error| Error::Keys(error.to_string()))?;
         }
-        let processes = self.client.processes().await.map_err(|error| error.to_string())?;
-        let primary = status.database.as_ref().and_then(|database| database.primary).map(ChildName::postgres);
-        let victim = self
-            .options
-            .fault
-            .victim(&processes, primary.as_ref(), random >> 16, wall_clock())
-            .ok_or_else(|| "nobody to kill was found".to_owned())?;
-        let wall = wall_clock();
-        let at = victim.kill().await?;
-        Ok((at, wall, victim))
+        Ok(())
     }
 
-    /// From the injection until the stack is whole with another process in the victim's place.
-    async fn wait_whole(&self, injected: Instant, victim: Option<&Victim>) -> Option<Duration> {
-        let victim = victim?;
-        while injected.elapsed() < whole::WITHIN {
-            let status = self.client.status().await.ok().filter(|status| whole::missing(status).is_none());
-            if status.is_some() {
-                let processes = self.client.processes().await.unwrap_or_default();
-                let is_replaced = processes.iter().any(|process| {
-                    process.name == victim.name && process.pid.is_some() && process.pid != Some(victim.pid)
-                });
-                if is_replaced {
-                    return Some(injected.elapsed());
-                }
-            }
-            tokio::time::sleep(LOOK).await;
+    /// The mistakes that the stack is to make.
+    async fn sabotage_stack(&self) -> Result<(), Error> {
+        use mainstay_api::Sabotage as Planted;
+        let planted = match self.options.sabotage {
+            Some(Sabotage::PromoteWithoutFencing) => Planted::PromoteWithoutFencing,
+            Some(Sabotage::ThawWithoutFencing) => Planted::ThawWithoutFencing,
+            Some(Sabotage::CloseListeners) if self.options.fault == Fault::RouterCrash => Planted::CloseRouterListeners,
+            Some(Sabotage::CloseListeners) => Planted::CloseEdgeListeners,
+            Some(Sabotage::StartLate) => Planted::StartLate,
+            Some(Sabotage::AcknowledgeBeforeCommit | Sabotage::StoreWithoutFile) | None => return Ok(()),
+        };
+        self.client.sabotage(planted).await?;
+        // It is taken at the loop's next turn.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(())
+    }
+}
+
+/// How the fault is known.
+fn proof(injected: &Injected, after: &After, events: &[mainstay_api::Event]) -> String {
+    let what = match &injected.hit {
+        Hit::Nothing => "nothing was done".to_owned(),
+        Hit::Killed(victim) => timeline::killed(victim, events),
+        Hit::Frozen { frozen, .. } => {
+            let (name, pid, count) = (&frozen.victim.name, frozen.victim.pid, frozen.count());
+            format!("SIGSTOP to {name} (pid {pid}) and its {} children, all in state T in /proc", count - 1)
         }
-        None
-    }
-
-    pub(crate) fn load_text(&self) -> String {
-        let writes = self.ledger_url.as_ref().map(|_| format!("{} writers through the router", crate::ledger::WRITERS));
-        let requests =
-            self.http.as_ref().map(|http| format!("{} clients GET {} through the edge", http::CLIENTS, http.path));
-        let workloads = self.ledger_url.as_ref().map(|_| crate::workload::describe_load());
-        [writes, workloads, requests].into_iter().flatten().collect::<Vec<_>>().join(", ")
-    }
+    };
+    [vec![what], after.proof.clone()].concat().join("; ")
 }

@@ -1,17 +1,16 @@
-//! One drill: its options, what it needs of the stack, its rounds, its verdict.
+//! One drill: its options, what it needs of the stack, its rounds, its verdict, its place in the history.
 
 use std::path::PathBuf;
 
 use mainstay_client::Client;
+use mainstay_decide::drills::Fault;
 use mainstay_stack::Stack;
 use sha2::{Digest, Sha256};
 
-use crate::aim::probe_path;
-use crate::fault::Fault;
-use crate::history::History;
-use crate::http::{self, Probe};
+use crate::load::Loads;
+use crate::log::Log;
 use crate::report::Report;
-use crate::round::{Arena, round_line};
+use crate::round::{Arena, Round, round_line};
 use crate::{judge, measure, whole};
 
 /// A positive control: the drill must fail.
@@ -19,8 +18,16 @@ use crate::{judge, measure, whole};
 pub enum Sabotage {
     /// The control plane promotes without fencing.
     PromoteWithoutFencing,
+    /// The same, and the former primary is left alone for some seconds after it: thawed, it serves.
+    ThawWithoutFencing,
     /// The ledger's clients count a row before its commit.
     AcknowledgeBeforeCommit,
+    /// The listeners of edge or router are not held: they close with it.
+    CloseListeners,
+    /// The victim is started again several seconds late.
+    StartLate,
+    /// The store keeps no file until it is started again.
+    StoreWithoutFile,
 }
 
 impl Sabotage {
@@ -28,7 +35,11 @@ impl Sabotage {
     pub fn name(self) -> &'static str {
         match self {
             Self::PromoteWithoutFencing => "promote-without-fencing",
+            Self::ThawWithoutFencing => "thaw-without-fencing",
             Self::AcknowledgeBeforeCommit => "acknowledge-before-commit",
+            Self::CloseListeners => "close-listeners",
+            Self::StartLate => "start-late",
+            Self::StoreWithoutFile => "store-without-file",
         }
     }
 }
@@ -48,6 +59,14 @@ pub struct Options {
     pub ca: PathBuf,
     /// Port of the edge.
     pub https_port: u16,
+    /// The stack's state folder: its processes are known by what is in there.
+    pub state: PathBuf,
+    /// The file that remembers drills.
+    pub history: PathBuf,
+    /// Version of mainstay.
+    pub release: String,
+    /// SHA-256 of the stack file.
+    pub stack_hash: String,
 }
 
 /// Told while it runs.
@@ -59,7 +78,7 @@ pub trait Progress {
     fn history(&mut self, _lines: &str) {}
 }
 
-/// Why a drill could not even begin.
+/// Why a drill could not even begin, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The stack does not answer.
@@ -74,56 +93,71 @@ pub enum Error {
     /// The ledger cannot be used.
     #[error("the ledger cannot be used: {0}")]
     Ledger(#[from] tokio_postgres::Error),
+    /// The ledger of keys cannot be used.
+    #[error("the ledger of keys cannot be used: {0}")]
+    Keys(String),
     /// The edge cannot be asked.
     #[error("cannot use the stack's CA: {0}")]
     Trust(#[source] std::io::Error),
+    /// Another drill runs: two faults at once would measure neither.
+    #[error("another drill of this stack is under way")]
+    Busy,
+    /// What happened could not be remembered.
+    #[error("cannot write the history of drills: {0}")]
+    History(#[source] std::io::Error),
 }
 
-/// Runs a drill and judges it.
+/// Runs a drill and judges it. It is in the history from its beginning on, so that one that was killed is seen.
 ///
-/// **Errors**: it could not begin; nothing was broken then.
+/// **Errors**: it could not begin or go on; a fault that was injected by then is healed.
 pub async fn drill(
     client: &Client,
     stack: &Stack,
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
-    if options.fault == Fault::DatabaseCrash && stack.database.is_none() {
-        return Err(Error::NotApplicable("the stack has no database to crash".to_owned()));
-    }
-    if options.fault == Fault::InstanceCrash && stack.services.is_empty() {
-        return Err(Error::NotApplicable("the stack has no service to crash".to_owned()));
-    }
+    options.fault.applies(stack).map_err(Error::NotApplicable)?;
     let began = measure::wall_clock();
+    let mut log = Log::begin(options, began)?;
+    match rounds(client, stack, options, progress).await {
+        Ok(done) => {
+            let case = judge::Case { stack, options, began, load: done.load };
+            let report = Report { history_sha256: Some(done.history), ..judge::judge(&case, &done.rounds) };
+            log.end(&report)?;
+            Ok(report)
+        }
+        Err(error) => {
+            log.abort(&error.to_string())?;
+            Err(error)
+        }
+    }
+}
+
+/// All rounds.
+struct Done {
+    rounds: Vec<Round>,
+    /// What the load was, for people.
+    load: String,
+    /// SHA-256 of the histories.
+    history: String,
+}
+
+async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mut dyn Progress) -> Result<Done, Error> {
     whole::wait(client, whole::WITHIN).await?;
-    let ledger_url = match stack.database {
-        Some(_) => Some(client.database().await?.ledger_url),
-        None => None,
-    };
-    let http = match probe_path(stack) {
-        Some(path) => Some(Probe {
-            host: stack.edge.host.clone(),
-            port: options.https_port,
-            path,
-            tls: http::trust(&options.ca).map_err(Error::Trust)?,
-            history: History::default(),
-        }),
-        None => None,
-    };
-    let arena = Arena { client, options, http, ledger_url };
+    let loads = Loads::of(client, stack, options).await?;
+    let arena = Arena { client, stack, options, loads };
     let (mut rounds, mut hash) = (Vec::new(), Sha256::new());
     for number in 1..=options.runs {
         let mut round = arena.round(number).await?;
         progress.say(&round_line(options.runs, &round));
         // Handed on, not kept: a round's history is half a megabyte.
-        if let Some(history) = round.examined.history.take() {
+        if let Some(history) = round.seen.examined.history.take() {
             let lines = history.to_lines();
             hash.update(&lines);
             progress.history(&lines);
         }
         rounds.push(round);
     }
-    let case = judge::Case { stack, options, began, load: arena.load_text() };
-    let history_sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Report { history_sha256: Some(history_sha256), ..judge::judge(&case, &rounds) })
+    let history = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Done { rounds, load: arena.loads.text(), history })
 }

@@ -3,27 +3,28 @@
 use std::collections::BTreeMap;
 
 use mainstay_api::Event;
+use mainstay_decide::drills::Fault;
 use mainstay_types::Timestamp;
 
-use crate::fault::{Fault, Victim};
+use crate::fault::Victim;
 use crate::measure::millis;
 
-/// The kernel's word was taken by the kill; the stack must have seen it too.
-pub(crate) fn proof(victim: &Victim, events: &[Event]) -> Result<String, String> {
+/// The kernel's word was taken by the kill; what the stack saw of it is added.
+pub(crate) fn killed(victim: &Victim, events: &[Event]) -> String {
     let what = format!("SIGKILL to {} (pid {}), gone from /proc", victim.name, victim.pid);
     let seen = events.iter().find(|event| {
         event.fields.get("pid").and_then(serde_json::Value::as_i64) == Some(i64::from(victim.pid.0))
             && event.kind == "ChildEnded"
     });
-    Ok(match seen {
+    match seen {
         Some(event) => format!("{what}; event {}: {}", event.seq, event.text),
         None => what,
-    })
+    }
 }
 
 /// A promotion without the proof of death before it breaks the first rule of all, whatever came of it.
 pub(crate) fn unfenced(fault: Fault, events: &[Event]) -> Vec<String> {
-    if fault != Fault::DatabaseCrash {
+    if !matches!(fault, Fault::DatabaseCrash | Fault::DatabaseFreeze) {
         return Vec::new();
     }
     let mut is_fenced = false;

@@ -229,10 +229,26 @@ impl List<'_> {
     }
 
     fn target(&mut self, target: &Target) {
-        let Target { instance_crash, database_failure, control_plane_crash, keep_crash, p95 } = target;
+        let Target {
+            instance_crash,
+            database_failure,
+            database_freeze,
+            edge_crash,
+            router_crash,
+            cache_crash,
+            store_crash,
+            control_plane_crash,
+            keep_crash,
+            p95,
+        } = target;
         let promises = [
             ("instance_crash", instance_crash),
             ("database_failure", database_failure),
+            ("database_freeze", database_freeze),
+            ("edge_crash", edge_crash),
+            ("router_crash", router_crash),
+            ("cache_crash", cache_crash),
+            ("store_crash", store_crash),
             ("control_plane_crash", control_plane_crash),
             ("keep_crash", keep_crash),
         ];

@@ -279,6 +279,17 @@ pub struct Target {
     pub instance_crash: Promise,
     /// The database primary dies. Default RTO 60 s, RPO 0 (`fast`: 5 s).
     pub database_failure: Promise,
+    /// The database primary and all its backends stop without dying. The RTO bounds the stall, at the 95th percentile.
+    /// Default RTO `hang_after` and 1 s, RPO as `database_failure`.
+    pub database_freeze: Promise,
+    /// The edge dies. Default RTO 1 s, RPO 0.
+    pub edge_crash: Promise,
+    /// The router dies. Default RTO 1 s, RPO 0.
+    pub router_crash: Promise,
+    /// The cache dies. Default RTO 5 s; what it held may be gone.
+    pub cache_crash: Promise,
+    /// The store dies. Default RTO 5 s, RPO 2 s.
+    pub store_crash: Promise,
     /// The control plane dies. Default RTO 10 s, RPO 0.
     pub control_plane_crash: Promise,
     /// keep dies. Default RTO 10 s, RPO 0.

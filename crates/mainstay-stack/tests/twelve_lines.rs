@@ -105,6 +105,11 @@ fn twelve_lines_are_a_whole_stack() {
         target: Target {
             instance_crash: promise(10),
             database_failure: promise(60),
+            database_freeze: promise(4),
+            edge_crash: promise(1),
+            router_crash: promise(1),
+            cache_crash: promise(5),
+            store_crash: Promise { rpo: seconds(2), ..promise(5) },
             control_plane_crash: promise(10),
             keep_crash: promise(10),
             p95: None,

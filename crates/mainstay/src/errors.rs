@@ -19,6 +19,7 @@ pages! {
     "MS4042" "MS4043" "MS4044" "MS4210" "MS5000" "MS5030" "MS5031" "MS7000"
     "MS1070" "MS2070" "MS2071" "MS2072" "MS3070" "MS3071" "MS3072" "MS3073" "MS4070"
     "MS2050" "MS2051" "MS3050" "MS4045" "MS4046" "MS4090"
+    "MS4020" "MS3040"
 }
 
 /// The page of a code, given as people type it.

@@ -92,6 +92,8 @@ enum Command {
     Manual(command::manual::Options),
     /// Explain an error code
     Explain(command::explain::Options),
+    #[command(hide = true, name = mainstay_drill::DEAD_MAN)]
+    ThawLater(command::internal::ThawLater),
     #[command(hide = true)]
     Keep(command::internal::Options),
     #[command(hide = true)]
@@ -137,6 +139,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8, Failure> {
     let global = cli.global;
     match cli.command {
+        Command::ThawLater(options) => command::internal::thaw_later(&options),
         Command::Keep(options) => command::internal::keep(&options),
         Command::Control(options) => command::internal::control(&options),
         Command::Edge(options) => command::internal::edge(&options),
@@ -176,7 +179,8 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Drill(options) => command::drill::run(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,
         Command::Console => command::console::run(&global).await,
-        Command::Keep(_)
+        Command::ThawLater(_)
+        | Command::Keep(_)
         | Command::Control(_)
         | Command::Edge(_)
         | Command::Router(_)

@@ -32,6 +32,7 @@ pub(super) fn own_folder(path: &Path, user: Option<&User>, mode: u32) -> Result<
 
 impl Effects {
     pub(super) async fn start_child(&self, name: &ChildName) -> Result<Outcome, String> {
+        self.mistakes.before_start().await;
         let spec = match name.as_str() {
             "edge" => self.edge_spec().await?,
             "router" => self.router_spec().await?,

@@ -197,6 +197,7 @@ impl Cluster {
     /// Kills every process of the member, then proves that none is attached to its memory. Killing is the means,
     /// the proof is the end.
     async fn fence(&self, effects: &Effects, member: Member) -> Result<Outcome, String> {
+        effects.mistakes.before_fence().await;
         let name = ChildName::postgres(member);
         let keep = effects.keep()?;
         let children = keep.list().await.map_err(|error| chain(&error))?;

@@ -72,9 +72,17 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     let default = |rto: Duration, rpo: Duration| Promise { rto, rpo, is_declared: false };
     // Asynchronous standbys lag: what was acknowledged in the last seconds may be lost.
     let is_fast = database.is_some_and(|database| database.durability == Durability::Fast);
+    let database_rpo = if is_fast { SECOND * 5 } else { Duration::ZERO };
+    let hang_after = database.map_or(Duration::ZERO, |database| database.hang_after);
     let mut target = Target {
         instance_crash: default(SECOND * 10, Duration::ZERO),
-        database_failure: default(SECOND * 60, if is_fast { SECOND * 5 } else { Duration::ZERO }),
+        database_failure: default(SECOND * 60, database_rpo),
+        database_freeze: default(hang_after + SECOND, database_rpo),
+        edge_crash: default(SECOND, Duration::ZERO),
+        router_crash: default(SECOND, Duration::ZERO),
+        cache_crash: default(SECOND * 5, Duration::ZERO),
+        // While its file is being synced, once a second, Redis answers before the kernel has the data, for 2 s at most.
+        store_crash: default(SECOND * 5, SECOND * 2),
         control_plane_crash: default(SECOND * 10, Duration::ZERO),
         keep_crash: default(SECOND * 10, Duration::ZERO),
         p95: None,
@@ -82,6 +90,11 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     let Some(mut cursor) = top.table(ctx, "target") else { return target };
     promise(&mut cursor, ctx, "instance_crash", &mut target.instance_crash);
     promise(&mut cursor, ctx, "database_failure", &mut target.database_failure);
+    promise(&mut cursor, ctx, "database_freeze", &mut target.database_freeze);
+    promise(&mut cursor, ctx, "edge_crash", &mut target.edge_crash);
+    promise(&mut cursor, ctx, "router_crash", &mut target.router_crash);
+    promise(&mut cursor, ctx, "cache_crash", &mut target.cache_crash);
+    promise(&mut cursor, ctx, "store_crash", &mut target.store_crash);
     promise(&mut cursor, ctx, "control_plane_crash", &mut target.control_plane_crash);
     promise(&mut cursor, ctx, "keep_crash", &mut target.keep_crash);
     target.p95 = cursor.duration(ctx, "p95", Duration::from_millis(1)..=HOUR);
@@ -100,7 +113,11 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         "local_start",
     ]
     .map(|key| (key, NO_DRILL));
-    cursor.finish(ctx, &later, &[("database_crash", "database_failure")]);
+    cursor.finish(
+        ctx,
+        &later,
+        &[("database_crash", "database_failure"), ("database_hang", "database_freeze"), ("redis_crash", "store_crash")],
+    );
     target
 }
 

@@ -23,6 +23,20 @@ impl Options {
     }
 }
 
+/// The process that thaws what a drill froze, whatever becomes of the drill.
+#[derive(Args)]
+pub(crate) struct ThawLater {
+    /// Milliseconds after which it thaws although the drill still holds on
+    #[arg(long)]
+    within_ms: u64,
+}
+
+pub(crate) fn thaw_later(options: &ThawLater) -> Result<u8, Failure> {
+    let within = std::time::Duration::from_millis(options.within_ms);
+    println!("{}", mainstay_drill::dead_man(std::io::stdin(), within));
+    Ok(mainstay_types::exit_code::DONE)
+}
+
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
     let mut text = format!("{what}: {error}");
     let mut source = error.source();

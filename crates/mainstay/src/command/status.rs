@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_api::{ScheduleStatus, Status};
+use mainstay_api::{DrillStanding, ScheduleStatus, Standing, Status};
 use mainstay_types::{State, Timestamp, exit_code};
 
 use crate::Global;
@@ -119,5 +119,59 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
     for (name, url) in &status.urls {
         println!("{name}: {url}");
     }
+    if let Some(line) = drills(&status.drills) {
+        println!("drills: {line}");
+    }
     Ok(())
+}
+
+/// What the drills are owed, in a line; nothing when there are none.
+fn drills(standings: &[DrillStanding]) -> Option<String> {
+    let named = |wanted: Standing, what: &str| {
+        let of = standings.iter().filter(|one| one.standing == wanted).map(|one| one.drill.as_str());
+        let names: Vec<&str> = of.collect();
+        (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")))
+    };
+    let fine = standings.iter().filter(|one| one.standing == Standing::Fine).count();
+    let owed = standings.iter().filter(|one| !matches!(one.standing, Standing::Fine | Standing::NotApplicable)).count();
+    let all = [
+        named(Standing::Failing, "failing").map(|text| screen::red(&text)),
+        named(Standing::Stale, "stale").map(|text| screen::yellow(&text)),
+        named(Standing::NeverRun, "never run").map(|text| screen::yellow(&text)),
+        (fine > 0).then(|| format!("{fine} fine")),
+        (owed > 0).then(|| "`mainstay drill --all` runs them".to_owned()),
+    ];
+    (!standings.is_empty()).then(|| all.into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(drill: &str, standing: Standing) -> DrillStanding {
+        DrillStanding {
+            drill: drill.to_owned(),
+            what: String::new(),
+            subject: String::new(),
+            promise: String::new(),
+            standing,
+            reason: String::new(),
+            last_ended: None,
+            last_verdict: None,
+        }
+    }
+
+    #[test]
+    fn what_drills_are_owed_is_a_line_with_the_worst_first() {
+        let all = [
+            standing("edge-crash", Standing::Fine),
+            standing("store-crash", Standing::NotApplicable),
+            standing("keep-crash", Standing::NeverRun),
+            standing("router-crash", Standing::Failing),
+        ];
+        let line = "failing router-crash; never run keep-crash; 1 fine; `mainstay drill --all` runs them";
+        assert_eq!(drills(&all).as_deref(), Some(line));
+        assert_eq!(drills(&all[..1]).as_deref(), Some("1 fine"));
+        assert_eq!(drills(&[]), None);
+    }
 }

@@ -1,0 +1,342 @@
+//! Which drills there are, which of them a stack needs, and what each is owed.
+
+use std::time::Duration;
+
+use mainstay_api::{DrillRecord, DrillStanding, Standing, Verdict, newest_by_drill};
+use mainstay_stack::Stack;
+use mainstay_stack::model::Promise;
+use mainstay_types::Timestamp;
+
+/// Age past which a drill says little of the stack as it is. The documents want failovers tried every month.
+pub const STALE_AFTER: Duration = Duration::from_secs(30 * 86_400);
+
+/// A fault that can be injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// SIGKILL to one instance of a service.
+    InstanceCrash,
+    /// SIGKILL to the edge.
+    EdgeCrash,
+    /// SIGKILL to the router.
+    RouterCrash,
+    /// SIGKILL to the primary's postmaster.
+    DatabaseCrash,
+    /// SIGSTOP to the primary's postmaster and all its backends.
+    DatabaseFreeze,
+    /// SIGKILL to the cache.
+    CacheCrash,
+    /// SIGKILL to the store.
+    StoreCrash,
+    /// SIGKILL to the control plane.
+    ControlPlaneCrash,
+    /// SIGKILL to keep.
+    KeepCrash,
+    /// Nothing: what the load alone shows.
+    Null,
+}
+
+impl Fault {
+    /// All that break something, in the order of `drill --all`: from the door inward, the control plane last.
+    pub const ALL: [Self; 9] = [
+        Self::InstanceCrash,
+        Self::EdgeCrash,
+        Self::RouterCrash,
+        Self::DatabaseCrash,
+        Self::DatabaseFreeze,
+        Self::CacheCrash,
+        Self::StoreCrash,
+        Self::ControlPlaneCrash,
+        Self::KeepCrash,
+    ];
+
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InstanceCrash => "instance-crash",
+            Self::EdgeCrash => "edge-crash",
+            Self::RouterCrash => "router-crash",
+            Self::DatabaseCrash => "database-crash",
+            Self::DatabaseFreeze => "database-freeze",
+            Self::CacheCrash => "cache-crash",
+            Self::StoreCrash => "store-crash",
+            Self::ControlPlaneCrash => "control-plane-crash",
+            Self::KeepCrash => "keep-crash",
+            Self::Null => "null",
+        }
+    }
+
+    /// By its name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().chain([Self::Null]).find(|fault| fault.name() == name)
+    }
+
+    /// What it does, in a line.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::InstanceCrash => "kills one instance of a service (SIGKILL)",
+            Self::EdgeCrash => "kills the edge (SIGKILL); new connections wait",
+            Self::RouterCrash => "kills the database router (SIGKILL); new connections wait",
+            Self::DatabaseCrash => "kills the postmaster of the primary (SIGKILL)",
+            Self::DatabaseFreeze => "stops the primary and all its backends (SIGSTOP), thaws what is left of them",
+            Self::CacheCrash => "kills the cache (SIGKILL); requests go on without it",
+            Self::StoreCrash => "kills the store (SIGKILL); its keys are there afterwards",
+            Self::ControlPlaneCrash => "kills the control plane (SIGKILL)",
+            Self::KeepCrash => "kills keep, the parent of all processes (SIGKILL)",
+            Self::Null => "breaks nothing: shows what the load alone sees",
+        }
+    }
+
+    /// What it is about, as boxes are named.
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::InstanceCrash => "instance",
+            Self::EdgeCrash => "edge",
+            Self::RouterCrash => "router",
+            Self::DatabaseCrash | Self::DatabaseFreeze => "postgres",
+            Self::CacheCrash => "cache",
+            Self::StoreCrash => "store",
+            Self::ControlPlaneCrash | Self::KeepCrash => "control",
+            Self::Null => "stack",
+        }
+    }
+
+    /// The key of the stack file that holds its promise; `null` has one of its own.
+    pub fn promise_key(self) -> &'static str {
+        match self {
+            Self::InstanceCrash => "target.instance_crash",
+            Self::EdgeCrash => "target.edge_crash",
+            Self::RouterCrash => "target.router_crash",
+            Self::DatabaseCrash => "target.database_failure",
+            Self::DatabaseFreeze => "target.database_freeze",
+            Self::CacheCrash => "target.cache_crash",
+            Self::StoreCrash => "target.store_crash",
+            Self::ControlPlaneCrash => "target.control_plane_crash",
+            Self::KeepCrash => "target.keep_crash",
+            Self::Null => "none",
+        }
+    }
+
+    /// What the stack file promises about it.
+    pub fn promise(self, stack: &Stack) -> Promise {
+        let target = &stack.target;
+        match self {
+            Self::InstanceCrash => target.instance_crash,
+            Self::EdgeCrash => target.edge_crash,
+            Self::RouterCrash => target.router_crash,
+            Self::DatabaseCrash => target.database_failure,
+            Self::DatabaseFreeze => target.database_freeze,
+            Self::CacheCrash => target.cache_crash,
+            Self::StoreCrash => target.store_crash,
+            Self::ControlPlaneCrash => target.control_plane_crash,
+            Self::KeepCrash => target.keep_crash,
+            // Nothing was broken: service that is not there at once is the machine's own doing. Wide, because what
+            // counts is that nothing fails.
+            Self::Null => Promise { rto: Duration::from_secs(5), rpo: Duration::ZERO, is_declared: false },
+        }
+    }
+
+    /// Whether this stack has what it breaks.
+    ///
+    /// **Errors**: what is missing, in words for people.
+    pub fn applies(self, stack: &Stack) -> Result<(), String> {
+        let need = |has: bool, reason: &str| if has { Ok(()) } else { Err(reason.to_owned()) };
+        let standbys = stack.database.as_ref().map(|database| database.standbys);
+        let uses_cache = stack.cache.is_some() && stack.services.values().any(|service| service.uses_cache);
+        match self {
+            Self::InstanceCrash => need(!stack.services.is_empty(), "the stack has no service to crash"),
+            Self::EdgeCrash => {
+                need(!stack.edge.routes.is_empty(), "the edge has no route: nobody could ask it anything")
+            }
+            Self::RouterCrash => need(standbys.is_some(), "the stack has no database, so no router"),
+            Self::DatabaseCrash => need(standbys.is_some(), "the stack has no database to crash"),
+            Self::DatabaseFreeze => {
+                need(standbys.is_some(), "the stack has no database to freeze")?;
+                need(standbys > Some(0), "the database has no standby that could take over")
+            }
+            Self::CacheCrash => need(uses_cache, "no service of the stack uses a cache"),
+            Self::StoreCrash => {
+                need(uses_cache, "no service of the stack uses a store")?;
+                let persists = stack.cache.as_ref().is_some_and(|cache| cache.store_persists);
+                need(persists, "the stack file says cache.persist = \"none\": the store promises nothing")
+            }
+            Self::ControlPlaneCrash | Self::KeepCrash | Self::Null => Ok(()),
+        }
+    }
+}
+
+/// What a drill must have been run with to still say something.
+#[derive(Clone, Copy, Debug)]
+pub struct Here<'a> {
+    /// Version of mainstay.
+    pub release: &'a str,
+    /// SHA-256 of the stack file.
+    pub stack: &'a str,
+}
+
+/// What every drill is owed, in the order of `drill --all`.
+pub fn standings(stack: &Stack, records: &[DrillRecord], here: Here<'_>, now: Timestamp) -> Vec<DrillStanding> {
+    let counts = |record: &DrillRecord| record.sabotage.is_none() && record.verdict.is_some();
+    let newest = newest_by_drill(records, counts);
+    // What proved nothing changes nothing: the one before still says what it said.
+    let says = |record: &DrillRecord| counts(record) && matches!(record.verdict, Some(Verdict::Pass | Verdict::Fail));
+    let telling = newest_by_drill(records, says);
+    let standing = |fault: Fault| {
+        let last = newest.get(fault.name()).copied();
+        let (standing, reason) = match fault.applies(stack) {
+            Err(reason) => (Standing::NotApplicable, reason),
+            Ok(()) => owed(telling.get(fault.name()).copied(), last, here, now),
+        };
+        DrillStanding {
+            drill: fault.name().to_owned(),
+            what: fault.what().to_owned(),
+            subject: fault.subject().to_owned(),
+            promise: fault.promise_key().to_owned(),
+            standing,
+            reason,
+            last_ended: last.and_then(|record| record.ended),
+            last_verdict: last.and_then(|record| record.verdict),
+        }
+    };
+    Fault::ALL.into_iter().map(standing).collect()
+}
+
+fn owed(
+    telling: Option<&DrillRecord>,
+    last: Option<&DrillRecord>,
+    here: Here<'_>,
+    now: Timestamp,
+) -> (Standing, String) {
+    let Some(record) = telling else {
+        let reason = match last.and_then(|record| record.verdict) {
+            Some(verdict) => format!("it ran and proved nothing: {verdict}"),
+            None => "it never ran on this stack".to_owned(),
+        };
+        return (Standing::NeverRun, reason);
+    };
+    if record.verdict == Some(Verdict::Fail) {
+        let first = record.reasons.first().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return (Standing::Failing, format!("it broke its promise{first}"));
+    }
+    let age = now.saturating_since(record.ended.unwrap_or(record.began));
+    if age > STALE_AFTER {
+        return (Standing::Stale, format!("it passed {} days ago", age.as_secs() / 86_400));
+    }
+    if record.release != here.release {
+        return (Standing::Stale, format!("it passed with mainstay {}, this is {}", record.release, here.release));
+    }
+    if record.stack != here.stack {
+        return (Standing::Stale, "the stack file has changed since it passed".to_owned());
+    }
+    (Standing::Fine, "it passed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_api::HISTORY_VERSION;
+    use mainstay_types::EnvironmentName;
+
+    use super::*;
+
+    const HERE: Here<'_> = Here { release: "0.1.0", stack: "abc" };
+    const DAY: i64 = 86_400_000;
+
+    fn stack(text: &str) -> Stack {
+        mainstay_stack::parse(text, "mainstay.toml", &EnvironmentName::default()).expect("valid").stack
+    }
+
+    fn whole() -> Stack {
+        stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\n[cache]\n")
+    }
+
+    fn record(drill: &str, ended_ms: i64, verdict: Verdict) -> DrillRecord {
+        DrillRecord {
+            version: HISTORY_VERSION,
+            id: format!("{drill}-{ended_ms}"),
+            drill: drill.to_owned(),
+            began: Timestamp::from_millis(ended_ms - 1000),
+            ended: Some(Timestamp::from_millis(ended_ms)),
+            verdict: Some(verdict),
+            runs: 1,
+            seed: 1,
+            sabotage: None,
+            release: HERE.release.to_owned(),
+            stack: HERE.stack.to_owned(),
+            figures: None,
+            reasons: vec!["RTO 9 s".to_owned()],
+        }
+    }
+
+    fn of(records: &[DrillRecord], drill: &str, now_ms: i64) -> DrillStanding {
+        let all = standings(&whole(), records, HERE, Timestamp::from_millis(now_ms));
+        all.into_iter().find(|one| one.drill == drill).expect("is listed")
+    }
+
+    #[test]
+    fn a_drill_without_history_never_ran() {
+        for standing in standings(&whole(), &[], HERE, Timestamp::from_millis(0)) {
+            assert_eq!(standing.standing, Standing::NeverRun, "{}", standing.drill);
+        }
+    }
+
+    #[test]
+    fn a_pass_is_fine_for_thirty_days() {
+        let records = [record("edge-crash", DAY, Verdict::Pass)];
+        assert_eq!(of(&records, "edge-crash", 2 * DAY).standing, Standing::Fine);
+        assert_eq!(of(&records, "edge-crash", 31 * DAY).standing, Standing::Fine);
+        assert_eq!(of(&records, "edge-crash", 31 * DAY + 1).standing, Standing::Stale);
+        assert_eq!(of(&records, "router-crash", 2 * DAY).standing, Standing::NeverRun, "another's pass is not its own");
+    }
+
+    #[test]
+    fn a_pass_of_another_release_or_stack_file_is_stale() {
+        let older = DrillRecord { release: "0.0.9".to_owned(), ..record("edge-crash", DAY, Verdict::Pass) };
+        assert_eq!(of(&[older], "edge-crash", DAY).standing, Standing::Stale);
+        let other = DrillRecord { stack: "def".to_owned(), ..record("edge-crash", DAY, Verdict::Pass) };
+        assert_eq!(of(&[other], "edge-crash", DAY).standing, Standing::Stale);
+    }
+
+    #[test]
+    fn the_last_telling_verdict_decides_and_a_void_one_changes_nothing() {
+        let failed = [record("edge-crash", 1000, Verdict::Pass), record("edge-crash", 2000, Verdict::Fail)];
+        assert_eq!(of(&failed, "edge-crash", 3000).standing, Standing::Failing);
+        assert!(of(&failed, "edge-crash", 3000).reason.contains("RTO 9 s"));
+        let mended = [record("edge-crash", 1000, Verdict::Fail), record("edge-crash", 2000, Verdict::Pass)];
+        assert_eq!(of(&mended, "edge-crash", 3000).standing, Standing::Fine);
+        let void = [record("edge-crash", 1000, Verdict::Pass), record("edge-crash", 2000, Verdict::Void)];
+        let standing = of(&void, "edge-crash", 3000);
+        assert_eq!((standing.standing, standing.last_verdict), (Standing::Fine, Some(Verdict::Void)));
+        let only_void = [record("edge-crash", 2000, Verdict::Void)];
+        assert_eq!(of(&only_void, "edge-crash", 3000).standing, Standing::NeverRun);
+    }
+
+    #[test]
+    fn a_positive_control_and_a_drill_that_was_killed_say_nothing() {
+        let control =
+            DrillRecord { sabotage: Some("close-listeners".to_owned()), ..record("edge-crash", 2000, Verdict::Fail) };
+        let killed = DrillRecord { ended: None, verdict: None, ..record("edge-crash", 3000, Verdict::Pass) };
+        assert_eq!(of(&[control, killed], "edge-crash", 4000).standing, Standing::NeverRun);
+    }
+
+    #[test]
+    fn a_stack_owes_only_drills_of_what_it_has() {
+        let small = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n");
+        let all = standings(&small, &[], HERE, Timestamp::from_millis(0));
+        let owed: Vec<&str> =
+            all.iter().filter(|one| one.standing == Standing::NeverRun).map(|one| one.drill.as_str()).collect();
+        assert_eq!(owed, ["instance-crash", "edge-crash", "control-plane-crash", "keep-crash"]);
+        let alone = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\nstandbys = 0\n");
+        assert!(Fault::DatabaseCrash.applies(&alone).is_ok() && Fault::DatabaseFreeze.applies(&alone).is_err());
+        let forgetful = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[cache]\npersist = \"none\"\n");
+        assert!(Fault::CacheCrash.applies(&forgetful).is_ok() && Fault::StoreCrash.applies(&forgetful).is_err());
+    }
+
+    #[test]
+    fn every_drill_is_found_by_its_name_and_has_a_promise_of_its_own() {
+        let keys: std::collections::BTreeSet<&str> = Fault::ALL.iter().map(|fault| fault.promise_key()).collect();
+        assert_eq!(keys.len(), Fault::ALL.len());
+        for fault in Fault::ALL {
+            assert_eq!(Fault::by_name(fault.name()), Some(fault));
+        }
+        assert_eq!(Fault::by_name("null"), Some(Fault::Null));
+    }
+}

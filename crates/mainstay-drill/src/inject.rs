@@ -1,0 +1,172 @@
+//! The injection of a fault, and what is done about it until the stack is whole again.
+
+use std::time::Duration;
+
+use mainstay_api::Status;
+use mainstay_decide::drills::Fault;
+use mainstay_decide::pressure;
+use mainstay_supervisor::proc::{self, Resource};
+use mainstay_types::{ChildName, Member, Timestamp};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::fault::{self, Victim};
+use crate::former::{self, Answers};
+use crate::freeze::{self, Frozen};
+use crate::load::Running;
+use crate::measure::wall_clock;
+use crate::round::Arena;
+use crate::whole::{self, LOOK};
+
+/// A round of `null` lasts as long as a quick recovery.
+const NOTHING: Duration = Duration::from_secs(2);
+
+/// A fault that was injected and proven.
+pub(crate) struct Injected {
+    /// The moment of it.
+    pub(crate) at: Instant,
+    /// The moment of the proof: what began later met the stack without its victim.
+    pub(crate) gone: Instant,
+    /// The moment on the clock of events.
+    pub(crate) wall: Timestamp,
+    pub(crate) hit: Hit,
+}
+
+/// What was hit.
+pub(crate) enum Hit {
+    Nothing,
+    Killed(Victim),
+    Frozen { frozen: Frozen, member: Member },
+}
+
+/// What came after the fault.
+#[derive(Default)]
+pub(crate) struct After {
+    /// From the injection until the stack was whole again.
+    pub(crate) whole: Option<Duration>,
+    /// Pressure of the machine gave silence more time than `hang_after`.
+    pub(crate) was_pressed: bool,
+    /// More for the proof of the fault.
+    pub(crate) proof: Vec<String>,
+    /// Promises that were broken.
+    pub(crate) reasons: Vec<String>,
+    /// Asks the former primary until the load ends.
+    pub(crate) former: Option<JoinHandle<Answers>>,
+}
+
+/// The recorded primary's process.
+pub(crate) fn primary(status: &Status) -> Option<(Member, ChildName)> {
+    let member = status.database.as_ref().and_then(|database| database.primary)?;
+    Some((member, ChildName::postgres(member)))
+}
+
+/// Whether tasks wait for the machine so much that silence has an explanation.
+fn is_pressed() -> bool {
+    let resources = [Resource::Cpu, Resource::Io, Resource::Memory];
+    resources.into_iter().filter_map(proc::pressure).max().is_some_and(|worst| worst > pressure::EXPLAINS_SILENCE)
+}
+
+impl Arena<'_> {
+    pub(crate) async fn inject(&self, status: &Status, random: u64) -> Result<Injected, String> {
+        let fault = self.options.fault;
+        if fault == Fault::Null {
+            let now = Instant::now();
+            return Ok(Injected { at: now, gone: now, wall: wall_clock(), hit: Hit::Nothing });
+        }
+        let processes = self.client.processes().await.map_err(|error| error.to_string())?;
+        let primary = primary(status);
+        let name = primary.as_ref().map(|(_, name)| name);
+        let victim = fault::victim(fault, &processes, name, random >> 16, wall_clock())
+            .ok_or_else(|| "nobody to hit was found".to_owned())?;
+        let wall = wall_clock();
+        if fault == Fault::DatabaseFreeze {
+            let (member, _) = primary.ok_or_else(|| "there is no primary".to_owned())?;
+            let (at, gone, frozen) = freeze::freeze(&victim, &self.options.state, self.longest_silence() * 3).await?;
+            return Ok(Injected { at, gone, wall, hit: Hit::Frozen { frozen, member } });
+        }
+        let (at, gone) = victim.kill(&self.options.state).await?;
+        Ok(Injected { at, gone, wall, hit: Hit::Killed(victim) })
+    }
+
+    /// The longest silence that the stack bears before it calls it a hang.
+    fn longest_silence(&self) -> Duration {
+        let hang_after = self.stack.database.as_ref().map_or(Duration::ZERO, |database| database.hang_after);
+        hang_after * pressure::PATIENCE
+    }
+
+    /// From the injection until the stack is whole again, with another process in the victim's place.
+    pub(crate) async fn follow(&self, injected: &mut Injected, load: &Running, drill: &str) -> After {
+        match &mut injected.hit {
+            Hit::Nothing => {
+                tokio::time::sleep(NOTHING).await;
+                let status = self.client.status().await.ok();
+                let is_whole = status.is_some_and(|status| whole::missing(&status).is_none());
+                After { whole: is_whole.then(|| injected.at.elapsed()), ..After::default() }
+            }
+            Hit::Killed(victim) => After { whole: self.wait_whole(injected.at, victim).await, ..After::default() },
+            Hit::Frozen { frozen, member } => {
+                let mut after = self.see_promoted(injected.at, frozen, *member, load, drill).await;
+                after.whole = self.wait_whole(injected.at, &frozen.victim).await;
+                after
+            }
+        }
+    }
+
+    /// Until another is primary; then the frozen one is thawed, and asked whether it still serves.
+    async fn see_promoted(
+        &self,
+        at: Instant,
+        frozen: &mut Frozen,
+        member: Member,
+        load: &Running,
+        drill: &str,
+    ) -> After {
+        let mut after = After { was_pressed: is_pressed(), ..After::default() };
+        let within = self.longest_silence() * 2;
+        let mut is_promoted = false;
+        while !is_promoted && at.elapsed() < within {
+            tokio::time::sleep(LOOK).await;
+            after.was_pressed |= is_pressed();
+            let status = self.client.status().await.ok();
+            is_promoted = status.as_ref().and_then(primary).is_some_and(|(other, _)| other != member);
+        }
+        let (count, alive) = (frozen.count(), frozen.alive().len());
+        match frozen.thaw().await {
+            Ok(thawed) => after.proof.push(format!(
+                "{alive} of {count} were left {} ms later, {thawed} were thawed",
+                at.elapsed().as_millis()
+            )),
+            Err(error) => after.reasons.push(error),
+        }
+        if !is_promoted {
+            after.reasons.push(format!("nobody was promoted within {} s", within.as_secs()));
+            return after;
+        }
+        after.former = self.watch_former(member, load, drill).await.map_err(|error| after.reasons.push(error)).ok();
+        after
+    }
+
+    async fn watch_former(&self, member: Member, load: &Running, drill: &str) -> Result<JoinHandle<Answers>, String> {
+        let access = self.client.database().await.map_err(|error| error.to_string())?;
+        let direct =
+            access.direct.get(&member).ok_or_else(|| format!("nobody knows the socket of postgres-{member}"))?;
+        former::watch(direct, &access.ledger_url, drill, &load.stopped()).map_err(|error| error.to_string())
+    }
+
+    async fn wait_whole(&self, injected: Instant, victim: &Victim) -> Option<Duration> {
+        while injected.elapsed() < whole::WITHIN {
+            let status = self.client.status().await.ok().filter(|status| whole::missing(status).is_none());
+            if status.is_some() {
+                let processes = self.client.processes().await.unwrap_or_default();
+                let is_replaced = processes.iter().any(|process| {
+                    process.name == victim.name && process.pid.is_some() && process.pid != Some(victim.pid)
+                });
+                if is_replaced {
+                    return Some(injected.elapsed());
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        None
+    }
+}

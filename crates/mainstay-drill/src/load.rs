@@ -1,0 +1,257 @@
+//! The load of a round: writers, requests, keys, knocks, each with its own history.
+
+use std::collections::BTreeMap;
+
+use mainstay_client::Client;
+use mainstay_decide::drills::Fault;
+use mainstay_stack::Stack;
+use mainstay_types::Secret;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::aim::probe_path;
+use crate::data::{self, Data, Examined};
+use crate::history::{History, Operation};
+use crate::http::{self, Probe};
+use crate::keys::{self, Keys, Readback};
+use crate::ledger::{self, Honesty};
+use crate::record::Record;
+use crate::run::{Error, Options};
+use crate::{knock, whole, workload};
+
+/// Clients that connect anew for each operation, where new connections are what the drill is about.
+const FRESH: u32 = 2;
+
+/// What all rounds are loaded with.
+pub(crate) struct Loads {
+    ledger_url: Option<Secret>,
+    http: Option<Probe>,
+    keys_url: Option<Secret>,
+    /// Doors that are knocked at.
+    doors: Vec<u16>,
+    fresh_writers: u32,
+    fresh_clients: u32,
+}
+
+/// The load of one round while it runs.
+pub(crate) struct Running {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    data: Option<Data>,
+    record: Record,
+    keys: Option<Keys>,
+    has_http: bool,
+    writes: History,
+    requests: History,
+    keys_set: History,
+    knocks: History,
+}
+
+/// What clients did and saw in one round.
+pub(crate) struct Seen {
+    pub(crate) writes: Vec<Operation>,
+    pub(crate) requests: Vec<Operation>,
+    pub(crate) keys: Vec<Operation>,
+    pub(crate) knocks: Vec<Operation>,
+    pub(crate) errors: BTreeMap<String, u64>,
+    /// The history and what the checkers say.
+    pub(crate) examined: Examined,
+    pub(crate) keys_read: Option<Readback>,
+}
+
+/// Port of a DSN.
+fn port_of(dsn: &Secret) -> Option<u16> {
+    let config: tokio_postgres::Config = dsn.expose().parse().ok()?;
+    config.get_ports().first().copied()
+}
+
+impl Loads {
+    /// What this stack can be loaded with for this fault.
+    ///
+    /// **Errors**: the stack does not answer, or lacks what the fault is about.
+    pub(crate) async fn of(client: &Client, stack: &Stack, options: &Options) -> Result<Self, Error> {
+        let fault = options.fault;
+        let database = match stack.database {
+            Some(_) => Some(client.database().await?),
+            None => None,
+        };
+        let http = match probe_path(stack) {
+            Some(path) => Some(Probe {
+                host: stack.edge.host.clone(),
+                port: options.https_port,
+                path,
+                tls: http::trust(&options.ca).map_err(Error::Trust)?,
+                history: History::default(),
+            }),
+            None => None,
+        };
+        let edge_door = http.as_ref().map(|http| http.port);
+        let router_doors =
+            database.iter().flat_map(|access| [port_of(&access.ledger_url), port_of(&access.app_read_url)]);
+        let (doors, fresh_writers, fresh_clients) = match fault {
+            Fault::EdgeCrash => (edge_door.into_iter().collect(), 0, FRESH),
+            Fault::RouterCrash => (router_doors.flatten().collect(), FRESH, 0),
+            Fault::Null => (edge_door.into_iter().chain(router_doors.flatten()).collect(), FRESH, FRESH),
+            Fault::InstanceCrash
+            | Fault::DatabaseCrash
+            | Fault::DatabaseFreeze
+            | Fault::CacheCrash
+            | Fault::StoreCrash
+            | Fault::ControlPlaneCrash
+            | Fault::KeepCrash => (Vec::new(), 0, 0),
+        };
+        let ledger_url = database.map(|access| access.ledger_url);
+        Ok(Self {
+            ledger_url,
+            http,
+            keys_url: keys_url(client, stack, fault).await?,
+            doors,
+            fresh_writers,
+            fresh_clients,
+        })
+    }
+
+    /// Whether rows are written, and whether requests are made.
+    pub(crate) fn has_writes(&self) -> bool {
+        self.ledger_url.is_some()
+    }
+
+    pub(crate) fn has_requests(&self) -> bool {
+        self.http.is_some()
+    }
+
+    /// Keys of a round of this name.
+    pub(crate) fn keys(&self, drill: &str, history: &History) -> Option<Keys> {
+        let url = self.keys_url.clone()?;
+        Some(Keys { url, drill: drill.to_owned(), history: history.clone() })
+    }
+
+    /// Begins the load of the round of this name.
+    ///
+    /// **Errors**: the ledger cannot be made.
+    pub(crate) async fn start(&self, drill: &str, seed: u64, honesty: Honesty) -> Result<Running, Error> {
+        let (writes, requests, keys_set, knocks) =
+            (History::default(), History::default(), History::default(), History::default());
+        let (stop, stopped) = watch::channel(false);
+        let record = Record::new();
+        let data = match &self.ledger_url {
+            Some(url) => {
+                let round = data::Round { name: drill.to_owned(), url, seed, writes: &writes, record: &record };
+                Some(Data::prepare(round).await?)
+            }
+            None => None,
+        };
+        let keys = self.keys(drill, &keys_set);
+        let mut tasks = Vec::new();
+        if let Some(data) = &data {
+            tasks.extend(data.start(honesty, self.fresh_writers, &stopped));
+        }
+        if let Some(http) = &self.http {
+            tasks.extend(Probe { history: requests.clone(), ..http.clone() }.start(self.fresh_clients, &stopped));
+        }
+        if let Some(keys) = &keys {
+            tasks.extend(keys.start(&stopped));
+        }
+        tasks.extend(knock::start(&self.doors, &knocks, &stopped));
+        Ok(Running {
+            stop,
+            tasks,
+            data,
+            record,
+            keys,
+            has_http: self.http.is_some(),
+            writes,
+            requests,
+            keys_set,
+            knocks,
+        })
+    }
+
+    /// What the load is, for people.
+    pub(crate) fn text(&self) -> String {
+        let writes = self.ledger_url.as_ref().map(|_| format!("{} writers through the router", ledger::WRITERS));
+        let fresh_writers =
+            (self.fresh_writers > 0).then(|| format!("{} writers that connect anew for each row", self.fresh_writers));
+        let requests =
+            self.http.as_ref().map(|http| format!("{} clients GET {} through the edge", http::CLIENTS, http.path));
+        let fresh_clients = (self.fresh_clients > 0)
+            .then(|| format!("{} clients that connect anew for each request", self.fresh_clients));
+        let keys = self.keys_url.as_ref().map(|_| format!("{} writers of keys", keys::WRITERS));
+        let knocks = (!self.doors.is_empty()).then(|| {
+            let ports: Vec<String> = self.doors.iter().map(ToString::to_string).collect();
+            format!("a knock every 10 ms at port {}", ports.join(" and "))
+        });
+        let workloads = self.ledger_url.as_ref().map(|_| workload::describe_load());
+        let parts = [writes, fresh_writers, workloads, requests, fresh_clients, keys, knocks];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The Redis that the fault is about, as an application reaches it.
+async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option<Secret>, Error> {
+    let variable = match fault {
+        Fault::CacheCrash => "REDIS_URL",
+        Fault::StoreCrash | Fault::Null => "REDIS_STORE_URL",
+        Fault::InstanceCrash
+        | Fault::EdgeCrash
+        | Fault::RouterCrash
+        | Fault::DatabaseCrash
+        | Fault::DatabaseFreeze
+        | Fault::ControlPlaneCrash
+        | Fault::KeepCrash => return Ok(None),
+    };
+    let user = stack.services.iter().find(|(_, service)| service.uses_cache && stack.cache.is_some());
+    let Some((name, _)) = user else { return Ok(None) };
+    Ok(client.service_env(name.as_str()).await?.env.get(variable).cloned())
+}
+
+impl Running {
+    /// Successes since a moment, of the load that has least.
+    pub(crate) fn least_since(&self, since: Instant) -> usize {
+        let writes = self.data.as_ref().map(|_| self.writes.successes_since(since));
+        let requests = self.has_http.then(|| self.requests.successes_since(since));
+        let keys = self.keys.as_ref().map(|_| self.keys_set.successes_since(since));
+        [writes, requests, keys].into_iter().flatten().min().unwrap_or(0)
+    }
+
+    /// Told when the load stops.
+    pub(crate) fn stopped(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Waits until the load is there; past `within` it counts as not proven.
+    pub(crate) async fn wait_for(&self, least: usize, began: Instant, within: std::time::Duration) {
+        while self.least_since(began) < least && began.elapsed() < within {
+            tokio::time::sleep(whole::LOOK).await;
+        }
+    }
+
+    /// Stops the load, waits for what is in flight, reads back and checks. `of` names the history.
+    ///
+    /// **Errors**: rows or keys cannot be read back: what was lost is not known.
+    pub(crate) async fn finish(self, of: String, injected: Option<Instant>) -> Result<Seen, Error> {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            // A writer that panicked would be a loss of load; its own history shows it.
+            task.await.ok();
+        }
+        if let Some(data) = &self.data {
+            data.read_back(&self.record).await?;
+        }
+        let keys_read = match &self.keys {
+            Some(keys) => Some(keys.read_back().await.map_err(|error| Error::Keys(error.to_string()))?),
+            None => None,
+        };
+        let (writes, requests) = (self.writes.all(), self.requests.all());
+        Ok(Seen {
+            examined: data::examine(of, injected, &self.record, &writes, &requests),
+            errors: History::errors_of(&[&self.writes, &self.requests, &self.keys_set, &self.knocks]),
+            writes,
+            requests,
+            keys: self.keys_set.all(),
+            knocks: self.knocks.all(),
+            keys_read,
+        })
+    }
+}

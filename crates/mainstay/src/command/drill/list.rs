@@ -1,0 +1,146 @@
+//! Which drills there are and what each is owed; which were run.
+
+use mainstay_api::{DrillHistory, DrillRecord, DrillStanding, Standing};
+use mainstay_controller::drills;
+use mainstay_drill::Fault;
+use mainstay_types::exit_code;
+
+use super::print;
+use crate::Global;
+use crate::failure::Failure;
+use crate::screen;
+
+/// Lines of a history that are shown; `--json` has them all.
+const SHOWN: usize = 30;
+
+fn json<T: serde::Serialize>(value: &T) -> Result<u8, Failure> {
+    println!("{}", serde_json::to_string(value).map_err(|error| Failure::bug(error.to_string()))?);
+    Ok(exit_code::DONE)
+}
+
+fn read(global: &Global) -> Result<DrillHistory, Failure> {
+    let path = crate::place::paths(global)?.drill_history();
+    drills::read(&path)
+        .map_err(|error| Failure::environment("MS3040", format!("cannot read {}: {error}", path.display())))
+}
+
+/// The drills of the stack as it was last brought up; without one, of nothing in particular.
+fn standings(global: &Global) -> Result<Option<Vec<DrillStanding>>, Failure> {
+    let Ok(paths) = crate::place::paths(global) else { return Ok(None) };
+    let Ok(running) = super::running_stack(&paths) else { return Ok(None) };
+    let records = read(global)?.records;
+    let here = drills::here(&running.stack_hash);
+    Ok(Some(drills::standings(&running.stack, &records, here, screen::now())))
+}
+
+/// Every drill, when it was last run and how that ended.
+pub(super) fn list(global: &Global) -> Result<u8, Failure> {
+    let Some(all) = standings(global)? else { return plain(global) };
+    if global.json {
+        return json(&all);
+    }
+    for one in &all {
+        println!("  {:<20} {}  {}", one.drill, standing(one), one.what);
+        if matches!(one.standing, Standing::Stale | Standing::Failing | Standing::NotApplicable) {
+            println!("  {:<20} {}", "", screen::dim(&one.reason));
+        }
+    }
+    eprintln!("hint: `mainstay drill NAME --runs 5` runs one, `mainstay drill --all` each that applies");
+    Ok(exit_code::DONE)
+}
+
+/// A stack that was never brought up has no history.
+fn plain(global: &Global) -> Result<u8, Failure> {
+    if global.json {
+        let all: Vec<_> =
+            Fault::ALL.iter().map(|fault| serde_json::json!({"drill": fault.name(), "what": fault.what()})).collect();
+        return json(&all);
+    }
+    for fault in Fault::ALL {
+        println!("  {:<20} {}", fault.name(), fault.what());
+    }
+    eprintln!("hint: `mainstay up` brings a stack up, `mainstay drill database-crash --runs 5` breaks it");
+    Ok(exit_code::DONE)
+}
+
+fn standing(one: &DrillStanding) -> String {
+    let last = match (one.last_verdict, one.last_ended) {
+        (Some(verdict), Some(ended)) => {
+            format!("{verdict} {} ago", screen::age(screen::now().saturating_since(ended)))
+        }
+        _ => String::new(),
+    };
+    let text = match one.standing {
+        Standing::Fine | Standing::Failing => last,
+        Standing::Stale => format!("stale, {last}"),
+        Standing::NeverRun if last.is_empty() => "never run".to_owned(),
+        Standing::NeverRun => format!("unproven, {last}"),
+        Standing::NotApplicable => "not applicable".to_owned(),
+    };
+    let text = format!("{text:<22}");
+    match one.standing {
+        Standing::Fine => screen::green(&text),
+        Standing::Failing => screen::red(&text),
+        Standing::Stale | Standing::NeverRun => screen::yellow(&text),
+        Standing::NotApplicable => screen::dim(&text),
+    }
+}
+
+/// The drills that were run, newest first: all, or those of one name.
+pub(super) fn history(global: &Global, name: Option<&str>) -> Result<u8, Failure> {
+    if let Some(name) = name {
+        super::by_name(name)?;
+    }
+    let history = read(global)?;
+    let wanted = |record: &&DrillRecord| name.is_none_or(|name| record.drill == name);
+    let records: Vec<&DrillRecord> = history.records.iter().rev().filter(wanted).collect();
+    if global.json {
+        return json(&records);
+    }
+    if records.is_empty() {
+        eprintln!("no drill was run on this stack; `mainstay drill --all` runs each that applies");
+    } else {
+        println!(
+            "BEGAN                DRILL                VERDICT  RUNS   RTO p95    STALL p95  LOST        REQUESTS FAILED"
+        );
+    }
+    for record in records.iter().take(SHOWN) {
+        line(record);
+    }
+    if records.len() > SHOWN {
+        eprintln!("{} older ones: `mainstay drill history --json`", records.len() - SHOWN);
+    }
+    if history.unreadable > 0 {
+        eprintln!(
+            "{} lines of the history cannot be read: cut off by a crash, or of a later mainstay",
+            history.unreadable
+        );
+    }
+    Ok(exit_code::DONE)
+}
+
+fn line(record: &DrillRecord) {
+    // "2026-11-21T12:58:03.123456Z": seconds are enough.
+    let began: String = record.began.to_string().replace('T', " ").chars().take(19).collect();
+    let verdict = match record.verdict {
+        Some(verdict) => print::verdict(verdict, 8),
+        None => screen::yellow("no end  "),
+    };
+    let figures = match &record.figures {
+        Some(figures) => format!(
+            "{:<10} {:<10} {:<11} {} of {}",
+            screen::took(figures.rto_p95_ms),
+            screen::took(figures.stall_p95_ms),
+            format!("{} of {}", figures.lost, figures.acknowledged),
+            figures.failed_requests,
+            figures.requests
+        ),
+        None => String::new(),
+    };
+    println!("{began:<20} {:<20} {verdict} {:<6} {figures}", record.drill, record.runs);
+    if let Some(sabotage) = &record.sabotage {
+        println!("{:<20} {}", "", screen::dim(&format!("positive control: {sabotage}")));
+    } else if let Some(reason) = record.reasons.first() {
+        println!("{:<20} {}", "", screen::dim(reason));
+    }
+}

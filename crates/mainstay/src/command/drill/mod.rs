@@ -1,0 +1,195 @@
+//! `mainstay drill`: break something on purpose, measure, compare with the promise.
+
+mod all;
+mod list;
+mod print;
+
+use clap::{Args, ValueEnum};
+use mainstay_client::Client;
+use mainstay_controller::paths::Paths;
+use mainstay_drill::{Error, Fault, Report, Sabotage, Verdict};
+use mainstay_types::exit_code;
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Which drill; without a name they are listed, with when each was run last. `history` shows what was run
+    name: Option<String>,
+    /// With `history`: of this drill only
+    of: Option<String>,
+    /// Every drill that applies to the stack, one after the other
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
+    /// How many rounds; 59 are needed to speak of a 95th percentile
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    runs: u32,
+    /// Seed of victims and moments (printed with each report)
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[arg(long, hide = true, value_enum)]
+    sabotage: Option<SabotageName>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SabotageName {
+    PromoteWithoutFencing,
+    ThawWithoutFencing,
+    AcknowledgeBeforeCommit,
+    CloseListeners,
+    StartLate,
+    StoreWithoutFile,
+}
+
+impl From<SabotageName> for Sabotage {
+    fn from(name: SabotageName) -> Self {
+        match name {
+            SabotageName::PromoteWithoutFencing => Self::PromoteWithoutFencing,
+            SabotageName::ThawWithoutFencing => Self::ThawWithoutFencing,
+            SabotageName::AcknowledgeBeforeCommit => Self::AcknowledgeBeforeCommit,
+            SabotageName::CloseListeners => Self::CloseListeners,
+            SabotageName::StartLate => Self::StartLate,
+            SabotageName::StoreWithoutFile => Self::StoreWithoutFile,
+        }
+    }
+}
+
+/// More rounds than this are hours.
+const MAX_RUNS: u32 = 10_000;
+/// What stands in place of a name to see what was run.
+const HISTORY: &str = "history";
+
+/// Says how rounds went.
+struct Talk {
+    is_quiet: bool,
+    /// Which drill, where several are run.
+    name: Option<&'static str>,
+}
+
+impl mainstay_drill::Progress for Talk {
+    fn say(&mut self, line: &str) {
+        if !self.is_quiet {
+            let name = self.name.map(|name| format!("{name} ")).unwrap_or_default();
+            eprintln!("{name}{line}");
+        }
+    }
+}
+
+pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let name = options.name.as_deref();
+    if name == Some(HISTORY) {
+        return list::history(global, options.of.as_deref());
+    }
+    if let Some(second) = &options.of {
+        let text = format!("drill takes one name, {second:?} is a second one");
+        return Err(Failure::user("MS2020", text).help("`mainstay drill --all` runs each that applies"));
+    }
+    if name.is_none() && !options.all {
+        return list::list(global);
+    }
+    if !(1..=MAX_RUNS).contains(&options.runs) {
+        let text = format!("--runs {} is not within 1 to {MAX_RUNS}", options.runs);
+        return Err(Failure::user("MS2021", text).help("59 runs are enough to speak of a 95th percentile"));
+    }
+    let Some(name) = name else {
+        return all::run(&Running::find(global, options).await?, global.json).await;
+    };
+    let fault = by_name(name)?;
+    let running = Running::find(global, options).await?;
+    let mut talk = Talk { is_quiet: global.json, name: None };
+    let report = running.drill(fault, &mut talk).await.map_err(failure)?;
+    if global.json {
+        println!("{}", serde_json::to_string(&report).map_err(|error| Failure::bug(error.to_string()))?);
+    } else {
+        print::print(&report);
+    }
+    Ok(code_of(report.verdict))
+}
+
+fn by_name(name: &str) -> Result<Fault, Failure> {
+    Fault::by_name(name).ok_or_else(|| {
+        let names: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+        Failure::user("MS2020", format!("there is no drill {name:?}")).help(format!("drills: {}", names.join(", ")))
+    })
+}
+
+fn code_of(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Pass => exit_code::DONE,
+        Verdict::Fail => exit_code::DRILL_FAIL,
+        Verdict::Void => exit_code::DRILL_VOID,
+        Verdict::Aborted => exit_code::DRILL_ABORTED,
+    }
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Client(error) => error.into(),
+        Error::NotApplicable(text) => Failure::user("MS2022", text),
+        Error::NotWhole(_) => {
+            Failure::failed("MS1010", error.to_string()).help("`mainstay status` shows what it waits for")
+        }
+        Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) => Failure::failed("MS1011", error.to_string()),
+        Error::Busy => Failure::refused("MS4020", error.to_string()).help("wait for its end"),
+        Error::History(_) => Failure::environment("MS3040", error.to_string()),
+    }
+}
+
+/// The stack that drills are run on, and how.
+struct Running {
+    client: Client,
+    paths: Paths,
+    stack: RunningStack,
+    runs: u32,
+    seed: u64,
+    sabotage: Option<Sabotage>,
+}
+
+impl Running {
+    async fn find(global: &Global, options: &Options) -> Result<Self, Failure> {
+        let paths = crate::place::paths(global)?;
+        let client = crate::place::client(global)?;
+        client.status().await?;
+        let stack = running_stack(&paths)?;
+        let seed = options.seed.unwrap_or_else(|| screen::now().as_micros().unsigned_abs() % 1_000_000);
+        let sabotage = options.sabotage.map(Sabotage::from);
+        Ok(Self { client, paths, stack, runs: options.runs, seed, sabotage })
+    }
+
+    async fn drill(&self, fault: Fault, talk: &mut Talk) -> Result<Report, Error> {
+        let options = mainstay_drill::Options {
+            fault,
+            runs: self.runs,
+            seed: self.seed,
+            sabotage: self.sabotage,
+            ca: mainstay_controller::ca_file(&self.paths),
+            https_port: self.stack.https_port,
+            state: self.paths.state.clone(),
+            history: self.paths.drill_history(),
+            release: mainstay_controller::drills::RELEASE.to_owned(),
+            stack_hash: self.stack.stack_hash.clone(),
+        };
+        mainstay_drill::drill(&self.client, &self.stack.stack, &options, talk).await
+    }
+}
+
+/// The stack as it runs: the file may have changed since `up`.
+struct RunningStack {
+    stack: mainstay_stack::Stack,
+    stack_hash: String,
+    https_port: u16,
+}
+
+fn running_stack(paths: &Paths) -> Result<RunningStack, Failure> {
+    let broken =
+        |error: &dyn std::fmt::Display| Failure::failed("MS1012", format!("cannot read the running stack: {error}"));
+    let launch = mainstay_controller::launch::Launch::load(paths).map_err(|error| broken(&error))?;
+    let text = std::fs::read_to_string(paths.stack_file()).map_err(|error| broken(&error))?;
+    let parsed = mainstay_stack::parse(&text, "stack.toml", &launch.environment)
+        .map_err(|_| broken(&"its copy in the state folder is not valid any more"))?;
+    let ports = mainstay_controller::ports::Ports::load(&paths.state).map_err(|error| broken(&error))?;
+    let https_port = ports.get("edge-https").ok_or_else(|| broken(&"no port of the edge is known"))?;
+    Ok(RunningStack { stack: parsed.stack, stack_hash: mainstay_controller::drills::stack_hash(&text), https_port })
+}
