@@ -79,13 +79,13 @@ function HealthTab() {
   const [tasks] = useAsked("tasks", () => get<Tasks>(`${BASE}/scheduledtasks`), EVERY_MS);
   return (
     <div class="columns">
-      <section class="card" aria-labelledby="health">
+      <section class="card tall" aria-labelledby="health">
         <h2 id="health">Health</h2>
         <Loaded value={health}>{(shown) => <Components health={shown} />}</Loaded>
         <p class="hint">Asked every 10 s. Each question is answered by one instance; the picture of all of them is mainstay's console.</p>
       </section>
       <div>
-        <section class="card" aria-labelledby="process">
+        <section class="card tall" aria-labelledby="process">
           <h2 id="process">Instance that answered</h2>
           <Loaded value={info}>
             {(shown) => (
@@ -141,13 +141,14 @@ function MetricsTab() {
           <label for="filter">Filter</label>
           <input id="filter" type="search" value={filter} onInput={(event) => setFilter(event.currentTarget.value)} />
         </div>
+        <div class="choices">
         <Loaded value={names}>
           {(shown) => {
             const left = shown.names.filter((name) => name.includes(filter.trim().toLowerCase()));
             return left.length === 0 ? (
               <p class="quiet">No metric has this in its name.</p>
             ) : (
-              <ul class="choices">
+              <ul>
                 {left.map((name) => (
                   <li key={name}>
                     <button type="button" class="choice" aria-pressed={name === chosen} onClick={() => setChosen(name)}>
@@ -159,6 +160,7 @@ function MetricsTab() {
             );
           }}
         </Loaded>
+        </div>
       </section>
       <MetricCard key={chosen} name={chosen} />
     </div>
