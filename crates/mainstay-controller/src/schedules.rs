@@ -121,16 +121,21 @@ pub(crate) fn event(service: &ServiceName, record: &ScheduleRecord, change: Chan
         Change::Begun { missed: 0 } => return None,
         Change::Begun { missed } => {
             let text = format!("{missed} earlier times of {service} had no run; this one stands for all");
-            NewEvent::warn(at, "RunMissed", text).with("times", missed)
+            // The run is for the time after them.
+            let due = record.run.as_ref().map_or(record.decided, |run| run.due);
+            let latest = record.every.latest(Timestamp::from_micros(due.as_micros() - 1));
+            NewEvent::warn(at, "RunMissed", text).with("times", missed).with("latest", latest.to_string())
         }
         Change::PassedOver { why: PassedOver::StillRunning, times } => {
             let text = format!("{service} was not run at {}: a run lasts", moment(record.decided));
-            NewEvent::warn(at, "RunSkipped", text).with("times", times)
+            let event = NewEvent::warn(at, "RunSkipped", text);
+            event.with("times", times).with("latest", record.decided.to_string())
         }
         Change::PassedOver { why: PassedOver::TooLate, times } => {
             let text =
                 format!("{service} was not run at {}: it is too late, and catch_up is off", moment(record.decided));
-            NewEvent::warn(at, "RunMissed", text).with("times", times)
+            let event = NewEvent::warn(at, "RunMissed", text);
+            event.with("times", times).with("latest", record.decided.to_string())
         }
         Change::Ended => return record.last.as_ref().map(|end| ended(service, end, at)),
     };

@@ -213,6 +213,8 @@ async fn undo(paths: &Paths, client: &Client, json: bool) {
 async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duration) -> Result<Status, Failure> {
     let mut board = Board::new();
     let mut hopeless: Option<Instant> = None;
+    // A control plane that dies on the way is restarted: its successor has as much time as the first.
+    let mut answered = began;
     let mut restarts = 0;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| Failure::environment("MS3001", error.to_string()))?;
@@ -223,6 +225,7 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
             Err(error) => return Err(error.into()),
         };
         if let Some(status) = &status {
+            answered = Instant::now();
             board.show(&status.progress);
             if status.is_up {
                 board.finish();
@@ -244,7 +247,7 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
             restarts += 1;
             start_keep(paths)?;
         }
-        if status.is_none() && began.elapsed() > NO_CONTROL {
+        if status.is_none() && answered.elapsed() > NO_CONTROL {
             board.finish();
             return Err(trouble::no_control(paths, NO_CONTROL));
         }
