@@ -222,7 +222,6 @@ HTTPS=$(port edge-https) HTTP=$(port edge-http)
 say "used through the edge"
 use_it
 use_the_rest
-hold_to_document
 make_clients 40
 say "many idle clients"
 idle_clients 500 200
@@ -251,6 +250,10 @@ control cache-crash start-late 1 "RTO [0-9]* ms, promised 5000 ms"
 control store-crash store-without-file 1 "acknowledged keys are lost"
 drill null 1
 owed "9 fine"
+# Last: it changes and deletes whomever it finds.
+say "held to its description"
+sign_in
+hold_to_document
 say "down"
 ms down
 nothing_runs
