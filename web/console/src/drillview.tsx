@@ -50,7 +50,7 @@ function Standing(props: { drill: DrillStanding }) {
     <span class={`standing ${STANDING_MOODS[drill.standing]}`}>
       <span class="word">{STANDING_WORDS[drill.standing]}</span>
       <span class="quiet">{last}</span>
-      {drill.reason !== "" && <span class="quiet what">{drill.reason}</span>}
+      {drill.reason !== "" && drill.standing !== "fine" && <span class="quiet what">{drill.reason}</span>}
     </span>
   );
 }
