@@ -104,11 +104,13 @@ end_stack() {
 drill() {
   local name=$1 runs=$2 report code=0
   report="$SCRATCH/drill-$name"
-  ms drill "$name" --runs "$runs" >"$report" 2>"$report.talk" || code=$?
+  ms drill "$name" --runs "$runs" --report "$report.html" >"$report" 2>"$report.talk" || code=$?
   if [ "$code" != 0 ]; then
     sed 's/^/        /' "$report.talk" "$report"
     fail "drill $name: exit $code (10 a promise was broken, 11 nothing was proven)"
   fi
   grep -E "^$name|^  (RTO|stall|lost|duplicated|requests|fault) " "$report" | sed 's/^/        /'
   ok "drill $name, rounds: $runs; nothing lost, every fault proven"
+  (cd "$SCRATCH" && sha256sum --check --quiet "drill-$name.sha256") || fail "the report of $name is not what its sums say"
+  ok "its report is written: page, data, history, and their sums agree"
 }

@@ -9,10 +9,10 @@ use crate::report::{Counts, Latency, Load, Measured, Phases, RoundReport, Spread
 use crate::round::Round;
 
 /// What a kind of client did in a round.
-type Of = fn(&Round) -> &[Operation];
+pub(crate) type Of = fn(&Round) -> &[Operation];
 
 /// Kinds of clients, as reports name them.
-const KINDS: [(&str, Of); 4] = [
+pub(crate) const KINDS: [(&str, Of); 4] = [
     ("writes", |round| &round.seen.writes),
     ("requests", |round| &round.seen.requests),
     ("keys", |round| &round.seen.keys),

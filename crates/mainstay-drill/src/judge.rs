@@ -17,7 +17,7 @@ use crate::report::{Counts, Evidence, Promised, REPORT_VERSION, Report};
 use crate::round::{LEAST_LOAD, Round};
 use crate::run::Options;
 use crate::whole;
-use crate::{figures, findings};
+use crate::{figures, findings, strip};
 
 /// What is judged, besides the rounds.
 pub(crate) struct Case<'a> {
@@ -51,6 +51,8 @@ pub(crate) fn judge(case: &Case<'_>, rounds: &[Round]) -> Report {
         latency: figures::latency(rounds),
         checks: findings::summary(rounds),
         history_sha256: None,
+        strip: strip::worst(rounds),
+        environment: None,
         timeline_ms: figures::medians(rounds),
         rounds: rounds.iter().map(figures::round_report).collect(),
         evidence: evidence(case, rounds, promise, reasons),

@@ -51,6 +51,12 @@ pub(crate) async fn connect(url: &Secret) -> Result<Client, tokio_postgres::Erro
     Ok(client)
 }
 
+/// The server's version, when it says.
+pub(crate) async fn version(url: &Secret) -> Option<String> {
+    let row = connect(url).await.ok()?.query_one("SELECT current_setting('server_version')", &[]).await.ok()?;
+    row.try_get(0).ok()
+}
+
 impl Ledger {
     /// Makes the table. No primary key on the ids: a row that was written twice must be seen, not refused.
     pub(crate) async fn prepare(&self) -> Result<(), tokio_postgres::Error> {

@@ -9,12 +9,15 @@
 mod aim;
 pub mod checker;
 mod data;
+mod dossier;
+mod environment;
 mod fault;
 mod figures;
 mod findings;
 mod former;
 mod freeze;
 mod history;
+pub mod html;
 mod http;
 mod inject;
 mod judge;
@@ -28,10 +31,13 @@ mod record;
 mod report;
 mod round;
 mod run;
+mod strip;
 mod timeline;
 mod whole;
 mod workload;
 
+pub use dossier::{Control, Controls, DOSSIER_VERSION, Dossier, Sheet, Skipped};
+pub use environment::Environment;
 pub use freeze::{DEAD_MAN, dead_man};
 pub use mainstay_api::Verdict;
 pub use mainstay_decide::drills::Fault;
@@ -40,3 +46,4 @@ pub use report::{
     Spread,
 };
 pub use run::{Error, Options, Progress, Sabotage, drill};
+pub use strip::{Slice, Strip};

@@ -112,6 +112,11 @@ impl Loads {
         })
     }
 
+    /// Version of the database, when there is one and it says.
+    pub(crate) async fn database_version(&self) -> Option<String> {
+        ledger::version(self.ledger_url.as_ref()?).await
+    }
+
     /// Whether rows are written, and whether requests are made.
     pub(crate) fn has_writes(&self) -> bool {
         self.ledger_url.is_some()

@@ -7,6 +7,8 @@ use mainstay_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::checker::{Anomaly, Tally, Validity};
+use crate::environment::Environment;
+use crate::strip::Strip;
 
 /// Version of [`Report`]; raised when a field changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -282,6 +284,12 @@ pub struct Report {
     /// SHA-256 of the history of all rounds, in JSON lines.
     #[serde(default)]
     pub history_sha256: Option<String>,
+    /// What clients saw over the time of the run with the longest stall.
+    #[serde(default)]
+    pub strip: Option<Strip>,
+    /// What it ran on.
+    #[serde(default)]
+    pub environment: Option<Environment>,
     /// Median time from injection to each step of recovery, as the stack's events tell it. **Unit**: milliseconds.
     pub timeline_ms: BTreeMap<String, u64>,
     /// Every round.

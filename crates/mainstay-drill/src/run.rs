@@ -7,6 +7,7 @@ use mainstay_decide::drills::Fault;
 use mainstay_stack::Stack;
 use sha2::{Digest, Sha256};
 
+use crate::environment::Environment;
 use crate::load::Loads;
 use crate::log::Log;
 use crate::report::Report;
@@ -122,7 +123,8 @@ pub async fn drill(
     match rounds(client, stack, options, progress).await {
         Ok(done) => {
             let case = judge::Case { stack, options, began, load: done.load };
-            let report = Report { history_sha256: Some(done.history), ..judge::judge(&case, &done.rounds) };
+            let (history_sha256, environment) = (Some(done.history), Some(done.environment));
+            let report = Report { history_sha256, environment, ..judge::judge(&case, &done.rounds) };
             log.end(&report)?;
             Ok(report)
         }
@@ -140,16 +142,22 @@ struct Done {
     load: String,
     /// SHA-256 of the histories.
     history: String,
+    environment: Environment,
 }
 
 async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mut dyn Progress) -> Result<Done, Error> {
     whole::wait(client, whole::WITHIN).await?;
     let loads = Loads::of(client, stack, options).await?;
     let arena = Arena { client, stack, options, loads };
+    let mut environment = Environment::look();
+    if let Some(version) = arena.loads.database_version().await {
+        environment.programs.insert("PostgreSQL".to_owned(), version);
+    }
     let (mut rounds, mut hash) = (Vec::new(), Sha256::new());
     for number in 1..=options.runs {
         let mut round = arena.round(number).await?;
         progress.say(&round_line(options.runs, &round));
+        environment.look_at_load();
         // Handed on, not kept: a round's history is half a megabyte.
         if let Some(history) = round.seen.examined.history.take() {
             let lines = history.to_lines();
@@ -159,5 +167,5 @@ async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mu
         rounds.push(round);
     }
     let history = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Done { rounds, load: arena.loads.text(), history })
+    Ok(Done { rounds, load: arena.loads.text(), history, environment })
 }

@@ -9,6 +9,7 @@ mod delete;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;
+pub(crate) mod drill_report;
 pub(crate) mod env;
 pub(crate) mod events;
 pub(crate) mod exec;

@@ -1,20 +1,26 @@
 //! `mainstay drill --all`: every drill that applies, one after the other, and one table of what they said.
 
-use mainstay_drill::{Error, Fault, Report, Verdict};
+use std::path::Path;
+
+use mainstay_drill::{Dossier, Error, Fault, Sheet, Skipped, Verdict};
 
 use super::{Running, Talk, code_of, print};
+use crate::command::drill_report::{self, Files};
 use crate::failure::Failure;
 use crate::screen;
 
 /// What became of one drill.
 enum Row {
-    Done(Box<Report>),
+    Done(Box<Sheet>),
     Skipped(String),
     Aborted(String),
 }
 
 /// Runs them all. Each waits until the stack is whole; one that cannot begin or go on ends the row.
-pub(super) async fn run(running: &Running, is_json: bool) -> Result<u8, Failure> {
+///
+/// With `report` also a page about all of them.
+pub(super) async fn run(running: &Running, report: Option<&Path>, is_json: bool) -> Result<u8, Failure> {
+    let mut files = report.map(Files::create).transpose()?;
     let mut rows: Vec<(Fault, Row)> = Vec::new();
     let mut is_broken = false;
     for fault in Fault::ALL {
@@ -22,9 +28,9 @@ pub(super) async fn run(running: &Running, is_json: bool) -> Result<u8, Failure>
             Err(reason) => Row::Skipped(reason),
             Ok(()) if is_broken => Row::Skipped("the drill before it could not go on".to_owned()),
             Ok(()) => {
-                let mut talk = Talk { is_quiet: is_json, name: Some(fault.name()) };
+                let mut talk = Talk { is_quiet: is_json, name: Some(fault.name()), files: files.as_mut() };
                 match running.drill(fault, &mut talk).await {
-                    Ok(report) => Row::Done(Box::new(report)),
+                    Ok(sheet) => Row::Done(Box::new(sheet)),
                     Err(error @ Error::Busy) => return Err(super::failure(error)),
                     Err(error) => {
                         is_broken = true;
@@ -35,8 +41,11 @@ pub(super) async fn run(running: &Running, is_json: bool) -> Result<u8, Failure>
         };
         rows.push((fault, row));
     }
+    if let Some(files) = files {
+        files.finish(&as_dossier(&rows))?;
+    }
     let verdicts = rows.iter().filter_map(|(_, row)| match row {
-        Row::Done(report) => Some(report.verdict),
+        Row::Done(sheet) => Some(sheet.report.verdict),
         Row::Aborted(_) => Some(Verdict::Aborted),
         Row::Skipped(_) => None,
     });
@@ -50,9 +59,26 @@ pub(super) async fn run(running: &Running, is_json: bool) -> Result<u8, Failure>
     Ok(code_of(worst))
 }
 
+/// Those that could not go on are not left out: they are named with the reason.
+fn as_dossier(rows: &[(Fault, Row)]) -> Dossier {
+    let (mut sheets, mut skipped) = (Vec::new(), Vec::new());
+    for (fault, row) in rows {
+        match row {
+            Row::Done(sheet) => sheets.push(Sheet::clone(sheet)),
+            Row::Skipped(reason) | Row::Aborted(reason) => {
+                skipped.push(Skipped { drill: fault.name().to_owned(), reason: reason.clone() });
+            }
+        }
+    }
+    drill_report::dossier(sheets, skipped)
+}
+
 fn in_json(fault: Fault, row: &Row) -> serde_json::Value {
     match row {
-        Row::Done(report) => serde_json::json!({"drill": fault.name(), "verdict": report.verdict, "report": report}),
+        Row::Done(sheet) => {
+            let report = &sheet.report;
+            serde_json::json!({"drill": fault.name(), "verdict": report.verdict, "report": report})
+        }
         Row::Skipped(reason) => serde_json::json!({"drill": fault.name(), "skipped": reason}),
         Row::Aborted(reason) => {
             serde_json::json!({"drill": fault.name(), "verdict": Verdict::Aborted, "reason": reason})
@@ -67,7 +93,8 @@ fn table(rows: &[(Fault, Row)]) {
         match row {
             Row::Skipped(reason) => println!("{name:<20} {}  {reason}", screen::dim("skipped")),
             Row::Aborted(reason) => println!("{name:<20} {} {reason}", print::verdict(Verdict::Aborted, 8)),
-            Row::Done(report) => {
+            Row::Done(sheet) => {
+                let report = &sheet.report;
                 let (measured, counts) = (&report.measured, &report.measured.counts);
                 let promised =
                     format!("{}, {}", screen::took(report.promise.rto_ms), screen::took(report.promise.rpo_ms));

@@ -4,21 +4,25 @@ mod all;
 mod list;
 mod print;
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use mainstay_client::Client;
 use mainstay_controller::paths::Paths;
-use mainstay_drill::{Error, Fault, Report, Sabotage, Verdict};
+use mainstay_drill::{Error, Fault, Sabotage, Sheet, Verdict};
 use mainstay_types::exit_code;
 
 use crate::Global;
+use crate::command::drill_report::{self, Files};
 use crate::failure::Failure;
 use crate::screen;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Which drill; without a name they are listed, with when each was run last. `history` shows what was run
+    /// Which drill; without a name they are listed, with when each was run last. `history` shows what was run, `report`
+    /// writes about it
     name: Option<String>,
-    /// With `history`: of this drill only
+    /// With `history`: of this drill only; with `report`: which run of those that are kept, or of which drill
     of: Option<String>,
     /// Every drill that applies to the stack, one after the other
     #[arg(long, conflicts_with = "name")]
@@ -29,6 +33,12 @@ pub(crate) struct Options {
     /// Seed of victims and moments (printed with each report)
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Write a report for people to this file: one page, and beside it the data, the history and their sums
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// With `report`: write about a drill that was run before to this file
+    #[arg(long, value_name = "FILE.html")]
+    out: Option<PathBuf>,
     #[arg(long, hide = true, value_enum)]
     sabotage: Option<SabotageName>,
 }
@@ -60,19 +70,29 @@ impl From<SabotageName> for Sabotage {
 const MAX_RUNS: u32 = 10_000;
 /// What stands in place of a name to see what was run.
 const HISTORY: &str = "history";
+/// What stands in place of a name to write about what was run.
+const REPORT: &str = "report";
 
 /// Says how rounds went.
-struct Talk {
+struct Talk<'a> {
     is_quiet: bool,
     /// Which drill, where several are run.
     name: Option<&'static str>,
+    /// What is written while it runs.
+    files: Option<&'a mut Files>,
 }
 
-impl mainstay_drill::Progress for Talk {
+impl mainstay_drill::Progress for Talk<'_> {
     fn say(&mut self, line: &str) {
         if !self.is_quiet {
             let name = self.name.map(|name| format!("{name} ")).unwrap_or_default();
             eprintln!("{name}{line}");
+        }
+    }
+
+    fn history(&mut self, lines: &str) {
+        if let Some(files) = &mut self.files {
+            files.history(lines);
         }
     }
 }
@@ -81,6 +101,9 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     let name = options.name.as_deref();
     if name == Some(HISTORY) {
         return list::history(global, options.of.as_deref());
+    }
+    if name == Some(REPORT) {
+        return drill_report::again(global, options.of.as_deref(), options.out.as_deref());
     }
     if let Some(second) = &options.of {
         let text = format!("drill takes one name, {second:?} is a second one");
@@ -94,12 +117,17 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return Err(Failure::user("MS2021", text).help("59 runs are enough to speak of a 95th percentile"));
     }
     let Some(name) = name else {
-        return all::run(&Running::find(global, options).await?, global.json).await;
+        return all::run(&Running::find(global, options).await?, options.report.as_deref(), global.json).await;
     };
     let fault = by_name(name)?;
     let running = Running::find(global, options).await?;
-    let mut talk = Talk { is_quiet: global.json, name: None };
-    let report = running.drill(fault, &mut talk).await.map_err(failure)?;
+    let mut files = options.report.as_deref().map(Files::create).transpose()?;
+    let mut talk = Talk { is_quiet: global.json, name: None, files: files.as_mut() };
+    let sheet = running.drill(fault, &mut talk).await.map_err(failure)?;
+    if let Some(files) = files {
+        files.finish(&drill_report::dossier(vec![sheet.clone()], Vec::new()))?;
+    }
+    let report = sheet.report;
     if global.json {
         println!("{}", serde_json::to_string(&report).map_err(|error| Failure::bug(error.to_string()))?);
     } else {
@@ -142,6 +170,8 @@ struct Running {
     client: Client,
     paths: Paths,
     stack: RunningStack,
+    /// What this machine lacks.
+    lacks: Vec<String>,
     runs: u32,
     seed: u64,
     sabotage: Option<Sabotage>,
@@ -155,10 +185,12 @@ impl Running {
         let stack = running_stack(&paths)?;
         let seed = options.seed.unwrap_or_else(|| screen::now().as_micros().unsigned_abs() % 1_000_000);
         let sabotage = options.sabotage.map(Sabotage::from);
-        Ok(Self { client, paths, stack, runs: options.runs, seed, sabotage })
+        let lacks = crate::command::doctor::lacking(global).await;
+        Ok(Self { client, paths, stack, lacks, runs: options.runs, seed, sabotage })
     }
 
-    async fn drill(&self, fault: Fault, talk: &mut Talk) -> Result<Report, Error> {
+    /// Runs one and keeps what it found.
+    async fn drill(&self, fault: Fault, talk: &mut Talk<'_>) -> Result<Sheet, Error> {
         let options = mainstay_drill::Options {
             fault,
             runs: self.runs,
@@ -171,7 +203,8 @@ impl Running {
             release: mainstay_controller::drills::RELEASE.to_owned(),
             stack_hash: self.stack.stack_hash.clone(),
         };
-        mainstay_drill::drill(&self.client, &self.stack.stack, &options, talk).await
+        let report = mainstay_drill::drill(&self.client, &self.stack.stack, &options, talk).await?;
+        Ok(drill_report::keep(&self.paths, &self.lacks, report))
     }
 }
 

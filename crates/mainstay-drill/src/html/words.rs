@@ -1,0 +1,108 @@
+//! What each drill is about, in words for people who do not run it.
+
+/// Words about one kind of drill.
+pub(super) struct Words {
+    /// What was done: "The primary database was killed". Followed by how often.
+    pub(super) deed: &'static str,
+    /// What should happen.
+    pub(super) hypothesis: &'static str,
+    /// What it can hurt.
+    pub(super) blast_radius: &'static str,
+}
+
+/// Of a drill by its name; one that is not known here says so.
+pub(super) fn of(drill: &str) -> Words {
+    let (deed, hypothesis, blast_radius) = match drill {
+        "instance-crash" => (
+            "One instance of a service was killed",
+            "The edge notices, sends requests to the other instances, and the killed one is started again.",
+            "One instance. Requests that it was answering; with a single instance, the service until it is back.",
+        ),
+        "edge-crash" => (
+            "The edge was killed",
+            "The listening sockets outlive the edge: new connections wait for the next edge instead of being refused.",
+            "The edge. Every open HTTP connection ends; no data.",
+        ),
+        "router-crash" => (
+            "The database router was killed",
+            "The listening sockets outlive the router: new connections wait for the next router; the database itself goes on.",
+            "The router. Every database session ends, statements in flight end with an unknown outcome.",
+        ),
+        "database-crash" => (
+            "The primary database was killed",
+            "The standby holds every acknowledged write: it takes over once the old primary is proven dead, the router \
+             holds sessions meanwhile, and a new standby is made.",
+            "The primary. Statements in flight end with an unknown outcome; open transactions are lost, acknowledged \
+             writes are not.",
+        ),
+        "database-freeze" => (
+            "The primary database was frozen and later thawed",
+            "A primary that hangs is taken for lost: it is killed before the standby takes over, so that it never serves \
+             again when it thaws.",
+            "The primary. Statements wait until it is declared lost, then end with an unknown outcome.",
+        ),
+        "cache-crash" => (
+            "The cache was killed",
+            "Requests are served without the cache, more slowly, until it is back and filled again.",
+            "The cache and what it held; it can be computed again.",
+        ),
+        "store-crash" => (
+            "The store was killed",
+            "The store comes back with what it had acknowledged, from its own log on disk.",
+            "The store. Requests that need it fail until it is back.",
+        ),
+        "control-plane-crash" => (
+            "The control plane was killed",
+            "The control plane carries no traffic: nobody notices, and the next one learns what runs and goes on.",
+            "The control plane. No process of the application.",
+        ),
+        "keep-crash" => (
+            "The parent of all processes was killed",
+            "Children outlive it: nobody notices, and the next one adopts every process that runs.",
+            "The supervisor. No process of the application.",
+        ),
+        "null" => (
+            "Nothing was broken",
+            "Without a fault clients see no gap: what other drills see is then not the load's own doing.",
+            "Nothing but the load itself.",
+        ),
+        _ => ("The fault of this drill was injected", super::text::NOT_MEASURED, super::text::NOT_MEASURED),
+    };
+    Words { deed, hypothesis, blast_radius }
+}
+
+/// A step of recovery in words.
+pub(super) fn step(name: &str) -> String {
+    let words = match name {
+        "injected" => "fault injected",
+        "detected" => "loss detected",
+        "decided" => "failover decided",
+        "fenced" => "old primary proven dead",
+        "promoted" => "standby promoted",
+        "repointed" => "router repointed",
+        "first_success" => "clients served again",
+        "recloned" => "new standby cloned",
+        "restarted" => "process started again",
+        "synchronous" => "commits synchronous again",
+        "ejected" => "taken out of balancing",
+        "ready" => "instance ready",
+        "keep_lost" => "supervisor's loss noticed",
+        "control_started" => "control plane started",
+        "whole" => "everything whole again",
+        other => return other.replace('_', " "),
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_drill_has_words() {
+        use mainstay_decide::drills::Fault;
+        for fault in Fault::ALL.into_iter().chain([Fault::Null]) {
+            assert_ne!(of(fault.name()).hypothesis, crate::html::text::NOT_MEASURED, "{}", fault.name());
+        }
+    }
+}

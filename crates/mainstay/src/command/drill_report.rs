@@ -1,0 +1,348 @@
+//! Drills as files: the report for people, its twin in JSON, the history, their sums; and the sheets that are kept in
+//! the state folder, from which a report can be written later.
+
+use std::fs::{DirBuilder, File};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use mainstay_api::DrillRecord;
+use mainstay_controller::paths::Paths;
+use mainstay_drill::{Control, Controls, DOSSIER_VERSION, Dossier, Fault, Report, Sheet, Skipped};
+use mainstay_types::{Timestamp, exit_code};
+use sha2::{Digest, Sha256};
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::screen;
+
+/// Sheets that are kept; one of 59 runs has some 60 KiB.
+const MOST_KEPT: usize = 500;
+
+fn broken(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::environment("MS3041", format!("cannot write {}: {error}", path.display()))
+        .help("name another file, or make space")
+}
+
+/// The files of one report: `X.html`, `X.json`, `X.history.jsonl`, `X.sha256`.
+pub(crate) struct Files {
+    html: PathBuf,
+    history: BufWriter<File>,
+    hash: Sha256,
+}
+
+impl Files {
+    /// Opens them before anything is broken: a drill must not end with a report that cannot be written.
+    pub(crate) fn create(html: &Path) -> Result<Self, Failure> {
+        if html.extension().is_none_or(|extension| extension != "html") {
+            let text = format!("--report {} does not end in .html", html.display());
+            return Err(Failure::user("MS2025", text).help("as in --report drill.html"));
+        }
+        File::create(html).map_err(|error| broken(html, &error))?;
+        let path = html.with_extension("history.jsonl");
+        let history = BufWriter::new(File::create(&path).map_err(|error| broken(&path, &error))?);
+        Ok(Self { html: html.to_owned(), history, hash: Sha256::new() })
+    }
+
+    /// A round's history. What cannot be written is found at the end, by the sum.
+    pub(crate) fn history(&mut self, lines: &str) {
+        if self.history.write_all(lines.as_bytes()).is_ok() {
+            self.hash.update(lines);
+        }
+    }
+
+    /// Writes the rest and names it.
+    pub(crate) fn finish(mut self, dossier: &Dossier) -> Result<(), Failure> {
+        let path = self.html.with_extension("history.jsonl");
+        self.history.flush().map_err(|error| broken(&path, &error))?;
+        let history = (path, hex(self.hash.finalize().as_slice()));
+        if let [sheet] = dossier.sheets.as_slice()
+            && sheet.report.history_sha256.as_deref() != Some(history.1.as_str())
+        {
+            return Err(broken(&history.0, &"it is not what the drill saw"));
+        }
+        let mut sums = write(&self.html, dossier)?;
+        sums.push(history);
+        write_sums(&self.html, &sums)
+    }
+}
+
+/// Writes page and twin; their names and sums.
+fn write(html: &Path, dossier: &Dossier) -> Result<Vec<(PathBuf, String)>, Failure> {
+    let json = html.with_extension("json");
+    let page = mainstay_drill::html::page(dossier);
+    let mut twin = serde_json::to_string_pretty(dossier).map_err(|error| Failure::bug(error.to_string()))?;
+    twin.push('\n');
+    let mut sums = Vec::new();
+    for (path, text) in [(html.to_owned(), page), (json, twin)] {
+        std::fs::write(&path, &text).map_err(|error| broken(&path, &error))?;
+        sums.push((path, hex(Sha256::digest(&text).as_slice())));
+    }
+    Ok(sums)
+}
+
+/// As `sha256sum --check` reads them, from the folder of the files.
+fn write_sums(html: &Path, sums: &[(PathBuf, String)]) -> Result<(), Failure> {
+    let mut text = String::new();
+    for (path, sum) in sums {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        text.push_str(&format!("{sum}  {name}\n"));
+        eprintln!("written: {}", path.display());
+    }
+    let path = html.with_extension("sha256");
+    std::fs::write(&path, text).map_err(|error| broken(&path, &error))?;
+    eprintln!("written: {}", path.display());
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Several drills as one report.
+pub(crate) fn dossier(sheets: Vec<Sheet>, skipped: Vec<Skipped>) -> Dossier {
+    Dossier { dossier: DOSSIER_VERSION, made: screen::now(), sheets, skipped }
+}
+
+/// A report with its controls, kept in the state folder. What cannot be kept is said and stops nothing.
+pub(crate) fn keep(paths: &Paths, lacks: &[String], mut report: Report) -> Sheet {
+    complete(paths, &mut report);
+    report.environment.get_or_insert_default().missing = lacks.to_vec();
+    let kept = Kept::of(&report);
+    let sheet = Sheet { controls: controls(paths, &report.drill), report };
+    if let Err(error) = save(paths, &kept, &sheet) {
+        eprintln!("warning: this report is not kept: {error}");
+    }
+    sheet
+}
+
+/// What only the command line knows of where a drill ran.
+fn complete(paths: &Paths, report: &mut Report) {
+    let environment = report.environment.get_or_insert_default();
+    let sum = |path: &Path| std::fs::read(path).ok().map(|bytes| hex(Sha256::digest(bytes).as_slice()));
+    let build = if cfg!(debug_assertions) { "unoptimised build" } else { "optimised build" };
+    environment.mainstay = Some(format!("{}, {build}", env!("CARGO_PKG_VERSION")));
+    environment.program_sha256 = sum(&paths.program());
+    environment.stack_sha256 = sum(&paths.stack_file());
+    let mut folders = paths.state.components().rev().map(|part| part.as_os_str().to_string_lossy());
+    let (name, stack) = (folders.next().unwrap_or_default(), folders.next().unwrap_or_default());
+    environment.stack = Some(format!("{stack}, environment {name}"));
+    if let Some(version) = redis_version() {
+        environment.programs.insert("Redis".to_owned(), version);
+    }
+}
+
+/// "Redis server v=7.0.15 sha=…" → "7.0.15".
+fn redis_version() -> Option<String> {
+    use mainstay_controller::programs::{Found, all};
+    let Found::Here(path) = all().into_iter().find(|program| program.name == "redis")?.found else { return None };
+    let output = std::process::Command::new(path).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split(' ').find_map(|word| word.strip_prefix("v=")).map(str::to_owned)
+}
+
+// --- what is kept ---------------------------------------------------------------------------------------------
+
+/// A kept sheet by its file's name: `BEGAN_DRILL_VERDICT[_MISTAKE].json`, so that a folder tells without reading.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kept {
+    began: Timestamp,
+    drill: String,
+    verdict: String,
+    mistake: Option<String>,
+}
+
+impl Kept {
+    fn of(report: &Report) -> Self {
+        Self {
+            began: report.began,
+            drill: report.drill.clone(),
+            verdict: report.verdict.to_string(),
+            mistake: report.sabotage.clone(),
+        }
+    }
+
+    fn file_name(&self) -> String {
+        let mistake = self.mistake.as_ref().map(|mistake| format!("_{mistake}")).unwrap_or_default();
+        format!("{}_{}_{}{mistake}.json", self.began.as_micros(), self.drill, self.verdict)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_suffix(".json")?.splitn(4, '_');
+        let began = Timestamp::from_micros(parts.next()?.parse().ok()?);
+        let (drill, verdict) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        Some(Self { began, drill, verdict, mistake: parts.next().map(str::to_owned) })
+    }
+}
+
+fn folder(paths: &Paths) -> PathBuf {
+    paths.state.join("drills/reports")
+}
+
+/// What is kept, oldest first.
+fn kept(paths: &Paths) -> Vec<Kept> {
+    let entries = std::fs::read_dir(folder(paths)).into_iter().flatten().flatten();
+    let mut all: Vec<Kept> =
+        entries.filter_map(|entry| Kept::parse(entry.file_name().to_str().unwrap_or_default())).collect();
+    all.sort();
+    all
+}
+
+fn save(paths: &Paths, new: &Kept, sheet: &Sheet) -> Result<(), String> {
+    let folder = folder(paths);
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| error.to_string())?;
+    let text = serde_json::to_string(sheet).map_err(|error| error.to_string())?;
+    // Whole or not at all.
+    let (path, draft) = (folder.join(new.file_name()), folder.join(format!(".{}.new", new.file_name())));
+    std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, &path)).map_err(|error| error.to_string())?;
+    let all = kept(paths);
+    for old in all.iter().take(all.len().saturating_sub(MOST_KEPT)) {
+        // One that cannot be deleted is deleted next time.
+        std::fs::remove_file(folder.join(old.file_name())).ok();
+    }
+    Ok(())
+}
+
+/// The last controls of a drill, as the history of drills has them; none when it cannot be read.
+fn controls(paths: &Paths, drill: &str) -> Controls {
+    let history = mainstay_controller::drills::read(&paths.drill_history()).unwrap_or_default();
+    let last = |is: &dyn Fn(&DrillRecord) -> bool| {
+        let record = history.records.iter().rev().filter(|record| record.verdict.is_some()).find(|one| is(one))?;
+        let (at, verdict) = (record.ended.unwrap_or(record.began), record.verdict?);
+        Some(Control { at, verdict, mistake: record.sabotage.clone() })
+    };
+    Controls {
+        null: last(&|record| record.drill == Fault::Null.name() && record.sabotage.is_none()),
+        positive: last(&|record| record.drill == drill && record.sabotage.is_some()),
+    }
+}
+
+/// `mainstay drill report [RUN] --out FILE`: from what is kept; without a run, the last one.
+pub(crate) fn again(global: &Global, run: Option<&str>, out: Option<&Path>) -> Result<u8, Failure> {
+    let paths = crate::place::paths(global)?;
+    let all = kept(&paths);
+    let Some(out) = out else { return list(global, &all) };
+    let is_wanted = |kept: &&Kept| run.is_none_or(|run| kept.drill == run || kept.began.as_micros().to_string() == run);
+    let Some(found) = all.iter().rev().find(is_wanted) else {
+        let text = run.map_or("no drill is kept".to_owned(), |run| format!("no drill {run:?} is kept"));
+        return Err(Failure::user("MS2026", text).help("`mainstay drill report` lists what is kept"));
+    };
+    let path = folder(&paths).join(found.file_name());
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Failure::failed("MS2026", format!("cannot read {}: {error}", path.display())).help("run the drill again")
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
+    let mut sheet: Sheet = serde_json::from_str(&text).map_err(|error| unreadable(&error))?;
+    // As of now: a control may have been run since.
+    sheet.controls = controls(&paths, &sheet.report.drill);
+    if out.extension().is_none_or(|extension| extension != "html") {
+        let text = format!("--out {} does not end in .html", out.display());
+        return Err(Failure::user("MS2025", text).help("as in --out drill.html"));
+    }
+    let sums = write(out, &dossier(vec![sheet], Vec::new()))?;
+    write_sums(out, &sums)?;
+    Ok(exit_code::DONE)
+}
+
+fn list(global: &Global, all: &[Kept]) -> Result<u8, Failure> {
+    if global.json {
+        let rows: Vec<_> = all
+            .iter()
+            .map(|kept| {
+                let run = kept.began.as_micros().to_string();
+                serde_json::json!({"run": run, "drill": kept.drill, "began": kept.began, "verdict": kept.verdict,
+                    "sabotage": kept.mistake})
+            })
+            .collect();
+        println!("{}", serde_json::Value::from(rows));
+        return Ok(exit_code::DONE);
+    }
+    for kept in all {
+        let mistake = kept.mistake.as_ref().map(|mistake| format!("  with {mistake}")).unwrap_or_default();
+        println!("{}  {}  {:<20} {}{mistake}", kept.began.as_micros(), kept.began, kept.drill, kept.verdict);
+    }
+    if all.is_empty() {
+        eprintln!("no drill is kept yet");
+        eprintln!("hint: `mainstay drill database-crash --runs 5 --report drill.html` runs one");
+    } else {
+        eprintln!("hint: `mainstay drill report RUN --out drill.html` writes one; without RUN the last");
+    }
+    Ok(exit_code::DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_drill::Verdict;
+
+    use super::*;
+
+    fn kept(began: i64, drill: &str, verdict: &str, mistake: Option<&str>) -> Kept {
+        Kept {
+            began: Timestamp::from_micros(began),
+            drill: drill.to_owned(),
+            verdict: verdict.to_owned(),
+            mistake: mistake.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_file_name_tells_what_is_in_the_file() {
+        for one in [
+            kept(1_780_000_000_000_000, "database-crash", "PASS", None),
+            kept(5, "database-crash", "FAIL", Some("acknowledge-before-commit")),
+        ] {
+            assert_eq!(Kept::parse(&one.file_name()), Some(one));
+        }
+        for stranger in ["", ".json", "notes.json", "x_y_z.json", ".5_null_PASS.json.new"] {
+            assert_eq!(Kept::parse(stranger), None, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn controls_are_the_last_null_drill_and_the_last_mistake_of_the_same_drill() {
+        let folder = tempfile::tempdir().expect("folder");
+        let paths = Paths { state: folder.path().to_owned(), runtime: folder.path().to_owned() };
+        assert_eq!(controls(&paths, "database-crash"), Controls::default());
+        let record = |number: i64, drill: &str, verdict, mistake: Option<&str>| DrillRecord {
+            version: mainstay_api::HISTORY_VERSION,
+            id: number.to_string(),
+            drill: drill.to_owned(),
+            began: Timestamp::from_micros(number),
+            ended: Some(Timestamp::from_micros(number)),
+            verdict,
+            runs: 1,
+            seed: 1,
+            sabotage: mistake.map(str::to_owned),
+            release: "0.1.0".to_owned(),
+            stack: "abc".to_owned(),
+            figures: None,
+            reasons: Vec::new(),
+        };
+        let lines: String = [
+            record(1, "null", Some(Verdict::Pass), None),
+            record(2, "database-crash", Some(Verdict::Pass), Some("acknowledge-before-commit")),
+            record(3, "database-crash", Some(Verdict::Fail), Some("promote-without-fencing")),
+            record(4, "edge-crash", Some(Verdict::Fail), Some("close-listeners")),
+            record(5, "database-crash", Some(Verdict::Pass), None),
+            record(6, "database-crash", None, Some("acknowledge-before-commit")),
+        ]
+        .iter()
+        .map(|record| serde_json::to_string(record).expect("writes") + "\n")
+        .collect();
+        std::fs::create_dir_all(paths.drill_history().parent().expect("folder")).expect("folder");
+        std::fs::write(paths.drill_history(), lines).expect("writes");
+        let found = controls(&paths, "database-crash");
+        assert_eq!(found.null.map(|control| control.at), Some(Timestamp::from_micros(1)));
+        let positive = found.positive.expect("there");
+        assert_eq!((positive.verdict, positive.mistake.as_deref()), (Verdict::Fail, Some("promote-without-fencing")));
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_written_is_refused_before_anything_is_broken() {
+        let folder = tempfile::tempdir().expect("folder");
+        assert_eq!(Files::create(&folder.path().join("drill.pdf")).err().map(|error| error.name), Some("MS2025"));
+        let nowhere = folder.path().join("nowhere/drill.html");
+        assert_eq!(Files::create(&nowhere).err().map(|error| error.name), Some("MS3041"));
+        assert!(Files::create(&folder.path().join("drill.html")).is_ok());
+    }
+}
