@@ -221,7 +221,8 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
     loop {
         let status = match client.status().await {
             Ok(status) => Some(status),
-            Err(Error::NotRunning { .. } | Error::Refused(_)) => None,
+            // One that dies while it answers is restarted, too.
+            Err(Error::NotRunning { .. } | Error::Refused(_) | Error::Broken { .. }) => None,
             Err(error) => return Err(error.into()),
         };
         if let Some(status) = &status {
