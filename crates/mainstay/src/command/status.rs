@@ -120,7 +120,8 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
         println!("{name}: {url}");
     }
     if let Some(line) = drills(&status.drills) {
-        println!("drills: {line}");
+        // Colours count as letters here: lines are broken a little early, never too late.
+        board::wrap(&format!("drills: {line}"), board::columns()).iter().for_each(|line| println!("{line}"));
     }
     Ok(())
 }
