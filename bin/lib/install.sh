@@ -37,13 +37,18 @@ missing_packages() {
   done
 }
 
-install_missing() {
+# Rust is not the distribution's: its own installer brings it.
+need_rust() {
   # rustup puts it there; a shell that is no login shell may not know.
   have cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH="$HOME/.cargo/bin:$PATH"
   if ! have cargo; then
     echo "error: Rust is missing (cargo is not in PATH): install 1.95 or newer with rustup, then run this again" >&2
     exit 3
   fi
+}
+
+install_missing() {
+  case " $* " in *" build "*) need_rust ;; esac
   local packages
   packages=$(missing_packages "$@" | tr '\n' ' ')
   [ -z "${packages// /}" ] && return 0

@@ -1,0 +1,32 @@
+"""A service that eats memory, or all of a core, when it is asked to."""
+import os
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Shop(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/eat":
+            eaten = []
+            while True:
+                eaten.append(bytearray(b"x" * 1024 * 1024))
+        if self.path == "/burn":
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                pass
+            self.answer(str(time.process_time()))
+        else:
+            self.answer("shop %d" % os.getpid())
+
+    def answer(self, text):
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Shop).serve_forever()
