@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mainstay_postgres::access::Role;
 use mainstay_postgres::start::{self, Start};
 use mainstay_postgres::{Access, Layout, Passwords, Task, clone, find_programs, init, plain, probe, proof};
-use mainstay_stack::model::{Database, Durability};
+use mainstay_stack::model::{Database, Durability, PoolMode};
 use mainstay_supervisor::protocol::User;
 use mainstay_types::{Member, Nonce, Secret};
 use tokio::process::Child;
@@ -177,6 +177,8 @@ pub fn database(name: &str) -> Database {
         hang_after: Duration::from_secs(3),
         hold: Duration::from_secs(30),
         max_connections: 30,
+        pool_mode: PoolMode::Transaction,
+        pool_size: None,
         migrations: None,
         write_port: 0,
         read_port: 0,
