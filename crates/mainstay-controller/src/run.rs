@@ -31,6 +31,8 @@ use crate::store::{NewEvent, Store};
 
 /// Messages that may wait for the loop; it takes them all at every turn.
 const INBOX: usize = 4096;
+/// Between two tries for the console's port, which another process has.
+const CONSOLE_RETRY: Duration = Duration::from_secs(1);
 /// Time for the API to answer its last requests at the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
 
@@ -300,20 +302,32 @@ async fn open_doors(paths: &Paths, shared: Arc<Shared>, console_port: u16) -> an
     std::fs::rename(&aside, &socket)?;
     let owner = api::owner(Arc::clone(&shared));
     tokio::spawn(async move { axum::serve(listener, owner).await });
+    let journal = shared.journal.clone();
     let browser = api::browser(shared);
-    let port = (Ipv4Addr::LOCALHOST, console_port);
     // The one before may be just gone; the port is ours by ports.json.
-    let mut attempts = 0;
-    let listener = loop {
-        match TcpListener::bind(port).await {
-            Ok(listener) => break listener,
-            Err(_) if attempts < 50 => {
-                attempts += 1;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot listen on port {console_port}")),
+    for _ in 0..50 {
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, console_port)).await {
+            tokio::spawn(async move { axum::serve(listener, browser).await });
+            return Ok(());
         }
-    };
-    tokio::spawn(async move { axum::serve(listener, browser).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::spawn(open_later(journal, browser, console_port));
     Ok(())
+}
+
+/// Somebody took the console's port while no control plane ran. Databases and services need one more than people need
+/// the console: it waits for its port, and everything else goes on.
+async fn open_later(journal: Journal, browser: axum::Router, console_port: u16) {
+    let text = format!("port {console_port} is taken by another process: no console until it is free");
+    journal.emit(NewEvent::warn(now(), "ConsoleWithoutPort", text));
+    loop {
+        tokio::time::sleep(CONSOLE_RETRY).await;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, console_port)).await {
+            let text = format!("the console is open at port {console_port}");
+            journal.emit(NewEvent::info(now(), "ConsoleOpened", text));
+            axum::serve(listener, browser).await.ok();
+            return;
+        }
+    }
 }

@@ -448,7 +448,7 @@ async fn a_failover_while_clients_wait_in_the_queue_loses_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_are_idle_or_old_are_closed() {
     let brief =
-        PoolPolicy { size: 8, idle_ms: 200, least_idle: 1, lifetime_ms: 1_500, mode: mode(), ..PoolPolicy::default() };
+        PoolPolicy { size: 8, idle_ms: 200, least_idle: 1, lifetime_ms: 6_000, mode: mode(), ..PoolPolicy::default() };
     let (_primary, router, mut control) = with_pool(brief).await;
     let clients = [router.connect().await, router.connect().await, router.connect().await];
     let sleeps = clients.iter().map(|client| client.simple_query("select pg_sleep(0.1)"));

@@ -68,6 +68,33 @@ fn an_up_right_after_a_down_comes_up_on_changed_ports_and_after_the_clock_was_se
     world.assert_nothing_runs();
 }
 
+#[test]
+fn a_console_port_that_was_taken_meanwhile_costs_the_console_alone_and_only_until_it_is_free() {
+    let world = World::new("taken");
+    world.up().succeeds();
+    let port = (std::net::Ipv4Addr::LOCALHOST, world.ports[2]);
+    // keep starts the next control plane at once: whoever takes the port has to be quick.
+    let taken = (0..20).find_map(|_| {
+        let control = world.pids()["control"];
+        crate::world::kill(i32::try_from(control).expect("fits"));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(300) {
+            if let Ok(listener) = std::net::TcpListener::bind(port) {
+                return Some(listener);
+            }
+        }
+        wait_until("a control plane answers", || world.run(&["status"]).code == 0);
+        None
+    });
+    let taken = taken.expect("the port was never free");
+    wait_until("the event is there", || world.run(&["events"]).text.contains("no console until it is free"));
+    assert_eq!(world.sql("select 1"), "1");
+    drop(taken);
+    wait_until("the console is there", || std::net::TcpStream::connect(port).is_ok());
+    world.down().succeeds();
+    world.assert_nothing_runs();
+}
+
 fn change_times(file: &std::path::Path, key: &str) -> usize {
     let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(file).expect("reads")).expect("JSON");
     assert!(value[key].is_i64() || value[key].is_u64(), "{key} in {} is {}", file.display(), value[key]);
