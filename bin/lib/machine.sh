@@ -72,7 +72,7 @@ timeout "${MACHINE_TIMEOUT:-3000}" qemu-system-x86_64 -accel "$accelerator" -cpu
 qemu=$!
 trap 'kill "$qemu" 2>/dev/null || true; rm -rf "$work"' EXIT
 # What the machine says, as it says it.
-tail -n +1 --pid="$qemu" -f "$work/serial" 2>/dev/null | tr -d '\r' | grep --line-buffered -a '^\(==\|  \)' || true
+tail -n +1 --pid="$qemu" -f "$work/serial" 2>/dev/null | sed -u 's:\r::g' | grep --line-buffered -a '^\(==\|  \)' || true
 wait "$qemu" || { cat "$work/qemu"; tail -n 40 "$work/serial"; echo "the virtual machine did not end by itself"; exit 1; }
 if ! tr -d '\r' <"$work/serial" | grep -qa '^== machine passed'; then
   tail -n 60 "$work/serial" | tr -d '\r'
