@@ -29,7 +29,7 @@ if [ ! -e "$base/complete" ]; then
   rm -rf "$base"
   mkdir -p "$base"
   debootstrap --variant=minbase \
-    --include=systemd-sysv,dbus,linux-image-cloud-amd64,initramfs-tools,iproute2,procps,ca-certificates,curl,python3-minimal \
+    --include=systemd-sysv,dbus,linux-image-cloud-amd64,initramfs-tools,iproute2,procps,ca-certificates,curl,python3 \
     bookworm "$base/root" >"$base/log" 2>&1 || { tail -n 5 "$base/log"; untested "debootstrap failed: no Debian mirror is reached"; }
   touch "$base/complete"
 fi
@@ -40,7 +40,7 @@ root="$work/root"
 rm -rf "$root"/var/cache/apt/archives/*.deb
 mkdir -p "$root/opt/mainstay" "$root/opt/machine" "$root/srv/shop"
 cp -r bin docs README.md "$root/opt/mainstay/"
-cp "$MAINSTAY" "$root/opt/machine/mainstay"
+cp "$MAINSTAY" "$root/root/mainstay"
 cp bin/lib/machine/inside.sh bin/lib/machine/shop.py "$root/opt/machine/"
 cp bin/lib/machine/shop.py bin/lib/machine/mainstay.toml "$root/srv/shop/"
 cp bin/lib/machine/inside.service "$root/etc/systemd/system/"

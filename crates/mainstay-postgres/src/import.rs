@@ -51,6 +51,14 @@ pub enum Refused {
         /// Its beginning.
         text: String,
     },
+    /// It would end the transaction that the whole import is.
+    #[error("line {line}: `{text}` ends or begins a transaction, and the import is one")]
+    Transaction {
+        /// Which line, from 1.
+        line: u64,
+        /// Its beginning.
+        text: String,
+    },
     /// It makes databases or roles.
     #[error("line {line}: `{text}` is about the whole server, not about one database")]
     WholeServer {
@@ -94,7 +102,68 @@ pub struct Filter {
     rows: u64,
     /// A left out statement goes on in the next line.
     is_dropping: bool,
+    heads: Heads,
+    /// pg_dump's first line was seen, and its last one.
+    has_header: bool,
+    has_trailer: bool,
 }
+
+/// Where statements begin, and by which words.
+#[derive(Debug, Default)]
+struct Heads {
+    /// Words of the statement so far, at most two are kept.
+    count: u32,
+    first: String,
+    /// The word before, anywhere in the statement.
+    before: String,
+    /// Within a body `BEGIN ATOMIC … END`, whose statements end in semicolons too.
+    is_atomic: bool,
+}
+
+/// What a statement's first words say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Head {
+    Ordinary,
+    Transaction,
+    WholeServer,
+}
+
+impl Heads {
+    fn word(&mut self, word: &str) -> Head {
+        let word = word.to_ascii_lowercase();
+        if self.before == "begin" && word == "atomic" {
+            self.is_atomic = true;
+        }
+        self.count += 1;
+        let head = match (self.count, word.as_str()) {
+            (1, "end") if self.is_atomic => {
+                self.is_atomic = false;
+                Head::Ordinary
+            }
+            (1, "begin" | "commit" | "end" | "rollback" | "abort" | "start") => Head::Transaction,
+            (2, "transaction") if self.first == "prepare" => Head::Transaction,
+            (2, "database" | "role" | "user" | "group" | "tablespace" | "system")
+                if matches!(self.first.as_str(), "create" | "alter" | "drop") =>
+            {
+                Head::WholeServer
+            }
+            _ => Head::Ordinary,
+        };
+        if self.count == 1 {
+            self.first.clone_from(&word);
+        }
+        self.before = word;
+        head
+    }
+
+    fn end_statement(&mut self) {
+        self.count = 0;
+        self.before.clear();
+    }
+}
+
+/// Lines that hand-written dumps put around all they hold; the import is one transaction without them.
+const AROUND: [&str; 5] = ["begin;", "begin transaction;", "start transaction;", "commit;", "end;"];
 
 /// Beginnings of statements that are left out, and what is said of them.
 const LEFT_OUT: [(&str, &str); 7] = [
@@ -108,10 +177,6 @@ const LEFT_OUT: [(&str, &str); 7] = [
     ("SET transaction_timeout ", "settings of newer servers"),
 ];
 
-/// Beginnings of statements that are about the server.
-const WHOLE_SERVER: [&str; 6] =
-    ["CREATE DATABASE ", "DROP DATABASE ", "ALTER DATABASE ", "CREATE ROLE ", "ALTER ROLE ", "DROP ROLE "];
-
 impl Default for Filter {
     fn default() -> Self {
         Self {
@@ -121,6 +186,9 @@ impl Default for Filter {
             statements: 0,
             rows: 0,
             is_dropping: false,
+            heads: Heads::default(),
+            has_header: false,
+            has_trailer: false,
         }
     }
 }
@@ -142,12 +210,24 @@ impl Filter {
             return Ok(true);
         }
         let text = String::from_utf8_lossy(text);
+        self.has_header |= text == "-- PostgreSQL database dump";
+        self.has_trailer |= text == "-- PostgreSQL database dump complete";
         let begun = std::mem::replace(&mut self.within, Within::Statements);
         let is_inside = matches!(begun, Within::Quote(_));
-        let scanned = scan(&text, if let Within::Quote(quote) = begun { Some(quote) } else { None });
+        if !is_inside && AROUND.contains(&text.trim().to_ascii_lowercase().as_str()) && !self.heads.is_atomic {
+            self.heads.end_statement();
+            *self.left_out.entry("BEGIN and COMMIT (an import is one transaction)").or_default() += 1;
+            return Ok(false);
+        }
+        let scanned = scan(&text, if let Within::Quote(quote) = begun { Some(quote) } else { None }, &mut self.heads);
         self.within = scanned.open.map_or(Within::Statements, Within::Quote);
         if scanned.has_command {
             return self.command(&text);
+        }
+        match scanned.head {
+            Head::Ordinary => {}
+            Head::Transaction => return Err(Refused::Transaction { line: self.line, text: short(&text) }),
+            Head::WholeServer => return Err(Refused::WholeServer { line: self.line, text: short(&text) }),
         }
         if is_inside && !self.is_dropping {
             return Ok(true);
@@ -165,9 +245,6 @@ impl Filter {
         if self.is_dropping {
             self.is_dropping = !text.trim_end().ends_with(';');
             return Ok(false);
-        }
-        if WHOLE_SERVER.iter().any(|beginning| text.starts_with(beginning)) {
-            return Err(Refused::WholeServer { line: self.line, text: short(text) });
         }
         let owner = text.starts_with("ALTER ") && text.contains(" OWNER TO ") && text.trim_end().ends_with(';');
         let known = LEFT_OUT.iter().find(|(beginning, _)| text.starts_with(beginning)).map(|(_, what)| *what);
@@ -193,9 +270,9 @@ impl Filter {
         self.rows
     }
 
-    /// Whether the text ended in the middle of something.
+    /// Whether the text ended in the middle of something: of rows, a text, a statement, or of what pg_dump writes.
     pub fn is_cut_off(&self) -> bool {
-        self.within != Within::Statements
+        self.within != Within::Statements || self.heads.count > 0 || (self.has_header && !self.has_trailer)
     }
 
     /// Whether anything was in it that psql would do.
@@ -209,18 +286,21 @@ struct Scanned {
     open: Option<Quote>,
     /// A backslash outside of any text: a command of psql's.
     has_command: bool,
+    /// The worst of the statements that begin in it.
+    head: Head,
 }
 
 /// Goes through a line that begins within `open`.
-fn scan(line: &str, mut open: Option<Quote>) -> Scanned {
+fn scan(line: &str, mut open: Option<Quote>, heads: &mut Heads) -> Scanned {
     let mut rest = line;
     let mut before = ' ';
+    let mut head = Head::Ordinary;
     while let Some(letter) = rest.chars().next() {
         let mut taken = letter.len_utf8();
         match &mut open {
             None if rest.starts_with("--") => break,
             None => match letter {
-                '\\' => return Scanned { open, has_command: true },
+                '\\' => return Scanned { open, has_command: true, head },
                 '\'' => open = Some(Quote::Text { escapes: matches!(before, 'e' | 'E') }),
                 '"' => open = Some(Quote::Name),
                 '/' if rest.starts_with("/*") => {
@@ -232,6 +312,14 @@ fn scan(line: &str, mut open: Option<Quote>) -> Scanned {
                         taken = tag.len();
                         open = Some(Quote::Dollar(tag.to_owned()));
                     }
+                }
+                ';' => heads.end_statement(),
+                letter if letter.is_alphabetic() || letter == '_' => {
+                    let word = word_of(rest);
+                    taken = word.len();
+                    // `E` and the like before a quotation mark belong to the text.
+                    let said = heads.word(word);
+                    head = if head == Head::Ordinary { said } else { head };
                 }
                 _ => {}
             },
@@ -258,10 +346,21 @@ fn scan(line: &str, mut open: Option<Quote>) -> Scanned {
             }
             Some(_) => {}
         }
-        before = letter;
+        let passed = rest.get(..taken).unwrap_or_default();
+        before = passed.chars().next_back().unwrap_or(letter);
+        // A longer word ends in `e` without making an E'…' of what follows it.
+        if open.is_none() && taken > letter.len_utf8() && before.is_alphabetic() {
+            before = 'x';
+        }
         rest = rest.get(taken..).unwrap_or_default();
     }
-    Scanned { open, has_command: false }
+    Scanned { open, has_command: false, head }
+}
+
+/// The word at the beginning.
+fn word_of(text: &str) -> &str {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
+    text.get(..end).unwrap_or_default()
 }
 
 /// `$$` or `$tag$` at the beginning.
@@ -272,17 +371,18 @@ fn dollar_tag(text: &str) -> Option<&str> {
     if is_tag { text.get(..end + 2) } else { None }
 }
 
-/// What psql reads before a dump: from here on it obeys no command of its own but the end of this, by its key.
+/// What psql reads before a dump: from here on all is one transaction, which a dump that ends it anyway leaves without
+/// its guard, and psql obeys no command of its own but the end of this, by its key.
 ///
 /// **Source**: psql's manual, `\restrict`; in psql 13.22, 14.19, 15.14, 16.10, 17.6 and later. An older one ends with an
 /// error here, before it has done anything.
 pub fn preamble(key: &str) -> String {
-    format!("\\restrict {key}\n")
+    format!("BEGIN;\nCREATE TEMPORARY TABLE mainstay_import (x integer) ON COMMIT DROP;\n\\restrict {key}\n")
 }
 
-/// What psql reads after it.
+/// What psql reads after it. Only this commits: whoever feeds psql and dies leaves a transaction that is rolled back.
 pub fn end(key: &str) -> String {
-    format!("\\unrestrict {key}\n")
+    format!("\\unrestrict {key}\nDROP TABLE pg_temp.mainstay_import;\nCOMMIT;\n")
 }
 
 fn short(text: &str) -> String {

@@ -217,7 +217,7 @@ pub struct Database {
     pub hold: Duration,
     /// The server's `max_connections`. Default 100.
     pub max_connections: u32,
-    /// Default `transaction`.
+    /// Default `session`.
     pub pool_mode: PoolMode,
     /// Most server connections of a role in a database by one port of the router, in transaction mode. Default: what
     /// the services may open, at least 10, at most `max_connections` less what mainstay keeps.

@@ -92,7 +92,7 @@ fn twelve_lines_are_a_whole_stack() {
             hang_after: seconds(3),
             hold: seconds(30),
             max_connections: 100,
-            pool_mode: PoolMode::Transaction,
+            pool_mode: PoolMode::Session,
             pool_size: None,
             migrations: Some(PathBuf::from("migrations")),
             write_port: 6432,

@@ -63,6 +63,32 @@ fn commands_of_psql_and_statements_about_the_server_are_refused_with_their_line(
 }
 
 #[test]
+fn a_dump_does_not_end_the_transaction_that_it_is_read_in() {
+    for text in
+        ["COMMIT; SELECT 1;\n", "SELECT 1; rollback;\n", "SELECT 'x'; /* y */ End\n;\n", "prepare transaction 'a';\n"]
+    {
+        assert!(matches!(run(text).unwrap_err(), Refused::Transaction { line: 1, .. }), "{text}");
+    }
+    for text in ["SET x = 1; ALTER ROLE bob SET y = 2;\n", "create\n  database d;\n"] {
+        assert!(matches!(run(text).unwrap_err(), Refused::WholeServer { .. }), "{text}");
+    }
+    let (passed, filter) = run("BEGIN;\nSELECT 1;\nCommit;\n").unwrap();
+    assert_eq!((passed.as_str(), filter.left_out().values().sum::<u64>()), ("SELECT 1;\n", 2));
+    let body = "CREATE FUNCTION f() RETURNS int LANGUAGE sql\n    BEGIN ATOMIC\n SELECT 1;\n SELECT CASE WHEN true THEN 1 END;\n\
+        END;\nSAVEPOINT a;\nDROP TABLE database, rollback_log;\n";
+    assert_eq!(run(body).unwrap().0, body);
+}
+
+#[test]
+fn what_pg_dump_began_has_to_have_its_end() {
+    let whole = "--\n-- PostgreSQL database dump\n--\nSELECT 1;\n--\n-- PostgreSQL database dump complete\n--\n";
+    assert!(!run(whole).unwrap().1.is_cut_off());
+    assert!(run(whole.split("SELECT 1;\n").next().unwrap()).unwrap().1.is_cut_off());
+    assert!(run("CREATE TABLE e (a int)\n").unwrap().1.is_cut_off());
+    assert!(!run("CREATE TABLE e (a int);\n").unwrap().1.is_cut_off());
+}
+
+#[test]
 fn the_guard_that_new_dumps_carry_is_dropped_and_no_other_command_passes_behind_it() {
     let (passed, _) = run("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n").unwrap();
     assert_eq!(passed, "SELECT 1;\n");

@@ -105,7 +105,7 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
         hang_after: cursor.duration(ctx, "hang_after", HANG_AFTER_LEAST..=MINUTES).unwrap_or(Duration::from_secs(3)),
         hold: cursor.duration(ctx, "hold", Duration::ZERO..=MINUTES).unwrap_or(Duration::from_secs(30)),
         max_connections: cursor.count(ctx, "max_connections", LEAST_CONNECTIONS..=MOST_CONNECTIONS).unwrap_or(100),
-        pool_mode: pool_mode(&mut cursor, ctx).unwrap_or(PoolMode::Transaction),
+        pool_mode: pool_mode(&mut cursor, ctx).unwrap_or(PoolMode::Session),
         pool_size: cursor.count(ctx, "pool_size", 1..=MOST_CONNECTIONS),
         migrations: inner_path(&mut cursor, ctx, "migrations"),
         write_port: cursor.port(ctx, "write_port").unwrap_or(WRITE_PORT),

@@ -1,8 +1,8 @@
 //! `mainstay db import`: a dump, or a running database, into the stack's own, in one transaction.
 //!
 //! Whatever the source is, it becomes one stream of SQL that psql runs as the application's role, through the router.
-//! psql commits when the stream ends: it is ended only after its source ended well, else psql is killed and
-//! PostgreSQL takes everything back.
+//! The stream's own last line commits, and is sent only after the source ended well: whatever else ends this command
+//! or psql, PostgreSQL takes everything back.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
@@ -124,9 +124,9 @@ fn has_migrations(global: &Global) -> bool {
         .is_ok_and(|place| place.parsed.stack.database.is_some_and(|database| database.migrations.is_some()))
 }
 
-/// `20261126T081502`, UTC.
+/// `20261126t081502123`, UTC, with milliseconds.
 fn stamp(now: Timestamp) -> String {
-    now.to_string().chars().filter(char::is_ascii_alphanumeric).take(15).collect::<String>().to_lowercase()
+    now.to_string().chars().filter(char::is_ascii_alphanumeric).take(18).collect::<String>().to_lowercase()
 }
 
 /// Where the SQL comes from.
@@ -269,13 +269,12 @@ fn again<R: Read>(head: Vec<u8>, rest: R) -> BufReader<std::io::Chain<std::io::C
 /// Runs the SQL of the source; answers what the filter saw. On any fault nothing is kept.
 fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) -> Result<Filter, Failure> {
     let mut psql = target.psql();
-    psql.args(["--single-transaction", "-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    psql.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut psql = psql.spawn().map_err(|error| no_psql(&error))?;
     let filter = match feed(&mut source, &mut psql, aside, talk) {
         Ok(filter) => filter,
         Err(Fault::Psql) => return Err(psql_failed(psql)),
         Err(Fault::Source(failure)) => {
-            // Before its input ends, which would commit.
             psql.kill().ok();
             psql.wait().ok();
             stop(&mut source.makers);
@@ -313,10 +312,13 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) 
     let mut out = psql.stdin.take().ok_or_else(|| Failure::bug("psql has no input"))?;
     let key = format!("mainstay{:x}", screen::now().as_micros());
     let mut send = |bytes: &[u8]| out.write_all(bytes).map_err(|_| Fault::Psql);
+    let mut preamble = import::preamble(&key);
     if let Some(schema) = aside {
-        send(format!("ALTER SCHEMA public RENAME TO {schema};\nCREATE SCHEMA public;\n").as_bytes())?;
+        // In the same transaction, but before psql is restricted to what the dump says.
+        let moved = format!("ALTER SCHEMA public RENAME TO {schema};\nCREATE SCHEMA public;\n\\restrict");
+        preamble = preamble.replacen("\\restrict", &moved, 1);
     }
-    send(import::preamble(&key).as_bytes())?;
+    send(preamble.as_bytes())?;
     let mut filter = Filter::default();
     let (mut line, mut bytes, mut told) = (Vec::new(), 0u64, Instant::now());
     loop {
@@ -346,11 +348,10 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) 
     }
     source.ended_well()?;
     if filter.is_cut_off() || filter.is_empty() {
-        let why = if filter.is_empty() { "nothing is in it" } else { "it ends in the middle of a statement" };
+        let why = if filter.is_empty() && !filter.is_cut_off() { "nothing is in it" } else { "it is cut off" };
         return Err(Failure::user("MS2031", format!("{}: {why}", source.what)).help("nothing was imported").into());
     }
     send(import::end(&key).as_bytes())?;
-    // Kept open: its end is what commits.
     psql.stdin = Some(out);
     Ok(filter)
 }

@@ -56,9 +56,16 @@ impl Command {
         first.contains('=') && !first.starts_with(['-', '/', '.'])
     }
 
+    /// A quotation mark that is not closed, or nothing behind the last backslash: as it stands, whatever it means.
+    fn has_open_end(&self) -> bool {
+        let is_odd = |mark| self.line.matches(mark).count() % 2 == 1;
+        is_odd('\'') || is_odd('"') || self.line.ends_with('\\')
+    }
+
     /// Whether only a shell understands it.
     pub(super) fn wants_shell(&self) -> bool {
         self.sets_variables()
+            || self.has_open_end()
             || self.line.contains(['$', '|', '&', ';', '<', '>', '`', '*', '?', '~', '(', ')', '{', '}', '#'])
     }
 

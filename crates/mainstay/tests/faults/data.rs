@@ -12,7 +12,8 @@ const DUMP: &str = "--\n-- PostgreSQL database dump\n--\n\\restrict Xy12\n\
     CREATE TABLE public.orders (\n    id integer NOT NULL,\n    note text\n);\nALTER TABLE public.orders OWNER TO nobody_here;\n\
     COPY public.orders (id, note) FROM stdin;\n1\tGRANT me a wish\n2\t\\\\! not a command\n3\t\\N\n\\.\n\
     ALTER TABLE ONLY public.orders\n    ADD CONSTRAINT orders_pkey PRIMARY KEY (id);\n\
-    GRANT SELECT ON TABLE public.orders TO nobody_here;\n\\unrestrict Xy12\n";
+    GRANT SELECT ON TABLE public.orders TO nobody_here;\n\
+    --\n-- PostgreSQL database dump complete\n--\n\\unrestrict Xy12\n";
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut child = Command::new("gzip").arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip");
@@ -36,6 +37,10 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
     world.import(&["broken.sql"]).fails(1, "MS1013", &["nothing", "nothing was imported"]);
     world.import(&["evil.sql"]).fails(2, "MS2032", &["evil.sql", "touch hacked"]);
     world.import(&["cut.sql.gz"]).fails(1, "MS1013", &["gzip failed", "unexpected end of file"]);
+    write("half.sql", DUMP.split("ALTER TABLE ONLY").next().expect("before").as_bytes());
+    world.import(&["half.sql"]).fails(2, "MS2031", &["half.sql", "cut off"]);
+    write("commit.sql", b"create table one (x int); cOmMiT; select 1/0;\n");
+    world.import(&["commit.sql"]).fails(2, "MS2032", &["commit.sql", "line 1", "transaction"]);
     world.import(&["photo.png"]).fails(2, "MS2031", &["photo.png"]);
     world.import(&["missing.sql"]).fails(2, "MS2031", &["missing.sql"]);
     assert_eq!(world.sql(tables), "0", "something of a refused import was kept");
@@ -62,8 +67,34 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
         "2",
         "what was there was not kept"
     );
+    killed_half_way(&world);
     world.down().succeeds();
     world.assert_nothing_runs();
+}
+
+/// An import that is killed, however it is, leaves the database as it was.
+fn killed_half_way(world: &World) {
+    let rows: String = (0..400_000).map(|row| format!("{row}\n")).collect();
+    let text =
+        format!("BEGIN;\nCREATE TABLE public.big (x int);\nCOPY public.big (x) FROM stdin;\n{rows}\\.\nCOMMIT;\n");
+    std::fs::write(world.app().join("big.sql"), text).expect("writes");
+    for (signal, millis) in [("-KILL", 150), ("-TERM", 300), ("-KILL", 500)] {
+        let mut import = world.begin_import(&["big.sql", "--replace"]);
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        Command::new("kill").args([signal, &import.id().to_string()]).status().expect("kill");
+        // One that was done by then is no test of it, and no fault.
+        let is_done = import.wait().expect("ends").success();
+        let began = std::time::Instant::now();
+        let sessions = "select count(*) from pg_stat_activity where query like '%COPY%' and pid <> pg_backend_pid()";
+        while world.sql(sessions) != "0" && began.elapsed() < std::time::Duration::from_secs(20) {}
+        let there = world.sql("select to_regclass('public.orders') is not null, to_regclass('public.big') is not null");
+        assert_eq!(there, if is_done { "f|t" } else { "t|f" }, "after {signal} at {millis} ms");
+        if is_done {
+            return;
+        }
+    }
+    world.import(&["big.sql", "--replace"]).succeeds();
+    assert_eq!(world.sql("select count(*) from public.big"), "400000");
 }
 
 #[test]

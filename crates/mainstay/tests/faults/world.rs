@@ -175,6 +175,12 @@ impl World {
         self.run(&[&["db", "import"], arguments].concat())
     }
 
+    /// `db import` that goes on.
+    pub(crate) fn begin_import(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(&[&["db", "import"], arguments].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
+    }
+
     /// The application's database, with its password.
     pub(crate) fn database_url(&self) -> String {
         let ran = self.run(&["env", "web", "--show-secrets"]);

@@ -154,10 +154,16 @@ fn code_of(verdict: Verdict) -> u8 {
 
 fn failure(error: Error) -> Failure {
     match error {
-        Error::Client(error) => error.into(),
+        Error::Client(error) => {
+            let failure = Failure::from(error);
+            // It was up when the drill began.
+            let code = if failure.name == "MS1001" { failure.code } else { exit_code::DRILL_ABORTED };
+            Failure { code, ..failure }
+        }
         Error::NotApplicable(text) => Failure::user("MS2022", text),
         Error::NotWhole(_) => {
-            Failure::failed("MS1010", error.to_string()).help("`mainstay status` shows what it waits for")
+            let help = "`mainstay status` shows what it waits for";
+            Failure::new(exit_code::DRILL_ABORTED, "MS1010", error.to_string()).help(help)
         }
         Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) => Failure::failed("MS1011", error.to_string()),
         Error::Busy => Failure::refused("MS4020", error.to_string()).help("wait for its end"),
