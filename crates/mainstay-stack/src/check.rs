@@ -26,6 +26,7 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
     let stack = &draft.stack;
     ports(stack, ctx);
     needs(&stack.services, ctx);
+    instance_names(&stack.services, ctx);
     if let Some(database) = &stack.database {
         connections(draft, database, ctx);
         if database.durability == Durability::Strict && database.standbys == 0 {
@@ -65,6 +66,18 @@ fn ports(stack: &Stack, ctx: &mut Context<'_>) {
         let message = format!("`{at}` is {port}, and so is `{against}`");
         let help = "give one of the two another port from 1024 to 65535".to_owned();
         ctx.error(Code::PortTwice, &ctx.place(&[at]), message, help);
+    }
+}
+
+/// A service `web-2` beside a service `web` could not be told from its second instance.
+fn instance_names(services: &BTreeMap<ServiceName, Service>, ctx: &mut Context<'_>) {
+    for name in services.keys() {
+        let Some((other, slot)) = name.as_str().rsplit_once('-') else { continue };
+        if slot.bytes().all(|byte| byte.is_ascii_digit()) && services.keys().any(|one| one.as_str() == other) {
+            let message = format!("service \"{name}\" has the name of an instance of service \"{other}\"");
+            let help = format!("name it by what it does, as in `{other}-two`");
+            ctx.error(Code::NameShared, &ctx.place(&[&format!("service.{name}")]), message, help);
+        }
     }
 }
 
