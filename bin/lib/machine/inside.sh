@@ -26,7 +26,10 @@ soon() {
   ok "$what"
 }
 sql() { (cd /srv/shop && mainstay db psql -- -qAtc "$1"); }
-pid_of() { (cd /srv/shop && mainstay ps --json) | tr '{' '\n' | sed -n "s/.*\"name\":\"$1\".*\"pid\":\([0-9]*\).*/\1/p" | head -n 1; }
+pid_of() {
+  (cd /srv/shop && mainstay ps --json) |
+    python3 -c 'import json, sys; print(next((p["pid"] for p in json.load(sys.stdin) if p["name"] == sys.argv[1]), ""))' "$1"
+}
 is_ready() { (cd /srv/shop && mainstay status --json) | grep -q '"overall":"ready"'; }
 is_other_pid() { local pid; pid=$(pid_of "$1"); [ -n "$pid" ] && [ "$pid" != "$2" ]; }
 group() { sed -n 's/^0:://p' "/proc/$1/cgroup"; }
