@@ -26,6 +26,9 @@ impl Ties {
     /// Not a tie: the text names prepared statements.
     pub(crate) const NAMES: Self = Self(1 << 12);
 
+    /// After these, settings are to be read back.
+    pub(crate) const CHANGES: Self = Self(Self::READABLE.0 | Self::RESET.0);
+
     /// Those that are no ties.
     const REMARKS: u16 = Self::RESET.0 | Self::NAMES.0;
 
@@ -43,6 +46,11 @@ impl Ties {
 
     pub(crate) fn remove(&mut self, other: Self) {
         self.0 &= !other.0;
+    }
+
+    /// Those of its own that `others` has too.
+    pub(crate) fn among(self, others: Self) -> Self {
+        Self(self.0 & others.0)
     }
 
     /// Without what is no tie.
@@ -69,8 +77,8 @@ impl Ties {
     }
 }
 
-/// Longest word that is looked at; longer ones are names.
-const WORD: usize = 32;
+/// Longest word that is looked at (NAMEDATALEN): some settings' names have more than 32 bytes.
+const WORD: usize = 64;
 
 /// Longest tag of a dollar quote (NAMEDATALEN).
 const TAG: usize = 64;
@@ -93,6 +101,69 @@ enum Place {
     },
 }
 
+/// Whether a quote now would continue an `E` string, whose escapes then go on: white space with a newline in it may
+/// stand between, and line comments are white space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Continued {
+    No,
+    /// Nothing since the string's last quote: another one is a doubled one.
+    Closed,
+    Space {
+        has_newline: bool,
+    },
+    /// A minus, which may begin a comment.
+    Dash {
+        has_newline: bool,
+    },
+}
+
+impl Continued {
+    /// Behind one more byte outside of quotes and comments.
+    fn then(self, byte: u8) -> Self {
+        let is_newline = matches!(byte, b'\n' | b'\r');
+        match (self, byte) {
+            (Self::Closed, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c) => Self::Space { has_newline: is_newline },
+            (Self::Space { has_newline }, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c) => {
+                Self::Space { has_newline: has_newline || is_newline }
+            }
+            (Self::Closed, b'-') => Self::Dash { has_newline: false },
+            (Self::Space { has_newline }, b'-') => Self::Dash { has_newline },
+            // The comment has begun; its end is the newline.
+            (Self::Dash { has_newline }, b'-') => Self::Space { has_newline },
+            _ => Self::No,
+        }
+    }
+}
+
+/// A word that is being read.
+#[derive(Clone, Debug)]
+struct Word {
+    bytes: [u8; WORD],
+    length: usize,
+}
+
+impl Word {
+    fn new() -> Self {
+        Self { bytes: [0; WORD], length: 0 }
+    }
+
+    fn push(&mut self, byte: u8) {
+        if self.length < WORD {
+            self.bytes[self.length] = byte.to_ascii_lowercase();
+        }
+        self.length = self.length.saturating_add(1);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// What was read; `?` for what is too long.
+    fn read(&self) -> &[u8] {
+        if self.length > WORD { b"?" } else { &self.bytes[..self.length] }
+    }
+}
+
 /// What the first words of a statement said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Statement {
@@ -103,11 +174,17 @@ enum Statement {
     Declare,
     DeclareWith,
     Into,
+    /// Behind EXPLAIN: its options, and somewhere the statement that is explained.
+    Explain,
     Prepare,
+    /// Behind PREPARE TRANSACTION, which may also be a statement of that name.
+    PrepareTransaction,
     Set,
     SetTime,
-    /// Behind the name of an ordinary setting; a dot here makes it a setting of somebody's own.
+    /// Behind a word that may be the name of an ordinary setting; a dot here makes it one of somebody's own.
     SetName,
+    /// Behind `standard_conforming_strings`: its value comes.
+    SetStrings,
     /// Behind DEALLOCATE or DISCARD.
     Deallocate,
     Discard,
@@ -118,10 +195,14 @@ enum Statement {
 pub(crate) struct Glance {
     place: Place,
     statement: Statement,
-    word: [u8; WORD],
-    word_length: usize,
+    word: Word,
+    /// Of what is in quotes of any kind, which may become SQL elsewhere or name a schema.
+    inner: Word,
+    continued: Continued,
     previous: u8,
     is_pair: bool,
+    /// The last `&` stood behind a `U`.
+    is_unicode: bool,
     tag: [u8; TAG],
     tag_length: usize,
     ties: Ties,
@@ -132,10 +213,12 @@ impl Glance {
         Self {
             place: Place::Plain,
             statement: Statement::Start,
-            word: [0; WORD],
-            word_length: 0,
+            word: Word::new(),
+            inner: Word::new(),
+            continued: Continued::No,
             previous: 0,
             is_pair: false,
+            is_unicode: false,
             tag: [0; TAG],
             tag_length: 0,
             ties: Ties::NONE,
@@ -158,16 +241,23 @@ impl Glance {
     }
 
     pub(crate) fn finish(mut self) -> Ties {
+        self.end_inner();
         self.end_word();
         self.end_statement();
         self.ties
     }
 
     fn step(&mut self, byte: u8) {
+        if matches!(self.place, Place::Quote { .. } | Place::Name | Place::Dollar { .. }) {
+            self.within(byte);
+        }
         match self.place {
             Place::Plain => self.plain(byte),
             Place::Quote { has_escapes } => match byte {
-                b'\'' if !(has_escapes && self.previous == b'\\') => self.place = Place::Plain,
+                b'\'' if !(has_escapes && self.previous == b'\\') => {
+                    self.place = Place::Plain;
+                    self.continued = if has_escapes { Continued::Closed } else { Continued::No };
+                }
                 // A doubled backslash must not escape what follows it.
                 b'\\' if has_escapes && self.previous == b'\\' => self.is_pair = true,
                 _ => {}
@@ -176,8 +266,11 @@ impl Glance {
                 self.end_word();
                 self.place = Place::Plain;
             }
-            Place::Name => self.push(byte),
-            Place::LineComment if byte == b'\n' => self.place = Place::Plain,
+            Place::Name => self.word.push(byte),
+            Place::LineComment if matches!(byte, b'\n' | b'\r') => {
+                self.continued = self.continued.then(byte);
+                self.place = Place::Plain;
+            }
             Place::LineComment => {}
             Place::BlockComment { depth } => self.comment(byte, depth),
             Place::Opening => self.opening(byte),
@@ -185,34 +278,66 @@ impl Glance {
         }
     }
 
+    /// In quotes of any kind.
+    fn within(&mut self, byte: u8) {
+        if is_of_word(byte) {
+            self.inner.push(byte);
+        } else {
+            self.end_inner();
+        }
+    }
+
     fn plain(&mut self, byte: u8) {
+        let continued = self.continued;
+        self.continued = continued.then(byte);
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'0'..=b'9' | 0x80.. => self.push(byte),
-            b'$' if self.word_length > 0 => self.push(byte),
+            _ if is_of_word(byte) => self.word.push(byte),
+            b'$' if !self.word.is_empty() => self.word.push(byte),
             b'\'' => {
-                let has_escapes = self.word_length == 1 && self.word[0] == b'e';
+                let is_continued = matches!(continued, Continued::Closed | Continued::Space { has_newline: true });
+                let has_escapes = is_continued || self.word.read() == b"e";
+                self.unless_unicode();
                 self.end_word();
                 self.place = Place::Quote { has_escapes };
             }
             _ => {
                 self.end_word();
-                match byte {
-                    b';' => self.end_statement(),
-                    b'.' if self.statement == Statement::SetName => self.statement = self.tied(Ties::SETTING),
-                    b'"' => self.place = Place::Name,
-                    b'-' if self.previous == b'-' => self.place = Place::LineComment,
-                    b'*' if self.previous == b'/' => {
-                        self.is_pair = true;
-                        self.place = Place::BlockComment { depth: 1 };
-                    }
-                    b'$' => {
-                        self.place = Place::Opening;
-                        self.tag_length = 0;
-                    }
-                    _ => {}
-                }
+                self.punctuation(byte);
             }
         }
+    }
+
+    fn punctuation(&mut self, byte: u8) {
+        match byte {
+            b';' => self.end_statement(),
+            b'.' if matches!(self.statement, Statement::Set | Statement::SetTime | Statement::SetName) => {
+                self.statement = self.tied(Ties::SETTING);
+            }
+            b'"' => {
+                self.unless_unicode();
+                self.place = Place::Name;
+            }
+            // What it means is decided by the quote that may follow.
+            b'&' => self.is_unicode = matches!(self.previous, b'u' | b'U'),
+            b'-' if self.previous == b'-' => self.place = Place::LineComment,
+            b'*' if self.previous == b'/' => {
+                self.is_pair = true;
+                self.place = Place::BlockComment { depth: 1 };
+            }
+            b'$' => {
+                self.place = Place::Opening;
+                self.tag_length = 0;
+            }
+            _ => {}
+        }
+    }
+
+    /// `U&"…"` and `U&'…'` spell their letters as numbers, which are not read here.
+    fn unless_unicode(&mut self) {
+        if self.is_unicode && self.previous == b'&' {
+            self.ties.add(Ties::UNKNOWN);
+        }
+        self.is_unicode = false;
     }
 
     fn comment(&mut self, byte: u8, depth: u8) {
@@ -228,7 +353,12 @@ impl Glance {
     fn opening(&mut self, byte: u8) {
         match byte {
             b'$' => self.place = Place::Dollar { matched: 0 },
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'0'..=b'9' | 0x80.. if self.tag_length < TAG => {
+            _ if is_of_word(byte) && self.tag_length == TAG => {
+                // Longer than a name can be, and yet PostgreSQL takes it for a quote: what is in it cannot be told.
+                self.place = Place::Plain;
+                self.ties.add(Ties::UNKNOWN);
+            }
+            _ if is_of_word(byte) => {
                 // A digit first is a parameter ($1), not a quote.
                 if self.tag_length == 0 && byte.is_ascii_digit() {
                     self.place = Place::Plain;
@@ -260,16 +390,9 @@ impl Glance {
         }
     }
 
-    fn push(&mut self, byte: u8) {
-        if self.word_length < WORD {
-            self.word[self.word_length] = byte.to_ascii_lowercase();
-        }
-        self.word_length = self.word_length.saturating_add(1);
-    }
-
     fn end_statement(&mut self) {
         match self.statement {
-            Statement::Set | Statement::SetTime => self.ties.add(Ties::SETTING),
+            Statement::Set | Statement::SetTime | Statement::SetStrings => self.ties.add(Ties::SETTING),
             Statement::Prepare => self.ties.add(Ties::PREPARED),
             _ => {}
         }
@@ -277,14 +400,19 @@ impl Glance {
     }
 
     fn end_word(&mut self) {
-        let length = std::mem::take(&mut self.word_length);
-        if length == 0 {
+        if self.word.is_empty() {
             return;
         }
-        let copy = self.word;
-        let word = if length > WORD { &b"?"[..] } else { &copy[..length] };
-        self.ties.add(anywhere(word));
-        self.statement = self.next(word);
+        let word = std::mem::replace(&mut self.word, Word::new());
+        self.ties.add(anywhere(word.read()));
+        self.statement = self.next(word.read());
+    }
+
+    fn end_inner(&mut self) {
+        if !self.inner.is_empty() {
+            self.ties.add(anywhere(self.inner.read()));
+            self.inner.length = 0;
+        }
     }
 
     fn next(&mut self, word: &[u8]) -> Statement {
@@ -294,8 +422,15 @@ impl Glance {
             Statement::Known => Statement::Known,
             Statement::Create => {
                 self.tie_if(is_temporary(word), Ties::TEMPORARY);
+                self.tie_if(word == b"execute", Ties::NAMES);
                 Statement::Create
             }
+            Statement::Explain => match word {
+                b"create" | b"declare" | b"execute" | b"prepare" => self.first(word),
+                b"into" => Statement::Into,
+                _ => Statement::Explain,
+            },
+            Statement::Into if matches!(word, b"local" | b"global") => Statement::Into,
             Statement::Into => {
                 self.tie_if(is_temporary(word), Ties::TEMPORARY);
                 Statement::Known
@@ -306,12 +441,17 @@ impl Glance {
                 self.tie_if(word == b"hold", Ties::CURSOR);
                 Statement::Declare
             }
-            Statement::Prepare => {
-                self.tie_if(word != b"transaction", Ties::PREPARED);
+            Statement::Prepare if word == b"transaction" => Statement::PrepareTransaction,
+            Statement::Prepare | Statement::PrepareTransaction => self.tied(Ties::PREPARED),
+            Statement::Set => self.setting(word),
+            // A name with a doubled quote in it comes as two.
+            Statement::SetName if word.contains(&b'.') => self.tied(Ties::SETTING),
+            Statement::SetName => Statement::Known,
+            Statement::SetStrings if word == b"to" => Statement::SetStrings,
+            Statement::SetStrings => {
+                self.tie_if(word != b"on", Ties::SETTING);
                 Statement::Known
             }
-            Statement::Set => self.setting(word),
-            Statement::SetName => Statement::Known,
             Statement::Deallocate if word == b"prepare" => Statement::Deallocate,
             Statement::Deallocate => {
                 self.tie_if(word != b"all", Ties::NAMES);
@@ -338,11 +478,12 @@ impl Glance {
             b"load" => self.tied(Ties::LOADED),
             b"select" | b"insert" | b"update" | b"delete" | b"merge" | b"with" | b"values" | b"table" | b"begin"
             | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release" | b"show"
-            | b"explain" | b"copy" | b"fetch" | b"move" | b"close" | b"analyze" | b"analyse" | b"vacuum" | b"alter"
-            | b"drop" | b"truncate" | b"comment" | b"grant" | b"revoke" | b"lock" | b"notify" | b"checkpoint"
-            | b"reindex" | b"cluster" | b"refresh" | b"security" | b"import" | b"reassign" | b"unlisten" | b"call" => {
+            | b"copy" | b"fetch" | b"move" | b"close" | b"analyze" | b"analyse" | b"vacuum" | b"alter" | b"drop"
+            | b"truncate" | b"comment" | b"grant" | b"revoke" | b"lock" | b"notify" | b"checkpoint" | b"reindex"
+            | b"cluster" | b"refresh" | b"security" | b"import" | b"reassign" | b"unlisten" | b"call" => {
                 Statement::Known
             }
+            b"explain" => Statement::Explain,
             b"reset" => self.tied(Ties::RESET),
             b"execute" => self.tied(Ties::NAMES),
             b"deallocate" => Statement::Deallocate,
@@ -356,12 +497,17 @@ impl Glance {
         match word {
             b"session" => Statement::Set,
             b"time" => Statement::SetTime,
-            b"local" | b"transaction" | b"constraints" => Statement::Known,
-            b"names" => Statement::Known,
+            b"local" | b"transaction" | b"constraints" | b"names" => Statement::SetName,
             // Who one is decides what one may do; a server does not tell these as settings.
             b"role" | b"authorization" | b"session_authorization" => self.tied(Ties::SETTING),
-            b"characteristics" => self.tied(Ties::READABLE),
-            _ if CARRIED.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(word)) => Statement::Known,
+            // With a dot in its quotes it is a setting of somebody's own; a name too long to read may have one.
+            _ if word.contains(&b'.') || word == b"?" => self.tied(Ties::SETTING),
+            // Anything but "on" changes how text is read, also here: the session must stay.
+            b"standard_conforming_strings" => {
+                self.ties.add(Ties::READABLE);
+                Statement::SetStrings
+            }
+            _ if CARRIED.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(word)) => Statement::SetName,
             _ => {
                 self.ties.add(Ties::READABLE);
                 Statement::SetName
@@ -387,6 +533,10 @@ impl Glance {
 pub(crate) const CARRIED: [&str; 6] =
     ["application_name", "client_encoding", "DateStyle", "IntervalStyle", "TimeZone", "default_transaction_read_only"];
 
+fn is_of_word(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'_' | b'0'..=b'9' | 0x80..)
+}
+
 fn is_temporary(word: &[u8]) -> bool {
     matches!(word, b"temp" | b"temporary")
 }
@@ -394,9 +544,11 @@ fn is_temporary(word: &[u8]) -> bool {
 fn anywhere(word: &[u8]) -> Ties {
     // Few words are that long or begin so; this is the path of every word of every statement.
     match word {
-        b"set_config" => Ties::SETTING,
-        b"pg_temp" => Ties::TEMPORARY,
+        // An UPDATE of the view is a SET.
+        b"set_config" | b"pg_settings" => Ties::SETTING,
         b"currval" | b"lastval" => Ties::SEQUENCE,
+        // Also pg_temp_3, the schema's own name.
+        _ if word.starts_with(b"pg_temp") => Ties::TEMPORARY,
         _ if word.starts_with(b"pg_") && word.windows(13).any(|part| part == b"advisory_lock") => Ties::LOCK,
         _ => Ties::NONE,
     }
@@ -441,7 +593,8 @@ mod tests {
             ("execute a", Ties::NAMES),
             ("set session characteristics as transaction read only", Ties::READABLE),
             ("select pg_catalog.set_config('a.b', 'c', false)", Ties::SETTING),
-            ("set standard_conforming_strings = off", Ties::READABLE),
+            ("set standard_conforming_strings = on", Ties::READABLE),
+            ("set idle_in_transaction_session_timeout = 1", Ties::READABLE),
             ("/* x */ listen y", Ties::LISTEN),
             ("declare c scroll cursor with hold for select 1", Ties::CURSOR),
             ("create temp table t ()", Ties::TEMPORARY),
@@ -456,6 +609,29 @@ mod tests {
             ("do $$ begin end $$", Ties::UNKNOWN),
             ("select $1; do 'x'", Ties::UNKNOWN),
             ("select E'\\\\'; listen x", Ties::LISTEN),
+            ("update pg_settings set setting = '1' where name = 'work_mem'", Ties::SETTING),
+            ("select 1 into local temp x", Ties::TEMPORARY),
+            ("select 1 into global temporary x", Ties::TEMPORARY),
+            ("select 1 -- '\rinto temp x", Ties::TEMPORARY),
+            ("create table pg_temp_3.x ()", Ties::TEMPORARY),
+            ("create table x as execute y", Ties::NAMES),
+            ("explain analyze create temp table x as select 1", Ties::TEMPORARY),
+            ("explain (analyze, verbose off) create temp table x as select 1", Ties::TEMPORARY),
+            ("explain analyze verbose select 1 into temp x", Ties::TEMPORARY),
+            ("explain execute x", Ties::NAMES),
+            ("explain declare c cursor with hold for select 1", Ties::CURSOR),
+            ("prepare transaction as select 1", Ties::PREPARED),
+            ("set local search_path = 'pg_temp'", Ties::TEMPORARY),
+            ("select query_to_xml('select set_config(''a.b'', ''c'', false)', true, true, '')", Ties::SETTING),
+            ("select query_to_xml($x$select pg_advisory_lock(1)$x$, true, true, '')", Ties::LOCK),
+            ("select 1 as \"x pg_temp\"", Ties::TEMPORARY),
+            ("select E'a'\n'\\''; listen x -- '", Ties::LISTEN),
+            ("select E'a' -- b\r\t'\\''; listen x -- '", Ties::LISTEN),
+            ("select E'a''\\''; listen x -- '", Ties::LISTEN),
+            ("select E'a' < \n'\\'; listen x -- '", Ties::LISTEN),
+            ("select E'a' - \n'\\'; listen x -- '", Ties::LISTEN),
+            ("select U&\"\\0061\"", Ties::UNKNOWN),
+            ("select u&'\\0061'", Ties::UNKNOWN),
         ] {
             assert_eq!(Glance::at(text.as_bytes()), tie, "{text}");
         }
@@ -463,15 +639,40 @@ mod tests {
 
     #[test]
     fn a_setting_of_somebodys_own_cannot_be_read_back() {
-        for text in ["set app.user = 'x'", "set \"app\".\"user\" = 'x'", "set local a = 1; set b . c to 1"] {
+        let long = format!("set \"{}.b\" = 'x'", "a".repeat(80));
+        for text in [
+            "set app.user = 'x'",
+            "set \"app\".\"user\" = 'x'",
+            "set local a = 1; set b . c to 1",
+            "set \"app.tenant\" = 'x'",
+            "set session \"app.tenant\" = 'x'",
+            "set \"app\"\".tenant\" = 'x'",
+            "set session.tenant = 'x'",
+            "set local.tenant = 'x'",
+            "set \"transaction\".tenant = 'x'",
+            "set timezone.tenant = 'x'",
+            "set time.zone = 'x'",
+            "set U&\"app\\002etenant\" = 'x'; set app.x = 1",
+            "set standard_conforming_strings = off",
+            "set standard_conforming_strings to 'off'",
+            &long,
+        ] {
             assert!(Glance::at(text.as_bytes()).has(Ties::SETTING), "{text}");
         }
-        assert!(!Glance::at(b"set a = 1.5").has(Ties::SETTING));
+        for text in ["set a = 1.5", "set local a.b = 1", "set session work_mem = 1; set local app.x to 1"] {
+            assert!(!Glance::at(text.as_bytes()).has(Ties::SETTING), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tag_longer_than_a_name_is_not_known() {
+        let tag = format!("${}$", "a".repeat(100));
+        assert!(Glance::at(format!("select {tag} ' {tag}; listen x").as_bytes()).has(Ties::UNKNOWN));
     }
 
     proptest! {
         #[test]
-        fn pieces_say_the_same_as_the_whole(text in "[ a-z'\"$;*/\\\\-]{0,80}", cut in 0usize..80) {
+        fn pieces_say_the_same_as_the_whole(text in "[ a-zeEU&\r\n'\"$;*/\\\\.-]{0,80}", cut in 0usize..80) {
             let bytes = text.as_bytes();
             let cut = cut.min(bytes.len());
             let mut glance = Glance::new();

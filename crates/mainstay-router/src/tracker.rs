@@ -12,11 +12,13 @@ use crate::frame::{HEADER, split_string};
 use crate::glance::{Glance, Ties};
 use crate::statements::Statement;
 
-/// Most named statements that are kept to be prepared again. Drivers cache 100 (sqlx) to 256 (pgJDBC).
-const MAX_STATEMENTS: usize = 1_000;
+/// Most named statements that are kept to be prepared again. Drivers cache 100 (sqlx) to 256 (pgJDBC), but some
+/// frameworks let their users cache thousands. Those beyond work as well, under the client's own names on a server
+/// that the session then keeps.
+const MAX_STATEMENTS: usize = 10_000;
 
-/// Most bytes of them in one session.
-const MAX_STATEMENT_BYTES: usize = 1024 * 1024;
+/// Most bytes of them in one session: some KiB for each, which is what generated SQL takes.
+const MAX_STATEMENT_BYTES: usize = 32 * 1024 * 1024;
 
 /// Transaction status in ReadyForQuery.
 pub(crate) const IDLE: u8 = b'I';
@@ -81,10 +83,21 @@ enum Unnamed {
     },
 }
 
+/// Where a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Text {
+    Query,
+    Named,
+    /// In a Parse of the unnamed statement. `is_first`: nothing before it can keep the server from reading it.
+    Unnamed {
+        is_first: bool,
+    },
+}
+
 /// A message that streams through.
 #[derive(Debug)]
 enum Passing {
-    Text(Box<Glance>),
+    Text { glance: Box<Glance>, text: Text },
     Other,
 }
 
@@ -135,6 +148,10 @@ pub(crate) struct Tracker {
     ties: Ties,
     /// Settings may be others than before.
     has_changed: bool,
+    /// What the named statements do to settings whenever they are executed.
+    changers: Ties,
+    /// What the unnamed statement does whenever it is executed.
+    unnamed_seen: Ties,
     unnamed: Unnamed,
     statements: BTreeMap<Vec<u8>, Arc<Statement>>,
     statement_bytes: usize,
@@ -163,6 +180,8 @@ impl Tracker {
             is_copying_in: false,
             ties: Ties::NONE,
             has_changed: false,
+            changers: Ties::NONE,
+            unnamed_seen: Ties::NONE,
             unnamed: Unnamed::Absent,
             statements: BTreeMap::new(),
             statement_bytes: 0,
@@ -274,21 +293,22 @@ impl Tracker {
         }
         match kind {
             b'Q' => {
-                self.unnamed = Unnamed::Absent;
-                self.ask(Asked::Query, now);
-                self.look(body, is_whole);
+                self.ask_query(now);
+                self.look(body, is_whole, Text::Query);
             }
-            b'P' => {
-                self.is_batch_open = true;
-                self.parse(body, is_whole);
-            }
+            b'P' => self.parse(body, is_whole),
             b'C' => {
                 self.is_batch_open = true;
                 let name = body.strip_prefix(b"S").and_then(split_string).map(|(name, _)| name.to_vec());
                 let effect = name.map_or(Effect::Nothing, |name| Effect::Forget { name });
                 self.await_answer(effect, Answer::Forward, None);
             }
-            b'B' | b'E' | b'D' | b'H' => self.is_batch_open = true,
+            b'E' => {
+                self.is_batch_open = true;
+                // Of which statement is in the Bind, maybe long ago: any of them.
+                self.tie(self.executed());
+            }
+            b'B' | b'D' | b'H' => self.is_batch_open = true,
             // A server that copies ignores Sync (`CopyGetData`).
             b'S' if self.is_copying_in => {}
             b'S' => {
@@ -308,39 +328,73 @@ impl Tracker {
 
     /// More of a message that streams; `is_last` ends it.
     pub(crate) fn sent_more(&mut self, bytes: &[u8], is_last: bool) {
-        if let Some(Passing::Text(glance)) = &mut self.passing {
+        if let Some(Passing::Text { glance, .. }) = &mut self.passing {
             glance.feed(bytes);
         }
-        if is_last && let Some(Passing::Text(glance)) = self.passing.take() {
-            self.tie(glance.finish());
+        if is_last && let Some(Passing::Text { glance, text }) = self.passing.take() {
+            self.seen(glance.finish(), text);
         }
     }
 
+    /// A text was looked at to its end.
+    fn seen(&mut self, mut seen: Ties, text: Text) {
+        if seen.has(Ties::NAMES) {
+            seen.add(self.executed());
+        }
+        match text {
+            Text::Query => {}
+            Text::Named => self.changers.add(seen.among(Ties::CHANGES)),
+            Text::Unnamed { is_first: true } => self.unnamed_seen = seen,
+            Text::Unnamed { is_first: false } => self.unnamed_seen.add(seen),
+        }
+        self.tie(seen);
+    }
+
+    /// What executing any of the prepared statements may do: they were looked at when they were parsed, and settings
+    /// may have been read back since.
+    fn executed(&self) -> Ties {
+        let mut seen = self.changers;
+        seen.add(self.unnamed_seen);
+        seen
+    }
+
     fn tie(&mut self, seen: Ties) {
-        self.has_changed |= seen.has(Ties::RESET) || seen.has(Ties::READABLE);
+        self.has_changed |= seen.has(Ties::CHANGES);
         self.ties.add(seen.only_ties());
+    }
+
+    /// The server drops the unnamed statement before it reads the text, if nothing before it fails.
+    fn ask_query(&mut self, now: Instant) {
+        if self.is_idle() {
+            self.unnamed_seen = Ties::NONE;
+        }
+        self.unnamed = Unnamed::Absent;
+        self.ask(Asked::Query, now);
     }
 
     fn await_answer(&mut self, effect: Effect, answer: Answer, on_server: Option<u64>) {
         self.awaited.push_back(Awaited { cycle: self.cycles_asked, effect, answer, on_server });
     }
 
-    fn look(&mut self, text: &[u8], is_whole: bool) {
+    fn look(&mut self, bytes: &[u8], is_whole: bool, text: Text) {
         let mut glance = Glance::new();
-        glance.feed(text.strip_suffix(b"\0").unwrap_or(text));
+        glance.feed(bytes.strip_suffix(b"\0").unwrap_or(bytes));
         if is_whole {
-            self.tie(glance.finish());
+            self.seen(glance.finish(), text);
         } else {
-            self.passing = Some(Passing::Text(Box::new(glance)));
+            self.passing = Some(Passing::Text { glance: Box::new(glance), text });
         }
     }
 
     fn parse(&mut self, body: &[u8], is_whole: bool) {
+        // While it streams it is `passing` already.
+        let is_first = self.status == IDLE && self.asked.is_empty() && !self.is_batch_open && !self.is_copying_in;
+        self.is_batch_open = true;
         let Some((name, rest)) = split_string(body) else { return self.ties.add(Ties::UNKNOWN) };
         // Whole: the text ends at its zero byte and parameter types follow. Streaming: types are looked at as
         // if they were text, which may only add ties.
         let text = split_string(rest).map_or(rest, |(text, _)| text);
-        self.look(text, is_whole);
+        self.look(text, is_whole, if name.is_empty() { Text::Unnamed { is_first } } else { Text::Named });
         let effect = if name.is_empty() || !is_whole {
             Effect::Nothing
         } else {
@@ -442,7 +496,7 @@ impl Tracker {
 
     fn keep(&mut self, name: Vec<u8>, statement: Arc<Statement>) {
         self.forget(&name);
-        if self.statements.len() == MAX_STATEMENTS || self.statement_bytes + statement.len() > MAX_STATEMENT_BYTES {
+        if self.statements.len() >= MAX_STATEMENTS || self.statement_bytes + statement.len() > MAX_STATEMENT_BYTES {
             self.ties.add(Ties::TOO_MUCH);
             return;
         }
@@ -478,8 +532,7 @@ impl Tracker {
     }
 
     fn discarded(&mut self) {
-        self.statements.clear();
-        self.statement_bytes = 0;
+        self.deallocated(true);
         self.has_changed = true;
         // What was sent behind it may have made new ties already.
         if self.asked.len() <= 1 && !self.is_batch_open {
@@ -491,6 +544,10 @@ impl Tracker {
         if is_all {
             self.statements.clear();
             self.statement_bytes = 0;
+            // Others may have been made behind it, and a portal of a transaction outlives its statement.
+            if self.asked.len() <= 1 && !self.is_batch_open && self.status == IDLE {
+                self.changers = Ties::NONE;
+            }
         } else if !self.statements.is_empty() {
             // Which one is in the statement's text, or in the text of a prepared one: not worth following.
             self.ties.add(Ties::PREPARED);

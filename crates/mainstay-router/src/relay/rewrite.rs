@@ -96,7 +96,7 @@ impl Relay {
         }
         let text = part.body().strip_suffix(b"\0").unwrap_or(part.body());
         let seen = Glance::at(text);
-        self.forget_sequences(seen, part.now);
+        self.forget_sequences(link, seen, part.now);
         if seen.has(Ties::NAMES) {
             let mentioned = self.tracker.mentioned(text);
             // A batch without Sync has no end to wait for.
@@ -116,8 +116,10 @@ impl Relay {
 
     /// What another client's sequences gave must not be read here: a `currval` without a `nextval` in the same
     /// transaction is the server's error.
-    fn forget_sequences(&mut self, seen: Ties, now: Instant) {
+    fn forget_sequences(&mut self, link: &mut Link, seen: Ties, now: Instant) {
         if seen.has(Ties::SEQUENCE) && self.tracker.is_idle() && !self.tracker.is_tied() {
+            // A simple query drops the unnamed statement.
+            link.side.unnamed = None;
             message::query(&mut self.outbox, "discard sequences");
             self.tracker.sent_ours(now);
         }
@@ -153,7 +155,7 @@ impl Relay {
         }
         let text = split_string(rest).map_or(rest, |(text, _)| text);
         let seen = Glance::at(text);
-        self.forget_sequences(seen, part.now);
+        self.forget_sequences(link, seen, part.now);
         if seen.has(Ties::NAMES) {
             let mentioned = self.tracker.mentioned(text);
             if !mentioned.is_empty() {
@@ -165,6 +167,11 @@ impl Relay {
             link.side.unnamed = Some((Arc::clone(&statement), self.tracker.cycle()));
             self.outbox.extend_from_slice(part.bytes);
             self.tracker.sent_parse(seen, Effect::Unnamed { statement }, Answer::Forward, None);
+            return Staged::Done;
+        }
+        if !self.tracker.has_room(rest.len()) {
+            self.outbox.extend_from_slice(part.bytes);
+            self.tracker.sent_surplus(seen, name);
             return Staged::Done;
         }
         let statement = self.shared.statements.intern(rest);

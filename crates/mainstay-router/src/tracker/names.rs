@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answer, Awaited, Effect, Named, Tracker, Unnamed};
+use super::{Answer, Awaited, Effect, MAX_STATEMENT_BYTES, MAX_STATEMENTS, Named, Text, Tracker, Unnamed};
 use crate::glance::Ties;
 use crate::statements::Statement;
 
@@ -58,13 +58,36 @@ impl Tracker {
 
     /// A Parse goes to the server, or a Close in its place. `seen` is what its text says.
     pub(crate) fn sent_parse(&mut self, seen: Ties, effect: Effect, answer: Answer, on_server: Option<u64>) {
+        let text = match effect {
+            Effect::Unnamed { .. } => Text::Unnamed { is_first: self.is_idle() },
+            Effect::Keep { .. } | Effect::Forget { .. } | Effect::Nothing => Text::Named,
+        };
         self.is_batch_open = true;
-        self.tie(seen);
+        self.seen(seen, text);
         if matches!(effect, Effect::Unnamed { .. }) {
             // The server drops the former one before it reads the text.
             self.unnamed = Unnamed::Absent;
         }
         self.await_answer(effect, answer, on_server);
+    }
+
+    /// Whether one more statement of this size can be kept, behind those that are on their way.
+    pub(crate) fn has_room(&self, statement: usize) -> bool {
+        let (mut count, mut bytes) = (self.statements.len(), self.statement_bytes);
+        for awaited in &self.awaited {
+            if let Effect::Keep { statement, .. } = &awaited.effect {
+                count += 1;
+                bytes += statement.len();
+            }
+        }
+        count < MAX_STATEMENTS && bytes + statement <= MAX_STATEMENT_BYTES
+    }
+
+    /// A Parse for which there is no room goes to the server, under the client's own name: the session stays there.
+    pub(crate) fn sent_surplus(&mut self, seen: Ties, name: &[u8]) {
+        // What was kept under this name is not what it means now.
+        self.sent_parse(seen, Effect::Forget { name: name.to_vec() }, Answer::Forward, None);
+        self.ties.add(Ties::TOO_MUCH);
     }
 
     /// A Parse of an unnamed statement streams through.
@@ -83,9 +106,8 @@ impl Tracker {
 
     /// A query whose text was looked at already goes to the server.
     pub(crate) fn sent_query(&mut self, seen: Ties, now: Instant) {
-        self.unnamed = Unnamed::Absent;
-        self.ask(super::Asked::Query, now);
-        self.tie(seen);
+        self.ask_query(now);
+        self.seen(seen, Text::Query);
     }
 
     /// The client's statements whose name is somewhere in `text`, in any case of letters.

@@ -93,7 +93,7 @@ fn more_statements_than_are_kept_tie_the_session() {
         send_kinds(&mut tracker, b"S");
         receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
     }
-    assert!(matches!(tracker.fate(), Fate::End { .. }));
+    assert_eq!(tracker.fate(), Fate::End { reason: Ties::TOO_MUCH.reason() });
 }
 
 #[test]
@@ -140,4 +140,101 @@ fn a_text_that_streams_is_looked_at_to_its_end() {
     tracker.sent_more(&message[20_000..], true);
     receive(&mut tracker, &[(b'Z', b"I")]);
     assert_eq!(tracker.fate(), Fate::End { reason: "LISTEN" });
+}
+
+/// Parsed, answered and read back.
+fn with_statement(name: &str, text: &str) -> Tracker {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse(name, text));
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
+    assert!(tracker.has_changed());
+    tracker.read_back();
+    assert!(!tracker.has_changed() && !tracker.is_tied());
+    tracker
+}
+
+#[test]
+fn a_prepared_set_changes_settings_whenever_it_is_executed() {
+    for (name, text) in [("a", "set work_mem = 1"), ("", "set work_mem = 1"), ("a", "reset all"), ("", "reset all")] {
+        let mut tracker = with_statement(name, text);
+        for _ in 0..2 {
+            send_kinds(&mut tracker, b"BES");
+            receive(&mut tracker, &[(b'2', b""), (b'C', b"SET\0"), (b'Z', b"I")]);
+            assert!(tracker.has_changed(), "{name} {text}");
+            assert!(tracker.is_free());
+            tracker.read_back();
+        }
+        send_kinds(&mut tracker, b"BDS");
+        assert!(!tracker.has_changed(), "nothing was executed");
+    }
+}
+
+#[test]
+fn a_prepared_set_that_sql_names_changes_settings() {
+    let mut tracker = with_statement("a", "set work_mem = 1");
+    sent(&mut tracker, &simple("select 1"));
+    receive(&mut tracker, &[(b'Z', b"I")]);
+    assert!(!tracker.has_changed());
+    sent(&mut tracker, &simple("execute a"));
+    assert!(tracker.has_changed());
+}
+
+#[test]
+fn a_prepared_set_that_streams_changes_settings_whenever_it_is_executed() {
+    let mut tracker = Tracker::new();
+    let message = parse("", &format!("set search_path = '{}'", "y".repeat(20_000)));
+    tracker.sent(b'P', &message[..9_000], false, Instant::now());
+    tracker.sent_more(&message[9_000..], true);
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
+    tracker.read_back();
+    send_kinds(&mut tracker, b"BES");
+    assert!(tracker.has_changed());
+}
+
+#[test]
+fn a_set_that_is_no_longer_prepared_changes_nothing() {
+    // Another unnamed one takes its place.
+    let mut tracker = with_statement("", "set work_mem = 1");
+    sent(&mut tracker, &parse("", "select 1"));
+    send_kinds(&mut tracker, b"BES");
+    assert!(!tracker.has_changed());
+    // An earlier message may fail, so that the server skips the one that would take its place.
+    let mut tracker = with_statement("", "set work_mem = 1");
+    send_kinds(&mut tracker, b"D");
+    sent(&mut tracker, &parse("", "select 1"));
+    send_kinds(&mut tracker, b"SBES");
+    assert!(tracker.has_changed());
+    for text in ["discard all", "deallocate all"] {
+        let mut tracker = with_statement("a", "set work_mem = 1");
+        sent(&mut tracker, &simple(text));
+        receive(&mut tracker, &[(b'C', format!("{}\0", text.to_uppercase()).as_bytes()), (b'Z', b"I")]);
+        tracker.read_back();
+        send_kinds(&mut tracker, b"BES");
+        assert!(!tracker.has_changed(), "{text}");
+    }
+}
+
+#[test]
+fn a_statement_beyond_those_kept_is_the_servers_own() {
+    let mut tracker = Tracker::new();
+    assert!(tracker.has_room(MAX_STATEMENT_BYTES) && !tracker.has_room(MAX_STATEMENT_BYTES + 1));
+    let statement = Statement::own(&[b'x'; 100]);
+    for number in 0..MAX_STATEMENTS {
+        assert!(tracker.has_room(100));
+        let keep = Effect::Keep { name: number.to_string().into_bytes(), statement: Arc::clone(&statement) };
+        tracker.await_answer(keep, Answer::Forward, None);
+        if number % 100 == 99 {
+            receive(&mut tracker, &[(b'1', b"".as_slice()); 100]);
+        }
+    }
+    assert!(!tracker.has_room(100));
+    tracker.sent_surplus(Ties::NONE, b"7");
+    assert_eq!(tracker.named(b"7"), Named::Absent);
+    send_kinds(&mut tracker, b"S");
+    assert_eq!(tracker.named(b"7"), Named::Undecided);
+    receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
+    assert_eq!(tracker.named(b"7"), Named::Absent);
+    assert!(!tracker.is_free());
 }

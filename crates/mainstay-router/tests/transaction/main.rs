@@ -4,6 +4,7 @@
 #[path = "../router/failover.rs"]
 mod failover;
 mod pooling;
+mod prepared;
 #[path = "../router/sessions.rs"]
 mod sessions;
 #[path = "../router/support/mod.rs"]

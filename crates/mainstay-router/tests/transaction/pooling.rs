@@ -10,7 +10,7 @@ use mainstay_router::protocol::PoolPolicy;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 /// A router with one primary and a pool of this size.
-async fn pooled(size: u32) -> (Cluster, Router, Control) {
+pub(crate) async fn pooled(size: u32) -> (Cluster, Router, Control) {
     with_pool(PoolPolicy { mode: mode(), size, ..PoolPolicy::default() }).await
 }
 
@@ -28,7 +28,7 @@ async fn backend(client: &Client) -> i32 {
     client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0)
 }
 
-async fn text(client: &Client, question: &str) -> String {
+pub(crate) async fn text(client: &Client, question: &str) -> String {
     let rows = client.simple_query(question).await.unwrap();
     let row = rows.iter().find_map(|message| match message {
         tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("").to_owned()),
@@ -38,7 +38,11 @@ async fn text(client: &Client, question: &str) -> String {
 }
 
 /// Waits until the pool looks like that.
-async fn until(control: &mut Control, what: &str, is_so: impl Fn(&mainstay_router::protocol::PoolState) -> bool) {
+pub(crate) async fn until(
+    control: &mut Control,
+    what: &str,
+    is_so: impl Fn(&mainstay_router::protocol::PoolState) -> bool,
+) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let pool = control.pool().await;
@@ -134,7 +138,7 @@ async fn state_of_one_client_is_never_seen_by_another() {
         assert_eq!(text(&setter, "show search_path").await, "pg_catalog, \"$user\"");
         assert_eq!(text(&setter, "show timezone").await, "Asia/Tokyo");
         assert_eq!(text(&setter, "show application_name").await, "setter");
-        assert_eq!(text(&other, "select to_regclass('pg_temp.mine')::text").await, "");
+        assert_eq!(text(&other, "select to_regclass('mine')::text").await, "");
         assert_eq!(text(&other, "select pg_try_advisory_xact_lock(7)").await, "f");
         assert_eq!(text(&other, "select coalesce(current_setting('app.tenant', true), '')").await, "");
         assert_eq!(text(&other, "show work_mem").await, "4MB");
