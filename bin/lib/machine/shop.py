@@ -11,10 +11,10 @@ class Shop(BaseHTTPRequestHandler):
             while True:
                 eaten.append(bytearray(b"x" * 1024 * 1024))
         if self.path == "/burn":
-            end = time.monotonic() + 2
+            before, end = time.process_time(), time.monotonic() + 2
             while time.monotonic() < end:
                 pass
-            self.answer(str(time.process_time()))
+            self.answer(str(time.process_time() - before))
         else:
             self.answer("shop %d" % os.getpid())
 
