@@ -51,10 +51,13 @@ pub(crate) fn fault_text(round: &Round) -> String {
     }
 }
 
-/// Connections of any client that were refused.
+/// Connections of any client that were refused; those of counters and the bank are known by their errors only.
 pub(crate) fn refused(round: &Round) -> u64 {
     let all = KINDS.iter().flat_map(|(_, of)| of(round));
-    all.filter(|operation| operation.end == End::Refused).count() as u64
+    let seen = all.filter(|operation| operation.end == End::Refused).count() as u64;
+    let is_refusal = |text: &str| text.contains("Connection refused") && !text.starts_with("redis");
+    let told = round.seen.errors.iter().filter(|(text, _)| is_refusal(text)).map(|(_, count)| count).sum();
+    seen.max(told)
 }
 
 fn count(round: &Round) -> Counts {
