@@ -134,7 +134,7 @@ struct Source {
     what: String,
     reader: Box<dyn BufRead>,
     /// Programs that make it; all must end well before anything is committed.
-    makers: Vec<(&'static str, Child)>,
+    makers: Vec<Maker>,
 }
 
 fn unreadable(place: &str, error: &dyn std::fmt::Display) -> Failure {
@@ -175,11 +175,16 @@ impl Source {
         match Format::of(&head) {
             Format::Sql => {
                 let (what, reader) = (format!("{source} (SQL, gzipped)"), Box::new(again(head, out)));
-                Ok(Self { what, reader, makers: vec![("gzip", maker)] })
+                Ok(Self { what, reader, makers: vec![Maker::new("gzip", maker)] })
             }
             Format::Custom | Format::Tar => {
                 let what = format!("{source} (archive, gzipped)");
-                Self::of_archive(target, Input::Stream(Box::new(again(head, out))), what, vec![("gzip", maker)])
+                Self::of_archive(
+                    target,
+                    Input::Stream(Box::new(again(head, out))),
+                    what,
+                    vec![Maker::new("gzip", maker)],
+                )
             }
             Format::Gzip | Format::Unknown => {
                 maker.kill().ok();
@@ -189,12 +194,7 @@ impl Source {
         }
     }
 
-    fn of_archive(
-        target: &Target,
-        input: Input<'_>,
-        what: String,
-        mut makers: Vec<(&'static str, Child)>,
-    ) -> Result<Self, Failure> {
+    fn of_archive(target: &Target, input: Input<'_>, what: String, mut makers: Vec<Maker>) -> Result<Self, Failure> {
         let mut restore = target.program("pg_restore");
         restore.args(["--no-owner", "--no-privileges", "--file=-"]);
         match input {
@@ -210,7 +210,7 @@ impl Source {
             // Its end closes the pipe; that it was whole is told by the exit statuses of both.
             std::thread::spawn(move || std::io::copy(&mut stream, &mut stdin));
         }
-        makers.push(("pg_restore", child));
+        makers.push(Maker::new("pg_restore", child));
         Ok(Self { what, reader: Box::new(BufReader::new(out)), makers })
     }
 
@@ -223,15 +223,15 @@ impl Source {
         dump.args(["--no-owner", "--no-privileges", "--no-password", "--dbname", &shown]);
         let (child, out) = spawn(&mut dump, "pg_dump")?;
         let what = format!("{shown} (a running database; it is read in one snapshot)");
-        Ok(Self { what, reader: Box::new(BufReader::new(out)), makers: vec![("pg_dump", child)] })
+        Ok(Self { what, reader: Box::new(BufReader::new(out)), makers: vec![Maker::new("pg_dump", child)] })
     }
 }
 
 impl Source {
     /// Everything that makes the SQL has ended, and ended well.
     fn ended_well(&mut self) -> Result<(), Failure> {
-        for (name, maker) in &mut self.makers {
-            ended_well(name, maker)?;
+        for maker in &mut self.makers {
+            ended_well(maker)?;
         }
         Ok(())
     }
@@ -240,6 +240,48 @@ impl Source {
 enum Input<'a> {
     Path(&'a Path),
     Stream(Box<dyn Read + Send>),
+}
+
+/// What a program says, read while it runs: a dump with ten thousand notices would fill the pipe, and whoever writes
+/// it and whoever feeds it would wait for each other for ever. The end of it is kept.
+struct Said(Option<std::thread::JoinHandle<Vec<u8>>>);
+
+/// More than the last lines of a message take.
+const SAID_KEPT: usize = 16 * 1024;
+
+impl Said {
+    fn of(child: &mut Child) -> Self {
+        let stderr = child.stderr.take();
+        Self(stderr.map(|mut stderr| {
+            std::thread::spawn(move || {
+                let (mut kept, mut piece) = (Vec::new(), [0; 4096]);
+                while let Ok(length @ 1..) = stderr.read(&mut piece) {
+                    kept.extend_from_slice(piece.get(..length).unwrap_or_default());
+                    let surplus = kept.len().saturating_sub(SAID_KEPT);
+                    kept.drain(..surplus);
+                }
+                kept
+            })
+        }))
+    }
+
+    fn all(&mut self) -> Vec<u8> {
+        self.0.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+/// A program that makes the SQL, or a part of it.
+struct Maker {
+    name: &'static str,
+    child: Child,
+    said: Said,
+}
+
+impl Maker {
+    fn new(name: &'static str, mut child: Child) -> Self {
+        let said = Said::of(&mut child);
+        Self { name, child, said }
+    }
 }
 
 fn spawn(command: &mut Command, name: &'static str) -> Result<(Child, std::process::ChildStdout), Failure> {
@@ -271,9 +313,10 @@ fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) ->
     let mut psql = target.psql();
     psql.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut psql = psql.spawn().map_err(|error| no_psql(&error))?;
+    let mut said = Said::of(&mut psql);
     let filter = match feed(&mut source, &mut psql, aside, talk) {
         Ok(filter) => filter,
-        Err(Fault::Psql) => return Err(psql_failed(psql)),
+        Err(Fault::Psql) => return Err(psql_failed(psql, &mut said)),
         Err(Fault::Source(failure)) => {
             psql.kill().ok();
             psql.wait().ok();
@@ -282,9 +325,9 @@ fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) ->
         }
     };
     drop(psql.stdin.take());
-    let output = psql.wait_with_output().map_err(|error| no_psql(&error))?;
-    if !output.status.success() {
-        return Err(refused_by_psql(&output.stderr));
+    let status = psql.wait().map_err(|error| no_psql(&error))?;
+    if !status.success() {
+        return Err(refused_by_psql(&said.all()));
     }
     Ok(filter)
 }
@@ -301,10 +344,10 @@ impl From<Failure> for Fault {
     }
 }
 
-fn stop(makers: &mut [(&'static str, Child)]) {
-    for (_, maker) in makers {
-        maker.kill().ok();
-        maker.wait().ok();
+fn stop(makers: &mut [Maker]) {
+    for maker in makers {
+        maker.child.kill().ok();
+        maker.child.wait().ok();
     }
 }
 
@@ -356,12 +399,10 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) 
     Ok(filter)
 }
 
-fn ended_well(name: &str, maker: &mut Child) -> Result<(), Failure> {
-    let mut words = Vec::new();
-    if let Some(mut stderr) = maker.stderr.take() {
-        stderr.read_to_end(&mut words).ok();
-    }
-    let status = maker.wait().map_err(|error| Failure::bug(format!("{name}: {error}")))?;
+fn ended_well(maker: &mut Maker) -> Result<(), Failure> {
+    let name = maker.name;
+    let words = maker.said.all();
+    let status = maker.child.wait().map_err(|error| Failure::bug(format!("{name}: {error}")))?;
     if status.success() {
         return Ok(());
     }
@@ -369,10 +410,10 @@ fn ended_well(name: &str, maker: &mut Child) -> Result<(), Failure> {
         .help("nothing was imported, the database is as it was"))
 }
 
-fn psql_failed(mut psql: Child) -> Failure {
+fn psql_failed(mut psql: Child, said: &mut Said) -> Failure {
     drop(psql.stdin.take());
-    match psql.wait_with_output() {
-        Ok(output) => refused_by_psql(&output.stderr),
+    match psql.wait() {
+        Ok(_) => refused_by_psql(&said.all()),
         Err(error) => no_psql(&error),
     }
 }

@@ -39,6 +39,11 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
     world.import(&["cut.sql.gz"]).fails(1, "MS1013", &["gzip failed", "unexpected end of file"]);
     write("half.sql", DUMP.split("ALTER TABLE ONLY").next().expect("before").as_bytes());
     world.import(&["half.sql"]).fails(2, "MS2031", &["half.sql", "cut off"]);
+    // More notices than a pipe holds.
+    let notices: String =
+        (0..3000).map(|n| format!("DROP TABLE IF EXISTS public.nothing_of_that_name_{n};\n")).collect();
+    write("notices.sql", format!("{notices}SELECT 1/0;\n").as_bytes());
+    world.import(&["notices.sql"]).fails(1, "MS1013", &["division by zero"]);
     write("commit.sql", b"create table one (x int); cOmMiT; select 1/0;\n");
     world.import(&["commit.sql"]).fails(2, "MS2032", &["commit.sql", "line 1", "transaction"]);
     world.import(&["photo.png"]).fails(2, "MS2031", &["photo.png"]);
