@@ -10,7 +10,7 @@ MAINSTAY=$(realpath "$MAINSTAY")
 terminal="$PWD/bin/lib/terminal.py"
 work=$(mktemp -d)
 chmod 711 "$work"
-cp -r bin/lib/workloads "$work/work"
+cp -r bin/lib/workloads "$work/jobs"
 # Ports of its own, beside those that other stacks of this machine would take while this one is down.
 read -r https http console write read_only <<<"$(/usr/bin/python3 -c '
 import os, socket
@@ -21,18 +21,18 @@ while len(found) < 5:
         if one.connect_ex(("127.0.0.1", port)):
             found.append(str(port))
 print(*found)')"
-sed -i "s/^standbys = 0/&\nwrite_port = $write\nread_port = $read_only/" "$work/work/mainstay.toml"
-printf '[edge]\nhttps_port = %s\nhttp_port = %s\n[console]\nport = %s\n' "$https" "$http" "$console" >>"$work/work/mainstay.toml"
-chmod -R go+rX "$work/work"
+sed -i "s/^standbys = 0/&\nwrite_port = $write\nread_port = $read_only/" "$work/jobs/mainstay.toml"
+printf '[edge]\nhttps_port = %s\nhttp_port = %s\n[console]\nport = %s\n' "$https" "$http" "$console" >>"$work/jobs/mainstay.toml"
+chmod -R go+rX "$work/jobs"
 clean_up() { rm -rf "$work"; }
-begin_stack "$work/work"
+begin_stack "$work/jobs"
 
 # A file in the home of a service: SERVICE NAME [CONTENT]; without CONTENT it is removed.
 home() {
-  local file="$STATE/work/development/home/$1/$2"
+  local file="$STATE/jobs/development/home/$1/$2"
   if [ $# -gt 2 ]; then printf '%s' "$3" >"$file" && chmod 644 "$file"; else rm -f "$file"; fi
 }
-noted() { cat "$STATE/work/development/home/$1/$2" 2>/dev/null || true; }
+noted() { cat "$STATE/jobs/development/home/$1/$2" 2>/dev/null || true; }
 # A value of a JSON document by a Python expression on `it`.
 value() { /usr/bin/python3 -c "import json,sys; it=json.load(sys.stdin); print($1)"; }
 events() { ms events --lines 5000 --json; }
@@ -168,7 +168,7 @@ PY
 
 commands() {
   local pid code=0
-  same "run: the service's environment and folder" "$(ms run web -- sh -c 'echo $MAINSTAY_SERVICE ${PORT-none} $(pwd)')" "web none $work/work"
+  same "run: the service's environment and folder" "$(ms run web -- sh -c 'echo $MAINSTAY_SERVICE ${PORT-none} $(pwd)')" "web none $work/jobs"
   same "run: the database by the router" "$(ms run web -- sh -c 'psql -Atc "SELECT 6 * 7" "$DATABASE_URL"')" 42
   same "run: standard input" "$(echo hello | ms run mails -- cat)" hello
   same "run: its exit status" "$(code_of ms run web -- sh -c 'exit 7')" 7

@@ -1,7 +1,7 @@
 # Runs inside of the virtual machine, once for each boot; /var/lib/boots counts them. Its words go to the console.
 set -uo pipefail
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-MS=/root/mainstay
+MS=/srv/built/mainstay
 UNIT=mainstay-shop-development.service
 boots=$(($(cat /var/lib/boots 2>/dev/null || echo 0) + 1))
 echo "$boots" >/var/lib/boots
