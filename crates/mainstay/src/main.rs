@@ -147,11 +147,11 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Init(options) => command::init::run(&global, &options),
         Command::Trust(options) => command::trust::run(&global, &options),
         Command::Schema(options) => Ok(command::schema::run(&options)),
-        Command::Completions(options) => command::completions::run(&options),
+        Command::Completions(options) => command::completions::run(&global, &options),
         Command::Manual(options) => command::manual::run(&global, &options),
         Command::Check(options) => command::check::run(&global, &options),
         Command::Config(options) => command::config::run(&global, &options),
-        Command::Explain(options) => command::explain::run(&options),
+        Command::Explain(options) => command::explain::run(&global, &options),
         other => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

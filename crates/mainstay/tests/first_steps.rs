@@ -208,3 +208,50 @@ fn doctor_says_the_same_as_text_within_80_columns_and_as_json() {
     assert!(!text.contains("drills"), "nothing was up yet, so no drill is owed:\n{text}");
     assert!(!folder.path().join("s").exists(), "looking makes no state folder");
 }
+
+#[test]
+fn every_command_takes_the_options_of_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in commands(folder.path()) {
+        let help = out(&mainstay(folder.path(), &[&name, "--help"]));
+        for option in ["--file <FILE>", "--env <NAME>", "--state <DIR>", "--json"] {
+            assert!(help.contains(option), "`{name} --help` does not name {option}:\n{help}");
+        }
+    }
+}
+
+#[test]
+fn check_takes_the_file_as_an_option_and_as_an_argument() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("other.toml"), "stack = \"shop\"\n[cache]\n").expect("written");
+    for arguments in [["check", "--file", "other.toml"], ["--file", "other.toml", "check"]] {
+        let checked = mainstay(folder.path(), &arguments);
+        assert!(out(&checked).contains("other.toml is valid: stack shop"), "{}", err(&checked));
+    }
+    assert!(mainstay(folder.path(), &["check", "other.toml"]).status.success());
+    // The nearer word wins.
+    let both = mainstay(folder.path(), &["--file", "absent.toml", "check", "other.toml"]);
+    assert!(both.status.success(), "{}", err(&both));
+}
+
+#[test]
+fn commands_about_no_stack_answer_in_json_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = mainstay(folder.path(), &[arguments, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {}", out(&output)))
+    };
+    let same = |value: &serde_json::Value, arguments: &[&str]| {
+        assert_eq!(value.as_str().map(str::trim), Some(out(&mainstay(folder.path(), arguments)).trim()));
+    };
+    let explained = json(&["explain", "ms2070"]);
+    assert_eq!(explained["code"], "MS2070");
+    same(&explained["page"], &["explain", "MS2070"]);
+    let manual = json(&["manual", "db", "psql"]);
+    assert_eq!(manual["command"], "mainstay db psql");
+    same(&manual["page"], &["manual", "db", "psql"]);
+    let completions = json(&["completions", "fish"]);
+    assert_eq!(completions["shell"], "fish");
+    same(&completions["script"], &["completions", "fish"]);
+    assert_eq!(json(&["explain", "MS9999"])["error"]["code"], "MS2005");
+}

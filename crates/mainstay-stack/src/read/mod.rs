@@ -44,8 +44,9 @@ const RENAMED: [(&str, &str); 6] = [
     ("name", "stack"),
 ];
 
-/// Names of our own parts: in `status`, `logs` and `ps` a service of that name could not be told from them.
-const OUR_PARTS: [&str; 14] = [
+/// Names of our own parts: in `status`, `logs` and `ps` a service of that name could not be told from
+/// them. Nothing may be called so, and nothing that is proposed is.
+pub const OUR_PARTS: [&str; 14] = [
     "alertmanager",
     "cache",
     "console",

@@ -11,12 +11,14 @@ use crate::failure::Failure;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Stack file or folder (default: mainstay.toml here)
-    file: Option<PathBuf>,
+    /// Stack file or folder (default: --file, else mainstay.toml here)
+    // Not named `file`: clap takes the same id for the same argument, and `--file` would be unknown here.
+    #[arg(value_name = "FILE")]
+    stack_file: Option<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
-    let global = Global { file: options.file.clone().or_else(|| global.file.clone()), ..global.clone() };
+    let global = Global { file: options.stack_file.clone().or_else(|| global.file.clone()), ..global.clone() };
     let place = crate::place::read(&global)?;
     let stack = &place.parsed.stack;
     if global.json {

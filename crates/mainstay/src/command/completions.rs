@@ -3,6 +3,7 @@
 use clap::{Args, CommandFactory, ValueEnum};
 use mainstay_types::exit_code;
 
+use crate::Global;
 use crate::failure::Failure;
 
 #[derive(Args)]
@@ -22,7 +23,7 @@ enum Shell {
     Fish,
 }
 
-pub(crate) fn run(options: &Options) -> Result<u8, Failure> {
+pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let shell = match options.shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
@@ -31,6 +32,10 @@ pub(crate) fn run(options: &Options) -> Result<u8, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut crate::Cli::command(), "mainstay", &mut text);
     let text = String::from_utf8(text).map_err(|error| Failure::bug(error.to_string()))?;
-    print!("{text}");
+    if global.json {
+        println!("{}", serde_json::json!({"shell": shell.to_string(), "script": text}));
+    } else {
+        print!("{text}");
+    }
     Ok(exit_code::DONE)
 }

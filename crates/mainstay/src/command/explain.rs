@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::Global;
 use crate::failure::Failure;
 
 #[derive(Args)]
@@ -10,12 +11,16 @@ pub(crate) struct Options {
     code: String,
 }
 
-pub(crate) fn run(options: &Options) -> Result<u8, Failure> {
+pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let code = options.code.to_uppercase();
     let page = crate::errors::explain(&code).ok_or_else(|| {
         Failure::user("MS2005", format!("there is no page for {code:?}"))
             .help("codes are MS and four digits, printed in brackets after `error`")
     })?;
-    println!("{page}");
+    if global.json {
+        println!("{}", serde_json::json!({"code": code, "page": page}));
+    } else {
+        println!("{page}");
+    }
     Ok(mainstay_types::exit_code::DONE)
 }

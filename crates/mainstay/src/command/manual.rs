@@ -35,7 +35,12 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
         name = format!("{name}-{word}");
     }
     let page = page(command, &name)?;
-    print!("{page}");
+    if global.json {
+        let name = std::iter::once("mainstay").chain(options.command.iter().map(String::as_str));
+        println!("{}", serde_json::json!({"command": name.collect::<Vec<_>>().join(" "), "page": page}));
+    } else {
+        print!("{page}");
+    }
     Ok(exit_code::DONE)
 }
 

@@ -33,7 +33,7 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let client = crate::place::client(global)?;
     if options.command.is_empty() {
-        return run_schedule(&client, options.service.as_deref()).await;
+        return run_schedule(&client, options.service.as_deref(), global.json).await;
     }
     let service = match &options.service {
         Some(service) => service.clone(),
@@ -82,8 +82,9 @@ pub(super) fn hand_over(context: CommandContext, command: &[String]) -> Failure 
         .help("the command is looked up in the PATH of the service (`mainstay env`) or relative to its folder")
 }
 
-/// Runs a scheduled service now and waits for its end; its exit status is ours.
-async fn run_schedule(client: &Client, service: Option<&str>) -> Result<u8, Failure> {
+/// Runs a scheduled service now and waits for its end; its exit status is ours. With `json` stdout has how it ended,
+/// and nothing else: what it prints is talk then.
+async fn run_schedule(client: &Client, service: Option<&str>, json: bool) -> Result<u8, Failure> {
     let status = client.status().await?;
     let find = |name: &str| status.schedules.keys().find(|service| service.as_str() == name).cloned();
     let Some(name) = service.and_then(find) else {
@@ -98,9 +99,14 @@ async fn run_schedule(client: &Client, service: Option<&str>) -> Result<u8, Fail
     // Followed from here on, so that nothing of an earlier run is shown. A first run has no log yet.
     let mut lines = client.logs(Some(log.as_str()), 0, true).await.ok();
     let due = client.run_now(name.as_str()).await?.due;
-    let last = follow(client, &name, due, &mut lines).await?;
+    let last = follow(client, &name, due, (&mut lines, json)).await?;
+    if json {
+        println!("{}", serde_json::json!({"service": name, "run": last}));
+    }
     match last.exit {
         ExitReason::Code { code } if !last.is_timed_out => Ok(u8::try_from(code).unwrap_or(exit_code::FAILED)),
+        // All of it was said.
+        _ if json => Ok(exit_code::FAILED),
         exit => {
             let text = if last.is_timed_out { "took too long and was ended" } else { "did not end by itself" };
             Err(Failure::failed("MS1002", format!("the run of {name} {text}: {exit}"))
@@ -109,16 +115,16 @@ async fn run_schedule(client: &Client, service: Option<&str>) -> Result<u8, Fail
     }
 }
 
-/// Shows what a run prints until it is over.
+/// Shows what a run prints until it is over; on stderr when stdout is for JSON.
 async fn follow(
     client: &Client,
     name: &ServiceName,
     due: Timestamp,
-    lines: &mut Option<Lines>,
+    (lines, json): (&mut Option<Lines>, bool),
 ) -> Result<LastRun, Failure> {
     let log = ChildName::run(name);
     loop {
-        show(lines, LOOK).await;
+        show(lines, LOOK, json).await;
         let status = match client.status().await {
             Ok(status) => status,
             // A control plane that is just being restarted comes back, and the run goes on.
@@ -132,7 +138,7 @@ async fn follow(
             *lines = client.logs(Some(log.as_str()), ALL_LINES, true).await.ok();
         }
         if let Some(last) = schedule.last.as_ref().filter(|last| last.due == due) {
-            show(lines, LAST_LINES).await;
+            show(lines, LAST_LINES, json).await;
             return Ok(last.clone());
         }
         if status.is_stopping {
@@ -142,11 +148,12 @@ async fn follow(
 }
 
 /// Shows lines that come within this time.
-async fn show(lines: &mut Option<Lines>, within: Duration) {
+async fn show(lines: &mut Option<Lines>, within: Duration, json: bool) {
     let Some(open) = lines else { return tokio::time::sleep(within).await };
     let until = tokio::time::Instant::now() + within;
     loop {
         match tokio::time::timeout_at(until, open.next::<LogLine>()).await {
+            Ok(Ok(Some(line))) if json => eprintln!("{}", line.text),
             Ok(Ok(Some(line))) => println!("{}", line.text),
             // The control plane is gone: its next one is asked again, for what comes then.
             Ok(Ok(None) | Err(_)) => {

@@ -22,8 +22,10 @@ use crate::screen;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Stack file or folder (default: mainstay.toml here)
-    file: Option<std::path::PathBuf>,
+    /// Stack file or folder (default: --file, else mainstay.toml here)
+    // Not named `file`: clap takes the same id for the same argument, and `--file` would be unknown here.
+    #[arg(value_name = "FILE")]
+    stack_file: Option<std::path::PathBuf>,
     /// Return once everything is ready; `mainstay down` stops it
     #[arg(long, short = 'd')]
     detach: bool,
@@ -49,7 +51,7 @@ const HOPELESS: Duration = Duration::from_secs(10);
 const CRASH_LOOP: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
-    let global = Global { file: options.file.clone().or_else(|| global.file.clone()), ..global.clone() };
+    let global = Global { file: options.stack_file.clone().or_else(|| global.file.clone()), ..global.clone() };
     let place = place::read(&global)?;
     place.paths.create().map_err(|error| folder_failure(&error))?;
     let client = Client::new(place.paths.api_socket());

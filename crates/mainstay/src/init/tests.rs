@@ -105,6 +105,16 @@ fn a_folder_without_any_known_file_has_no_proposal() {
 }
 
 #[test]
+fn no_proposal_has_the_name_of_a_part_of_ours() {
+    for part in mainstay_stack::OUR_PARTS {
+        let files = BTreeMap::from([("Procfile".to_owned(), Some(format!("{part}: ./server --port $PORT\n")))]);
+        let proposal = propose(&Folder { name: part.to_owned(), files }).expect("a proposal");
+        assert_eq!(proposal.services[0].name, format!("my-{part}"));
+        assert!(mainstay_stack::parse(&render(&proposal), "x", &EnvironmentName::default()).is_ok(), "{part}");
+    }
+}
+
+#[test]
 fn hostile_files_bring_no_reader_down() {
     let nasty = [
         "",

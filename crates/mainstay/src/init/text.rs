@@ -5,24 +5,6 @@ use mainstay_types::ServiceName;
 use super::folder::View;
 use super::{Part, Reason, Service};
 
-/// Names of mainstay's own parts: a service of that name could not be told from them.
-const TAKEN: [&str; 14] = [
-    "alertmanager",
-    "cache",
-    "console",
-    "control",
-    "database",
-    "edge",
-    "keep",
-    "mainstay",
-    "postgres",
-    "prometheus",
-    "redis",
-    "router",
-    "stack",
-    "store",
-];
-
 /// A name by the rule for names, as near to the given one as possible.
 pub(super) fn name_of(wished: &str) -> Option<String> {
     // `@scope/shop` is `shop`.
@@ -35,7 +17,7 @@ pub(super) fn name_of(wished: &str) -> Option<String> {
     let plain = plain.trim_start_matches(|letter: char| !letter.is_ascii_lowercase());
     let plain: String = plain.chars().take(32).collect();
     let plain = plain.trim_end_matches('-');
-    let plain = if TAKEN.contains(&plain) { format!("my-{plain}") } else { plain.to_owned() };
+    let plain = if mainstay_stack::OUR_PARTS.contains(&plain) { format!("my-{plain}") } else { plain.to_owned() };
     ServiceName::new(plain.as_str()).ok().map(|_| plain)
 }
 
