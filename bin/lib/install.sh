@@ -96,3 +96,7 @@ install_missing() {
     done
   fi
 }
+
+# mainstay and the applications, always together: another choice of packages chooses other features of what they
+# share, and cargo would build all of that again.
+build_release() { cargo build --release --locked "$@" -p mainstay -p users -p integers; }

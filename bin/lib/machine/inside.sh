@@ -57,7 +57,7 @@ first_boot() {
   local pid folder burnt
   pid=$(pid_of web-1)
   folder="/sys/fs/cgroup$(group "$pid")"
-  case "$folder" in *"/system.slice/$UNIT/mainstay/"*) ok "web-1 is below the unit's group: ${folder#/sys/fs/cgroup}" ;; *) fail "web-1 is in $folder" ;; esac
+  case "$folder" in *"/system.slice/${UNIT%.service}-"*.scope/mainstay/*) ok "web-1 is below the scope's group: ${folder#/sys/fs/cgroup}" ;; *) fail "web-1 is in $folder" ;; esac
   same "memory.max of web-1" "$(cat "$folder/memory.max")" $((96 * 1024 * 1024))
   same "cpu.max of web-1" "$(cat "$folder/cpu.max")" "50000 100000"
   burnt=$(ask /burn)

@@ -55,7 +55,7 @@ pub(crate) async fn keep(
             Err(_) => {
                 let paths = paths.clone();
                 // Another one may be starting it too: keep's own lock decides, and we dial again.
-                tokio::task::spawn_blocking(move || crate::start_keep(&paths)).await.ok();
+                tokio::task::spawn_blocking(move || crate::start_keep(&paths, None)).await.ok();
             }
         }
         tokio::time::sleep(REDIAL).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use mainstay_decide::observed::{DatabaseSeen, Observed};
 use mainstay_supervisor::keep::Control;
+use mainstay_supervisor::launch::{self, Beside};
 use mainstay_types::{Generation, Secret, Seen, ServiceName, exit_code};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -55,12 +56,12 @@ fn own_arguments(paths: &Paths, command: &str) -> Vec<String> {
     vec![command.to_owned(), "--state".to_owned(), text(&paths.state), "--runtime".to_owned(), text(&paths.runtime)]
 }
 
-/// Starts keep, detached; returns when it answers.
+/// Starts keep, detached; returns when it answers. `beside`: the service of systemd that it is started for, if any.
 ///
 /// **Errors**: it did not come up, with its last words.
-pub fn start_keep(paths: &Paths) -> Result<(), mainstay_supervisor::launch::Error> {
+pub fn start_keep(paths: &Paths, beside: Option<&Beside>) -> Result<(), launch::Error> {
     let arguments = own_arguments(paths, "keep");
-    mainstay_supervisor::launch::start_keep(&paths.program(), &arguments, &paths.runtime, &paths.log("keep")).map(drop)
+    launch::start_keep(&paths.program(), &arguments, &paths.runtime, &paths.log("keep"), beside).map(drop)
 }
 
 /// Runs the control plane until the stack is down. Returns the exit status.

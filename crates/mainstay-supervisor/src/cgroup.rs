@@ -89,22 +89,6 @@ fn ours(state: &Path) -> String {
     format!("mainstay/{hash}")
 }
 
-/// Moves this process, which a service manager put into a group that was delegated to it, into a leaf below that
-/// group: a group whose children have controllers may hold no process itself.
-///
-/// Without v2, or where the group is not ours to divide, nothing changes.
-pub fn enter_leaf(state: &Path, name: &str) {
-    let ours = ours(state);
-    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    for mount in mounts(&mountinfo).iter().filter(|mount| mount.is_v2) {
-        let leaf = own_path(&cgroup, mount, &ours).join(&ours).join(name);
-        if make(&leaf).is_ok() {
-            put(&leaf.join("cgroup.procs"), "0").ok();
-        }
-    }
-}
-
 impl Cgroups {
     /// Finds what is usable, and moves this process out of a child's group if it was started in one.
     pub(crate) fn detect(state: &Path) -> Self {

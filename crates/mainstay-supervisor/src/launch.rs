@@ -89,14 +89,62 @@ fn start(exe: &Path, args: &[String], log: &File) -> io::Result<Pid> {
     started.map(Pid).map_err(|failed| failed.error)
 }
 
+/// The unit of systemd that a keep is started for, and runs beside.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// The service, as in `mainstay-shop-production.service`.
+    pub service: String,
+    /// Whether a user's own systemd manages it.
+    pub is_of_user: bool,
+}
+
+impl Beside {
+    /// How systemd is asked to run a program in a scope of its own, which is delegated to that program.
+    ///
+    /// Not below the service's own group: a group whose children have controllers may hold no process itself, and
+    /// systemd (before 254) puts the service's next main process just there. Its restart would fail for ever while
+    /// children run. The scope is stopped after the service, whose stopping is the orderly one.
+    fn words(&self, exe: &Path, args: &[String], mark: &str) -> Vec<String> {
+        let stem = self.service.strip_suffix(".service").unwrap_or(&self.service);
+        let user = self.is_of_user.then(|| "--user".to_owned());
+        let options = [
+            "--scope",
+            "--quiet",
+            "--collect",
+            &format!("--unit={stem}-{mark}"),
+            &format!("--description=what {} runs", self.service),
+            &format!("--property=Before={}", self.service),
+            "--property=Delegate=yes",
+            "--property=TasksMax=infinity",
+            "--",
+        ]
+        .map(str::to_owned);
+        user.into_iter().chain(options).chain([exe.display().to_string()]).chain(args.iter().cloned()).collect()
+    }
+}
+
+/// systemd's program that makes a scope and becomes what it was told to run: keep has the same pid.
+const SYSTEMD_RUN: &str = "/usr/bin/systemd-run";
+
 /// Starts keep detached (own session, nobody's child, no descriptor of ours) and returns once it answers
 /// on the socket in `runtime`. Blocks: an async caller gives it a thread.
 ///
 /// `exe` is an absolute path, `args` make it call [`crate::keep::run`] with the same `runtime`; `log` gets
-/// its standard output and error.
+/// its standard output and error. `beside` names the unit of systemd that this is for, if it is for one.
 ///
 /// **Errors**: see [`Error`].
-pub fn start_keep(exe: &Path, args: &[String], runtime: &Path, log: &Path) -> Result<Hello, Error> {
+pub fn start_keep(
+    exe: &Path,
+    args: &[String],
+    runtime: &Path,
+    log: &Path,
+    beside: Option<&Beside>,
+) -> Result<Hello, Error> {
+    let words = match beside {
+        None => args.to_vec(),
+        Some(beside) => beside.words(exe, args, &mark()),
+    };
+    let (exe, args) = (if beside.is_some() { Path::new(SYSTEMD_RUN) } else { exe }, words.as_slice());
     let cannot = |source| Error::Start { program: exe.to_owned(), source };
     let open = || -> io::Result<File> {
         if let Some(folder) = log.parent() {
@@ -126,9 +174,35 @@ pub fn start_keep(exe: &Path, args: &[String], runtime: &Path, log: &Path) -> Re
     }
 }
 
+/// Tells one start's scope from the next one's: what an earlier start left running keeps its own.
+fn mark() -> String {
+    crate::ids::nonce()
+        .map_or_else(|_| std::process::id().to_string(), |nonce| nonce.to_string().chars().take(8).collect())
+}
+
 fn last_lines(log: &Path, since: u64) -> String {
     let Ok(chunk) = crate::logs::follow(log, since) else { return String::new() };
     let text = String::from_utf8_lossy(&chunk.bytes);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keep_for_a_service_gets_a_scope_beside_it_that_stops_after_it() {
+        let beside = Beside { service: "mainstay-shop-production.service".to_owned(), is_of_user: true };
+        let words = beside.words(Path::new("/var/lib/x/bin/mainstay"), &["keep".to_owned()], "1a2b");
+        assert_eq!(words.first().map(String::as_str), Some("--user"));
+        for word in [
+            "--unit=mainstay-shop-production-1a2b",
+            "--property=Before=mainstay-shop-production.service",
+            "--property=Delegate=yes",
+        ] {
+            assert!(words.iter().any(|one| one == word), "{word} is not in {words:?}");
+        }
+        assert_eq!(words[words.len() - 3..], ["--", "/var/lib/x/bin/mainstay", "keep"]);
+    }
 }

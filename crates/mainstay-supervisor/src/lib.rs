@@ -4,7 +4,7 @@
 //! decides nothing, has no async runtime and no database. The rest of L3 may use this crate.
 #![warn(missing_docs)]
 
-pub mod cgroup;
+mod cgroup;
 pub mod client;
 pub mod context;
 pub mod durable;

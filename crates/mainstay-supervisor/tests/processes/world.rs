@@ -50,7 +50,7 @@ impl World {
     }
 
     pub(crate) fn start(&mut self) -> Result<(), launch::Error> {
-        let hello = launch::start_keep(&example(), &self.args, &self.runtime(), &self.path().join("keep.log"))?;
+        let hello = launch::start_keep(&example(), &self.args, &self.runtime(), &self.path().join("keep.log"), None)?;
         self.pid = hello.pid;
         self.cgroups = hello.cgroups;
         Ok(())

@@ -231,13 +231,13 @@ pub(crate) fn end_keep(pid: Pid) {
 }
 
 fn start_keep(paths: &Paths) -> Result<(), Failure> {
-    mainstay_controller::start_keep(paths).map_err(|error| {
+    mainstay_controller::start_keep(paths, None).map_err(|error| {
         Failure::environment("MS3032", format!("keep did not start: {error}"))
             .help(format!("look at {}", paths.log("keep").display()))
     })
 }
 
 /// Whether a child that an earlier keep started still runs, by keep's own records.
-fn has_running_children(state: &Path) -> bool {
+pub(crate) fn has_running_children(state: &Path) -> bool {
     mainstay_controller::ports::recorded(state).into_iter().any(|(pid, start_time)| runs((Pid(pid), start_time)))
 }

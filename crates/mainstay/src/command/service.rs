@@ -42,6 +42,11 @@ const SYSTEMD: &str = "/run/systemd/system";
 /// Restarts that Ubuntu's needrestart makes after a package's upgrade would take the database down for a library.
 const NEEDRESTART: &str = "/etc/needrestart/conf.d";
 
+/// The unit of a stack.
+pub(crate) fn unit_name(stack: &str, environment: &str) -> String {
+    format!("mainstay-{stack}-{environment}.service")
+}
+
 /// One unit, all of it decided.
 struct Unit {
     name: String,
@@ -59,7 +64,7 @@ impl Unit {
         let place = place::read(global)?;
         let is_root = rustix::process::geteuid().is_root();
         let (stack, environment) = (place.parsed.stack.name.to_string(), place.parsed.stack.environment.to_string());
-        let name = format!("mainstay-{stack}-{environment}.service");
+        let name = unit_name(&stack, &environment);
         let home = || {
             std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from).ok_or_else(|| {
                 Failure::environment("MS3035", "HOME is not set, so a unit of this user has no place")
@@ -113,8 +118,7 @@ impl Unit {
              Restart=on-failure\n\
              RestartSec=1\n\
              KillMode=process\n\
-             # Limits of services are set in control groups below this one.\n\
-             Delegate=yes\n\
+             # What runs is in a scope of its own beside this unit, where limits of services are set.\n\
              # A service that is killed for want of memory takes nobody with it.\n\
              OOMPolicy=continue\n\
              TimeoutStartSec=300\n\
@@ -339,7 +343,6 @@ mod tests {
             &format!("ExecStart={call} up --service --wait 240"),
             &format!("ExecStop=-{call} down"),
             "KillMode=process",
-            "Delegate=yes",
             "OOMPolicy=continue",
             "WantedBy=multi-user.target",
         ] {

@@ -10,6 +10,7 @@ use mainstay_client::{Client, Error};
 use mainstay_controller::launch::{self, Launch};
 use mainstay_controller::paths::Paths;
 use mainstay_supervisor::durable;
+use mainstay_supervisor::launch::Beside;
 use mainstay_types::{State, exit_code};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,8 +64,8 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     prepare(&place, declared)?;
     println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
     let began = Instant::now();
-    start_keep(&place.paths)?;
-    match watch(&place.paths, &client, began, Duration::from_secs(options.wait)).await {
+    start_keep(&place.paths, None)?;
+    match watch(&place.paths, &client, began, Duration::from_secs(options.wait), None).await {
         Ok(status) => {
             recovery_card(&place.paths);
             let link = client.console_link().await.map(|link| link.url).unwrap_or_default();
@@ -86,28 +87,31 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if options.detach {
         return Ok(exit_code::DONE);
     }
-    stay(&place.paths, &client).await
+    stay(&place.paths, &client, None).await
 }
 
 /// `up` as a service manager runs it: what an earlier one left running is taken over, and nothing secret is printed,
 /// because what is printed goes into a journal.
 async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8, Failure> {
-    mainstay_supervisor::cgroup::enter_leaf(&place.paths.state, "up");
+    let unit = Beside {
+        service: super::service::unit_name(place.parsed.stack.name.as_str(), place.parsed.stack.environment.as_str()),
+        is_of_user: !rustix::process::geteuid().is_root(),
+    };
     let began = Instant::now();
     if keep_of(&place.paths).is_some() {
         println!("the stack runs already: taken over as it is");
     } else {
         let declared = preflight::run(place)?;
         prepare(place, declared)?;
-        start_keep(&place.paths)?;
+        start_keep(&place.paths, Some(&unit))?;
     }
-    if let Err(failure) = watch(&place.paths, client, began, patience).await {
+    if let Err(failure) = watch(&place.paths, client, began, patience, Some(&unit)).await {
         undo(&place.paths, client, false).await;
         return Err(failure);
     }
     super::service::tell_ready();
     println!("ready; `mainstay status` shows it, `mainstay console` gives a link");
-    stay(&place.paths, client).await
+    stay(&place.paths, client, Some(&unit)).await
 }
 
 fn folder_failure(error: &mainstay_controller::paths::Error) -> Failure {
@@ -186,8 +190,8 @@ fn copy_program(from: &Path, to: &Path) -> std::io::Result<()> {
     copied
 }
 
-fn start_keep(paths: &Paths) -> Result<(), Failure> {
-    mainstay_controller::start_keep(paths).map_err(|error| {
+fn start_keep(paths: &Paths, unit: Option<&Beside>) -> Result<(), Failure> {
+    mainstay_controller::start_keep(paths, unit).map_err(|error| {
         Failure::environment("MS3032", format!("keep did not start: {error}"))
             .help(format!("look at {}", paths.log("keep").display()))
     })
@@ -212,7 +216,13 @@ async fn undo(paths: &Paths, client: &Client, json: bool) {
 }
 
 /// Follows the start until all is ready, printing a line for each part.
-async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duration) -> Result<Status, Failure> {
+async fn watch(
+    paths: &Paths,
+    client: &Client,
+    began: Instant,
+    patience: Duration,
+    unit: Option<&Beside>,
+) -> Result<Status, Failure> {
     let mut board = Board::new();
     let mut hopeless: Option<Instant> = None;
     // A control plane that dies on the way is restarted: its successor has as much time as the first.
@@ -248,7 +258,7 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
         if status.is_none() && restarts < KEEP_RESTARTS && keep_of(paths).is_none() {
             // An earlier run was just ending: its keep left when its control plane did.
             restarts += 1;
-            start_keep(paths)?;
+            start_keep(paths, unit)?;
         }
         if status.is_none() && answered.elapsed() > NO_CONTROL {
             board.finish();
@@ -269,7 +279,7 @@ async fn watch(paths: &Paths, client: &Client, began: Instant, patience: Duratio
 }
 
 /// Stays until Ctrl-C (an ordered `down`) or until the stack ends by another's hand.
-async fn stay(paths: &Paths, client: &Client) -> Result<u8, Failure> {
+async fn stay(paths: &Paths, client: &Client, unit: Option<&Beside>) -> Result<u8, Failure> {
     let stream = |kind| signal(kind).map_err(|error| Failure::environment("MS3001", error.to_string()));
     let mut interrupt = stream(SignalKind::interrupt())?;
     let mut terminate = stream(SignalKind::terminate())?;
@@ -299,7 +309,14 @@ async fn stay(paths: &Paths, client: &Client) -> Result<u8, Failure> {
                 if keep_of(paths).is_some() {
                     continue;
                 }
-                if matches!(client.status().await, Err(Error::NotRunning { .. })) {
+                if !matches!(client.status().await, Err(Error::NotRunning { .. })) {
+                    continue;
+                }
+                // Both died at once. A `down` leaves no child behind; a crash does.
+                if down::has_running_children(&paths.state) {
+                    eprintln!("keep and the control plane are gone, what they started runs: taking it over");
+                    start_keep(paths, unit)?;
+                } else {
                     println!("the stack was brought down; data stays in {}", paths.state.display());
                     return Ok(exit_code::DONE);
                 }
