@@ -255,3 +255,49 @@ fn commands_about_no_stack_answer_in_json_too() {
     same(&completions["script"], &["completions", "fish"]);
     assert_eq!(json(&["explain", "MS9999"])["error"]["code"], "MS2005");
 }
+
+#[test]
+fn init_says_which_file_it_could_not_read_and_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let init = || mainstay(folder.path(), &["init", "--print"]);
+    std::fs::write(path("package.json"), "{\n  \"name\": \"shop\",\n  \"scripts\": {\n").expect("written");
+    let broken = init();
+    assert_eq!(broken.status.code(), Some(2));
+    assert!(
+        err(&broken).contains("MS2073") && err(&broken).contains("package.json:4 was not read"),
+        "{}",
+        err(&broken)
+    );
+    // A link in a circle, one to nowhere, a huge file, a pipe, which nobody writes to.
+    std::fs::remove_file(path("package.json")).expect("removed");
+    std::os::unix::fs::symlink("package.json", path("package.json")).expect("a link");
+    std::os::unix::fs::symlink("nowhere", path("Gemfile")).expect("a link");
+    std::fs::write(path("pom.xml"), vec![b' '; 10 << 20]).expect("written");
+    assert!(Command::new("mkfifo").arg(path("Procfile")).status().expect("mkfifo").success());
+    std::os::unix::fs::symlink(".", path("round")).expect("a link");
+    let odd = err(&init());
+    for wanted in [
+        "package.json was not read: Too many levels of symbolic links",
+        "Gemfile was not read: No such file",
+        "pom.xml was not read: it has 10485760 bytes",
+        "Procfile was not read: it is not a file",
+        "round was not read: it is a link to a folder",
+    ] {
+        assert!(odd.contains(wanted), "{wanted:?} is not in\n{odd}");
+    }
+    // Beside what says enough, a proposal is made, and says what it lacks.
+    std::fs::write(path("requirements.txt"), "flask\ngunicorn\n").expect("written");
+    std::fs::write(path("app.py"), "from flask import Flask\napp = Flask(__name__)\n").expect("written");
+    let made = init();
+    assert!(made.status.success() && out(&made).contains("# - Gemfile was not read"), "{}", out(&made));
+    assert!(err(&made).contains("to do: pom.xml was not read"), "{}", err(&made));
+    let json = mainstay(folder.path(), &["init", "--print", "--json"]);
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(value["unread"][0]["file"], "Gemfile", "{value}");
+    // A link to a file is that file.
+    std::fs::write(path("aside"), "web: ./server --port $PORT\n").expect("written");
+    std::fs::remove_file(path("Procfile")).expect("removed");
+    std::os::unix::fs::symlink("aside", path("Procfile")).expect("a link");
+    assert!(out(&init()).contains("exec ./server --port $PORT"), "{}", out(&init()));
+}

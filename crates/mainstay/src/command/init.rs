@@ -1,6 +1,6 @@
 //! `mainstay init`: proposes a stack file for the application in a folder, and says from what it guessed.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use mainstay_types::{EnvironmentName, exit_code};
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::init::{self, Folder, Proposal, Reason};
+use crate::init::{self, Folder, Proposal, Reason, Unread};
 use crate::screen;
 
 #[derive(Args)]
@@ -39,10 +39,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
         return Err(refuse(&file));
     }
     let folder = look(&dir);
-    let proposal = init::propose(&folder).ok_or_else(|| {
-        Failure::user("MS2070", format!("nothing in {} says how the application is started", dir.display()))
-            .help(format!("it understands {}; docs/guide/stack-file.md shows a stack file to begin with", init::KNOWN))
-    })?;
+    let proposal = init::propose(&folder).map_err(|unread| nothing(&dir, &unread))?;
     let text = init::render(&proposal);
     // What we propose must be right: else it is our bug, and no file is left behind.
     mainstay_stack::parse(&text, "mainstay.toml", &EnvironmentName::default())
@@ -53,7 +50,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     if global.json {
         let written = (!options.print).then_some(&file);
         let value = serde_json::json!({"stack": proposal.stack, "written": written, "toml": text,
-            "guessed": proposal.reasons, "open": proposal.open});
+            "guessed": proposal.reasons, "unread": proposal.unread, "open": proposal.open});
         println!("{value}");
         return Ok(exit_code::DONE);
     }
@@ -65,6 +62,19 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
         eprintln!("next: read it, `mainstay check`, `mainstay up`");
     }
     Ok(exit_code::DONE)
+}
+
+/// Nothing is there, or nothing that can be read.
+fn nothing(dir: &Path, unread: &[Unread]) -> Failure {
+    let text = format!("nothing in {} says how the application is started", dir.display());
+    if unread.is_empty() {
+        return Failure::user("MS2070", text).help(format!(
+            "it understands {}; docs/guide/stack-file.md shows a stack file to begin with",
+            init::KNOWN
+        ));
+    }
+    let lines: Vec<String> = unread.iter().map(|one| tame(&one.to_string())).collect();
+    Failure::user("MS2073", lines.join("\n")).help("mend the file, and `mainstay init` again")
 }
 
 fn refuse(file: &Path) -> Failure {
@@ -105,36 +115,85 @@ fn tell(proposal: &Proposal) {
 
 /// Names come from files of others, and must not act on a terminal.
 fn tame(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+    text.replace('\n', " ").chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
-/// The listing, and the text of what says something. What cannot be read is as if it were not there.
+/// The listing, and the text of what says something. What is wanted and cannot be read is noted with its reason.
 fn look(dir: &Path) -> Folder {
     let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut folder = Folder { name, files: BTreeMap::new() };
-    let mut open = vec![(dir.to_owned(), String::new(), 0)];
-    while let Some((path, prefix, depth)) = open.pop() {
-        for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
-            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            let relative = format!("{prefix}{name}");
-            let Ok(kind) = entry.file_type() else { continue };
-            if kind.is_dir() {
-                if init::is_skipped(&name) {
-                    // That it is there is known, not what is in it.
-                    folder.files.insert(format!("{relative}/."), None);
-                } else if depth < DEPTH {
-                    open.push((entry.path(), format!("{relative}/"), depth + 1));
-                }
+    let mut folder = Folder { name, ..Folder::default() };
+    // Nearer folders first: what says how the application runs lies at the top.
+    let mut open = VecDeque::from([(dir.to_owned(), String::new(), 0)]);
+    while let Some((path, prefix, depth)) = open.pop_front() {
+        let entries = match std::fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let name = if prefix.is_empty() { "." } else { prefix.trim_end_matches('/') };
+                let reason = format!("the folder cannot be listed: {error}");
+                folder.unread.insert(name.to_owned(), Unread::new(name, None, reason));
                 continue;
             }
-            if folder.files.len() >= MOST_FILES {
-                return folder;
+        };
+        for entry in entries.flatten() {
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let relative = format!("{prefix}{name}");
+            // Beyond the limit only what is wanted right here.
+            if folder.files.len() >= MOST_FILES && !(depth == 0 && init::is_read(&relative)) {
+                let reason = format!("there are more than {MOST_FILES} files: not all were looked at");
+                folder.unread.insert(".".to_owned(), Unread::new(".", None, reason));
+                open.clear();
+                continue;
             }
-            let is_small = entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MOST_BYTES);
-            let is_wanted = init::is_read(&relative) && is_small;
-            let text = is_wanted.then(|| std::fs::read_to_string(entry.path()).ok()).flatten();
-            folder.files.insert(relative, text);
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() && !init::is_skipped(&name) {
+                if depth < DEPTH {
+                    open.push_back((entry.path(), format!("{relative}/"), depth + 1));
+                }
+            } else if init::is_skipped(&name) && entry.path().is_dir() {
+                // That it is there is known, not what is in it.
+                folder.files.insert(format!("{relative}/."), None);
+            } else {
+                file(&mut folder, &entry.path(), relative);
+            }
         }
     }
     folder
+}
+
+/// One file. Links are followed to files, never to folders: those may lead in a circle, or out of the application.
+fn file(folder: &mut Folder, path: &Path, relative: String) {
+    if !init::is_read(&relative) {
+        let is_folder = path.is_dir();
+        let is_told = is_folder && !relative.contains('/') && holds_something(path);
+        folder.files.insert(relative.clone(), None);
+        if is_told {
+            let reason = "it is a link to a folder, which init does not follow: copy it here, or `init` over there";
+            folder.unread.insert(relative.clone(), Unread::new(&relative, None, reason));
+        }
+        return;
+    }
+    // Large programs are made by machines, and say nothing that is looked for.
+    let is_made = |bytes| bytes > MOST_BYTES && init::is_program(&relative);
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => folder.put_unread(relative, "it is not a file"),
+        Ok(meta) if is_made(meta.len()) => _ = folder.files.insert(relative, None),
+        Ok(meta) if meta.len() > MOST_BYTES => {
+            let reason = format!("it has {} bytes, and init reads files of at most {MOST_BYTES}", meta.len());
+            folder.put_unread(relative, reason);
+        }
+        Ok(_) => match std::fs::read(path) {
+            Ok(bytes) => folder.put(relative, &bytes),
+            Err(error) => folder.put_unread(relative, error.to_string()),
+        },
+        Err(error) => folder.put_unread(relative, error.to_string()),
+    }
+}
+
+/// Whether a folder has a file that init understands.
+fn holds_something(dir: &Path) -> bool {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.file_name().to_str().is_some_and(init::is_read))
 }

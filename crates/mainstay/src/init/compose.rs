@@ -1,217 +1,266 @@
 //! A compose file: images of PostgreSQL and Redis become database and cache; what it builds becomes services when
 //! no other file says how they run.
 //!
-//! Not a YAML reader: services, and the few keys of theirs that matter, by indentation, as people write these files.
+//! **Source**: the Compose Specification, <https://github.com/compose-spec/compose-spec>.
 
+use super::docker::{self, Image, Start};
 use super::folder::{View, is_compose};
-use super::text::{Command, reason};
-use super::{Part, Service};
+use super::text::{Command, one_word, reason};
+use super::yaml::{self, Node, Value};
+use super::{Part, Service, Unread};
 
 const DATABASE: [&str; 6] = ["postgres", "postgresql", "postgis", "timescaledb", "pgvector", "timescaledb-ha"];
 const CACHE: [&str; 5] = ["redis", "valkey", "keydb", "redis-stack", "redis-stack-server"];
 
-/// One entry below `services:`.
-#[derive(Debug, Default)]
-struct Entry {
-    name: String,
-    line: usize,
-    image: Option<(String, usize)>,
-    build: Option<(String, usize)>,
-    command: Option<(String, usize)>,
-    has_ports: bool,
-    /// Path of an HTTP health check.
-    health: Option<(String, usize)>,
+/// The compose file that Docker would take, if there is one.
+pub(super) fn file<'f>(view: &View<'f>) -> Option<&'f str> {
+    view.paths().find(|path| is_compose(path))
+}
+
+/// The whole file, with a map of `services`.
+///
+/// # Errors
+/// Where and why it cannot be read.
+pub(super) fn root(file: &str, text: &str) -> Result<Node, Unread> {
+    let root = yaml::read(file, text)?;
+    let services = root.get("services").ok_or_else(|| Unread::new(file, Some(1), "it has no `services` at its top"))?;
+    if !matches!(services.value, Value::Map(_) | Value::Empty) {
+        return Err(Unread::new(file, Some(services.line), "`services` is no map"));
+    }
+    let odd = services.entries().iter().find(|(_, service)| !matches!(service.value, Value::Map(_)));
+    match odd {
+        Some((name, service)) => Err(Unread::new(file, Some(service.line), format!("the service `{name}` is no map"))),
+        None => Ok(root),
+    }
 }
 
 /// `is_known`: other files say which services run.
 pub(super) fn read(view: &View<'_>, is_known: bool) -> Option<Part> {
-    let path = view.paths().find(|path| is_compose(path))?;
+    let path = file(view)?;
     let file = view.full(path);
+    // Why it cannot be read is said by `unread`.
+    let root = root(&file, view.text(path)?).ok()?;
     let mut part = Part::default();
-    for entry in entries(view.text(path)?) {
-        if let Some((image, line)) = &entry.image {
-            image_part(&mut part, &file, &entry, image, *line);
-        } else if !is_known && entry.build.is_some() {
-            built(&mut part, view, &file, entry);
-        }
+    for (name, node) in root.get("services")?.entries() {
+        one(&mut part, view, &file, &Entry { name, node }, is_known);
+    }
+    if let Some(include) = root.get("include") {
+        part.open.push(format!("{file}:{} includes other files, which init does not read", include.line));
+    }
+    let beside = ["compose.override.yaml", "compose.override.yml"];
+    let beside = beside.into_iter().chain(["docker-compose.override.yaml", "docker-compose.override.yml"]);
+    for other in beside.filter(|other| view.has(other)) {
+        part.open.push(format!("{} is laid over {file} by Docker, and init does not read it", view.full(other)));
     }
     Some(part)
 }
 
-fn image_part(part: &mut Part, file: &str, entry: &Entry, image: &str, line: usize) {
-    let name = image.split(['@']).next().unwrap_or(image);
-    let name = name.rsplit('/').next().unwrap_or(name).split(':').next().unwrap_or(name);
-    let found = format!("the image {image}");
-    if DATABASE.contains(&name) {
-        part.has_database = true;
-        part.reasons.push(reason("database (PostgreSQL)", file, Some(line), found));
-    } else if CACHE.contains(&name) {
-        part.has_cache = true;
-        part.reasons.push(reason("cache (Redis)", file, Some(line), found));
-    } else {
-        part.open.push(format!(
-            "{file}:{line} has {} ({image}), which mainstay does not run: keep running it yourself, and give its \
-             address in `env` of [service.NAME]; or make it a service of its own command",
-            entry.name
-        ));
+/// One entry below `services:`.
+struct Entry<'n> {
+    name: &'n str,
+    node: &'n Node,
+}
+
+impl Entry<'_> {
+    fn has(&self, key: &str) -> bool {
+        self.node.get(key).is_some_and(|node| !node.is_empty())
     }
 }
 
-fn built(part: &mut Part, view: &View<'_>, file: &str, entry: Entry) {
-    let (context, build_line) = entry.build.clone().unwrap_or_default();
-    let inner = view.inner(&context);
-    let docker = inner.text("Dockerfile");
-    let from_docker =
-        docker.and_then(|text| docker_command(text).map(|(line, at)| (line, inner.full("Dockerfile"), at)));
-    let from_compose = entry.command.clone().map(|(line, at)| (line, file.to_owned(), at));
-    let (command, file_of, line, is_guess) = match from_compose.or(from_docker) {
-        Some((command, file, line)) => (command, file, line, false),
-        None => ("./server".to_owned(), file.to_owned(), build_line, true),
+fn one(part: &mut Part, view: &View<'_>, file: &str, entry: &Entry<'_>, is_known: bool) {
+    if let Some(extends) = entry.node.get("extends") {
+        part.open.push(format!(
+            "{file}:{}: {} extends another service, and init does not read what it takes from there",
+            extends.line, entry.name
+        ));
+    }
+    let image = entry.node.get("image").and_then(|node| Some((interpolated(node.text()?), node.line)));
+    let build = Build::of(entry, view);
+    match (image, build) {
+        // Beside `build`, `image` is only the name of what is built.
+        (_, Some(build)) => {
+            let base = build.image.base.clone().map(|(base, at)| (base, build.dockerfile.clone(), at));
+            match base.filter(|(base, _, _)| kind(base) != Kind::Other) {
+                Some((base, dockerfile, at)) => image_part(part, &dockerfile, entry, &base, at),
+                None if is_known => {}
+                None => built(part, file, entry, &build),
+            }
+        }
+        (Some((image, line)), None) => image_part(part, file, entry, &image, line),
+        (None, None) if entry.has("extends") => {}
+        (None, None) => part.open.push(format!(
+            "{file}:{}: {} has neither `image` nor `build`, so that init does not know what it is",
+            entry.node.line, entry.name
+        )),
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Database,
+    Cache,
+    Other,
+}
+
+fn kind(image: &str) -> Kind {
+    let name = image.split('@').next().unwrap_or(image);
+    let name = name.rsplit('/').next().unwrap_or(name).split(':').next().unwrap_or(name);
+    if DATABASE.contains(&name) {
+        Kind::Database
+    } else if CACHE.contains(&name) {
+        Kind::Cache
+    } else {
+        Kind::Other
+    }
+}
+
+fn image_part(part: &mut Part, file: &str, entry: &Entry<'_>, image: &str, line: usize) {
+    let found = format!("the image {image}");
+    match kind(image) {
+        Kind::Database => {
+            part.has_database = true;
+            part.reasons.push(reason("database (PostgreSQL)", file, Some(line), found));
+        }
+        Kind::Cache => {
+            part.has_cache = true;
+            part.reasons.push(reason("cache (Redis)", file, Some(line), found));
+        }
+        Kind::Other => part.open.push(format!(
+            "{file}:{line} has {} ({image}), which mainstay does not run: keep running it yourself, and give its \
+             address in `env` of [service.NAME]; or make it a service of its own command",
+            entry.name
+        )),
+    }
+}
+
+/// What `build` says.
+struct Build<'f> {
+    line: usize,
+    inner: View<'f>,
+    /// The Dockerfile as seen from the stack file, and what it says.
+    dockerfile: String,
+    image: Image,
+}
+
+impl<'f> Build<'f> {
+    fn of(entry: &Entry<'_>, view: &View<'f>) -> Option<Self> {
+        let build = entry.node.get("build")?;
+        let text_of = |key: &str| build.get(key).and_then(Node::text).map(interpolated);
+        let context = build.text().map(interpolated).or_else(|| text_of("context")).unwrap_or_else(|| ".".to_owned());
+        let inner = view.inner(&context);
+        let name = text_of("dockerfile").unwrap_or_else(|| "Dockerfile".to_owned());
+        let name = name.trim_start_matches("./");
+        let target = text_of("target");
+        let text = text_of("dockerfile_inline").or_else(|| inner.text(name).map(str::to_owned));
+        let image = docker::read(&text.unwrap_or_default(), target.as_deref());
+        let line = build.get("context").map_or(build.line, |context| context.line);
+        Some(Self { line, dockerfile: inner.full(name), inner, image })
+    }
+}
+
+fn built(part: &mut Part, file: &str, entry: &Entry<'_>, build: &Build<'_>) {
+    let has_ports = entry.has("ports") || entry.has("expose");
+    let words = |key: &str| entry.node.get(key).and_then(command);
+    let start = build.image.start(words("entrypoint"), words("command"));
+    let (line, from, found) = match start {
+        Some((start, true)) => (start.line, (file.to_owned(), start.at), "its command"),
+        Some((start, false)) => (start.line, (build.dockerfile.clone(), start.at), "its command"),
+        None => ("./server".to_owned(), (file.to_owned(), build.line), "it is built here, and no command is said"),
     };
-    let mut service = Service::new(&entry.name, Command::new(command), entry.has_ports);
-    service.dir = inner.dir();
-    let found = if is_guess {
+    let is_guess = found != "its command";
+    let mut service = Service::new(entry.name, Command::new(line), has_ports);
+    service.dir = build.inner.dir();
+    if is_guess {
         service
             .notes
             .push("NOT KNOWN: neither the compose file nor a Dockerfile says the command. Put it here.".to_owned());
         part.open.push(format!("the command of {} is not known: `run` in [service.{}]", entry.name, service.name));
-        "it is built here, and no command is said".to_owned()
     } else {
         service
             .notes
             .push("The command of the container; here it runs on the machine itself, without an image.".to_owned());
-        "its command".to_owned()
-    };
-    if entry.has_ports && !service.run.line.contains("PORT") {
+    }
+    if has_ports && !service.run.line.contains("PORT") {
         service.notes.push("It must listen on 127.0.0.1 and the port in the environment variable PORT.".to_owned());
     }
-    if let Some((path, line)) = &entry.health {
-        service.health = Some(path.clone());
-        part.reasons.push(reason(format!("health {path}"), file, Some(*line), "its health check"));
+    if let Some((path, line)) = entry.node.get("healthcheck").and_then(health) {
+        part.reasons.push(reason(format!("health {path}"), file, Some(line), "its health check"));
+        service.health = Some(path);
+    }
+    for key in ["environment", "env_file"] {
+        if let Some(node) = entry.node.get(key).filter(|node| !node.is_empty()) {
+            part.open.push(format!(
+                "{file}:{}: what `{key}` of {} sets is not taken over: put what it still needs into \
+                 [service.{}.env], without the addresses of database and cache",
+                node.line, entry.name, service.name
+            ));
+        }
     }
     let what = format!("service {} runs {}", service.name, service.run.line);
-    part.reasons.push(reason(what, &file_of, Some(line), found));
-    if !entry.has_ports {
-        part.reasons.push(reason(format!("{} is a worker", service.name), file, Some(entry.line), "it has no `ports`"));
+    part.reasons.push(reason(what, &from.0, Some(from.1), found));
+    if !has_ports {
+        let why = "it has no `ports`";
+        part.reasons.push(reason(format!("{} is a worker", service.name), file, Some(entry.node.line), why));
     }
     part.services.push(service);
 }
 
-/// The last CMD or ENTRYPOINT of a Dockerfile.
-fn docker_command(text: &str) -> Option<(String, usize)> {
-    let mut entry = None;
-    let mut command = None;
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if let Some(rest) = line.strip_prefix("ENTRYPOINT ") {
-            entry = Some((words(rest), index + 1));
-        } else if let Some(rest) = line.strip_prefix("CMD ") {
-            command = Some((words(rest), index + 1));
-        }
-    }
-    match (entry, command) {
-        (Some((entry, at)), Some((command, _))) => Some((format!("{entry} {command}"), at)),
-        (entry, command) => entry.or(command),
-    }
+/// `command` or `entrypoint`: a list of words, or a line that is split into words.
+fn command(node: &Node) -> Option<Start> {
+    let line = match &node.value {
+        Value::Text(text) => unfolded(text),
+        Value::List(items) => items.iter().filter_map(Node::text).map(one_word).collect::<Vec<_>>().join(" "),
+        Value::Empty | Value::Map(_) => return None,
+    };
+    // `$$` is how Compose writes a `$` that is not its own.
+    let line = line.trim().replace("$$", "$");
+    Some(Start { line, at: node.line, is_shell: false }).filter(|start| !start.line.is_empty())
 }
 
-/// `["a", "b c"]` or `a b` as one command line.
-fn words(text: &str) -> String {
-    let text = text.trim();
-    match serde_json::from_str::<Vec<String>>(text) {
-        Ok(words) => words.iter().map(|word| one_word(word)).collect::<Vec<_>>().join(" "),
-        Err(_) => text.trim_matches(['"', '\'']).to_owned(),
-    }
-}
-
-fn one_word(word: &str) -> String {
-    let is_plain = !word.is_empty() && !word.contains([' ', '\t', '"', '\'', '\\']);
-    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
-}
-
-fn entries(text: &str) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
-    let (mut in_services, mut level, mut key) = (false, None, String::new());
-    for (index, raw) in text.lines().enumerate() {
-        let line = raw.split(" #").next().unwrap_or(raw).trim_end();
-        let trimmed = line.trim_start();
-        if trimmed.is_empty() || trimmed.starts_with('#') {
-            continue;
-        }
-        let indent = line.len() - trimmed.len();
-        if indent == 0 {
-            in_services = trimmed == "services:";
-            continue;
-        }
-        if !in_services {
-            continue;
-        }
-        let at = index + 1;
-        let own = *level.get_or_insert(indent);
-        if indent == own {
-            let name = trimmed.trim_end_matches(':').trim_matches(['"', '\'']).to_owned();
-            entries.push(Entry { name, line: at, ..Entry::default() });
-            key.clear();
-            continue;
-        }
-        let Some(entry) = entries.last_mut() else { continue };
-        read_line(entry, &mut key, trimmed, indent <= own + 4 && !trimmed.starts_with('-'), at);
-    }
-    entries
-}
-
-/// A line within an entry. `may_be_key`: it is indented as a key of the entry is.
-fn read_line(entry: &mut Entry, key: &mut String, line: &str, may_be_key: bool, at: usize) {
-    let pair = line.split_once(':').map(|(name, value)| (name.trim(), value.trim().to_owned()));
-    const KEYS: [&str; 18] = [
-        "image",
-        "build",
-        "command",
-        "entrypoint",
-        "ports",
-        "expose",
-        "healthcheck",
-        "environment",
-        "env_file",
-        "volumes",
-        "depends_on",
-        "restart",
-        "networks",
-        "deploy",
-        "labels",
-        "profiles",
-        "container_name",
-        "working_dir",
-    ];
-    if let (Some((name, value)), true) = (&pair, may_be_key)
-        && KEYS.contains(name)
-    {
-        (*name).clone_into(key);
-        let value = value.trim_matches(['"', '\'']).to_owned();
-        match *name {
-            "image" => entry.image = Some((value, at)),
-            "build" => entry.build = Some((if value.is_empty() { ".".to_owned() } else { value }, at)),
-            "command" if !value.is_empty() => entry.command = Some((words(&value), at)),
-            "ports" => entry.has_ports = true,
+/// Line breaks are blanks between words, and stay what they are within quotation marks.
+fn unfolded(text: &str) -> String {
+    let mut mark = None;
+    let letters = text.chars().map(|letter| {
+        match (mark, letter) {
+            (None, '\'' | '"') => mark = Some(letter),
+            (Some(open), letter) if open == letter => mark = None,
             _ => {}
         }
-        return;
-    }
-    match (key.as_str(), pair) {
-        ("build", Some(("context", value))) => entry.build = Some((value.trim_matches(['"', '\'']).to_owned(), at)),
-        ("command", _) if line.starts_with("- ") => {
-            let word = one_word(line[2..].trim().trim_matches(['"', '\'']));
-            let line = entry.command.get_or_insert((String::new(), at));
-            line.0 = format!("{} {word}", line.0).trim().to_owned();
+        if letter == '\n' && mark.is_none() { ' ' } else { letter }
+    });
+    letters.collect()
+}
+
+/// The path of `curl -f http://localhost:8000/health || exit 1`, and its line.
+fn health(node: &Node) -> Option<(String, usize)> {
+    let test = node.get("test")?;
+    let words: Vec<&str> = match &test.value {
+        Value::Text(text) => vec![text],
+        Value::List(items) => items.iter().filter_map(Node::text).collect(),
+        Value::Empty | Value::Map(_) => return None,
+    };
+    let hosts = ["http://", "localhost:", "127.0.0.1:"];
+    words.iter().find_map(|word| {
+        let rest = hosts.iter().find_map(|host| word.split_once(host)).map(|(_, rest)| rest)?;
+        let is_end = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '?' | ',' | ')' | ';');
+        let address = rest.split(is_end).next().unwrap_or_default();
+        let path = address.split_once('/').map(|(_, path)| path).unwrap_or_default();
+        Some((format!("/{path}"), test.line))
+    })
+}
+
+/// `${NAME:-value}` is `value`: the one that holds where nobody says another.
+fn interpolated(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((inner, behind)) = after.split_once('}') else { break };
+        out.push_str(before);
+        match inner.split_once(":-").or_else(|| inner.split_once('-')) {
+            Some((_, value)) => out.push_str(value),
+            None => out.push_str(&format!("${{{inner}}}")),
         }
-        ("healthcheck", _) => {
-            // `curl -f http://localhost:8000/health || exit 1`
-            let Some((_, rest)) = line.split_once("http://") else { return };
-            let path = rest.split_once('/').map(|(_, path)| path).unwrap_or_default();
-            let end =
-                path.find(|letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '?' | ',' | ']'));
-            entry.health = Some((format!("/{}", &path[..end.unwrap_or(path.len())]), at));
-        }
-        _ => {}
+        rest = behind;
     }
+    out + rest
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::unread::{Unread, decoded};
+
 /// Names of files, with the text of those that [`is_read`] wants.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Folder {
@@ -9,6 +11,8 @@ pub(crate) struct Folder {
     pub(crate) name: String,
     /// Text by path relative to the folder; `None` for files that are only known to be there.
     pub(crate) files: BTreeMap<String, Option<String>>,
+    /// What could not be read of them, by path; `.` is the listing itself.
+    pub(crate) unread: BTreeMap<String, Unread>,
 }
 
 /// Folders in which nothing is looked for: dependencies, build results, history.
@@ -63,10 +67,20 @@ const PROGRAMS: [&str; 7] = ["main", "app", "server", "index", "wsgi", "asgi", "
 /// Whether the text of this file is wanted.
 pub(crate) fn is_read(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    let is_program = name.rsplit_once('.').is_some_and(|(stem, extension)| {
-        PROGRAMS.contains(&stem) && ["py", "js", "mjs", "cjs", "ts", "rs"].contains(&extension)
-    });
-    READ.contains(&name) || is_program || is_compose(name)
+    let is_wanted = name.rsplit_once('.').is_some_and(|(stem, _)| PROGRAMS.contains(&stem)) && is_program(name);
+    READ.contains(&name) || is_wanted || is_compose(name) || is_dockerfile(name)
+}
+
+/// `Dockerfile.prod` and `prod.Dockerfile`, as a compose file names them.
+fn is_dockerfile(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.starts_with("dockerfile.") || name.ends_with(".dockerfile")
+}
+
+/// A program text: only searched for words, where another file says how it runs.
+pub(crate) fn is_program(path: &str) -> bool {
+    let extension = path.rsplit('.').next().unwrap_or_default();
+    ["py", "js", "mjs", "cjs", "ts", "rs"].contains(&extension)
 }
 
 pub(super) fn is_compose(name: &str) -> bool {
@@ -74,6 +88,24 @@ pub(super) fn is_compose(name: &str) -> bool {
 }
 
 impl Folder {
+    /// Notes a file with its content.
+    pub(crate) fn put(&mut self, path: String, bytes: &[u8]) {
+        let text = match decoded(&path, bytes) {
+            Ok(text) => Some(text),
+            Err(unread) => {
+                self.unread.insert(path.clone(), unread);
+                None
+            }
+        };
+        self.files.insert(path, text);
+    }
+
+    /// Notes a file whose content is wanted and cannot be had.
+    pub(crate) fn put_unread(&mut self, path: String, reason: impl Into<String>) {
+        self.unread.insert(path.clone(), Unread::new(&path, None, reason));
+        self.files.insert(path, None);
+    }
+
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
@@ -118,6 +150,11 @@ impl<'f> View<'f> {
     /// The path as seen from the stack file.
     pub(super) fn full(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
+    }
+
+    /// A path of the folder as seen from here, when it is here or below.
+    pub(super) fn relative<'p>(&self, path: &'p str) -> Option<&'p str> {
+        path.strip_prefix(&self.prefix)
     }
 
     pub(super) fn has(&self, path: &str) -> bool {

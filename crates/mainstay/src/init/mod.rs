@@ -5,6 +5,7 @@
 //! step, never a silent assumption.
 
 mod compose;
+mod docker;
 mod folder;
 mod java;
 mod node;
@@ -14,15 +15,18 @@ mod render;
 mod ruby;
 mod rust;
 mod text;
+mod unread;
+mod yaml;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use folder::View;
-pub(crate) use folder::{Folder, is_read, is_skipped};
+pub(crate) use folder::{Folder, is_program, is_read, is_skipped};
 pub(crate) use render::render;
 use text::{Command, name_of};
+pub(crate) use unread::Unread;
 
 /// Where a guess is from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -115,6 +119,8 @@ pub(crate) struct Proposal {
     pub(crate) migrates_itself: bool,
     pub(crate) has_cache: bool,
     pub(crate) reasons: Vec<Reason>,
+    /// What is there and could not be read.
+    pub(crate) unread: Vec<Unread>,
     /// What no file says, each with its next step.
     pub(crate) open: Vec<String>,
 }
@@ -126,22 +132,38 @@ pub(crate) const KNOWN: &str = "Procfile, Cargo.toml, package.json, Gemfile, req
 /// Folders of a repository with several applications that are looked at; more is a collection, not an application.
 const MOST_PARTS: usize = 8;
 
-/// Proposes a stack file. `None` when nothing that `init` understands is there.
-pub(crate) fn propose(folder: &Folder) -> Option<Proposal> {
+/// Proposes a stack file.
+///
+/// # Errors
+/// What could not be read, when nothing else that `init` understands is there.
+pub(crate) fn propose(folder: &Folder) -> Result<Proposal, Vec<Unread>> {
     let root = View::root(folder);
+    let mut unread = unread::of(folder, &root);
     let mut parts = languages(&root);
     let procfile = procfile::read(&root);
     if procfile.is_none() && parts.iter().all(|part| part.services.is_empty()) {
         for inner in folder.folders().into_iter().take(MOST_PARTS) {
-            parts.extend(languages(&View::below(folder, &inner)));
+            let view = View::below(folder, &inner);
+            unread.extend(unread::of(folder, &view));
+            parts.extend(languages(&view));
         }
     }
+    for member in rust::members(&root) {
+        // Members directly below were looked at, if there was nothing here.
+        unread.extend(unread::of(folder, &member).into_iter().filter(|one| one.file.ends_with("/Cargo.toml")));
+    }
+    unread.extend(unread::of_compose(&root));
+    unread.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+    unread.dedup();
     let has_services = procfile.is_some() || parts.iter().any(|part| !part.services.is_empty());
     parts.extend(compose::read(&root, has_services));
     if procfile.is_none() && !parts.iter().any(Part::says_something) {
-        return None;
+        return Err(unread);
     }
-    Some(lay_together(folder, procfile, parts))
+    let mut proposal = lay_together(folder, procfile, parts);
+    proposal.open.splice(0..0, unread.iter().map(ToString::to_string));
+    proposal.unread = unread;
+    Ok(proposal)
 }
 
 /// What the files of one folder say: the application's language, and Node beside it for its pages.
@@ -163,6 +185,7 @@ fn lay_together(folder: &Folder, procfile: Option<Part>, parts: Vec<Part>) -> Pr
         migrates_itself: parts.iter().any(|part| part.migrates_itself || part.before.is_some()),
         has_cache: false,
         reasons: Vec::new(),
+        unread: Vec::new(),
         open: Vec::new(),
     };
     name(&mut proposal, folder, &parts);

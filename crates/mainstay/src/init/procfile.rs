@@ -10,13 +10,8 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
     let mut part = Part::default();
     let mut release = None;
     for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        let Some((name, command)) = line.split_once(':').filter(|_| !line.starts_with('#')) else { continue };
-        let (name, command) = (name.trim(), Command::new(command));
-        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-        if !is_name || command.line.is_empty() {
-            continue;
-        }
+        // What is none is said by `unread`.
+        let Some((name, command)) = process(line.trim()) else { continue };
         let at = Some(index + 1);
         if name == "release" {
             part.reasons.push(reason(format!("before: {}", command.line), &file, at, "the process `release`"));
@@ -39,4 +34,12 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         first.before = release;
     }
     (!part.services.is_empty()).then_some(part)
+}
+
+/// `NAME: COMMAND`.
+pub(super) fn process(line: &str) -> Option<(&str, Command)> {
+    let (name, command) = line.split_once(':').filter(|_| !line.starts_with('#'))?;
+    let (name, command) = (name.trim(), Command::new(command));
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    (is_name && !command.line.is_empty()).then_some((name, command))
 }

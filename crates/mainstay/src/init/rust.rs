@@ -20,13 +20,9 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
     if text.contains("[package]") {
         package(&mut part, view, view, text);
     }
-    if text.contains("[workspace]") {
-        let members = view.paths().filter_map(|path| path.strip_suffix("/Cargo.toml")).take(MOST_MEMBERS);
-        for member in members.collect::<Vec<_>>() {
-            let inner = view.inner(member);
-            if let Some(text) = inner.text("Cargo.toml") {
-                package(&mut part, view, &inner, text);
-            }
+    for inner in members(view) {
+        if let Some(text) = inner.text("Cargo.toml") {
+            package(&mut part, view, &inner, text);
         }
     }
     if part.services.is_empty() {
@@ -35,6 +31,15 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
     part.open.push("the program must be there before `mainstay up`: cargo build --release".to_owned());
     add_health(&mut part, view);
     Some(part)
+}
+
+/// The folders of a workspace.
+pub(super) fn members<'f>(view: &View<'f>) -> Vec<View<'f>> {
+    if !view.text("Cargo.toml").is_some_and(|text| text.contains("[workspace]")) {
+        return Vec::new();
+    }
+    let members = view.paths().filter_map(|path| path.strip_suffix("/Cargo.toml")).take(MOST_MEMBERS);
+    members.map(|member| view.inner(member)).collect()
 }
 
 /// One package, whose program lands in the target folder of the workspace.

@@ -22,7 +22,7 @@ fn folder(name: &str, text: &str) -> Folder {
             text.push('\n');
         }
     }
-    Folder { name: name.to_owned(), files }
+    Folder { name: name.to_owned(), files, ..Folder::default() }
 }
 
 fn said(proposal: &Proposal) -> String {
@@ -56,7 +56,8 @@ fn every_kind_of_folder_gets_the_proposal_of_its_golden_file() {
     let mut wrong = Vec::new();
     for (name, path, whole) in goldens() {
         let (input, expected) = whole.split_once(RULE).unwrap_or((whole.as_str(), ""));
-        let proposal = propose(&folder(&name, input)).unwrap_or_else(|| panic!("{name}: nothing was recognised"));
+        let proposal = propose(&folder(&name, input))
+            .unwrap_or_else(|unread| panic!("{name}: nothing was recognised: {unread:?}"));
         let found = said(&proposal);
         if is_blessing {
             std::fs::write(&path, format!("{}{RULE}{found}", input.trim_end())).expect("writable");
@@ -72,7 +73,7 @@ fn every_proposal_passes_check_without_a_warning() {
     let mut seen = 0;
     for (name, _, whole) in goldens() {
         let (input, _) = whole.split_once(RULE).unwrap_or((whole.as_str(), ""));
-        let text = render(&propose(&folder(&name, input)).unwrap_or_else(|| panic!("{name}: nothing recognised")));
+        let text = render(&propose(&folder(&name, input)).unwrap_or_else(|_| panic!("{name}: nothing recognised")));
         let parsed = mainstay_stack::parse(&text, "mainstay.toml", &EnvironmentName::default())
             .unwrap_or_else(|found| panic!("{name}: {found}\n{text}"));
         assert!(parsed.warnings.is_empty(), "{name}: {}\n{text}", parsed.warnings);
@@ -100,15 +101,89 @@ fn every_guess_names_a_file_that_is_there_and_a_line_that_it_has() {
 
 #[test]
 fn a_folder_without_any_known_file_has_no_proposal() {
-    assert_eq!(propose(&folder("notes", "== README.md\nhello\n== data/a.csv\n1\n")), None);
-    assert_eq!(propose(&folder("library", "== Cargo.toml\n[package]\nname = \"lib\"\n== src/lib.rs\n")), None);
+    assert_eq!(propose(&folder("notes", "== README.md\nhello\n== data/a.csv\n1\n")), Err(Vec::new()));
+    assert_eq!(
+        propose(&folder("library", "== Cargo.toml\n[package]\nname = \"lib\"\n== src/lib.rs\n")),
+        Err(Vec::new())
+    );
+}
+
+#[test]
+fn byte_order_marks_utf16_and_other_line_ends_change_nothing() {
+    let marked = |text: &str| [b"\xef\xbb\xbf", text.replace('\n', "\r\n").as_bytes()].concat();
+    let wide = |text: &str| {
+        let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+        units.flat_map(u16::to_le_bytes).collect::<Vec<u8>>()
+    };
+    let old = |text: &str| text.replace('\n', "\r").into_bytes();
+    for (name, _, whole) in goldens() {
+        let (input, _) = whole.split_once(RULE).unwrap_or((whole.as_str(), ""));
+        let plain = folder(&name, input);
+        let expected = propose(&plain);
+        for write in [&marked as &dyn Fn(&str) -> Vec<u8>, &wide, &old] {
+            let mut odd = Folder { name: name.clone(), ..Folder::default() };
+            for (path, text) in &plain.files {
+                match text {
+                    Some(text) => odd.put(path.clone(), &write(text)),
+                    None => _ = odd.files.insert(path.clone(), None),
+                }
+            }
+            assert_eq!(propose(&odd), expected, "{name}");
+        }
+    }
+}
+
+/// What is said of a folder that holds only this file.
+fn unread(file: &str, bytes: &[u8]) -> String {
+    let mut folder = Folder { name: "x".to_owned(), ..Folder::default() };
+    folder.put(file.to_owned(), bytes);
+    let all = propose(&folder).expect_err("nothing else is there");
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn what_cannot_be_read_is_said_with_file_line_and_reason() {
+    for (file, text, wanted) in [
+        (
+            "package.json",
+            "{\n  \"name\": \"x\"\n  \"scripts\": {}\n}",
+            "package.json:3 was not read: it is no JSON: expected",
+        ),
+        ("package.json", "", "package.json:1 was not read: it is no JSON: EOF"),
+        ("package.json", "[]", "package.json:1 was not read: it is no JSON object"),
+        ("package.json", "{\n\"scripts\": []}", "package.json:2 was not read: `scripts` is no object"),
+        ("Cargo.toml", "[package]\nname = \n", "Cargo.toml:2 was not read: it is no TOML"),
+        ("pyproject.toml", "[project\n", "pyproject.toml:1 was not read: it is no TOML"),
+        ("Procfile", "# mine\nweb ./server\n", "Procfile:2 was not read: the line is no `NAME: COMMAND`"),
+        ("requirements.txt", "\n-r base.txt\n", "requirements.txt:2 was not read: init does not follow `-r base.txt`"),
+        ("compose.yaml", "services:\n  web: {image: [}\n", "compose.yaml:2 was not read: "),
+        ("compose.yaml", "web:\n  image: redis\n", "compose.yaml:1 was not read: it has no `services`"),
+        ("compose.yaml", "services:\n  web: redis\n", "compose.yaml:2 was not read: the service `web` is no map"),
+        ("compose.yaml", "services:\n  a: {}\n  a: {}\n", "compose.yaml:3 was not read: the key `a` is there twice"),
+        ("compose.yaml", "", "compose.yaml:1 was not read: it has no `services`"),
+    ] {
+        let found = unread(file, text.as_bytes());
+        assert!(found.contains(wanted), "{file} {text:?}: {found}");
+    }
+    assert!(unread("Procfile", b"web: ./a\nb: \xe9\n").contains("Procfile:2 was not read: it is not UTF-8"));
+    assert!(unread("Procfile", b"web: ./a\nb: \0\n").contains("Procfile:2 was not read: it holds a NUL"));
+    assert!(unread("Procfile", b"\xff\xfew").contains("Procfile was not read: it is broken UTF-16"));
+}
+
+#[test]
+fn a_program_in_another_encoding_is_searched_all_the_same() {
+    let mut folder = Folder { name: "x".to_owned(), ..Folder::default() };
+    folder.put("requirements.txt".to_owned(), b"flask\ngunicorn\n");
+    folder.put("app.py".to_owned(), b"# caf\xe9\nfrom flask import Flask\napp = Flask(__name__)\n");
+    let proposal = propose(&folder).expect("a proposal");
+    assert!(proposal.reasons.iter().any(|reason| reason.file == "app.py" && reason.line == Some(3)), "{proposal:?}");
 }
 
 #[test]
 fn no_proposal_has_the_name_of_a_part_of_ours() {
     for part in mainstay_stack::OUR_PARTS {
         let files = BTreeMap::from([("Procfile".to_owned(), Some(format!("{part}: ./server --port $PORT\n")))]);
-        let proposal = propose(&Folder { name: part.to_owned(), files }).expect("a proposal");
+        let proposal = propose(&Folder { name: part.to_owned(), files, ..Folder::default() }).expect("a proposal");
         assert_eq!(proposal.services[0].name, format!("my-{part}"));
         assert!(mainstay_stack::parse(&render(&proposal), "x", &EnvironmentName::default()).is_ok(), "{part}");
     }
@@ -142,10 +217,10 @@ fn hostile_files_bring_no_reader_down() {
     for text in nasty {
         for file in files {
             let files = BTreeMap::from([(file.to_owned(), Some(text.to_owned()))]);
-            propose(&Folder { name: "x".to_owned(), files });
+            propose(&Folder { name: "x".to_owned(), files, ..Folder::default() }).ok();
         }
         let files = files.iter().map(|file| ((*file).to_owned(), Some(text.to_owned()))).collect();
-        if let Some(proposal) = propose(&Folder { name: "\u{1b}".to_owned(), files }) {
+        if let Ok(proposal) = propose(&Folder { name: "\u{1b}".to_owned(), files, ..Folder::default() }) {
             let text = render(&proposal);
             assert!(mainstay_stack::parse(&text, "x", &EnvironmentName::default()).is_ok(), "{text}");
         }

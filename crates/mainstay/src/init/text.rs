@@ -2,7 +2,7 @@
 
 use mainstay_types::ServiceName;
 
-use super::folder::View;
+use super::folder::{View, is_program};
 use super::{Part, Reason, Service};
 
 /// A name by the rule for names, as near to the given one as possible.
@@ -86,6 +86,12 @@ pub(super) fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
+}
+
+/// A word of a command line.
+pub(super) fn one_word(word: &str) -> String {
+    let is_plain = !word.is_empty() && !word.contains([' ', '\t', '\n', '"', '\'', '\\']);
+    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// The line, from 1, at which a needle stands first.
@@ -188,11 +194,6 @@ pub(super) fn health(view: &View<'_>) -> Option<(String, Reason)> {
         }
     }
     None
-}
-
-fn is_program(file: &str) -> bool {
-    let extension = file.rsplit('.').next().unwrap_or_default();
-    ["py", "js", "mjs", "cjs", "ts", "rs"].contains(&extension)
 }
 
 /// Gives the web services of a part the health path that its texts name.
