@@ -63,6 +63,7 @@ step "virtual machine"
 # Some /dev/kvm, in a virtual machine itself, stop at the first rare instruction: it has to be asked for.
 accelerator="${MACHINE_ACCEL:-tcg,thread=multi}"
 echo "   $accelerator"
+: >"$work/serial"
 timeout "${MACHINE_TIMEOUT:-3000}" qemu-system-x86_64 -accel "$accelerator" -cpu max -smp 2 -m 2048 -nographic -no-user-config -nodefaults \
   -kernel "$work/kernel" -initrd "$work/initrd" \
   -append "root=/dev/vda rw console=ttyS0 quiet loglevel=3 systemd.show_status=false panic=-1" \
