@@ -86,7 +86,7 @@ pub struct DrillFigures {
     pub stall_p95_ms: u64,
     /// Worst of these.
     pub stall_max_ms: u64,
-    /// Acknowledged rows and keys.
+    /// Acknowledged rows and keys, but for keys that may go.
     pub acknowledged: u64,
     /// Of these, not there afterwards.
     pub lost: u64,
@@ -94,6 +94,50 @@ pub struct DrillFigures {
     pub requests: u64,
     /// Of these, failed.
     pub failed_requests: u64,
+    /// Keys of a cache that went with it, which is allowed. `None`: an older record, which counts them as lost.
+    #[serde(default)]
+    pub evicted: Option<u64>,
+    /// The wider bar that it was held to, if it needed one.
+    #[serde(default)]
+    pub extended: Option<Extended>,
+}
+
+/// A bar wider than the promise, without which the drill had not passed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extended {
+    /// Rounds that were held to it.
+    pub rounds: u32,
+    /// Of how many.
+    pub of: u32,
+    /// What was promised. **Unit**: milliseconds.
+    pub promised_ms: u64,
+    /// The bar. **Unit**: milliseconds.
+    pub bar_ms: u64,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl fmt::Display for Extended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rounds, of, promised_ms, bar_ms, reason } = self;
+        write!(
+            f,
+            "against an extended bar, {bar_ms} ms in place of {promised_ms} ms in {rounds} of {of} runs: {reason}"
+        )
+    }
+}
+
+/// The files of a report by their sums, as they were written: a line of the history of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrillFiled {
+    /// [`HISTORY_VERSION`].
+    pub version: u32,
+    /// When they were written.
+    pub filed: Timestamp,
+    /// Beginnings of the drills that they are about.
+    pub drills: Vec<Timestamp>,
+    /// SHA-256 by file name, without folders.
+    pub files: BTreeMap<String, String>,
 }
 
 /// What a drill is owed.
@@ -143,6 +187,9 @@ pub struct DrillStanding {
     pub last_ended: Option<Timestamp>,
     /// That verdict.
     pub last_verdict: Option<Verdict>,
+    /// The wider bar that the run was held to which the standing rests on, if it needed one.
+    #[serde(default)]
+    pub extended: Option<Extended>,
 }
 
 /// The history as it could be read.
@@ -150,8 +197,18 @@ pub struct DrillStanding {
 pub struct DrillHistory {
     /// Every drill, in the order in which they began.
     pub records: Vec<DrillRecord>,
+    /// Every report that was written, in that order.
+    pub filed: Vec<DrillFiled>,
     /// Lines that could not be read: cut off by a crash, or of a later version.
     pub unreadable: usize,
+}
+
+/// What a line may be; its own keys tell which.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Record(Box<DrillRecord>),
+    Filed(DrillFiled),
 }
 
 /// Reads a history.
@@ -159,10 +216,16 @@ pub fn parse_history(text: &str) -> DrillHistory {
     let mut history = DrillHistory::default();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let record = serde_json::from_str::<DrillRecord>(line).ok().filter(|read| read.version <= HISTORY_VERSION);
-        let Some(record) = record else {
-            history.unreadable += 1;
-            continue;
+        let record = match serde_json::from_str(line) {
+            Ok(Line::Record(record)) if record.version <= HISTORY_VERSION => *record,
+            Ok(Line::Filed(filed)) if filed.version <= HISTORY_VERSION => {
+                history.filed.push(filed);
+                continue;
+            }
+            Ok(Line::Record(_) | Line::Filed(_)) | Err(_) => {
+                history.unreadable += 1;
+                continue;
+            }
         };
         match places.get(&record.id).and_then(|place| history.records.get_mut(*place)) {
             Some(known) => *known = record,
@@ -216,6 +279,20 @@ mod tests {
         let history = parse_history(&text);
         assert_eq!(history.records, [record("1", Some(9)), second]);
         assert_eq!(history.unreadable, 0);
+    }
+
+    #[test]
+    fn reports_that_were_filed_are_no_drills() {
+        let filed = DrillFiled {
+            version: HISTORY_VERSION,
+            filed: Timestamp::from_millis(9),
+            drills: vec![Timestamp::from_millis(1)],
+            files: BTreeMap::from([("drill.html".to_owned(), "abc".to_owned())]),
+        };
+        let text = line(&record("1", Some(9))) + &serde_json::to_string(&filed).expect("serializes") + "\n";
+        let history = parse_history(&text);
+        assert_eq!((history.records.len(), history.unreadable), (1, 0));
+        assert_eq!(history.filed, [filed]);
     }
 
     #[test]

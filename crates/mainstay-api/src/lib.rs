@@ -31,8 +31,8 @@ mod drills;
 use std::collections::BTreeMap;
 
 pub use drills::{
-    DrillFigures, DrillHistory, DrillRecord, DrillStanding, HISTORY_VERSION, Standing, Verdict, newest_by_drill,
-    parse_history,
+    DrillFigures, DrillFiled, DrillHistory, DrillRecord, DrillStanding, Extended, HISTORY_VERSION, Standing, Verdict,
+    newest_by_drill, parse_history,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, Lsn, Member, Nonce, Pid, Secret, ServiceName,

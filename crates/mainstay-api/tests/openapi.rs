@@ -10,8 +10,9 @@ use std::path::Path;
 
 use mainstay_api::{
     API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, DrillFigures,
-    DrillRecord, DrillStanding, Event, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress,
-    RunAsked, RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, Standing, Status, Top, Traffic, Usage, Verdict,
+    DrillRecord, DrillStanding, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process,
+    Progress, RunAsked, RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, Standing, Status, Top, Traffic, Usage,
+    Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -249,7 +250,12 @@ fn standing(standing: Standing) -> DrillStanding {
         reason: text(),
         last_ended: Some(at()),
         last_verdict: Some(Verdict::Pass),
+        extended: Some(extended()),
     }
+}
+
+fn extended() -> Extended {
+    Extended { rounds: 1, of: 5, promised_ms: 3000, bar_ms: 15_000, reason: "x".to_owned() }
 }
 
 fn drills() -> Vec<(&'static str, Value)> {
@@ -269,7 +275,8 @@ fn drills() -> Vec<(&'static str, Value)> {
         reasons: vec!["x".to_owned()],
     };
     let begun = DrillRecord { ended: None, verdict: None, figures: None, ..record(Verdict::Pass) };
-    let unproven = DrillStanding { last_ended: None, last_verdict: None, ..standing(Standing::NeverRun) };
+    let unproven =
+        DrillStanding { last_ended: None, last_verdict: None, extended: None, ..standing(Standing::NeverRun) };
     let mut all = vec![put("DrillRecord", begun), put("DrillStanding", unproven)];
     for verdict in [Verdict::Pass, Verdict::Aborted, Verdict::Void, Verdict::Fail] {
         all.extend([put("Verdict", verdict), put("DrillRecord", record(verdict))]);
@@ -278,6 +285,8 @@ fn drills() -> Vec<(&'static str, Value)> {
         all.extend([put("Standing", one), put("DrillStanding", standing(one))]);
     }
     all.push(put("DrillFigures", DrillFigures::default()));
+    let held = DrillFigures { evicted: Some(1), extended: Some(extended()), ..DrillFigures::default() };
+    all.extend([put("DrillFigures", held), put("Extended", extended())]);
     all
 }
 

@@ -49,6 +49,17 @@ pub fn read(path: &Path) -> io::Result<DrillHistory> {
     Ok(parse_history(text))
 }
 
+/// Reads all of a history, however long it is.
+///
+/// **Errors**: the file system's.
+pub fn read_all(path: &Path) -> io::Result<DrillHistory> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(parse_history(&String::from_utf8_lossy(&bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(DrillHistory::default()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Looks at the history until the end, and tells the loop when it changed.
 pub(crate) async fn observe(path: std::path::PathBuf, sender: mpsc::Sender<Message>) {
     let mut known = None;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_api::{DrillRecord, DrillStanding, Standing, Verdict, newest_by_drill};
+use mainstay_api::{DrillRecord, DrillStanding, Extended, Standing, Verdict, newest_by_drill};
 use mainstay_stack::Stack;
 use mainstay_stack::model::Promise;
 use mainstay_types::Timestamp;
@@ -116,6 +116,11 @@ impl Fault {
         }
     }
 
+    /// Whether what a Redis acknowledged may be gone afterwards: a cache holds what can be computed again.
+    pub fn may_evict(self) -> bool {
+        self == Self::CacheCrash
+    }
+
     /// What the stack file promises about it.
     pub fn promise(self, stack: &Stack) -> Promise {
         let target = &stack.target;
@@ -182,10 +187,12 @@ pub fn standings(stack: &Stack, records: &[DrillRecord], here: Here<'_>, now: Ti
     let telling = newest_by_drill(records, says);
     let standing = |fault: Fault| {
         let last = newest.get(fault.name()).copied();
+        let rests_on = telling.get(fault.name()).copied();
         let (standing, reason) = match fault.applies(stack) {
             Err(reason) => (Standing::NotApplicable, reason),
-            Ok(()) => owed(telling.get(fault.name()).copied(), last, here, now),
+            Ok(()) => owed(rests_on, last, here, now),
         };
+        let extended = rests_on.filter(|_| standing == Standing::Fine).and_then(extended);
         DrillStanding {
             drill: fault.name().to_owned(),
             what: fault.what().to_owned(),
@@ -195,6 +202,7 @@ pub fn standings(stack: &Stack, records: &[DrillRecord], here: Here<'_>, now: Ti
             reason,
             last_ended: last.and_then(|record| record.ended),
             last_verdict: last.and_then(|record| record.verdict),
+            extended: extended.cloned(),
         }
     };
     Fault::ALL.into_iter().map(standing).collect()
@@ -227,12 +235,17 @@ fn owed(
     if record.stack != here.stack {
         return (Standing::Stale, "the stack file has changed since it passed".to_owned());
     }
-    (Standing::Fine, "it passed".to_owned())
+    (Standing::Fine, extended(record).map_or("it passed".to_owned(), |extended| format!("it passed {extended}")))
+}
+
+/// The wider bar that a drill was held to, if it needed one.
+fn extended(record: &DrillRecord) -> Option<&Extended> {
+    record.figures.as_ref().and_then(|figures| figures.extended.as_ref())
 }
 
 #[cfg(test)]
 mod tests {
-    use mainstay_api::HISTORY_VERSION;
+    use mainstay_api::{DrillFigures, HISTORY_VERSION};
     use mainstay_types::EnvironmentName;
 
     use super::*;
@@ -307,6 +320,19 @@ mod tests {
         assert_eq!((standing.standing, standing.last_verdict), (Standing::Fine, Some(Verdict::Void)));
         let only_void = [record("edge-crash", 2000, Verdict::Void)];
         assert_eq!(of(&only_void, "edge-crash", 3000).standing, Standing::NeverRun);
+    }
+
+    #[test]
+    fn a_pass_that_needed_a_wider_bar_says_so() {
+        let extended =
+            Extended { rounds: 1, of: 5, promised_ms: 3000, bar_ms: 15_000, reason: "the machine was busy".to_owned() };
+        let figures = Some(DrillFigures { extended: Some(extended.clone()), ..DrillFigures::default() });
+        let pressed = DrillRecord { figures, ..record("database-freeze", DAY, Verdict::Pass) };
+        let found = of(std::slice::from_ref(&pressed), "database-freeze", DAY);
+        assert_eq!((found.standing, found.extended), (Standing::Fine, Some(extended)));
+        assert!(found.reason.contains("15000 ms in place of 3000 ms in 1 of 5 runs"), "{}", found.reason);
+        let calm = [pressed, record("database-freeze", 2 * DAY, Verdict::Pass)];
+        assert_eq!(of(&calm, "database-freeze", 2 * DAY).extended, None, "the last one needed none");
     }
 
     #[test]

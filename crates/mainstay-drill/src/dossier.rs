@@ -59,4 +59,7 @@ pub struct Skipped {
     pub drill: String,
     /// Why.
     pub reason: String,
+    /// It began and could not go on.
+    #[serde(default)]
+    pub is_aborted: bool,
 }

@@ -16,10 +16,14 @@ use crate::freeze::{self, Frozen};
 use crate::load::Running;
 use crate::measure::wall_clock;
 use crate::round::Arena;
+use crate::run::Progress;
 use crate::whole::{self, LOOK};
 
 /// A round of `null` lasts as long as a quick recovery.
 const NOTHING: Duration = Duration::from_secs(2);
+
+/// A recovery that takes longer is said what it waits for, again and again.
+const SAY: Duration = Duration::from_secs(10);
 
 /// A fault that was injected and proven.
 pub(crate) struct Injected {
@@ -95,7 +99,13 @@ impl Arena<'_> {
     }
 
     /// From the injection until the stack is whole again, with another process in the victim's place.
-    pub(crate) async fn follow(&self, injected: &mut Injected, load: &Running, drill: &str) -> After {
+    pub(crate) async fn follow(
+        &self,
+        injected: &mut Injected,
+        load: &Running,
+        drill: &str,
+        progress: &mut dyn Progress,
+    ) -> After {
         match &mut injected.hit {
             Hit::Nothing => {
                 tokio::time::sleep(NOTHING).await;
@@ -103,10 +113,12 @@ impl Arena<'_> {
                 let is_whole = status.is_some_and(|status| whole::missing(&status).is_none());
                 After { whole: is_whole.then(|| injected.at.elapsed()), ..After::default() }
             }
-            Hit::Killed(victim) => After { whole: self.wait_whole(injected.at, victim).await, ..After::default() },
+            Hit::Killed(victim) => {
+                After { whole: self.wait_whole(injected.at, victim, progress).await, ..After::default() }
+            }
             Hit::Frozen { frozen, member } => {
                 let mut after = self.see_promoted(injected.at, frozen, *member, load, drill).await;
-                after.whole = self.wait_whole(injected.at, &frozen.victim).await;
+                after.whole = self.wait_whole(injected.at, &frozen.victim, progress).await;
                 after
             }
         }
@@ -153,16 +165,22 @@ impl Arena<'_> {
         former::watch(direct, &access.ledger_url, drill, &load.stopped()).map_err(|error| error.to_string())
     }
 
-    async fn wait_whole(&self, injected: Instant, victim: &Victim) -> Option<Duration> {
-        while injected.elapsed() < whole::WITHIN {
-            let status = self.client.status().await.ok().filter(|status| whole::missing(status).is_none());
-            if status.is_some() {
+    async fn wait_whole(&self, at: Instant, victim: &Victim, progress: &mut dyn Progress) -> Option<Duration> {
+        let mut said = Duration::ZERO;
+        while at.elapsed() < whole::WITHIN {
+            let status = self.client.status().await.ok();
+            let missing = status.as_ref().and_then(whole::missing);
+            if let Some(missing) = missing.as_ref().filter(|_| at.elapsed() >= said + SAY) {
+                said = at.elapsed();
+                progress.say(&format!("waits: {} ({} s after the fault)", missing.text, said.as_secs()));
+            }
+            if status.is_some() && missing.is_none() {
                 let processes = self.client.processes().await.unwrap_or_default();
                 let is_replaced = processes.iter().any(|process| {
                     process.name == victim.name && process.pid.is_some() && process.pid != Some(victim.pid)
                 });
                 if is_replaced {
-                    return Some(injected.elapsed());
+                    return Some(at.elapsed());
                 }
             }
             tokio::time::sleep(LOOK).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mainstay_api::Verdict;
+use mainstay_api::{Extended, Verdict};
 use mainstay_decide::drills::Fault;
 use mainstay_decide::pressure;
 use mainstay_stack::Stack;
@@ -47,6 +47,7 @@ pub(crate) fn judge(case: &Case<'_>, rounds: &[Round]) -> Report {
             rpo_ms: millis(promise.rpo),
             source: if promise.is_declared { "mainstay.toml" } else { "default" }.to_owned(),
         },
+        extended: extended(case, rounds, promise),
         measured,
         latency: figures::latency(rounds),
         checks: findings::summary(rounds),
@@ -180,6 +181,22 @@ fn broken_times(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String>
 /// How long a client may wait when the primary freezes.
 fn stall_limit(was_pressed: bool, promise: Promise) -> Duration {
     if was_pressed { promise.rto * pressure::PATIENCE } else { promise.rto }
+}
+
+/// The wider bar, if the drill would have missed the promise as it is written: rounds under pressure are held to it.
+fn extended(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Option<Extended> {
+    if case.options.fault != Fault::DatabaseFreeze {
+        return None;
+    }
+    let pressed: Vec<u64> = rounds.iter().filter(|round| round.was_pressed).map(|round| millis(round.stall)).collect();
+    let (promised_ms, bar_ms) = (millis(stall_limit(false, promise)), millis(stall_limit(true, promise)));
+    (measure::percentile(&pressed, 95) > promised_ms).then(|| Extended {
+        rounds: u32::try_from(pressed.len()).unwrap_or(u32::MAX),
+        of: u32::try_from(rounds.len()).unwrap_or(u32::MAX),
+        promised_ms,
+        bar_ms,
+        reason: format!("tasks waited for the machine more than {} % of the time", pressure::EXPLAINS_SILENCE / 100),
+    })
 }
 
 /// A freeze promises a stall at the 95th percentile, of the rounds in which nothing else explained the silence and of

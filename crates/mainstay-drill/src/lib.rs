@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod aim;
+pub mod chain;
 pub mod checker;
 mod data;
 mod dossier;
@@ -21,6 +22,7 @@ pub mod html;
 mod http;
 mod inject;
 mod judge;
+mod junit;
 mod keys;
 mod knock;
 mod ledger;
@@ -39,11 +41,12 @@ mod workload;
 pub use dossier::{Control, Controls, DOSSIER_VERSION, Dossier, Sheet, Skipped};
 pub use environment::Environment;
 pub use freeze::{DEAD_MAN, dead_man};
-pub use mainstay_api::Verdict;
+pub use junit::junit;
+pub use mainstay_api::{Extended, Verdict};
 pub use mainstay_decide::drills::Fault;
 pub use report::{
     CheckReport, Counts, Evidence, Latency, Load, Measured, Phases, Promised, REPORT_VERSION, Report, RoundReport,
     Spread,
 };
-pub use run::{Error, Options, Progress, Sabotage, drill};
+pub use run::{Error, Options, Progress, Sabotage, Stop, drill};
 pub use strip::{Slice, Strip};

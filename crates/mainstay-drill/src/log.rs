@@ -1,15 +1,18 @@
 //! The history of drills: a line when one begins, a line when it ends, in a file that only grows.
 //!
-//! Each line is written at once and synced; what a crash cut off is ended before the next line, and readers skip it.
+//! Each line is written at once and synced (`chain.rs`); what a crash cut off is ended before the next line, and
+//! readers skip it.
 //! Whoever writes holds the lock of the folder: two drills at once would measure neither fault.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use mainstay_api::{DrillFigures, DrillRecord, HISTORY_VERSION, Verdict};
 use mainstay_types::Timestamp;
 
+use crate::chain::append;
 use crate::measure::wall_clock;
 use crate::report::Report;
 use crate::run::{Error, Options};
@@ -21,7 +24,7 @@ const REASON_LENGTH: usize = 200;
 
 /// A drill that is being remembered.
 pub(crate) struct Log {
-    file: File,
+    history: PathBuf,
     record: DrillRecord,
     /// Held until the end.
     _lock: File,
@@ -48,7 +51,6 @@ impl Log {
             Err(TryLockError::WouldBlock) => return Err(Error::Busy),
             Err(TryLockError::Error(error)) => return Err(Error::History(error)),
         }
-        let mut file = open(&options.history).map_err(Error::History)?;
         let record = DrillRecord {
             version: HISTORY_VERSION,
             id: format!("{:x}-{}", began.as_micros(), std::process::id()),
@@ -64,8 +66,8 @@ impl Log {
             figures: None,
             reasons: Vec::new(),
         };
-        append(&mut file, &record).map_err(Error::History)?;
-        Ok(Self { file, record, _lock: lock })
+        append(&options.history, &record).map_err(Error::History)?;
+        Ok(Self { history: options.history.clone(), record, _lock: lock })
     }
 
     /// Remembers how it ended.
@@ -77,7 +79,7 @@ impl Log {
         self.record.verdict = Some(report.verdict);
         self.record.figures = Some(figures(report));
         self.record.reasons = report.evidence.reasons.iter().take(MOST_REASONS).map(|reason| short(reason)).collect();
-        append(&mut self.file, &self.record).map_err(Error::History)
+        append(&self.history, &self.record).map_err(Error::History)
     }
 
     /// Remembers that it could not go on.
@@ -87,7 +89,7 @@ impl Log {
         self.record.ended = Some(wall_clock());
         self.record.verdict = Some(Verdict::Aborted);
         self.record.reasons = vec![short(reason)];
-        append(&mut self.file, &self.record).map_err(Error::History)
+        append(&self.history, &self.record).map_err(Error::History)
     }
 }
 
@@ -97,6 +99,7 @@ fn short(text: &str) -> String {
 
 fn figures(report: &Report) -> DrillFigures {
     let (measured, counts) = (&report.measured, &report.measured.counts);
+    let (lost, acknowledged) = report.lost();
     DrillFigures {
         promised_rto_ms: report.promise.rto_ms,
         promised_rpo_ms: report.promise.rpo_ms,
@@ -105,32 +108,13 @@ fn figures(report: &Report) -> DrillFigures {
         rto_max_ms: measured.rto_ms.max,
         stall_p95_ms: measured.stall_ms.p95,
         stall_max_ms: measured.stall_ms.max,
-        acknowledged: counts.acknowledged + counts.keys,
-        lost: counts.lost + counts.keys_lost,
+        acknowledged,
+        lost,
         requests: counts.requests,
         failed_requests: counts.failed_requests,
+        evicted: Some(report.evicted().map_or(0, |(gone, _)| gone)),
+        extended: report.extended.clone(),
     }
-}
-
-/// Opens it for appending, behind a whole line.
-fn open(path: &std::path::Path) -> io::Result<File> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
-    if file.metadata()?.len() > 0 {
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-        }
-    }
-    Ok(file)
-}
-
-fn append(file: &mut File, record: &DrillRecord) -> io::Result<()> {
-    let mut line = serde_json::to_vec(record)?;
-    line.push(b'\n');
-    file.write_all(&line)?;
-    file.sync_data()
 }
 
 #[cfg(test)]
@@ -152,6 +136,7 @@ mod tests {
             history: folder.join("drills/history.jsonl"),
             release: "0.1.0".to_owned(),
             stack_hash: "abc".to_owned(),
+            stop: crate::run::Stop::never(),
         }
     }
 
@@ -166,6 +151,7 @@ mod tests {
         log.abort("the control plane does not answer").expect("aborts");
         assert_eq!(read().len(), 1);
         assert_eq!(read()[0].verdict, Some(Verdict::Aborted));
+        assert_eq!(crate::chain::verify(&options.history).expect("reads").broken, None);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_api::Verdict;
+use mainstay_api::{Extended, Verdict};
+use mainstay_decide::drills::Fault;
 use mainstay_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -274,6 +275,9 @@ pub struct Report {
     pub sabotage: Option<String>,
     /// The promise.
     pub promise: Promised,
+    /// The wider bar that it was held to, if it needed one.
+    #[serde(default)]
+    pub extended: Option<Extended>,
     /// The measurement.
     pub measured: Measured,
     /// Latency of successful operations over all rounds, by kind of client, as in a round's load.
@@ -296,4 +300,23 @@ pub struct Report {
     pub rounds: Vec<RoundReport>,
     /// The evidence.
     pub evidence: Evidence,
+}
+
+impl Report {
+    /// Rows and keys that were acknowledged and are gone, and how many were acknowledged; without keys that may go.
+    pub fn lost(&self) -> (u64, u64) {
+        let counts = &self.measured.counts;
+        let (keys_lost, keys) = if self.may_evict() { (0, 0) } else { (counts.keys_lost, counts.keys) };
+        (counts.lost + keys_lost, counts.acknowledged + keys)
+    }
+
+    /// Keys that went, which is allowed, and how many there were; `None` where none may go.
+    pub fn evicted(&self) -> Option<(u64, u64)> {
+        let counts = &self.measured.counts;
+        self.may_evict().then_some((counts.keys_lost, counts.keys))
+    }
+
+    fn may_evict(&self) -> bool {
+        Fault::by_name(&self.drill).is_some_and(Fault::may_evict)
+    }
 }

@@ -16,7 +16,7 @@ use crate::inject::{After, Hit, Injected, primary};
 use crate::ledger::Honesty;
 use crate::load::{Loads, Seen};
 use crate::measure::{self, wall_clock};
-use crate::run::{Error, Options, Sabotage};
+use crate::run::{Error, Options, Progress, Sabotage};
 use crate::timeline;
 use crate::whole::{self, LOOK};
 
@@ -96,10 +96,10 @@ pub(crate) fn round_line(runs: u32, round: &Round) -> String {
 }
 
 impl Arena<'_> {
-    pub(crate) async fn round(&self, number: u32) -> Result<Round, Error> {
+    pub(crate) async fn round(&self, number: u32, progress: &mut dyn Progress) -> Result<Round, Error> {
         let options = self.options;
-        let status = whole::wait(self.client, whole::WITHIN).await?;
-        self.wait_steady(&status).await?;
+        let status = whole::wait(self.client, progress).await?;
+        self.wait_steady(&status, progress).await?;
         let random = splitmix(options.seed ^ u64::from(number) << 32);
         let seq = self.client.events(None, 1).await?.last().map_or(0, |event| event.seq);
         let drill = format!("{}-{:x}-{number}-{}", options.fault.name(), options.seed, std::process::id());
@@ -115,7 +115,7 @@ impl Arena<'_> {
         };
         let (at, gone) = injected.as_ref().map_or_else(|_| (Instant::now(), Instant::now()), |i| (i.at, i.gone));
         let mut after = match &mut injected {
-            Ok(injected) => self.follow(injected, &load, &drill).await,
+            Ok(injected) => self.follow(injected, &load, &drill, progress).await,
             Err(_) => After::default(),
         };
         tokio::time::sleep(AFTER).await;
@@ -152,13 +152,18 @@ impl Arena<'_> {
     }
 
     /// Until there is somebody to hit: after a round its victim is left alone for a while.
-    async fn wait_steady(&self, status: &Status) -> Result<(), Error> {
+    async fn wait_steady(&self, status: &Status, progress: &mut dyn Progress) -> Result<(), Error> {
         let primary = primary(status).map(|(_, name)| name);
-        let began = Instant::now();
+        let (began, mut is_said) = (Instant::now(), false);
         while self.options.fault != Fault::Null && began.elapsed() < fault::STEADY {
             let processes = self.client.processes().await?;
             if fault::victim(self.options.fault, &processes, primary.as_ref(), 0, wall_clock()).is_some() {
                 break;
+            }
+            if !is_said && began.elapsed() > Duration::from_secs(1) {
+                let seconds = fault::STEADY.as_secs();
+                progress.say(&format!("waits: whom it hits must have run for {seconds} s since the last start"));
+                is_said = true;
             }
             tokio::time::sleep(LOOK).await;
         }

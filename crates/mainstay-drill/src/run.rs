@@ -6,6 +6,7 @@ use mainstay_client::Client;
 use mainstay_decide::drills::Fault;
 use mainstay_stack::Stack;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::environment::Environment;
 use crate::load::Loads;
@@ -68,6 +69,38 @@ pub struct Options {
     pub release: String,
     /// SHA-256 of the stack file.
     pub stack_hash: String,
+    /// What ends it before its time.
+    pub stop: Stop,
+}
+
+/// Tells a drill to stop, and why.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<Option<&'static str>>);
+
+impl Stop {
+    /// One that stops when the reason is there.
+    pub fn by(reason: watch::Receiver<Option<&'static str>>) -> Self {
+        Self(reason)
+    }
+
+    /// One that never does.
+    pub fn never() -> Self {
+        Self(watch::channel(None).1)
+    }
+
+    /// The reason, if it was told to stop.
+    pub fn reason(&self) -> Option<&'static str> {
+        *self.0.borrow()
+    }
+
+    async fn wait(&self) -> &'static str {
+        let mut reason = self.0.clone();
+        let told = reason.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
+        match told {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Told while it runs.
@@ -100,6 +133,9 @@ pub enum Error {
     /// The edge cannot be asked.
     #[error("cannot use the stack's CA: {0}")]
     Trust(#[source] std::io::Error),
+    /// Somebody stopped it.
+    #[error("it was stopped ({0}); nothing that it froze is left frozen")]
+    Stopped(&'static str),
     /// Another drill runs: two faults at once would measure neither.
     #[error("another drill of this stack is under way")]
     Busy,
@@ -120,7 +156,12 @@ pub async fn drill(
     options.fault.applies(stack).map_err(Error::NotApplicable)?;
     let began = measure::wall_clock();
     let mut log = Log::begin(options, began)?;
-    match rounds(client, stack, options, progress).await {
+    // Dropped in the middle, the rounds heal what they broke: whatever holds a fault lets go of it.
+    let outcome = tokio::select! {
+        done = rounds(client, stack, options, progress) => done,
+        reason = options.stop.wait() => Err(Error::Stopped(reason)),
+    };
+    match outcome {
         Ok(done) => {
             let case = judge::Case { stack, options, began, load: done.load };
             let (history_sha256, environment) = (Some(done.history), Some(done.environment));
@@ -130,6 +171,10 @@ pub async fn drill(
         }
         Err(error) => {
             log.abort(&error.to_string())?;
+            if options.sabotage.is_some() {
+                // A mistake that nobody has made yet must not wait for the next fault, which is a real one perhaps.
+                client.sabotage(mainstay_api::Sabotage::Off).await.ok();
+            }
             Err(error)
         }
     }
@@ -146,7 +191,7 @@ struct Done {
 }
 
 async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mut dyn Progress) -> Result<Done, Error> {
-    whole::wait(client, whole::WITHIN).await?;
+    whole::wait(client, progress).await?;
     let loads = Loads::of(client, stack, options).await?;
     let arena = Arena { client, stack, options, loads };
     let mut environment = Environment::look();
@@ -155,7 +200,7 @@ async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mu
     }
     let (mut rounds, mut hash) = (Vec::new(), Sha256::new());
     for number in 1..=options.runs {
-        let mut round = arena.round(number).await?;
+        let mut round = arena.round(number, progress).await?;
         progress.say(&round_line(options.runs, &round));
         environment.look_at_load();
         // Handed on, not kept: a round's history is half a megabyte.

@@ -4,46 +4,169 @@ use std::time::Duration;
 
 use mainstay_api::{BoxStatus, Status};
 use mainstay_client::Client;
-use mainstay_types::State;
+use mainstay_types::{State, Waiting};
 use tokio::time::Instant;
 
-use crate::run::Error;
+use crate::run::{Error, Progress};
 
-/// Most time for the stack to be whole again.
+/// Most time for the stack to be whole again after a fault, and before one while it gets on.
 pub(crate) const WITHIN: Duration = Duration::from_secs(120);
 /// Pause between two looks at the stack.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
+/// What a stack lacks to be whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// Which box, in which state, why.
+    pub(crate) text: String,
+    /// Nothing will change it but a person.
+    pub(crate) needs_a_person: bool,
+}
+
+/// What is said and done about a stack that is not whole. Pure.
+///
+/// A stack that gets on is waited for; one in which nothing changes for [`Patience::STILL`] is not: a drill that
+/// waits in silence looks like one that hangs.
+pub(crate) struct Patience {
+    /// The longest wait.
+    within: Duration,
+    /// What was missing last, since when, and when it was said last.
+    last: Option<(String, Duration, Option<Duration>)>,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Wait,
+    Say(String),
+    GiveUp(String),
+}
+
+impl Patience {
+    /// What is missing for a shorter time is not worth a line: most recoveries end within it.
+    const QUIET: Duration = Duration::from_secs(1);
+    /// What is still the same is said again after this.
+    const AGAIN: Duration = Duration::from_secs(10);
+    /// A clone of a small database or an application's start on a busy machine fit into this.
+    const STILL: Duration = Duration::from_secs(45);
+    /// The control plane may be about to see that a person has acted.
+    const PERSON: Duration = Duration::from_secs(3);
+
+    pub(crate) fn new(within: Duration) -> Self {
+        Self { within, last: None }
+    }
+
+    /// Told what is missing so long after the beginning.
+    pub(crate) fn see(&mut self, after: Duration, missing: &Missing) -> Next {
+        let (since, said) = match &self.last {
+            Some((text, since, said)) if *text == missing.text => (*since, *said),
+            Some(_) | None => (after, None),
+        };
+        let still = after.saturating_sub(since);
+        let limit = if missing.needs_a_person { Self::PERSON } else { Self::STILL };
+        if after >= self.within || still >= limit {
+            let seconds = after.as_secs();
+            return Next::GiveUp(format!("{} (waited {seconds} s, {} s for this)", missing.text, still.as_secs()));
+        }
+        let is_due = match said {
+            None => after >= Self::QUIET,
+            Some(said) => after.saturating_sub(said) >= Self::AGAIN,
+        };
+        self.last = Some((missing.text.clone(), since, if is_due { Some(after) } else { said }));
+        if is_due { Next::Say(format!("waits: {} ({} s)", missing.text, still.as_secs())) } else { Next::Wait }
+    }
+}
+
 /// Waits until every box is ready and commits are as durable as the stack file wants.
-pub(crate) async fn wait(client: &Client, within: Duration) -> Result<Status, Error> {
-    let began = Instant::now();
-    let mut last = "it does not answer".to_owned();
-    while began.elapsed() < within {
-        if let Ok(status) = client.status().await {
-            match missing(&status) {
+///
+/// **Errors**: it is not whole in time, or nothing changes about that; the text says which box it is.
+pub(crate) async fn wait(client: &Client, progress: &mut dyn Progress) -> Result<Status, Error> {
+    let (began, mut patience) = (Instant::now(), Patience::new(WITHIN));
+    loop {
+        let missing = match client.status().await {
+            Ok(status) => match missing(&status) {
                 None => return Ok(status),
-                Some(reason) => last = reason,
-            }
+                Some(missing) => missing,
+            },
+            Err(error) => Missing { text: error.to_string(), needs_a_person: false },
+        };
+        match patience.see(began.elapsed(), &missing) {
+            Next::Wait => {}
+            Next::Say(line) => progress.say(&line),
+            Next::GiveUp(reason) => return Err(Error::NotWhole(reason)),
         }
         tokio::time::sleep(LOOK).await;
     }
-    Err(Error::NotWhole(last))
 }
 
-pub(crate) fn missing(status: &Status) -> Option<String> {
+pub(crate) fn missing(status: &Status) -> Option<Missing> {
     if !status.is_up {
-        return Some("it is still starting".to_owned());
+        return Some(Missing { text: "the stack is still starting".to_owned(), needs_a_person: false });
     }
     // That the last run of a schedule failed is nothing that a fault here has broken, or that time would mend.
     let is_schedule = |name: &str| status.schedules.keys().any(|service| service.as_str() == name);
     let is_fine = |one: &&BoxStatus| match one.state {
         State::Ready | State::NotConfigured => true,
         State::Degraded => is_schedule(&one.name),
-        _ => false,
+        State::Waiting
+        | State::Starting
+        | State::Draining
+        | State::BackingOff
+        | State::CrashLoop
+        | State::Failed
+        | State::Stopped
+        | State::Unknown => false,
     };
-    let broken = status.boxes.iter().find(|one| !is_fine(one));
-    broken.map(|one| {
-        let why = one.reason.clone().or_else(|| one.waiting.first().map(ToString::to_string)).unwrap_or_default();
-        format!("{} is {} {why}", one.name, one.state)
-    })
+    let broken = status.boxes.iter().find(|one| !is_fine(one))?;
+    let why = broken.reason.clone().or_else(|| broken.waiting.first().map(ToString::to_string));
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let needs_a_person = broken.waiting.iter().any(|waiting| matches!(waiting, Waiting::Operator { .. }));
+    Some(Missing { text: format!("{} is {}{why}", broken.name, broken.state), needs_a_person })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn missing(text: &str, needs_a_person: bool) -> Missing {
+        Missing { text: text.to_owned(), needs_a_person }
+    }
+
+    #[test]
+    fn what_is_waited_for_is_said_once_it_lasts_and_again_every_ten_seconds() {
+        let (mut patience, backend) = (Patience::new(WITHIN), missing("backend is starting", false));
+        assert_eq!(patience.see(SECOND / 2, &backend), Next::Wait);
+        let said: Vec<u32> =
+            (1..40).filter(|second| matches!(patience.see(SECOND * *second, &backend), Next::Say(_))).collect();
+        assert_eq!(said, [1, 11, 21, 31]);
+        assert_eq!(
+            patience.see(SECOND * 40, &missing("edge is starting", false)),
+            Next::Say("waits: edge is starting (0 s)".to_owned()),
+            "what is new is said at once"
+        );
+    }
+
+    #[test]
+    fn a_stack_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up() {
+        let mut patience = Patience::new(WITHIN);
+        for second in 0..119 {
+            let changing = missing(&format!("postgres-b is starting: {} of 9", second / 30), false);
+            assert!(!matches!(patience.see(SECOND * second, &changing), Next::GiveUp(_)), "{second}");
+        }
+        let text = "backend is crash loop: exit 1";
+        assert!(matches!(patience.see(SECOND * 120, &missing(text, false)), Next::GiveUp(_)), "the longest wait");
+        let mut patience = Patience::new(WITHIN);
+        let end = (0..).find(|second| matches!(patience.see(SECOND * *second, &missing(text, false)), Next::GiveUp(_)));
+        assert_eq!(end, Some(45));
+    }
+
+    #[test]
+    fn what_needs_a_person_is_given_up_soon_with_the_reason() {
+        let (mut patience, text) = (Patience::new(WITHIN), "postgres-b is waiting: needs you: remove its directory");
+        assert!(matches!(patience.see(SECOND, &missing(text, true)), Next::Say(_)));
+        let Next::GiveUp(reason) = patience.see(SECOND * 4, &missing(text, true)) else { panic!("it waits on") };
+        assert_eq!(reason, format!("{text} (waited 4 s, 3 s for this)"));
+    }
 }

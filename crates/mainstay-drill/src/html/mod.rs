@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 
 use crate::dossier::{Dossier, Sheet};
 use crate::report::Report;
-use text::{count, date, duration, escape, number, times as how_often, title};
+pub(crate) use text::escape;
+use text::{count, date, duration, number, times as how_often, title};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -114,8 +115,8 @@ fn overview(page: &mut String, dossier: &Dossier) {
             report.verdict,
             back(report),
             duration(report.promise.rto_ms),
-            number(lost(report).0),
-            number(lost(report).1),
+            number(report.lost().0),
+            number(report.lost().1),
             number(counts.failed_requests),
             number(counts.requests),
         )
@@ -126,16 +127,6 @@ fn overview(page: &mut String, dossier: &Dossier) {
         writeln!(page, "<tr><td>{name}</td><td class=\"warn\">not run</td><td colspan=\"4\">{reason}</td></tr>").ok();
     }
     page.push_str("</tbody></table></div>\n");
-}
-
-/// Rows and keys that were acknowledged, and how many of them are gone. What a cache held may be gone.
-fn lost(report: &Report) -> (u64, u64) {
-    let counts = &report.measured.counts;
-    if report.drill == Fault::CacheCrash.name() {
-        (counts.lost, counts.acknowledged)
-    } else {
-        (counts.lost + counts.keys_lost, counts.acknowledged + counts.keys)
-    }
 }
 
 /// The worst time until service was back, or that it never was in some run.
@@ -168,7 +159,7 @@ fn article(page: &mut String, sheet: &Sheet) {
 
 /// What happened and whether the promise was kept, in words.
 fn headline(page: &mut String, report: &Report) {
-    let (lost, acknowledged) = lost(report);
+    let (lost, acknowledged) = report.lost();
     let runs = u64::from(report.runs);
     let deed = words::of(&report.drill).deed;
     let deed = if report.drill == Fault::Null.name() {
@@ -203,6 +194,9 @@ fn headline(page: &mut String, report: &Report) {
         meaning(report),
     )
     .ok();
+    if let Some(extended) = &report.extended {
+        write!(page, "<p><b class=\"warn\">{}</b></p>", escape(&format!("{} {extended}", report.verdict))).ok();
+    }
     if !report.evidence.reasons.is_empty() {
         page.push_str("<ul class=\"reasons\">");
         const MOST: usize = 8;
@@ -230,7 +224,7 @@ fn cards(page: &mut String, report: &Report) {
     };
     let cards = [
         ("Service back after, worst run", back(report), format!("promised: {}", duration(report.promise.rto_ms))),
-        ("Confirmed writes lost", format!("{} of {}", number(lost(report).0), number(lost(report).1)), rpo),
+        ("Confirmed writes lost", format!("{} of {}", number(report.lost().0), number(report.lost().1)), rpo),
         (
             "Requests failed",
             format!("{} of {}", number(counts.failed_requests), number(counts.requests)),
@@ -246,4 +240,4 @@ fn cards(page: &mut String, report: &Report) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -29,7 +29,7 @@ fn round(number: u32) -> RoundReport {
     }
 }
 
-fn report(runs: u32) -> Report {
+pub(crate) fn report(runs: u32) -> Report {
     let rounds: Vec<RoundReport> = (1..=runs).map(round).collect();
     let rto_ms: Vec<u64> = rounds.iter().filter_map(|round| round.rto_ms).collect();
     let stall_ms: Vec<u64> = rounds.iter().map(|round| round.stall_ms).collect();
@@ -49,6 +49,7 @@ fn report(runs: u32) -> Report {
         ended: Timestamp::from_millis(1_780_000_100_000),
         sabotage: None,
         promise: Promised { rto_ms: 60_000, rpo_ms: 5000, source: "mainstay.toml".to_owned() },
+        extended: None,
         measured: Measured {
             stall_ms: Spread::of(&stall_ms),
             rto_ms: Spread::of(&rto_ms),
@@ -82,7 +83,7 @@ fn report(runs: u32) -> Report {
     }
 }
 
-fn dossier(reports: Vec<Report>) -> Dossier {
+pub(crate) fn dossier(reports: Vec<Report>) -> Dossier {
     let sheets = reports.into_iter().map(|report| Sheet { report, controls: Controls::default() });
     Dossier { dossier: DOSSIER_VERSION, made: Timestamp::from_millis(0), sheets: sheets.collect(), skipped: Vec::new() }
 }
@@ -202,7 +203,7 @@ fn nothing_that_a_run_saw_becomes_markup() {
     environment.missing = vec![HOSTILE.to_owned()];
     hostile.environment = Some(environment);
     let mut all = dossier(vec![hostile.clone(), hostile]);
-    all.skipped.push(crate::Skipped { drill: HOSTILE.to_owned(), reason: HOSTILE.to_owned() });
+    all.skipped.push(crate::Skipped { drill: HOSTILE.to_owned(), reason: HOSTILE.to_owned(), is_aborted: false });
     let page = page(&all);
     assert!(!page.contains("<script") && !page.contains("<img") && !page.contains("\"'>"), "{page}");
 }
@@ -236,7 +237,7 @@ fn several_drills_begin_with_a_table() {
     (other.drill, other.verdict) = ("keep-crash".to_owned(), Verdict::Void);
     let mut all = dossier(vec![report(3), other]);
     let reason = "the stack has no cache".to_owned();
-    all.skipped.push(crate::Skipped { drill: "cache-crash".to_owned(), reason });
+    all.skipped.push(crate::Skipped { drill: "cache-crash".to_owned(), reason, is_aborted: false });
     let page = page(&all);
     has(&page, "1 of 2 drills did not pass.");
     has(&page, "<a href=\"#keep-crash\">Keep crash</a>");

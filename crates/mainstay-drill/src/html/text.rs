@@ -6,7 +6,7 @@ use mainstay_types::Timestamp;
 pub(super) const NOT_MEASURED: &str = "not measured";
 
 /// Text that is safe between tags and in quoted attributes.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

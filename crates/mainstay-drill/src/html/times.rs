@@ -147,10 +147,10 @@ fn bound_lines(report: &Report, rto: &[u64]) -> Vec<String> {
             bounds::RUNS_FOR_P95
         ));
     }
-    let keys_count = report.drill != mainstay_decide::drills::Fault::CacheCrash.name();
+    let keys_count = report.evicted().is_none();
     let is_lossy = |round: &&RoundReport| round.counts.lost > 0 || (keys_count && round.counts.keys_lost > 0);
     let lossy = report.rounds.iter().filter(is_lossy).count();
-    if super::lost(report).1 > 0 && lossy == 0 {
+    if report.lost().1 > 0 && lossy == 0 {
         lines.push(format!(
             "Writes were lost in 0 of {runs}: with 95 % confidence fewer than {} % of such faults lose one.",
             bounds::at_most_percent(n)

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use mainstay_api::DrillRecord;
+use mainstay_api::{DrillFiled, DrillRecord};
 use mainstay_controller::paths::Paths;
 use mainstay_drill::{Control, Controls, DOSSIER_VERSION, Dossier, Fault, Report, Sheet, Skipped};
 use mainstay_types::{Timestamp, exit_code};
@@ -52,7 +52,7 @@ impl Files {
     }
 
     /// Writes the rest and names it.
-    pub(crate) fn finish(mut self, dossier: &Dossier) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self, paths: &Paths, dossier: &Dossier) -> Result<(), Failure> {
         let path = self.html.with_extension("history.jsonl");
         self.history.flush().map_err(|error| broken(&path, &error))?;
         let history = (path, hex(self.hash.finalize().as_slice()));
@@ -63,7 +63,9 @@ impl Files {
         }
         let mut sums = write(&self.html, dossier)?;
         sums.push(history);
-        write_sums(&self.html, &sums)
+        write_sums(&self.html, &sums)?;
+        file(paths, dossier.sheets.iter().map(|sheet| sheet.report.began), &sums);
+        Ok(())
     }
 }
 
@@ -95,6 +97,25 @@ fn write_sums(html: &Path, sums: &[(PathBuf, String)]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Enters the sums in the history of drills, for `drill verify`. What cannot be entered is said and stops nothing.
+fn file(paths: &Paths, drills: impl Iterator<Item = Timestamp>, sums: &[(PathBuf, String)]) {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let filed = DrillFiled {
+        version: mainstay_api::HISTORY_VERSION,
+        filed: screen::now(),
+        drills: drills.collect(),
+        files: sums.iter().map(|(path, sum)| (name(path), sum.clone())).collect(),
+    };
+    if let Err(error) = mainstay_drill::chain::file(&paths.drill_history(), &filed) {
+        eprintln!("warning: `mainstay drill verify` will not know this report: {error}");
+    }
+}
+
+/// SHA-256 of a file that can be read.
+pub(crate) fn sum(path: &Path) -> Option<String> {
+    std::fs::read(path).ok().map(|bytes| hex(Sha256::digest(bytes).as_slice()))
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -119,7 +140,6 @@ pub(crate) fn keep(paths: &Paths, lacks: &[String], mut report: Report) -> Sheet
 /// What only the command line knows of where a drill ran.
 fn complete(paths: &Paths, report: &mut Report) {
     let environment = report.environment.get_or_insert_default();
-    let sum = |path: &Path| std::fs::read(path).ok().map(|bytes| hex(Sha256::digest(bytes).as_slice()));
     let build = if cfg!(debug_assertions) { "unoptimised build" } else { "optimised build" };
     environment.mainstay = Some(format!("{}, {build}", env!("CARGO_PKG_VERSION")));
     environment.program_sha256 = sum(&paths.program());
@@ -188,13 +208,20 @@ fn kept(paths: &Paths) -> Vec<Kept> {
     all
 }
 
+/// The files of what is kept.
+pub(crate) fn kept_files(paths: &Paths) -> Vec<PathBuf> {
+    kept(paths).iter().map(|kept| folder(paths).join(kept.file_name())).collect()
+}
+
 fn save(paths: &Paths, new: &Kept, sheet: &Sheet) -> Result<(), String> {
     let folder = folder(paths);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| error.to_string())?;
     let text = serde_json::to_string(sheet).map_err(|error| error.to_string())?;
     // Whole or not at all.
     let (path, draft) = (folder.join(new.file_name()), folder.join(format!(".{}.new", new.file_name())));
+    let sums = [(path.clone(), hex(Sha256::digest(&text).as_slice()))];
     std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, &path)).map_err(|error| error.to_string())?;
+    file(paths, [new.began].into_iter(), &sums);
     let all = kept(paths);
     for old in all.iter().take(all.len().saturating_sub(MOST_KEPT)) {
         // One that cannot be deleted is deleted next time.
@@ -239,8 +266,10 @@ pub(crate) fn again(global: &Global, run: Option<&str>, out: Option<&Path>) -> R
         let text = format!("--out {} does not end in .html", out.display());
         return Err(Failure::user("MS2025", text).help("as in --out drill.html"));
     }
+    let began = sheet.report.began;
     let sums = write(out, &dossier(vec![sheet], Vec::new()))?;
     write_sums(out, &sums)?;
+    file(&paths, [began].into_iter(), &sums);
     Ok(exit_code::DONE)
 }
 

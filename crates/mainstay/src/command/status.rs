@@ -140,13 +140,26 @@ fn drills(standings: &[DrillStanding]) -> Option<String> {
         named(Standing::Stale, "stale").map(|text| screen::yellow(&text)),
         named(Standing::NeverRun, "never run").map(|text| screen::yellow(&text)),
         (fine > 0).then(|| format!("{fine} fine")),
+        extended(standings).map(|text| screen::yellow(&text)),
         (owed > 0).then(|| "`mainstay drill --all` runs them".to_owned()),
     ];
     (!standings.is_empty()).then(|| all.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
+/// Passes that needed a wider bar than was promised.
+fn extended(standings: &[DrillStanding]) -> Option<String> {
+    let held = standings.iter().filter_map(|one| {
+        let extended = one.extended.as_ref()?;
+        Some(format!("{} ({} ms in place of {} ms)", one.drill, extended.bar_ms, extended.promised_ms))
+    });
+    let held: Vec<String> = held.collect();
+    (!held.is_empty()).then(|| format!("against an extended bar {}", held.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
+    use mainstay_api::Extended;
+
     use super::*;
 
     fn standing(drill: &str, standing: Standing) -> DrillStanding {
@@ -159,6 +172,7 @@ mod tests {
             reason: String::new(),
             last_ended: None,
             last_verdict: None,
+            extended: None,
         }
     }
 
@@ -174,5 +188,10 @@ mod tests {
         assert_eq!(drills(&all).as_deref(), Some(line));
         assert_eq!(drills(&all[..1]).as_deref(), Some("1 fine"));
         assert_eq!(drills(&[]), None);
+        let reason = "the machine was busy".to_owned();
+        let extended = Extended { rounds: 1, of: 1, promised_ms: 3000, bar_ms: 15_000, reason };
+        let held = DrillStanding { extended: Some(extended), ..standing("database-freeze", Standing::Fine) };
+        let line = "1 fine; against an extended bar database-freeze (15000 ms in place of 3000 ms)";
+        assert_eq!(drills(&[held]).as_deref(), Some(line));
     }
 }

@@ -1,10 +1,8 @@
 //! `mainstay drill --all`: every drill that applies, one after the other, and one table of what they said.
 
-use std::path::Path;
-
 use mainstay_drill::{Dossier, Error, Fault, Sheet, Skipped, Verdict};
 
-use super::{Running, Talk, code_of, print};
+use super::{Options, Running, Talk, code_of, print};
 use crate::command::drill_report::{self, Files};
 use crate::failure::Failure;
 use crate::screen;
@@ -18,14 +16,15 @@ enum Row {
 
 /// Runs them all. Each waits until the stack is whole; one that cannot begin or go on ends the row.
 ///
-/// With `report` also a page about all of them.
-pub(super) async fn run(running: &Running, report: Option<&Path>, is_json: bool) -> Result<u8, Failure> {
-    let mut files = report.map(Files::create).transpose()?;
+/// With `--report` also a page about all of them.
+pub(super) async fn run(running: &Running, options: &Options, is_json: bool) -> Result<u8, Failure> {
+    let mut files = options.report.as_deref().map(Files::create).transpose()?;
     let mut rows: Vec<(Fault, Row)> = Vec::new();
     let mut is_broken = false;
     for fault in Fault::ALL {
         let row = match fault.applies(&running.stack.stack) {
             Err(reason) => Row::Skipped(reason),
+            Ok(()) if running.stop.reason().is_some() => Row::Skipped("stopped before it".to_owned()),
             Ok(()) if is_broken => Row::Skipped("the drill before it could not go on".to_owned()),
             Ok(()) => {
                 let mut talk = Talk { is_quiet: is_json, name: Some(fault.name()), files: files.as_mut() };
@@ -41,9 +40,11 @@ pub(super) async fn run(running: &Running, report: Option<&Path>, is_json: bool)
         };
         rows.push((fault, row));
     }
+    let dossier = as_dossier(&rows);
     if let Some(files) = files {
-        files.finish(&as_dossier(&rows))?;
+        files.finish(&running.paths, &dossier)?;
     }
+    super::junit(options.junit.as_deref(), &dossier)?;
     let verdicts = rows.iter().filter_map(|(_, row)| match row {
         Row::Done(sheet) => Some(sheet.report.verdict),
         Row::Aborted(_) => Some(Verdict::Aborted),
@@ -66,7 +67,8 @@ fn as_dossier(rows: &[(Fault, Row)]) -> Dossier {
         match row {
             Row::Done(sheet) => sheets.push(Sheet::clone(sheet)),
             Row::Skipped(reason) | Row::Aborted(reason) => {
-                skipped.push(Skipped { drill: fault.name().to_owned(), reason: reason.clone() });
+                let (drill, is_aborted) = (fault.name().to_owned(), matches!(row, Row::Aborted(_)));
+                skipped.push(Skipped { drill, reason: reason.clone(), is_aborted });
             }
         }
     }
@@ -87,7 +89,9 @@ fn in_json(fault: Fault, row: &Row) -> serde_json::Value {
 }
 
 fn table(rows: &[(Fault, Row)]) {
-    println!("DRILL                VERDICT  PROMISED           RTO p95    STALL p95  LOST          REQUESTS FAILED");
+    println!(
+        "DRILL                VERDICT  PROMISED           RTO p95    STALL p95  LOST          EVICTED  REQUESTS FAILED"
+    );
     for (fault, row) in rows {
         let name = fault.name();
         match row {
@@ -98,26 +102,28 @@ fn table(rows: &[(Fault, Row)]) {
                 let (measured, counts) = (&report.measured, &report.measured.counts);
                 let promised =
                     format!("{}, {}", screen::took(report.promise.rto_ms), screen::took(report.promise.rpo_ms));
-                // What a cache held may be gone.
-                let keys = *fault != Fault::CacheCrash;
-                let (lost, acknowledged) = (
-                    counts.lost + if keys { counts.keys_lost } else { 0 },
-                    counts.acknowledged + if keys { counts.keys } else { 0 },
-                );
+                let (lost, acknowledged) = report.lost();
                 println!(
-                    "{name:<20} {} {promised:<18} {:<10} {:<10} {:<13} {} of {}",
-                    print::verdict(report.verdict, 8),
+                    "{name:<20} {} {promised:<18} {:<10} {:<10} {:<13} {:<8} {} of {}",
+                    print::marked(report.verdict, report.extended.as_ref(), 8),
                     screen::took(measured.rto_ms.p95),
                     screen::took(measured.stall_ms.p95),
                     format!("{lost} of {acknowledged}"),
+                    report.evicted().map_or("–".to_owned(), |(gone, _)| gone.to_string()),
                     counts.failed_requests,
                     counts.requests
                 );
+                if let Some(extended) = &report.extended {
+                    println!("{:<20} {}", "", screen::yellow(&format!("* {extended}")));
+                }
                 for reason in &report.evidence.reasons {
                     println!("{:<20} {}", "", screen::red(reason));
                 }
             }
         }
+    }
+    if rows.iter().any(|(fault, row)| fault.may_evict() && matches!(row, Row::Done(_))) {
+        println!("EVICTED: keys that a cache held and that went with it, which is allowed");
     }
     if rows.iter().any(|(_, row)| matches!(row, Row::Aborted(_))) {
         eprintln!("hint: `mainstay status` shows what the stack waits for");

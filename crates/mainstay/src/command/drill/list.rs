@@ -1,6 +1,6 @@
 //! Which drills there are and what each is owed; which were run.
 
-use mainstay_api::{DrillHistory, DrillRecord, DrillStanding, Standing};
+use mainstay_api::{DrillFigures, DrillHistory, DrillRecord, DrillStanding, Standing};
 use mainstay_controller::drills;
 use mainstay_drill::Fault;
 use mainstay_types::exit_code;
@@ -41,7 +41,8 @@ pub(super) fn list(global: &Global) -> Result<u8, Failure> {
     }
     for one in &all {
         println!("  {:<20} {}  {}", one.drill, standing(one), one.what);
-        if matches!(one.standing, Standing::Stale | Standing::Failing | Standing::NotApplicable) {
+        let is_explained = matches!(one.standing, Standing::Stale | Standing::Failing | Standing::NotApplicable);
+        if is_explained || one.extended.is_some() {
             println!("  {:<20} {}", "", screen::dim(&one.reason));
         }
     }
@@ -101,7 +102,8 @@ pub(super) fn history(global: &Global, name: Option<&str>) -> Result<u8, Failure
         eprintln!("no drill was run on this stack; `mainstay drill --all` runs each that applies");
     } else {
         println!(
-            "BEGAN                DRILL                VERDICT  RUNS   RTO p95    STALL p95  LOST        REQUESTS FAILED"
+            "BEGAN                DRILL                VERDICT  RUNS   RTO p95    STALL p95  LOST        EVICTED  \
+             REQUESTS FAILED"
         );
     }
     for record in records.iter().take(SHOWN) {
@@ -122,25 +124,40 @@ pub(super) fn history(global: &Global, name: Option<&str>) -> Result<u8, Failure
 fn line(record: &DrillRecord) {
     // "2026-11-21T12:58:03.123456Z": seconds are enough.
     let began: String = record.began.to_string().replace('T', " ").chars().take(19).collect();
+    let extended = record.figures.as_ref().and_then(|figures| figures.extended.as_ref());
     let verdict = match record.verdict {
-        Some(verdict) => print::verdict(verdict, 8),
+        Some(verdict) => print::marked(verdict, extended, 8),
         None => screen::yellow("no end  "),
     };
     let figures = match &record.figures {
         Some(figures) => format!(
-            "{:<10} {:<10} {:<11} {} of {}",
+            "{:<10} {:<10} {:<11} {:<8} {} of {}",
             screen::took(figures.rto_p95_ms),
             screen::took(figures.stall_p95_ms),
             format!("{} of {}", figures.lost, figures.acknowledged),
+            evicted(record, figures),
             figures.failed_requests,
             figures.requests
         ),
         None => String::new(),
     };
     println!("{began:<20} {:<20} {verdict} {:<6} {figures}", record.drill, record.runs);
+    if let Some(extended) = extended {
+        println!("{:<20} {}", "", screen::yellow(&format!("* {extended}")));
+    }
     if let Some(sabotage) = &record.sabotage {
         println!("{:<20} {}", "", screen::dim(&format!("positive control: {sabotage}")));
     } else if let Some(reason) = record.reasons.first() {
         println!("{:<20} {}", "", screen::dim(reason));
+    }
+}
+
+/// Keys that went and were allowed to. Older records count them as lost.
+fn evicted(record: &DrillRecord, figures: &DrillFigures) -> String {
+    let may_evict = Fault::by_name(&record.drill).is_some_and(Fault::may_evict);
+    match figures.evicted {
+        _ if !may_evict => "–".to_owned(),
+        Some(gone) => gone.to_string(),
+        None => "in LOST".to_owned(),
     }
 }

@@ -3,13 +3,15 @@
 mod all;
 mod list;
 mod print;
+mod stop;
+mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use mainstay_client::Client;
 use mainstay_controller::paths::Paths;
-use mainstay_drill::{Error, Fault, Sabotage, Sheet, Verdict};
+use mainstay_drill::{Dossier, Error, Fault, Sabotage, Sheet, Skipped, Stop, Verdict};
 use mainstay_types::exit_code;
 
 use crate::Global;
@@ -20,9 +22,10 @@ use crate::screen;
 #[derive(Args)]
 pub(crate) struct Options {
     /// Which drill; without a name they are listed, with when each was run last. `history` shows what was run, `report`
-    /// writes about it
+    /// writes about it, `verify` tells whether a report is what was written
     name: Option<String>,
-    /// With `history`: of this drill only; with `report`: which run of those that are kept, or of which drill
+    /// With `history`: of this drill only; with `report`: which run of those that are kept, or of which drill;
+    /// with `verify`: the report's file
     of: Option<String>,
     /// Every drill that applies to the stack, one after the other
     #[arg(long, conflicts_with = "name")]
@@ -36,6 +39,9 @@ pub(crate) struct Options {
     /// Write a report for people to this file: one page, and beside it the data, the history and their sums
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+    /// Write the result as JUnit XML to this file, for systems that run tests
+    #[arg(long, value_name = "FILE.xml")]
+    junit: Option<PathBuf>,
     /// With `report`: write about a drill that was run before to this file
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
@@ -72,6 +78,8 @@ const MAX_RUNS: u32 = 10_000;
 const HISTORY: &str = "history";
 /// What stands in place of a name to write about what was run.
 const REPORT: &str = "report";
+/// What stands in place of a name to see whether a report is what was written.
+const VERIFY: &str = "verify";
 
 /// Says how rounds went.
 struct Talk<'a> {
@@ -105,6 +113,9 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if name == Some(REPORT) {
         return drill_report::again(global, options.of.as_deref(), options.out.as_deref());
     }
+    if name == Some(VERIFY) {
+        return verify::run(global, options.of.as_deref());
+    }
     if let Some(second) = &options.of {
         let text = format!("drill takes one name, {second:?} is a second one");
         return Err(Failure::user("MS2020", text).help("`mainstay drill --all` runs each that applies"));
@@ -117,16 +128,25 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return Err(Failure::user("MS2021", text).help("59 runs are enough to speak of a 95th percentile"));
     }
     let Some(name) = name else {
-        return all::run(&Running::find(global, options).await?, options.report.as_deref(), global.json).await;
+        return all::run(&Running::find(global, options).await?, options, global.json).await;
     };
     let fault = by_name(name)?;
     let running = Running::find(global, options).await?;
     let mut files = options.report.as_deref().map(Files::create).transpose()?;
     let mut talk = Talk { is_quiet: global.json, name: None, files: files.as_mut() };
-    let sheet = running.drill(fault, &mut talk).await.map_err(failure)?;
+    let sheet = match running.drill(fault, &mut talk).await {
+        Ok(sheet) => sheet,
+        Err(error) => {
+            let aborted = Skipped { drill: fault.name().to_owned(), reason: error.to_string(), is_aborted: true };
+            junit(options.junit.as_deref(), &drill_report::dossier(Vec::new(), vec![aborted]))?;
+            return Err(failure(error));
+        }
+    };
+    let dossier = drill_report::dossier(vec![sheet.clone()], Vec::new());
     if let Some(files) = files {
-        files.finish(&drill_report::dossier(vec![sheet.clone()], Vec::new()))?;
+        files.finish(&running.paths, &dossier)?;
     }
+    junit(options.junit.as_deref(), &dossier)?;
     let report = sheet.report;
     if global.json {
         println!("{}", serde_json::to_string(&report).map_err(|error| Failure::bug(error.to_string()))?);
@@ -134,6 +154,13 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         print::print(&report);
     }
     Ok(code_of(report.verdict))
+}
+
+/// Writes the result for systems that run tests, if that was asked for.
+fn junit(path: Option<&Path>, dossier: &Dossier) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::write(path, mainstay_drill::junit(dossier))
+        .map_err(|error| Failure::environment("MS3041", format!("cannot write {}: {error}", path.display())))
 }
 
 fn by_name(name: &str) -> Result<Fault, Failure> {
@@ -165,6 +192,10 @@ fn failure(error: Error) -> Failure {
             let help = "`mainstay status` shows what it waits for";
             Failure::new(exit_code::DRILL_ABORTED, "MS1010", error.to_string()).help(help)
         }
+        Error::Stopped(_) => {
+            let help = "`mainstay status` shows when the stack is whole again";
+            Failure::new(exit_code::DRILL_ABORTED, "MS1061", error.to_string()).help(help)
+        }
         Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) => Failure::failed("MS1011", error.to_string()),
         Error::Busy => Failure::refused("MS4020", error.to_string()).help("wait for its end"),
         Error::History(_) => Failure::environment("MS3040", error.to_string()),
@@ -181,6 +212,7 @@ struct Running {
     runs: u32,
     seed: u64,
     sabotage: Option<Sabotage>,
+    stop: Stop,
 }
 
 impl Running {
@@ -192,7 +224,8 @@ impl Running {
         let seed = options.seed.unwrap_or_else(|| screen::now().as_micros().unsigned_abs() % 1_000_000);
         let sabotage = options.sabotage.map(Sabotage::from);
         let lacks = crate::command::doctor::lacking(global).await;
-        Ok(Self { client, paths, stack, lacks, runs: options.runs, seed, sabotage })
+        let stop = stop::listen()?;
+        Ok(Self { client, paths, stack, lacks, runs: options.runs, seed, sabotage, stop })
     }
 
     /// Runs one and keeps what it found.
@@ -208,6 +241,7 @@ impl Running {
             history: self.paths.drill_history(),
             release: mainstay_controller::drills::RELEASE.to_owned(),
             stack_hash: self.stack.stack_hash.clone(),
+            stop: self.stop.clone(),
         };
         let report = mainstay_drill::drill(&self.client, &self.stack.stack, &options, talk).await?;
         Ok(drill_report::keep(&self.paths, &self.lacks, report))

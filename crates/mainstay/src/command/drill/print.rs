@@ -1,6 +1,6 @@
 //! A drill's report as text.
 
-use mainstay_drill::{Counts, Report, Verdict};
+use mainstay_drill::{Counts, Extended, Report, Verdict};
 
 use crate::screen;
 
@@ -14,6 +14,13 @@ pub(super) fn verdict(verdict: Verdict, width: usize) -> String {
     }
 }
 
+/// A verdict with a mark when the bar was wider than the promise; who prints it says why.
+pub(super) fn marked(verdict: Verdict, extended: Option<&Extended>, width: usize) -> String {
+    let Some(_) = extended else { return self::verdict(verdict, width) };
+    let text = format!("{:<width$}", format!("{verdict}*"));
+    if verdict == Verdict::Pass { screen::yellow(&text) } else { screen::red(&text) }
+}
+
 /// A figure of the table: its name, what was promised, what was measured.
 fn row(name: &str, promised: &str, measured: &str) {
     println!("  {name:<13} {promised:<28} {measured}");
@@ -22,7 +29,15 @@ fn row(name: &str, promised: &str, measured: &str) {
 pub(super) fn print(report: &Report) {
     let measured = &report.measured;
     let runs = if report.runs == 1 { "run" } else { "runs" };
-    println!("{}  {}  {} {runs}", screen::bold(&report.drill), verdict(report.verdict, 0), report.runs);
+    println!(
+        "{}  {}  {} {runs}",
+        screen::bold(&report.drill),
+        marked(report.verdict, report.extended.as_ref(), 0),
+        report.runs
+    );
+    if let Some(extended) = &report.extended {
+        println!("                {}", screen::yellow(&format!("* {extended}")));
+    }
     println!("                promised ({})          measured", report.promise.source);
     let is_stall = report.drill == mainstay_drill::Fault::DatabaseFreeze.name();
     let promised = format!("{} ms", report.promise.rto_ms);
@@ -50,8 +65,9 @@ fn counts(report: &Report, counts: &Counts) {
     let of_rows = if is_about_keys { "0" } else { &rpo };
     row("lost", of_rows, &format!("{} of {} acknowledged writes", counts.lost, counts.acknowledged));
     if counts.keys > 0 || counts.failed_keys > 0 {
+        let gone = if report.evicted().is_some() { "evicted, which is allowed" } else { "gone" };
         let text = format!(
-            "{} of {} acknowledged keys gone, {} failed or ended unknown",
+            "{} of {} acknowledged keys {gone}, {} failed or ended unknown",
             counts.keys_lost, counts.keys, counts.failed_keys
         );
         row("keys", if is_about_keys { &rpo } else { "–" }, &text);
