@@ -67,7 +67,23 @@ pub enum Refused {
         /// Its beginning.
         text: String,
     },
+    /// A line or statement that PostgreSQL could not take, and psql would gather in memory before it found out.
+    #[error("line {line}: `{text}` is a statement or row of more than {MOST} bytes, the most that PostgreSQL takes")]
+    TooLong {
+        /// Which line, from 1.
+        line: u64,
+        /// Its beginning.
+        text: String,
+    },
 }
+
+/// What is held of a line at once: a longer one passes in parts of this size. All that is asked of a line's beginning
+/// is asked within it; the longest there is, a `COPY` of 1,600 columns of 63 bytes, each quoted, has 110 KiB.
+pub const PART: usize = 1024 * 1024;
+/// PostgreSQL takes no message and no row above this. **Source**: `MaxAllocSize` in `memutils.h`.
+const MOST: u64 = 0x3fff_ffff;
+/// A word longer than this is none that is asked about, and need not be held until its end is there.
+const WORD: usize = 64 * 1024;
 
 /// Where in the text a line begins.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,7 +103,7 @@ enum Quote {
     /// `"…"`
     Name,
     /// `$tag$…$tag$`
-    Dollar(String),
+    Dollar(Vec<u8>),
     /// `/* … */`, which may hold others.
     Comment(u32),
 }
@@ -106,6 +122,32 @@ pub struct Filter {
     /// pg_dump's first line was seen, and its last one.
     has_header: bool,
     has_trailer: bool,
+    /// The line whose end has not come yet.
+    part: Option<Part>,
+    /// Bytes of the statement or row so far.
+    length: u64,
+}
+
+/// A line of which some parts were taken.
+#[derive(Debug)]
+struct Part {
+    passes: bool,
+    /// The byte before the next one.
+    before: u8,
+    /// The rest of the line is a comment.
+    is_comment: bool,
+    /// The last byte that is no space.
+    last: u8,
+    start: String,
+}
+
+/// What becomes of a part of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether it is passed on.
+    pub passes: bool,
+    /// How many bytes of it; the others come again at the beginning of the next part.
+    pub bytes: usize,
 }
 
 /// Where statements begin, and by which words.
@@ -121,16 +163,17 @@ struct Heads {
 }
 
 /// What a statement's first words say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Head {
+    #[default]
     Ordinary,
     Transaction,
     WholeServer,
 }
 
 impl Heads {
-    fn word(&mut self, word: &str) -> Head {
-        let word = word.to_ascii_lowercase();
+    fn word(&mut self, word: &[u8]) -> Head {
+        let word = String::from_utf8_lossy(word).to_ascii_lowercase();
         if self.before == "begin" && word == "atomic" {
             self.is_atomic = true;
         }
@@ -189,6 +232,8 @@ impl Default for Filter {
             heads: Heads::default(),
             has_header: false,
             has_trailer: false,
+            part: None,
+            length: 0,
         }
     }
 }
@@ -198,66 +243,125 @@ impl Filter {
     ///
     /// **Errors**: the dump is not one of a single database, or would have psql do more than run statements.
     pub fn passes(&mut self, line: &[u8]) -> Result<bool, Refused> {
+        self.part(line, true).map(|taken| taken.passes)
+    }
+
+    /// The same for a part of a line, so that no line has to be held as a whole. All parts but a line's last
+    /// (`is_last`) have at least [`PART`] bytes. What passed is judged and can be sent on, whatever comes later.
+    ///
+    /// **Errors**: as [`Self::passes`], and a line or statement that PostgreSQL cannot take.
+    pub fn part(&mut self, part: &[u8], is_last: bool) -> Result<Taken, Refused> {
+        let taken = if self.part.is_some() { self.goes_on(part, is_last)? } else { self.begins(part, is_last)? };
+        self.length += taken.bytes as u64;
+        if self.length > MOST {
+            let start = self.part.as_ref().map_or_else(|| short(part), |part| part.start.clone());
+            return Err(Refused::TooLong { line: self.line, text: start });
+        }
+        if is_last {
+            self.part = None;
+            if self.within == Within::Rows || (self.within == Within::Statements && self.heads.count == 0) {
+                self.length = 0;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn begins(&mut self, part: &[u8], is_last: bool) -> Result<Taken, Refused> {
         self.line += 1;
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        let bytes = part.strip_suffix(b"\n").unwrap_or(part);
+        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let whole = |passes| Taken { passes, bytes: part.len() };
         if self.within == Within::Rows {
-            if text == b"\\." {
+            if is_last && bytes == b"\\." {
                 self.within = Within::Statements;
             } else {
                 self.rows += 1;
             }
-            return Ok(true);
+            self.hold(part, true, &Scanned::default(), is_last);
+            return Ok(whole(true));
         }
-        let text = String::from_utf8_lossy(text);
-        self.has_header |= text == "-- PostgreSQL database dump";
-        self.has_trailer |= text == "-- PostgreSQL database dump complete";
-        let begun = std::mem::replace(&mut self.within, Within::Statements);
-        let is_inside = matches!(begun, Within::Quote(_));
-        if !is_inside && AROUND.contains(&text.trim().to_ascii_lowercase().as_str()) && !self.heads.is_atomic {
+        self.has_header |= bytes == b"-- PostgreSQL database dump";
+        self.has_trailer |= bytes == b"-- PostgreSQL database dump complete";
+        let is_inside = matches!(self.within, Within::Quote(_));
+        if is_last && !is_inside && !self.heads.is_atomic && is_around(bytes) {
             self.heads.end_statement();
             *self.left_out.entry("BEGIN and COMMIT (an import is one transaction)").or_default() += 1;
-            return Ok(false);
+            return Ok(whole(false));
         }
-        let scanned = scan(&text, if let Within::Quote(quote) = begun { Some(quote) } else { None }, &mut self.heads);
-        self.within = scanned.open.map_or(Within::Statements, Within::Quote);
-        if scanned.has_command {
-            return self.command(&text);
+        let scanned = self.scan(bytes, b' ', is_last)?;
+        // psql's own guard of a dump's text is left out: the one of [`preamble`] is in force.
+        let passes = !scanned.has_command && ((is_inside && !self.is_dropping) || self.statement_line(bytes, is_last));
+        self.hold(part, passes, &scanned, is_last);
+        Ok(if is_last { whole(passes) } else { Taken { passes, bytes: scanned.bytes } })
+    }
+
+    fn goes_on(&mut self, part: &[u8], is_last: bool) -> Result<Taken, Refused> {
+        let Some(mut known) = self.part.take() else { return Ok(Taken { passes: false, bytes: 0 }) };
+        let bytes = part.strip_suffix(b"\n").unwrap_or(part);
+        let mut taken = part.len();
+        if self.within != Within::Rows && !known.is_comment {
+            let scanned = self.scan(bytes, known.before, is_last)?;
+            (known.before, known.is_comment) = (scanned.before, scanned.is_comment);
+            if !is_last {
+                taken = scanned.bytes;
+            }
+        }
+        known.last = last_of(part).unwrap_or(known.last);
+        if is_last && known.last == b';' && self.within != Within::Rows {
+            self.is_dropping = false;
+            self.statements += u64::from(known.passes);
+        }
+        let passes = known.passes;
+        self.part = Some(known);
+        Ok(Taken { passes, bytes: taken })
+    }
+
+    fn hold(&mut self, part: &[u8], passes: bool, scanned: &Scanned, is_last: bool) {
+        if !is_last {
+            let (before, is_comment) = (scanned.before, scanned.is_comment);
+            let last = last_of(part).unwrap_or(b' ');
+            self.part = Some(Part { passes, before, is_comment, last, start: short(part) });
+        }
+    }
+
+    fn scan(&mut self, bytes: &[u8], before: u8, is_last: bool) -> Result<Scanned, Refused> {
+        let open = match std::mem::replace(&mut self.within, Within::Statements) {
+            Within::Quote(quote) => Some(quote),
+            Within::Statements | Within::Rows => None,
+        };
+        let mut scanned = scan(bytes, before, open, &mut self.heads, is_last);
+        self.within = scanned.open.take().map_or(Within::Statements, Within::Quote);
+        let (line, text) = (self.line, short(bytes));
+        let is_guard = bytes.starts_with(b"\\restrict ") || bytes.starts_with(b"\\unrestrict ");
+        if scanned.has_command && !is_guard {
+            return Err(Refused::Command { line, text });
         }
         match scanned.head {
-            Head::Ordinary => {}
-            Head::Transaction => return Err(Refused::Transaction { line: self.line, text: short(&text) }),
-            Head::WholeServer => return Err(Refused::WholeServer { line: self.line, text: short(&text) }),
+            Head::Ordinary => Ok(scanned),
+            Head::Transaction => Err(Refused::Transaction { line, text }),
+            Head::WholeServer => Err(Refused::WholeServer { line, text }),
         }
-        if is_inside && !self.is_dropping {
-            return Ok(true);
-        }
-        self.statement_line(&text)
     }
 
-    /// psql's own guard of a dump's text is left out: the one of [`preamble`] is in force.
-    fn command(&self, text: &str) -> Result<bool, Refused> {
-        let is_guard = text.starts_with("\\restrict ") || text.starts_with("\\unrestrict ");
-        if is_guard { Ok(false) } else { Err(Refused::Command { line: self.line, text: short(text) }) }
-    }
-
-    fn statement_line(&mut self, text: &str) -> Result<bool, Refused> {
+    /// Whether a line of statements is passed on, by its beginning.
+    fn statement_line(&mut self, bytes: &[u8], is_last: bool) -> bool {
+        let ends = is_last && last_of(bytes) == Some(b';');
         if self.is_dropping {
-            self.is_dropping = !text.trim_end().ends_with(';');
-            return Ok(false);
+            self.is_dropping = !ends;
+            return false;
         }
-        let owner = text.starts_with("ALTER ") && text.contains(" OWNER TO ") && text.trim_end().ends_with(';');
-        let known = LEFT_OUT.iter().find(|(beginning, _)| text.starts_with(beginning)).map(|(_, what)| *what);
-        if let Some(what) = known.or(owner.then_some("owners of objects")) {
+        let owner = ends && bytes.starts_with(b"ALTER ") && bytes.windows(10).any(|some| some == b" OWNER TO ");
+        let known = LEFT_OUT.iter().find(|(beginning, _)| bytes.starts_with(beginning.as_bytes()));
+        if let Some(what) = known.map(|(_, what)| *what).or(owner.then_some("owners of objects")) {
             *self.left_out.entry(what).or_default() += 1;
-            self.is_dropping = !text.trim_end().ends_with(';');
-            return Ok(false);
+            self.is_dropping = !ends;
+            return false;
         }
-        if text.starts_with("COPY ") && text.trim_end().ends_with(" FROM stdin;") {
+        if is_last && bytes.starts_with(b"COPY ") && bytes.trim_ascii_end().ends_with(b" FROM stdin;") {
             self.within = Within::Rows;
         }
-        self.statements += u64::from(text.trim_end().ends_with(';'));
-        Ok(true)
+        self.statements += u64::from(ends);
+        true
     }
 
     /// What was left out, and how often.
@@ -265,7 +369,7 @@ impl Filter {
         &self.left_out
     }
 
-    /// Rows of `COPY` that were passed on.
+    /// Rows of `COPY` that were passed on. What the database took is told by psql.
     pub fn rows(&self) -> u64 {
         self.rows
     }
@@ -281,94 +385,131 @@ impl Filter {
     }
 }
 
+#[derive(Debug, Default)]
 struct Scanned {
-    /// What is open at the end of the line.
+    /// What is open at the end.
     open: Option<Quote>,
     /// A backslash outside of any text: a command of psql's.
     has_command: bool,
     /// The worst of the statements that begin in it.
     head: Head,
+    /// The rest of the line is a comment.
+    is_comment: bool,
+    /// How much was looked at: what is cut in its middle is looked at with what follows it.
+    bytes: usize,
+    /// The last byte of that.
+    before: u8,
 }
 
-/// Goes through a line that begins within `open`.
-fn scan(line: &str, mut open: Option<Quote>, heads: &mut Heads) -> Scanned {
-    let mut rest = line;
-    let mut before = ' ';
-    let mut head = Head::Ordinary;
-    while let Some(letter) = rest.chars().next() {
-        let mut taken = letter.len_utf8();
-        match &mut open {
-            None if rest.starts_with("--") => break,
-            None => match letter {
-                '\\' => return Scanned { open, has_command: true, head },
-                '\'' => open = Some(Quote::Text { escapes: matches!(before, 'e' | 'E') }),
-                '"' => open = Some(Quote::Name),
-                '/' if rest.starts_with("/*") => {
-                    taken = 2;
-                    open = Some(Quote::Comment(1));
-                }
-                '$' if !before.is_alphanumeric() => {
-                    if let Some(tag) = dollar_tag(rest) {
-                        taken = tag.len();
-                        open = Some(Quote::Dollar(tag.to_owned()));
-                    }
-                }
-                ';' => heads.end_statement(),
-                letter if letter.is_alphabetic() || letter == '_' => {
-                    let word = word_of(rest);
-                    taken = word.len();
-                    // `E` and the like before a quotation mark belong to the text.
-                    let said = heads.word(word);
-                    head = if head == Head::Ordinary { said } else { head };
-                }
-                _ => {}
-            },
-            Some(Quote::Text { escapes: true }) if letter == '\\' => {
-                taken += rest.chars().nth(1).map_or(0, char::len_utf8);
-            }
-            // A doubled quote closes and opens again, which comes to the same.
-            Some(Quote::Text { .. }) if letter == '\'' => open = None,
-            Some(Quote::Name) if letter == '"' => open = None,
-            Some(Quote::Dollar(tag)) if rest.starts_with(tag.as_str()) => {
-                taken = tag.len();
-                open = None;
-            }
-            Some(Quote::Comment(depth)) if rest.starts_with("/*") => {
-                taken = 2;
-                *depth += 1;
-            }
-            Some(Quote::Comment(depth)) if rest.starts_with("*/") => {
-                taken = 2;
-                *depth -= 1;
-                if *depth == 0 {
-                    open = None;
-                }
-            }
-            Some(_) => {}
+/// Goes through a line, or a part of one, that begins within `open`, after the byte `before`.
+fn scan(line: &[u8], before: u8, open: Option<Quote>, heads: &mut Heads, is_last: bool) -> Scanned {
+    let mut seen = Scanned { open, before, ..Scanned::default() };
+    while let Some(rest) = line.get(seen.bytes..).filter(|rest| !rest.is_empty()) {
+        // What two bytes decide is not decided by one.
+        if !is_last && rest.len() < 2 {
+            break;
         }
-        let passed = rest.get(..taken).unwrap_or_default();
-        before = passed.chars().next_back().unwrap_or(letter);
+        let was_open = seen.open.is_some();
+        let taken = if was_open { inside(rest, &mut seen, is_last) } else { outside(rest, &mut seen, heads) };
+        if seen.has_command || seen.is_comment {
+            seen.bytes = line.len();
+            break;
+        }
+        // A word or mark that reaches the end may go on.
+        let is_cut = !is_last && taken == rest.len() && (2..WORD).contains(&taken) && !was_open && seen.open.is_none();
+        if taken == 0 || is_cut {
+            break;
+        }
+        if let Some(word) = rest.get(..taken).filter(|rest| !was_open && is_word(rest)) {
+            // `E` and the like before a quotation mark belong to the text.
+            let said = heads.word(word);
+            seen.head = if seen.head == Head::Ordinary { said } else { seen.head };
+        }
+        let last = rest.get(taken - 1).copied().unwrap_or(b' ');
         // A longer word ends in `e` without making an E'…' of what follows it.
-        if open.is_none() && taken > letter.len_utf8() && before.is_alphabetic() {
-            before = 'x';
-        }
-        rest = rest.get(taken..).unwrap_or_default();
+        seen.before = if seen.open.is_none() && taken > 1 && last.is_ascii_alphabetic() { b'x' } else { last };
+        seen.bytes += taken;
     }
-    Scanned { open, has_command: false, head }
+    seen
 }
 
-/// The word at the beginning.
-fn word_of(text: &str) -> &str {
-    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len());
-    text.get(..end).unwrap_or_default()
+/// Takes the next thing outside of any text; how many bytes it has.
+fn outside(rest: &[u8], seen: &mut Scanned, heads: &mut Heads) -> usize {
+    match rest.first().copied().unwrap_or(b' ') {
+        b'-' if rest.starts_with(b"--") => seen.is_comment = true,
+        b'\\' => seen.has_command = true,
+        b'\'' => seen.open = Some(Quote::Text { escapes: matches!(seen.before, b'e' | b'E') }),
+        b'"' => seen.open = Some(Quote::Name),
+        b'/' if rest.starts_with(b"/*") => {
+            seen.open = Some(Quote::Comment(1));
+            return 2;
+        }
+        b'$' if !(seen.before.is_ascii_alphanumeric() || seen.before >= 0x80) => {
+            let end = 1 + rest.iter().skip(1).take_while(|byte| is_of_word(**byte) && **byte != b'$').count();
+            let is_tag = rest.get(end) == Some(&b'$') && !rest.get(1).is_some_and(u8::is_ascii_digit);
+            if let Some(tag) = rest.get(..=end).filter(|_| is_tag) {
+                seen.open = Some(Quote::Dollar(tag.to_vec()));
+                return tag.len();
+            }
+            // Its end may come with the next part.
+            return if end == rest.len() { end } else { 1 };
+        }
+        b';' => heads.end_statement(),
+        byte if is_of_word(byte) && !byte.is_ascii_digit() && byte != b'$' => {
+            return rest.iter().take_while(|byte| is_of_word(**byte)).count();
+        }
+        _ => {}
+    }
+    1
 }
 
-/// `$$` or `$tag$` at the beginning.
-fn dollar_tag(text: &str) -> Option<&str> {
-    let after = text.strip_prefix('$')?;
-    let end = after.find(|c: char| !(c.is_alphanumeric() || c == '_'))?;
-    let is_tag = after.get(end..)?.starts_with('$') && !after.starts_with(|c: char| c.is_ascii_digit());
-    if is_tag { text.get(..end + 2) } else { None }
+/// Takes the next byte, or mark, within a text.
+fn inside(rest: &[u8], seen: &mut Scanned, is_last: bool) -> usize {
+    let byte = rest.first().copied().unwrap_or(b' ');
+    match &mut seen.open {
+        Some(Quote::Text { escapes: true }) if byte == b'\\' => return 2.min(rest.len()),
+        // A doubled quote closes and opens again, which comes to the same.
+        Some(Quote::Text { .. }) if byte == b'\'' => seen.open = None,
+        Some(Quote::Name) if byte == b'"' => seen.open = None,
+        Some(Quote::Dollar(tag)) if rest.starts_with(tag) => {
+            let taken = tag.len();
+            seen.open = None;
+            return taken;
+        }
+        Some(Quote::Dollar(tag)) if !is_last && tag.starts_with(rest) => return 0,
+        Some(Quote::Comment(depth)) if rest.starts_with(b"/*") => {
+            *depth += 1;
+            return 2;
+        }
+        Some(Quote::Comment(depth)) if rest.starts_with(b"*/") => {
+            *depth -= 1;
+            if *depth == 0 {
+                seen.open = None;
+            }
+            return 2;
+        }
+        Some(_) | None => {}
+    }
+    1
+}
+
+/// Letters, digits, `_`, `$` and whatever is not ASCII. **Source**: `ident_cont` in PostgreSQL's `scan.l`.
+fn is_of_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+fn is_word(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|byte| is_of_word(*byte) && !byte.is_ascii_digit() && *byte != b'$')
+}
+
+fn is_around(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    AROUND.iter().any(|around| line.eq_ignore_ascii_case(around.as_bytes()))
+}
+
+/// The last byte that is no space.
+fn last_of(bytes: &[u8]) -> Option<u8> {
+    bytes.trim_ascii_end().last().copied()
 }
 
 /// What psql reads before a dump: from here on all is one transaction, which a dump that ends it anyway leaves without
@@ -385,8 +526,10 @@ pub fn end(key: &str) -> String {
     format!("\\unrestrict {key}\nDROP TABLE pg_temp.mainstay_import;\nCOMMIT;\n")
 }
 
-fn short(text: &str) -> String {
-    text.chars().take(60).collect()
+fn short(text: &[u8]) -> String {
+    // A letter has at most four bytes.
+    let text = text.get(..240.min(text.len())).unwrap_or_default();
+    String::from_utf8_lossy(text).trim_end().chars().take(60).collect()
 }
 
 #[cfg(test)]

@@ -95,6 +95,64 @@ fn the_guard_that_new_dumps_carry_is_dropped_and_no_other_command_passes_behind_
     assert!(run("\\restrict abc\n\\! id\n").is_err());
 }
 
+/// The same text in lines that are cut everywhere.
+fn in_parts(text: &str, most: usize) -> Result<(String, Filter), Refused> {
+    let (mut filter, mut passed) = (Filter::default(), Vec::new());
+    for line in text.split_inclusive('\n') {
+        let (mut rest, mut held) = (line.as_bytes(), 0);
+        while !rest.is_empty() {
+            let length = rest.len().min(most + held);
+            let is_last = length == rest.len();
+            let taken = filter.part(&rest[..length], is_last)?;
+            assert!(!is_last || taken.bytes == length);
+            if taken.passes {
+                passed.extend_from_slice(&rest[..taken.bytes]);
+            }
+            held = length - taken.bytes;
+            rest = &rest[taken.bytes..];
+        }
+    }
+    Ok((String::from_utf8(passed).unwrap(), filter))
+}
+
+#[test]
+fn a_long_line_passes_in_parts_wherever_it_is_cut() {
+    let filling = "x".repeat(80);
+    let text = format!(
+        "INSERT INTO public.a VALUES (E'{filling}\\'--{filling}''', '{filling};COMMIT;', $t$ $ $tt$ '{filling} $t$, 'ä;'); \
+         /* {filling} /* ; \\! */ '{filling} */ SELECT \"{filling};COMMIT\" -- {filling}; COMMIT; \\! x\n\
+         FROM b;\nCOPY public.a (b) FROM stdin;\n{filling}\\.{filling};\n\\.\nSELECT 1;\n"
+    );
+    let (whole, filter) = run(&text).unwrap();
+    assert_eq!((whole.as_str(), filter.rows(), filter.is_cut_off()), (text.as_str(), 1, false));
+    for most in 60..400 {
+        let (passed, filter) = in_parts(&text, most).unwrap();
+        assert_eq!((passed.as_str(), filter.rows(), filter.is_cut_off()), (text.as_str(), 1, false), "cut at {most}");
+    }
+}
+
+#[test]
+fn what_is_refused_is_refused_wherever_a_long_line_is_cut() {
+    for end in [" ; COMMIT;\n", " ; create role x;\n", " \\! id\n", " '' /* */ ; prepare transaction 'a';\n"] {
+        let text = format!("INSERT INTO a VALUES ('{}'){end}", "x".repeat(100));
+        for most in 40..140 {
+            let refused = in_parts(&text, most).unwrap_err();
+            assert!(!matches!(refused, Refused::TooLong { .. }), "{refused}");
+        }
+    }
+    let grant = format!("GRANT SELECT ON TABLE {} TO b;\nSELECT 1;\n", "x".repeat(100));
+    assert_eq!(in_parts(&grant, 50).unwrap().0, "SELECT 1;\n");
+}
+
+#[test]
+fn a_row_that_postgresql_could_not_take_is_refused_before_anybody_holds_it() {
+    let mut filter = Filter::default();
+    filter.passes(b"COPY t (a) FROM stdin;\n").unwrap();
+    let part = vec![b'x'; PART];
+    let refused = (0..2000).find_map(|_| filter.part(&part, false).err());
+    assert!(matches!(refused, Some(Refused::TooLong { line: 2, .. })), "{refused:?}");
+}
+
 #[test]
 fn a_dump_that_ends_among_its_rows_is_cut_off() {
     let (_, filter) = run("COPY t FROM stdin;\n1\n2\n").unwrap();

@@ -4,10 +4,15 @@
 //! The stream's own last line commits, and is sent only after the source ended well: whatever else ends this command
 //! or psql, PostgreSQL takes everything back.
 
+mod tar;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -49,14 +54,25 @@ impl Target {
     fn psql(&self) -> Command {
         let mut psql = self.program("psql");
         // The password goes by the environment: arguments are seen by everyone on the machine.
-        psql.env("PGPASSWORD", &self.password).args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url]);
+        if !self.password.is_empty() {
+            psql.env("PGPASSWORD", &self.password);
+        }
+        psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-d", &self.url]);
         psql
+    }
+
+    /// One line of answer, if there is one; never asks for a password.
+    fn ask_quietly(&self, sql: &str) -> Option<String> {
+        let mut psql = self.psql();
+        psql.args(["-qAt", "-w", "-c", sql]).env("PGCONNECT_TIMEOUT", "10").stdin(Stdio::null());
+        let output = psql.output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// One line of answer.
     fn ask(&self, sql: &str) -> Result<String, Failure> {
         let output =
-            self.psql().args(["-At", "-c", sql]).stdin(Stdio::null()).output().map_err(|error| no_psql(&error))?;
+            self.psql().args(["-qAt", "-c", sql]).stdin(Stdio::null()).output().map_err(|error| no_psql(&error))?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
@@ -82,10 +98,13 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
             "--replace moves them to a schema of their own first (nothing is deleted); `mainstay db psql -- -c '\\dt'` lists them",
         ));
     };
+    if is_url(&options.source) {
+        refuse_itself(&options.source, target)?;
+    }
     let began = Instant::now();
     let source = Source::open(&options.source, target)?;
     eprintln!("importing {}", source.what);
-    let filter = pump(source, target, aside.as_deref(), !global.json)?;
+    let (filter, rows) = pump(source, target, aside.as_deref(), !global.json)?;
     target.ask("ANALYZE")?;
     let tables = target.ask(TABLES)?;
     let size: u64 = target.ask("SELECT pg_database_size(current_database())")?.parse().unwrap_or(0);
@@ -93,17 +112,12 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if global.json {
         let left_out = filter.left_out();
-        let value = serde_json::json!({"tables": tables, "rows": filter.rows(), "database_bytes": size, "took_ms": took,
+        let value = serde_json::json!({"tables": tables, "rows": rows, "database_bytes": size, "took_ms": took,
             "left_out": left_out, "kept_aside": aside});
         println!("{value}");
         return Ok(exit_code::DONE);
     }
-    println!(
-        "imported {tables} tables, {} rows in {}; the database holds {}",
-        filter.rows(),
-        screen::took(took),
-        Bytes(size)
-    );
+    println!("imported {tables} tables, {rows} rows in {}; the database holds {}", screen::took(took), Bytes(size));
     for (what, count) in filter.left_out() {
         println!("  left out: {count} × {what} (everything belongs to the application's role here)");
     }
@@ -117,6 +131,28 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
         );
     }
     Ok(exit_code::DONE)
+}
+
+fn is_url(source: &str) -> bool {
+    source.starts_with("postgres://") || source.starts_with("postgresql://")
+}
+
+/// Which database that is, wherever and through whatever it is reached: a standby says the same as its primary.
+const WHICH: &str = "SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d \
+    WHERE d.datname = pg_catalog.current_database()";
+
+/// A database imported into itself would only be moved aside and copied.
+fn refuse_itself(url: &str, target: &Target) -> Result<(), Failure> {
+    let (shown, password) = super::db::without_password(url).unwrap_or_else(|| (url.to_owned(), String::new()));
+    let source = Target { url: shown.clone(), password, bin: target.bin.clone() };
+    // A source that does not answer is left to pg_dump, which says why.
+    let there = source.ask_quietly(WHICH);
+    if there.is_none() || there != target.ask(WHICH).ok() {
+        return Ok(());
+    }
+    Err(Failure::refused("MS4006", format!("{shown} is this stack's own database, or a physical copy of it")).help(
+        "nothing was imported; to import from a copy that was restored elsewhere, dump it by pg_dump and import the file",
+    ))
 }
 
 fn has_migrations(global: &Global) -> bool {
@@ -144,7 +180,7 @@ fn unreadable(place: &str, error: &dyn std::fmt::Display) -> Failure {
 
 impl Source {
     fn open(source: &str, target: &Target) -> Result<Self, Failure> {
-        if source.starts_with("postgres://") || source.starts_with("postgresql://") {
+        if is_url(source) {
             return Self::of_database(source, target);
         }
         let path = Path::new(source);
@@ -160,9 +196,16 @@ impl Source {
             Format::Sql => {
                 Ok(Self { what: format!("{source} (SQL)"), reader: Box::new(again(head, file)), makers: Vec::new() })
             }
-            Format::Custom | Format::Tar => {
+            Format::Tar => {
+                // pg_restore waits for ever for the rest of one that was cut off.
+                let archive = again(head, file);
+                let is_whole = tar::is_whole(archive).map_err(|error| unreadable(source, &error))?;
+                if !is_whole {
+                    return Err(cut_off(source));
+                }
                 Self::of_archive(target, Input::Path(path), format!("{source} (archive)"), Vec::new())
             }
+            Format::Custom => Self::of_archive(target, Input::Path(path), format!("{source} (archive)"), Vec::new()),
             Format::Gzip => Self::of_gzip(source, path, target),
             Format::Unknown => Err(unreadable(source, &"neither SQL text nor an archive of pg_dump")),
         }
@@ -177,14 +220,10 @@ impl Source {
                 let (what, reader) = (format!("{source} (SQL, gzipped)"), Box::new(again(head, out)));
                 Ok(Self { what, reader, makers: vec![Maker::new("gzip", maker)] })
             }
-            Format::Custom | Format::Tar => {
+            format @ (Format::Custom | Format::Tar) => {
                 let what = format!("{source} (archive, gzipped)");
-                Self::of_archive(
-                    target,
-                    Input::Stream(Box::new(again(head, out))),
-                    what,
-                    vec![Maker::new("gzip", maker)],
-                )
+                let stream = Input::Stream(Box::new(again(head, out)), format == Format::Tar);
+                Self::of_archive(target, stream, what, vec![Maker::new("gzip", maker)])
             }
             Format::Gzip | Format::Unknown => {
                 maker.kill().ok();
@@ -201,16 +240,27 @@ impl Source {
             Input::Path(path) => {
                 restore.arg(path);
             }
-            Input::Stream(_) => {
+            Input::Stream(..) => {
                 restore.stdin(Stdio::piped());
             }
         }
         let (mut child, out) = spawn(&mut restore, "pg_restore")?;
-        if let (Input::Stream(mut stream), Some(mut stdin)) = (input, child.stdin.take()) {
+        let stdin = child.stdin.take();
+        let maker = Maker::new("pg_restore", child);
+        if let (Input::Stream(mut stream, is_tar), Some(mut stdin)) = (input, stdin) {
+            let (cut, victim) = (Arc::clone(&maker.is_cut_off), process_of(&maker.child)?);
             // Its end closes the pipe; that it was whole is told by the exit statuses of both.
-            std::thread::spawn(move || std::io::copy(&mut stream, &mut stdin));
+            std::thread::spawn(move || {
+                let mut watched = tar::Watched::new(&mut stream);
+                let copied = std::io::copy(&mut watched, &mut stdin);
+                if is_tar && copied.is_ok() && !watched.is_whole() {
+                    cut.store(true, Ordering::SeqCst);
+                    // It waits for ever for the rest of an archive that was cut off.
+                    rustix::process::pidfd_send_signal(&victim, rustix::process::Signal::KILL).ok();
+                }
+            });
         }
-        makers.push(Maker::new("pg_restore", child));
+        makers.push(maker);
         Ok(Self { what, reader: Box::new(BufReader::new(out)), makers })
     }
 
@@ -239,19 +289,30 @@ impl Source {
 
 enum Input<'a> {
     Path(&'a Path),
-    Stream(Box<dyn Read + Send>),
+    /// And whether it is a tar archive.
+    Stream(Box<dyn Read + Send>, bool),
+}
+
+/// A process by a handle that no other process can take over.
+fn process_of(child: &Child) -> Result<rustix::fd::OwnedFd, Failure> {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .map_err(|error| Failure::bug(format!("cannot hold pg_restore: {error}")))
+}
+
+fn cut_off(place: &str) -> Failure {
+    unreadable(place, &"the archive is cut off: its end is missing")
 }
 
 /// What a program says, read while it runs: a dump with ten thousand notices would fill the pipe, and whoever writes
 /// it and whoever feeds it would wait for each other for ever. The end of it is kept.
-struct Said(Option<std::thread::JoinHandle<Vec<u8>>>);
+struct Said(Option<JoinHandle<Vec<u8>>>);
 
 /// More than the last lines of a message take.
 const SAID_KEPT: usize = 16 * 1024;
 
 impl Said {
-    fn of(child: &mut Child) -> Self {
-        let stderr = child.stderr.take();
+    fn of(stderr: Option<ChildStderr>) -> Self {
         Self(stderr.map(|mut stderr| {
             std::thread::spawn(move || {
                 let (mut kept, mut piece) = (Vec::new(), [0; 4096]);
@@ -275,16 +336,18 @@ struct Maker {
     name: &'static str,
     child: Child,
     said: Said,
+    /// What it was given ended before its end, and it was killed for that.
+    is_cut_off: Arc<AtomicBool>,
 }
 
 impl Maker {
     fn new(name: &'static str, mut child: Child) -> Self {
-        let said = Said::of(&mut child);
-        Self { name, child, said }
+        let said = Said::of(child.stderr.take());
+        Self { name, child, said, is_cut_off: Arc::default() }
     }
 }
 
-fn spawn(command: &mut Command, name: &'static str) -> Result<(Child, std::process::ChildStdout), Failure> {
+fn spawn(command: &mut Command, name: &'static str) -> Result<(Child, ChildStdout), Failure> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|error| {
         Failure::environment("MS3004", format!("cannot run {name}: {error}"))
             .help("apt-get install --no-install-recommends postgresql-client gzip")
@@ -308,13 +371,61 @@ fn again<R: Read>(head: Vec<u8>, rest: R) -> BufReader<std::io::Chain<std::io::C
     BufReader::with_capacity(256 * 1024, std::io::Cursor::new(head).chain(rest))
 }
 
-/// Runs the SQL of the source; answers what the filter saw. On any fault nothing is kept.
-fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) -> Result<Filter, Failure> {
+/// Rows that PostgreSQL took, by what psql says of each statement: `COPY 3`, `INSERT 0 1`. Rows of answers begin with
+/// a space.
+struct Rows {
+    count: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Rows {
+    fn of(stdout: Option<ChildStdout>) -> Self {
+        let count = Arc::<AtomicU64>::default();
+        let sum = Arc::clone(&count);
+        let read = |stdout: ChildStdout| {
+            std::thread::spawn(move || {
+                let (mut out, mut line) = (BufReader::new(stdout), Vec::new());
+                // What is longer than a tag is an answer, which is not held.
+                while let Ok(1..) = (&mut out).take(TAG).read_until(b'\n', &mut line) {
+                    sum.fetch_add(rows_of(&line), Ordering::Relaxed);
+                    if line.last() != Some(&b'\n') && out.skip_until(b'\n').is_err() {
+                        return;
+                    }
+                    line.clear();
+                }
+            })
+        };
+        Self { count, thread: stdout.map(read) }
+    }
+
+    fn all(&mut self) -> u64 {
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
+/// `INSERT`, an object's id and a number of rows need no more.
+const TAG: u64 = 64;
+
+fn rows_of(tag: &[u8]) -> u64 {
+    let text = std::str::from_utf8(tag).unwrap_or_default().trim_end();
+    let count =
+        text.strip_prefix("COPY ").or_else(|| text.strip_prefix("INSERT ")?.split_once(' ').map(|(_, rows)| rows));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Runs the SQL of the source; answers what the filter saw, and how many rows PostgreSQL took. On any fault nothing
+/// is kept.
+fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) -> Result<(Filter, u64), Failure> {
     let mut psql = target.psql();
-    psql.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    psql.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut psql = psql.spawn().map_err(|error| no_psql(&error))?;
-    let mut said = Said::of(&mut psql);
-    let filter = match feed(&mut source, &mut psql, aside, talk) {
+    let mut said = Said::of(psql.stderr.take());
+    let mut rows = Rows::of(psql.stdout.take());
+    let progress = Progress { talk: talk && std::io::stderr().is_terminal(), rows: Arc::clone(&rows.count) };
+    let filter = match feed(&mut source, &mut psql, aside, &progress) {
         Ok(filter) => filter,
         Err(Fault::Psql) => return Err(psql_failed(psql, &mut said)),
         Err(Fault::Source(failure)) => {
@@ -329,7 +440,12 @@ fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) ->
     if !status.success() {
         return Err(refused_by_psql(&said.all()));
     }
-    Ok(filter)
+    Ok((filter, rows.all()))
+}
+
+struct Progress {
+    talk: bool,
+    rows: Arc<AtomicU64>,
 }
 
 enum Fault {
@@ -351,7 +467,7 @@ fn stop(makers: &mut [Maker]) {
     }
 }
 
-fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) -> Result<Filter, Fault> {
+fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, progress: &Progress) -> Result<Filter, Fault> {
     let mut out = psql.stdin.take().ok_or_else(|| Failure::bug("psql has no input"))?;
     let key = format!("mainstay{:x}", screen::now().as_micros());
     let mut send = |bytes: &[u8]| out.write_all(bytes).map_err(|_| Fault::Psql);
@@ -363,19 +479,24 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) 
     }
     send(preamble.as_bytes())?;
     let mut filter = Filter::default();
-    let (mut line, mut bytes, mut told) = (Vec::new(), 0u64, Instant::now());
+    let (mut part, mut bytes, mut told) = (Vec::new(), 0u64, Instant::now());
     loop {
-        line.clear();
-        let length = source.reader.read_until(b'\n', &mut line).map_err(|error| unreadable(&source.what, &error))?;
-        if length == 0 {
+        let length = next_part(&mut source.reader, &mut part).map_err(|error| unreadable(&source.what, &error))?;
+        if part.is_empty() {
             break;
         }
-        bytes += length as u64;
-        match filter.passes(&line) {
-            Ok(true) => send(&line)?,
-            Ok(false) => {}
+        bytes += length;
+        // A part shorter than the most has met the end, of its line or of all.
+        let is_last = part.last() == Some(&b'\n') || part.len() < import::PART;
+        match filter.part(&part, is_last) {
+            Ok(taken) => {
+                if taken.passes {
+                    send(part.get(..taken.bytes).unwrap_or_default())?;
+                }
+                part.drain(..taken.bytes);
+            }
             Err(refused) => {
-                if line.last() != Some(&b'\n') {
+                if is_last && part.last() != Some(&b'\n') {
                     // Half a line: what was cut off it says more than what is left of it.
                     source.ended_well()?;
                 }
@@ -384,8 +505,8 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) 
                 return Err(Failure::user("MS2032", text).help(help).into());
             }
         }
-        if talk && std::io::stderr().is_terminal() && told.elapsed() > Duration::from_millis(500) {
-            eprint!("\r  {} read, {} rows ", Bytes(bytes), filter.rows());
+        if progress.talk && told.elapsed() > Duration::from_millis(500) {
+            eprint!("\r  {} read, {} rows ", Bytes(bytes), progress.rows.load(Ordering::Relaxed));
             told = Instant::now();
         }
     }
@@ -399,10 +520,21 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, talk: bool) 
     Ok(filter)
 }
 
+/// Reads on behind what is left of the last part, to the end of the line or up to [`import::PART`] bytes.
+fn next_part(reader: &mut dyn BufRead, part: &mut Vec<u8>) -> std::io::Result<u64> {
+    let room = import::PART.saturating_sub(part.len());
+    Ok(reader.take(room as u64).read_until(b'\n', part)? as u64)
+}
+
 fn ended_well(maker: &mut Maker) -> Result<(), Failure> {
     let name = maker.name;
     let words = maker.said.all();
     let status = maker.child.wait().map_err(|error| Failure::bug(format!("{name}: {error}")))?;
+    if maker.is_cut_off.load(Ordering::SeqCst) {
+        return Err(
+            cut_off("what is gzipped").help("nothing was imported; `gzip -dc FILE | tar -t` shows where it ends")
+        );
+    }
     if status.success() {
         return Ok(());
     }

@@ -60,10 +60,13 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
     world.import(&["orders.sql"]).fails(4, "MS4004", &["--replace"]);
     world.sql("insert into orders values (4, 'later')");
 
-    // The stack's own database, as a running one somewhere; then what it gave, packed, in place of what is there.
-    let source = world.database_url();
-    world.import(&[&source, "--replace"]).succeeds();
+    // Another stack's database, running; then what it gave, packed, in place of what is there.
+    let other = World::new("source");
+    other.up().succeeds();
+    other.sql("create table orders as select n as id from generate_series(1, 4) n");
+    world.import(&[&other.database_url(), "--replace"]).succeeds();
     assert_eq!(world.sql("select count(*) from public.orders"), "4");
+    other.down().succeeds();
     write("orders.sql.gz", &gzip(DUMP.as_bytes()));
     world.import(&["orders.sql.gz", "--replace"]).succeeds();
     assert_eq!(world.sql("select count(*) from public.orders"), "3");
@@ -100,6 +103,65 @@ fn killed_half_way(world: &World) {
     }
     world.import(&["big.sql", "--replace"]).succeeds();
     assert_eq!(world.sql("select count(*) from public.big"), "400000");
+}
+
+/// What an import must not wait for, count wrongly or hold.
+#[test]
+fn an_import_ends_when_its_source_is_cut_off_counts_every_row_and_holds_no_line() {
+    let world = World::new("imported");
+    world.up().succeeds();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(world.app().join(name), bytes).expect("writes");
+    world.sql("create table big as select n, repeat(md5(n::text), 20) as t from generate_series(1, 3000) n");
+    let url = world.database_url();
+    let dump = |name: &str, options: &[&str]| {
+        let file = world.app().join(name);
+        let status =
+            Command::new("pg_dump").args(options).args(["-d", &url, "-f"]).arg(&file).status().expect("pg_dump");
+        assert!(status.success());
+        std::fs::read(file).expect("reads")
+    };
+    let tar = dump("whole.tar", &["-Ft"]);
+    dump("rows.sql", &["--rows-per-insert=7"]);
+    for (name, length) in [("cut.tar", tar.len() / 2), ("end.tar", tar.len() - 1024)] {
+        write(name, &tar[..length]);
+        write(&format!("{name}.gz"), &gzip(&tar[..length]));
+        world.import(&[name, "--replace"]).fails(2, "MS2031", &[name, "cut off"]);
+        world.import(&[&format!("{name}.gz"), "--replace"]).fails(2, "MS2031", &["cut off"]);
+    }
+    world.import(&[&url, "--replace"]).fails(4, "MS4006", &["this stack's own database"]);
+    assert_eq!(world.sql("select count(*) from pg_namespace where nspname like 'before_import_%'"), "0");
+
+    for source in ["whole.tar", "rows.sql"] {
+        let ran = world.import(&[source, "--replace"]);
+        ran.succeeds();
+        assert!(ran.text.contains("imported 1 tables, 3000 rows"), "{source}:\n{}", ran.text);
+    }
+    let row =
+        |length: usize| format!("CREATE TABLE long (t text);\nCOPY long FROM stdin;\n{}\n\\.\n", "x".repeat(length));
+    let mut peaks = [1, 48 * 1024 * 1024].map(|length| {
+        write("long.sql", row(length).as_bytes());
+        let peak = peak_of(world.begin_import(&["long.sql", "--replace"]));
+        assert_eq!(world.sql("select length(t) from long"), length.to_string());
+        peak
+    });
+    peaks.sort_unstable();
+    assert!(peaks[1] - peaks[0] < 16 * 1024, "a row of 48 MiB took {peaks:?} KiB");
+    world.down().succeeds();
+    world.assert_nothing_runs();
+}
+
+/// The most memory that a process had, in KiB, as of the last look before its end.
+fn peak_of(mut child: std::process::Child) -> u64 {
+    let mut peak = 0;
+    while child.try_wait().expect("waits").is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let value = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        peak = value.unwrap_or(peak);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(child.wait().expect("waits").success());
+    peak
 }
 
 #[test]
