@@ -108,6 +108,8 @@ pub fn finish(layout: &Layout, member: Member, task: &Task, ended: &ExitReason) 
     files::write_owned(&made.join("standby.signal"), "", 0o600, layout.user.as_ref())?;
     let data = layout.data(member);
     if layout.look(member) == DataDirectory::Complete {
+        // Proven dead above. A failure leaves a segment of 56 bytes, nothing else.
+        proof::remove_segment(layout, member).ok();
         let old = old_directories(layout, member)?;
         let next = old.last().map_or(1, |(number, _)| number + 1);
         // The first and the latest are evidence; what is between was a copy that never streamed.

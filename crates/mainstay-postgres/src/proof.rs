@@ -92,6 +92,47 @@ fn attachments(table: &str, segment: Segment) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
+/// Removes the segment that a dead member's server left, before its directory is replaced: only PostgreSQL's next
+/// start in the same directory would, and the kernel has room for 4096. Removed is what the lock file names by key, id
+/// and maker, which belongs to the member's user and has nobody attached. Answers whether there was one.
+///
+/// **Errors**: the kernel's. It costs a segment, nothing else.
+pub fn remove_segment(layout: &Layout, member: Member) -> io::Result<bool> {
+    let lock = match std::fs::read_to_string(layout.data(member).join("postmaster.pid")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        read => read?,
+    };
+    let uid = layout.user.as_ref().map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
+    let table = std::fs::read_to_string("/proc/sysvipc/shm")?;
+    match left_behind(&table, &lock, uid) {
+        Some(segment) => {
+            let id = i32::try_from(segment.id).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            mainstay_supervisor::shared_memory::remove_unused(id, uid)
+        }
+        None => Ok(false),
+    }
+}
+
+/// The segment of a lock file, when the kernel's table says that the same process made it, as this user, and that
+/// nobody is attached to it.
+fn left_behind(table: &str, lock: &str, uid: u32) -> Option<Segment> {
+    let segment = segment_of(lock)?;
+    let maker: i64 = lock.lines().next()?.trim().parse().ok()?;
+    let mut lines = table.lines();
+    let header: Vec<&str> = lines.next()?.split_whitespace().collect();
+    lines.find_map(|line| {
+        let fields: Vec<i64> = line.split_whitespace().map(|field| field.parse().unwrap_or(-1)).collect();
+        let field = |name: &str| fields.get(header.iter().position(|title| *title == name)?).copied();
+        let is_it = field("shmid")? == segment.id
+            && field("key")? & 0xFFFF_FFFF == segment.key & 0xFFFF_FFFF
+            && field("cpid")? == maker
+            && field("uid")? == i64::from(uid)
+            && field("cuid")? == i64::from(uid)
+            && field("nattch")? == 0;
+        is_it.then_some(segment)
+    })
+}
+
 /// Whether a process named `postgres` has `data` as its working directory. Zombies have none.
 fn works_in(data: &Path, cluster_name: &str) -> io::Result<bool> {
     let data = match std::fs::canonicalize(data) {
@@ -174,6 +215,19 @@ mod tests {
         assert_eq!(count(16_918_544, 33), None, "the number was taken by another segment");
         assert_eq!(count(2_654_435_769, 33), Some(0), "keys are compared as 32 bits");
         assert!(attachments("no table", Segment { key: 1, id: 1 }).is_err());
+    }
+
+    #[test]
+    fn only_what_its_own_dead_server_made_is_left_behind() {
+        let lock = |pid: u32, segment: &str| format!("{pid}\n/data\n1700000000\n5432\n/run/pg\n\n{segment}\n");
+        let ours = Some(Segment { key: 2_654_435_769, id: 33 });
+        assert_eq!(left_behind(TABLE, &lock(1234, "2654435769 33"), 101), ours);
+        assert_eq!(left_behind(TABLE, &lock(1234, "2654435769 33"), 102), None, "another user's");
+        assert_eq!(left_behind(TABLE, &lock(1235, "2654435769 33"), 101), None, "another process made it");
+        assert_eq!(left_behind(TABLE, &lock(1234, "2654435768 33"), 101), None, "another key");
+        assert_eq!(left_behind(TABLE, &lock(1234, "2654435769 34"), 101), None, "another id");
+        assert_eq!(left_behind(TABLE, &lock(1234, "16918544 32"), 101), None, "seven are attached");
+        assert_eq!(left_behind(TABLE, "1234\n/data\n", 101), None, "none is named");
     }
 
     #[test]

@@ -191,6 +191,38 @@ async fn orphaned_backends_of_a_dead_postmaster_count_as_alive() {
     }
 }
 
+/// Ids of the segments that a member's lock file names and the kernel has.
+fn segment(cluster: &Cluster, member: mainstay_types::Member) -> Option<String> {
+    let lock = std::fs::read_to_string(cluster.layout.data(member).join("postmaster.pid")).ok()?;
+    let id = lock.lines().nth(6)?.split_whitespace().nth(1)?.to_owned();
+    is_there(&id).then_some(id)
+}
+
+fn is_there(segment: &str) -> bool {
+    let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    table.lines().any(|line| line.split_whitespace().nth(1) == Some(segment))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_replaced_leaves_no_shared_memory() {
+    let mut cluster = Cluster::new("users");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    cluster.clone(B, A).await;
+    cluster.start(B, Some(A)).await;
+    let [alive, dead] = [A, B].map(|member| segment(&cluster, member).unwrap());
+    assert!(!proof::remove_segment(&cluster.layout, B).unwrap(), "a server was attached to it");
+    assert!(is_there(&dead));
+    cluster.kill(B).await;
+    assert!(is_there(&dead), "a killed server leaves its segment");
+    cluster.clone(B, A).await;
+    assert!(!is_there(&dead), "it is still there");
+    assert!(is_there(&alive));
+    cluster.start(B, Some(A)).await;
+    cluster.until(B, |answer| answer.is_streaming).await;
+    cluster.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_without_a_primary_stays_a_standby_until_it_is_promoted() {
     let mut cluster = Cluster::new("users");

@@ -24,7 +24,7 @@ pub use sys::clock_is_synchronised;
 
 use mainstay_types::Timestamp;
 
-pub use sys::inherited;
+pub use sys::{inherited, shared_memory};
 
 /// Name of keep's socket in the runtime folder.
 pub const SOCKET: &str = "keep.sock";

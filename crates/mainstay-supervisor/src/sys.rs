@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "fork, execveat, signalfd and PIDFD_GET_INFO have no safe interface")]
 
 pub mod inherited;
+pub mod shared_memory;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
