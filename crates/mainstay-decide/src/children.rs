@@ -13,6 +13,11 @@ use crate::view::Life;
 /// Silence after which a Redis, Prometheus or Alertmanager is started again: longer than Redis takes to load
 /// a dump of its default size, and than Prometheus takes to compact.
 pub(crate) const HUNG_AFTER: Duration = Duration::from_secs(15);
+/// A child may be silent for this long from its start on before it is started again: on a machine where all else
+/// starts too, Prometheus took 20 s until it listened.
+pub(crate) const STARTS_WITHIN: Duration = Duration::from_secs(60);
+/// Silence that begins this soon after a start is that of the start: the last look was up to 2 s before it.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// Time to end in order for a child that has no drain of its own.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// SIGTERM.
@@ -75,10 +80,13 @@ pub(crate) fn keep_running(draft: &mut Draft<'_>, simple: Simple<'_>) -> BoxPlan
         Look::Ready => shown.state = State::Ready,
         Look::Unknown => shown.waiting.push(Waiting::Readiness { probe: simple.probe.to_owned() }),
         Look::Silent(since) => {
+            let is_starting = since <= running.since.after(FIRST_LOOK);
             let since = since.max(running.since);
-            let restart_at = since.after(HUNG_AFTER);
-            shown.state = State::Failed;
-            shown.reason = Some(format!("does not answer {}", simple.probe));
+            let restart_at = since.after(if is_starting { STARTS_WITHIN } else { HUNG_AFTER });
+            if !is_starting || draft.view.now >= restart_at {
+                shown.state = State::Failed;
+                shown.reason = Some(format!("does not answer {}", simple.probe));
+            }
             if simple.is_restarted_when_hung && draft.view.now >= restart_at {
                 shown.waiting.push(draft.stop(&name, running, ORDERLY));
             } else {

@@ -145,6 +145,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether its present start has answered, and nobody has looked since for longer than an answer counts.
+    pub(crate) fn is_answer_old(&self, member: Member) -> bool {
+        let Life::Runs(child) = self.member_life(member) else { return false };
+        match self.member(member).map(|seen| &seen.answer) {
+            Some(Seen::Fact { observed_at, .. }) => {
+                *observed_at >= child.since && self.now.saturating_since(*observed_at) > FACT_LIFE
+            }
+            Some(Seen::Silent { .. } | Seen::Unknown) | None => false,
+        }
+    }
+
     /// When silence that lasts since then means a hang. The planner looks again then.
     pub(crate) fn hung_at(&self, since: Timestamp) -> Timestamp {
         let hang_after = self.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);

@@ -21,6 +21,10 @@ pub(super) fn router(draft: &Draft<'_>, mut shown: BoxPlan) -> BoxPlan {
         let what = "find out which state directory is the right one".to_owned();
         shown.waiting.push(Waiting::Operator { what });
         worse(&mut shown, State::Failed, "it was told a later epoch than the record holds".to_owned());
+    } else if leads_to_primary(draft, record) && draft.view.is_answer_old(record.primary) {
+        // Whoever looks was held up: that says nothing of the primary, and sessions go on.
+        shown.state = State::Unknown;
+        shown.waiting.push(Waiting::Observation { of: format!("postgres-{}", record.primary) });
     } else if !leads_to_primary(draft, record) || !is_serving(draft, record.primary) {
         shown.waiting.push(Waiting::Dependency { on: "the database's primary".to_owned() });
         worse(&mut shown, State::Degraded, "sessions are held until a primary takes writes".to_owned());

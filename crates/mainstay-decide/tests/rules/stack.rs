@@ -199,3 +199,32 @@ fn postgresql_is_asked_for_a_fast_shutdown() {
         "{steps:?}"
     );
 }
+
+#[test]
+fn what_has_not_answered_since_its_start_is_starting_and_what_fell_silent_has_failed() {
+    let state = |since: i64, now: i64| {
+        let mut bench = Bench::ready();
+        bench.children().get_mut(&child("prometheus")).expect("it runs").since = at(50_000);
+        bench.observed.prometheus = Seen::Silent { since: at(since) };
+        bench.now = at(now);
+        (bench.shown(BoxId::Prometheus).state, stopped(&bench).contains(&"prometheus".to_owned()))
+    };
+    for since in [40_000, 50_000, 52_000] {
+        assert_eq!(state(since, 90_000), (State::Starting, false), "silent since {since}");
+        assert_eq!(state(since, 113_000), (State::Failed, true), "silent since {since}");
+    }
+    assert_eq!(state(60_000, 70_000), (State::Failed, false));
+    assert_eq!(state(60_000, 75_000), (State::Failed, true));
+}
+
+/// The control plane was stopped for some seconds: its first turn afterwards called the router degraded.
+#[test]
+fn an_answer_that_grew_old_while_nobody_looked_says_nothing_of_the_router() {
+    let mut bench = Bench::ready();
+    bench.now = at(110_000);
+    assert_eq!(bench.shown(BoxId::Router).state, State::Unknown);
+    assert_eq!(bench.steps(), vec![]);
+    // One that has not answered since its start takes no writes.
+    bench.children().get_mut(&child("postgres-a")).expect("it runs").since = at(105_000);
+    assert_eq!(bench.shown(BoxId::Router).state, State::Degraded);
+}
