@@ -11,7 +11,7 @@ ok() { printf '  ok    %s\n' "$1"; }
 fail() {
   printf '  FAIL  %s\n' "$1"
   journalctl -u "$UNIT" -n 30 --no-pager | sed 's/^/        /'
-  (cd /srv/shop && mainstay status 2>&1 | sed 's/^/        /')
+  (cd /srv/shop && mainstay status 2>&1 && mainstay events 2>&1 | tail -n 40) | sed 's/^/        /'
   systemctl poweroff
   exit 1
 }
@@ -33,7 +33,7 @@ pid_of() {
 is_ready() { (cd /srv/shop && mainstay status --json) | grep -q '"overall":"ready"'; }
 is_other_pid() { local pid; pid=$(pid_of "$1"); [ -n "$pid" ] && [ "$pid" != "$2" ]; }
 group() { sed -n 's/^0:://p' "/proc/$1/cgroup"; }
-ask() { curl --silent --max-time 20 --insecure --resolve "shop.localhost:8443:127.0.0.1" "https://shop.localhost:8443$1"; }
+ask() { curl --silent --max-time 20 --insecure --resolve "shop.localhost:8443:127.0.0.1" "https://shop.localhost:8443$1" "${@:2}"; }
 is_gone() { [ -z "$(pgrep -x postgres)$(pgrep -x redis-server)$(pgrep -x mainstay)" ]; }
 
 first_boot() {
@@ -63,7 +63,7 @@ first_boot() {
   burnt=$(ask /burn)
   burnt=$(awk -v cpu="$burnt" 'BEGIN { print (cpu > 0.5 && cpu < 1.6) ? "half a core" : "all of it: " cpu }')
   same "burning for 2 s it got" "$burnt" "half a core"
-  ask /eat >/dev/null
+  ask /eat --request POST >/dev/null
   soon "eating memory kills web-1 alone, and it is started again" 60 is_other_pid web-1 "$pid"
   soon "the stack is ready again" 60 is_ready
   if (cd /srv/shop && mainstay events --json) | grep -qi 'out of memory\|oom'; then ok "an event names the want of memory"; else fail "no event names the want of memory"; fi

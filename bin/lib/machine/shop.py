@@ -5,11 +5,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Shop(BaseHTTPRequestHandler):
+    def do_POST(self):
+        # Not a GET: the edge would ask the next instance for it, and that one would be killed too.
+        eaten = []
+        while True:
+            eaten.append(bytearray(b"x" * 1024 * 1024))
+
     def do_GET(self):
-        if self.path == "/eat":
-            eaten = []
-            while True:
-                eaten.append(bytearray(b"x" * 1024 * 1024))
         if self.path == "/burn":
             before, end = time.process_time(), time.monotonic() + 2
             while time.monotonic() < end:
