@@ -6,7 +6,7 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mainstay_kit::problem::Problem;
-use mainstay_kit::validation::Checks;
+use mainstay_kit::validation::{Checks, NewPassword, PASSWORD_MOST};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -29,11 +29,8 @@ impl Credentials {
     pub(crate) fn check_new(&self) -> Result<(), Problem> {
         let mut checks = Checks::new();
         checks.name("/username", &self.username, 3, 50);
-        if self.password.chars().count() < PASSWORD_MIN {
-            checks.reject("/password", "length", format!("must be {PASSWORD_MIN} to 128 characters"));
-        } else {
-            checks.password("/password", &self.password, &self.username);
-        }
+        let new = NewPassword { value: &self.password, username: &self.username, least: PASSWORD_MIN };
+        checks.password("/password", &new);
         checks.finish()
     }
 
@@ -41,8 +38,8 @@ impl Credentials {
     pub(crate) fn check_known(&self) -> Result<(), Problem> {
         let mut checks = Checks::new();
         checks.name("/username", &self.username, 1, 50);
-        if self.password.chars().count() > 128 {
-            checks.reject("/password", "length", "must be at most 128 characters");
+        if self.password.chars().count() > PASSWORD_MOST {
+            checks.reject("/password", "length", format!("must be at most {PASSWORD_MOST} characters"));
         }
         checks.finish()
     }
@@ -210,6 +207,25 @@ pub(crate) fn created(location: String, body: Value) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_place_says_the_same_bounds_of_a_password() {
+        let said = |length: usize| {
+            let new = Credentials { username: "ada".to_owned(), password: "x".repeat(length) };
+            new.check_new().err().map(|problem| format!("{problem:?}"))
+        };
+        let bounds = format!("must be {PASSWORD_MIN} to {PASSWORD_MOST} characters");
+        for wrong in [0, 7, 8, PASSWORD_MIN - 1, PASSWORD_MOST + 1] {
+            assert!(said(wrong).is_some_and(|problem| problem.contains(&bounds)), "{wrong}: {:?}", said(wrong));
+        }
+        assert_eq!((said(PASSWORD_MIN), said(PASSWORD_MOST)), (None, None));
+        let openapi: Value = serde_json::from_str(include_str!("../openapi.json")).unwrap();
+        let described = &openapi["components"]["schemas"]["NewCredentials"]["properties"]["password"];
+        assert_eq!((&described["minLength"], &described["maxLength"]), (&json!(PASSWORD_MIN), &json!(PASSWORD_MOST)));
+        for text in [include_str!("../web/index.html"), include_str!("../README.md")] {
+            assert!(text.contains(&format!("at least {PASSWORD_MIN} characters")));
+        }
+    }
 
     fn form(accept: &str) -> Form {
         let mut headers = HeaderMap::new();

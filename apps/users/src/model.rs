@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use mainstay_kit::auth::Role;
 use mainstay_kit::problem::Problem;
 use mainstay_kit::time::rfc3339;
-use mainstay_kit::validation::Checks;
+use mainstay_kit::validation::{Checks, NewPassword, PASSWORD_LEAST};
 use serde::{Deserialize, Serialize};
 
 /// A user, without anything secret: this is also what the cache holds.
@@ -58,7 +58,8 @@ impl CreateUser {
         checks.name("/username", &self.username, 3, 50);
         check_person(&mut checks, &self.email, &self.first_name, &self.last_name);
         if let Some(password) = &self.password {
-            checks.password("/password", password, &self.username);
+            let new = NewPassword { value: password, username: &self.username, least: PASSWORD_LEAST };
+            checks.password("/password", &new);
         }
         checks.finish()
     }
@@ -97,7 +98,8 @@ impl UpdateUser {
         checks.name("/username", &wanted.username, 3, 50);
         check_person(&mut checks, &wanted.email, &wanted.first_name, &wanted.last_name);
         if let Some(password) = &self.password {
-            checks.password("/password", password, &wanted.username);
+            let new = NewPassword { value: password, username: &wanted.username, least: PASSWORD_LEAST };
+            checks.password("/password", &new);
         }
         checks.finish()
     }

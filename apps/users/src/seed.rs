@@ -8,6 +8,7 @@ use mainstay_kit::pool::Database;
 use mainstay_kit::random;
 use mainstay_kit::telemetry::{Level, log};
 use mainstay_kit::tokio_postgres::types::Type;
+use mainstay_kit::validation::PASSWORD_LEAST;
 
 const KEY_SETTING: &str = "jwt_key";
 /// `pg_advisory_xact_lock` key: "seed" in ASCII.
@@ -60,8 +61,8 @@ pub(crate) async fn first_admin(
     let Some(password) = password else {
         bail!("there is no user yet: set the secret ADMIN_PASSWORD (or DEMO_PASSWORD) to make the first administrator");
     };
-    if password.chars().count() < 8 {
-        bail!("the first administrator's password has fewer than 8 characters");
+    if password.chars().count() < PASSWORD_LEAST {
+        bail!("the first administrator's password has fewer than {PASSWORD_LEAST} characters");
     }
     let hash = passwords
         .hash(password)

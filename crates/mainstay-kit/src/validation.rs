@@ -7,6 +7,23 @@ use crate::problem::{FieldError, Problem};
 /// RFC 5321: the longest address that can be delivered to.
 const EMAIL_MAX: usize = 254;
 
+/// The least length of a password that may be asked for, in characters. **Source**: ASVS 5.0.0, 6.2.1.
+pub const PASSWORD_LEAST: usize = 8;
+
+/// The greatest length of a password, in characters. **Source**: ASVS 5.0.0, 6.2.9 asks for 64 and more.
+pub const PASSWORD_MOST: usize = 128;
+
+/// A password that somebody wants to have.
+#[derive(Clone, Copy)]
+pub struct NewPassword<'a> {
+    /// The password.
+    pub value: &'a str,
+    /// Its user's name, which it must not be.
+    pub username: &'a str,
+    /// The least length that the application wants, in characters: [`PASSWORD_LEAST`] or more.
+    pub least: usize,
+}
+
 /// Collects wrong fields.
 #[derive(Debug, Default)]
 pub struct Checks {
@@ -51,11 +68,13 @@ impl Checks {
         }
     }
 
-    /// 8 to 128 characters, no composition rules. **Source**: ASVS 5.0.0, 6.2.1, 6.2.5, 6.2.9.
-    pub fn password(&mut self, pointer: &str, value: &str, username: &str) {
+    /// As many characters as the application wants, no composition rules. **Source**: ASVS 5.0.0, 6.2.5, 6.2.9.
+    pub fn password(&mut self, pointer: &str, new: &NewPassword<'_>) {
+        let NewPassword { value, username, least } = *new;
         let length = value.chars().count();
-        if !(8..=128).contains(&length) {
-            self.reject(pointer, "length", format!("must be 8 to 128 characters, is {length}"));
+        if !(least..=PASSWORD_MOST).contains(&length) {
+            let rule = format!("must be {least} to {PASSWORD_MOST} characters, is {length}");
+            self.reject(pointer, "length", rule);
         } else if value.eq_ignore_ascii_case(username) {
             self.reject(pointer, "password", "must not be the user name");
         }
@@ -107,7 +126,7 @@ mod tests {
         let mut checks = Checks::new();
         checks.name("/username", "a b", 3, 50);
         checks.email("/email", "nobody");
-        checks.password("/password", "short", "ada");
+        checks.password("/password", &NewPassword { value: "short", username: "ada", least: PASSWORD_LEAST });
         let problem = checks.finish().expect_err("three fields are wrong");
         let pointers: Vec<_> = problem.errors().iter().map(|e| e.pointer.as_str()).collect();
         assert_eq!(pointers, ["/username", "/email", "/password"]);
@@ -118,5 +137,18 @@ mod tests {
         let mut checks = Checks::new();
         checks.length("/firstName", "žščřž", 1, 5);
         assert!(checks.finish().is_ok());
+    }
+
+    #[test]
+    fn passwords_of_any_wrong_length_are_refused_with_the_bounds_of_the_application() {
+        let said = |length: usize| {
+            let mut checks = Checks::new();
+            let value = "x".repeat(length);
+            checks.password("/password", &NewPassword { value: &value, username: "ada", least: 12 });
+            checks.errors.first().map(|error| error.detail.clone())
+        };
+        assert_eq!(said(11).as_deref(), Some("must be 12 to 128 characters, is 11"));
+        assert_eq!(said(129).as_deref(), Some("must be 12 to 128 characters, is 129"));
+        assert_eq!((said(12), said(128)), (None, None));
     }
 }

@@ -11,7 +11,7 @@ use mainstay_kit::audit;
 use mainstay_kit::auth::browser::{IDLE, Origin, clear_cookie, set_cookie};
 use mainstay_kit::auth::{ACCESS_TTL, Opened, Principal, Rotation, lockout, needs_rehash};
 use mainstay_kit::problem::Problem;
-use mainstay_kit::validation::Checks;
+use mainstay_kit::validation::{Checks, NewPassword, PASSWORD_LEAST};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as JsonValue, json};
 
@@ -320,7 +320,8 @@ pub(super) async fn change_password(
 ) -> Result<StatusCode, Problem> {
     let Json(PasswordBody { current_password, new_password }) = body?;
     let mut checks = Checks::new();
-    checks.password("/newPassword", &new_password, &caller.username);
+    let new = NewPassword { value: &new_password, username: &caller.username, least: PASSWORD_LEAST };
+    checks.password("/newPassword", &new);
     if current_password.chars().count() > 128 {
         checks.reject("/currentPassword", "length", "must be at most 128 characters");
     }
