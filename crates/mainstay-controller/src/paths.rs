@@ -45,6 +45,19 @@ pub enum Error {
     NoHome,
 }
 
+/// In the state folder: where its sockets are.
+const RUNTIME: &str = "runtime";
+
+/// The folder for sockets that an earlier `up` of ours wrote down, when it is still there. `short` is of this state:
+/// in a copy of a state folder the note speaks of another stack.
+fn written_down(state: &Path, short: &str) -> Option<PathBuf> {
+    let note = std::fs::read_to_string(state.join(RUNTIME)).ok()?;
+    let runtime = PathBuf::from(note);
+    let is_ours = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir() && meta.uid() == me());
+    let is_meant = runtime.is_absolute() && runtime.file_name().is_some_and(|name| name == short);
+    (is_meant && is_ours(state) && is_ours(&runtime)).then_some(runtime)
+}
+
 fn me() -> u32 {
     rustix::process::geteuid().as_raw()
 }
@@ -76,6 +89,10 @@ impl Paths {
         let state = base.join(stack.as_str()).join(environment.as_str());
         let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
         let short: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+        // What an `up` wrote down holds: another session of the same user may have another folder for sockets, or none.
+        if let Some(runtime) = written_down(&state, &short) {
+            return Ok(Self { state, runtime });
+        }
         let runtime_base = if me() == 0 {
             PathBuf::from("/run/mainstay")
         } else {
@@ -119,6 +136,12 @@ impl Paths {
                 source,
             })?;
         }
+        let note = self.state.join(RUNTIME);
+        std::fs::write(&note, self.runtime.as_os_str().as_encoded_bytes()).map_err(|source| Error::Io {
+            action: "write",
+            path: note,
+            source,
+        })?;
         for name in ["logs", "bin"] {
             let folder = self.state.join(name);
             std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(|source| Error::Io {
@@ -128,6 +151,21 @@ impl Paths {
             })?;
         }
         Ok(())
+    }
+
+    /// Says whose the state is, when it is there and somebody else's: no socket of that stack is for us.
+    ///
+    /// **Errors**: the state has another owner, or cannot be looked at.
+    pub fn refuse_foreign(&self) -> Result<(), Error> {
+        match std::fs::metadata(&self.state) {
+            Ok(metadata) if metadata.uid() != me() => {
+                Err(Error::WrongOwner { path: self.state.clone(), owner: metadata.uid(), me: me() })
+            }
+            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Error::Io { action: "look at", path: self.state.clone(), source })
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// The admin API's socket.
@@ -171,6 +209,29 @@ mod tests {
         let stack = StackName::new("users").expect("valid");
         let paths = Paths::new(&deep, &stack, &EnvironmentName::default()).expect("absolute");
         assert!(paths.runtime.join("pg-a/.s.PGSQL.5432.lock").as_os_str().len() < 104);
+    }
+
+    #[test]
+    fn sockets_are_where_up_put_them_whatever_the_session_says() {
+        let base = tempfile::tempdir().expect("a folder");
+        let stack = StackName::new("users").expect("valid");
+        let paths = || Paths::new(base.path(), &stack, &EnvironmentName::default()).expect("absolute");
+        let computed = paths();
+        let short = computed.runtime.file_name().expect("a name").to_owned();
+        // As another session of ours made it: not where this one would look.
+        let elsewhere = Paths { runtime: base.path().join("session").join(&short), ..computed.clone() };
+        elsewhere.create().expect("made");
+        assert_eq!(paths(), elsewhere);
+        // Of a copy, of somebody else's or of a session that is over nothing is taken.
+        let note = base.path().join("users/development/runtime");
+        let other = base.path().join("session/0123456789");
+        std::fs::create_dir(&other).expect("made");
+        std::fs::write(&note, other.display().to_string()).expect("written");
+        assert_eq!(paths(), computed);
+        std::fs::write(&note, elsewhere.runtime.display().to_string()).expect("written");
+        assert_eq!(paths(), elsewhere);
+        std::fs::remove_dir_all(base.path().join("session")).expect("removed");
+        assert_eq!(paths(), computed);
     }
 
     #[test]

@@ -84,8 +84,37 @@ fn absolute_folder(file: &Path) -> Result<PathBuf, Failure> {
     full.parent().map(Path::to_owned).ok_or_else(|| Failure::bug("a file without a folder"))
 }
 
-/// The paths of the stack a command is about, although its file may be broken by now: only its name is read.
+/// The paths of the stack a command is about, when it is ours. A stack of somebody else's is not "not up": it is none
+/// of this user's business.
 pub(crate) fn paths(global: &Global) -> Result<Paths, Failure> {
+    let paths = paths_of_anybody(global)?;
+    paths.refuse_foreign().map_err(|error| folder_failure(&error))?;
+    Ok(paths)
+}
+
+/// Why a folder of a stack cannot be had.
+pub(crate) fn folder_failure(error: &paths::Error) -> Failure {
+    use mainstay_controller::paths::Error;
+    let mut text = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        text = format!("{text}: {source}");
+    }
+    match error {
+        Error::WrongOwner { owner: 0, .. } => Failure::environment("MS3030", text)
+            .help("it is a stack of root: the same command with `sudo`; or a stack of your own: --state DIR"),
+        Error::WrongOwner { owner, .. } => Failure::environment("MS3030", text)
+            .help(format!("the same command as that user: `sudo -u '#{owner}'`; or a stack of your own: --state DIR")),
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Failure::environment("MS3031", text)
+                .help("as the user whose stack it is, or with a state folder of your own: --state DIR")
+        }
+        Error::Io { .. } | Error::NoHome => Failure::environment("MS3031", text)
+            .help("the state folder must be writable and have space; another one: --state DIR"),
+    }
+}
+
+/// The paths of the stack a command is about, although its file may be broken by now: only its name is read.
+pub(crate) fn paths_of_anybody(global: &Global) -> Result<Paths, Failure> {
     let environment = environment(global)?;
     let base = state_base(global)?;
     let name = match stack_file(global) {

@@ -301,3 +301,31 @@ fn init_says_which_file_it_could_not_read_and_why() {
     std::os::unix::fs::symlink("aside", path("Procfile")).expect("a link");
     assert!(out(&init()).contains("exec ./server --port $PORT"), "{}", out(&init()));
 }
+
+#[test]
+fn a_stack_of_somebody_else_is_said_to_be_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("mainstay.toml"), "stack = \"shop\"\n[cache]\n").expect("written");
+    let state = folder.path().join("s/shop/development");
+    std::fs::create_dir_all(&state).expect("made");
+    if std::os::unix::fs::chown(&state, Some(65534), None).is_err() {
+        eprintln!("skipped: only root gives a folder away");
+        return;
+    }
+    let commands: [&[&str]; 7] = [
+        &["status"],
+        &["run", "web", "--", "id"],
+        &["exec", "web-1", "--", "id"],
+        &["db", "psql"],
+        &["db", "import", "dump.sql"],
+        &["down"],
+        &["console"],
+    ];
+    for command in commands {
+        let refused = mainstay(folder.path(), &[&["--state", "s"], command].concat());
+        assert_eq!(refused.status.code(), Some(3), "{command:?}: {}", err(&refused));
+        let text = err(&refused);
+        assert!(text.contains("MS3030") && text.contains("belongs to user 65534, mainstay runs as user 0"), "{text}");
+        assert!(text.contains("sudo -u '#65534'"), "{text}");
+    }
+}

@@ -54,7 +54,7 @@ const CRASH_LOOP: Duration = Duration::from_secs(2);
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let global = Global { file: options.stack_file.clone().or_else(|| global.file.clone()), ..global.clone() };
     let place = place::read(&global)?;
-    place.paths.create().map_err(|error| folder_failure(&error))?;
+    place.paths.create().map_err(|error| place::folder_failure(&error))?;
     let client = Client::new(place.paths.api_socket());
     if options.service {
         return serve(&place, &client, Duration::from_secs(options.wait)).await;
@@ -112,21 +112,6 @@ async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8,
     super::service::tell_ready();
     println!("ready; `mainstay status` shows it, `mainstay console` gives a link");
     stay(&place.paths, client, Some(&unit)).await
-}
-
-fn folder_failure(error: &mainstay_controller::paths::Error) -> Failure {
-    use mainstay_controller::paths::Error;
-    let mut text = error.to_string();
-    if let Some(source) = std::error::Error::source(error) {
-        text = format!("{text}: {source}");
-    }
-    match error {
-        Error::WrongOwner { .. } => {
-            Failure::environment("MS3030", text).help("run mainstay as that user, or use another folder: --state DIR")
-        }
-        Error::Io { .. } | Error::NoHome => Failure::environment("MS3031", text)
-            .help("the state folder must be writable and have space; another one: --state DIR"),
-    }
 }
 
 /// The keep that answers for this stack, if one does.

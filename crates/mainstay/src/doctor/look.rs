@@ -108,7 +108,7 @@ async fn stack(global: &Global) -> Stack {
         Ok(parsed) => parsed,
         Err(found) => return Stack::Broken(format!("{} has {} mistakes", file.display(), found.list.len())),
     };
-    let Ok(paths) = crate::place::paths(global) else { return Stack::None };
+    let Ok(paths) = crate::place::paths_of_anybody(global) else { return Stack::None };
     let client = mainstay_client::Client::new(paths.api_socket());
     let running = client.status().await.ok().map(|status| format!("up, {}", status.overall));
     let newest = match &running {
