@@ -7,15 +7,16 @@ use tokio::sync::watch;
 use crate::failure::Failure;
 
 /// Signals that stop a drill, by their names.
-const SIGNALS: [(&str, fn() -> SignalKind); 3] =
-    [("SIGINT", SignalKind::interrupt), ("SIGTERM", SignalKind::terminate), ("SIGHUP", SignalKind::hangup)];
+fn signals() -> [(&'static str, SignalKind); 3] {
+    [("SIGINT", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate()), ("SIGHUP", SignalKind::hangup())]
+}
 
 /// Listens from now on.
 pub(super) fn listen() -> Result<Stop, Failure> {
     let (sender, receiver) = watch::channel(None);
-    for (name, kind) in SIGNALS {
-        let mut stream = signal(kind())
-            .map_err(|error| Failure::environment("MS3001", format!("cannot wait for {name}: {error}")))?;
+    for (name, kind) in signals() {
+        let mut stream =
+            signal(kind).map_err(|error| Failure::environment("MS3001", format!("cannot wait for {name}: {error}")))?;
         let sender = sender.clone();
         tokio::spawn(async move {
             if stream.recv().await.is_some() {
