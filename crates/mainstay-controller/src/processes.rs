@@ -2,7 +2,7 @@
 
 use mainstay_api::{Process, Status};
 use mainstay_supervisor::client::Hello;
-use mainstay_supervisor::proc;
+use mainstay_supervisor::proc::{self, Snapshot};
 use mainstay_supervisor::protocol::Child;
 use mainstay_types::{BoxId, ChildName, ChildRole, State};
 
@@ -10,10 +10,12 @@ use crate::settings::Settings;
 
 /// The list, keep first, then in the order of names. Reads /proc: call it where blocking is allowed.
 pub(crate) fn list(keep: Option<&Hello>, children: &[Child], status: &Status, settings: &Settings) -> Vec<Process> {
+    // Once for all of them: a look reads a file for each process of the machine.
+    let all = Snapshot::take();
     let mut list: Vec<Process> = children
         .iter()
         .filter(|child| child.role != ChildRole::Task || child.ended.is_none() || is_scheduled(child, status))
-        .map(|child| one(child, status, settings))
+        .map(|child| one(child, status, settings, &all))
         .collect();
     list.extend(keep.and_then(keep_itself));
     list.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
@@ -41,7 +43,7 @@ fn keep_itself(hello: &Hello) -> Option<Process> {
     })
 }
 
-fn one(child: &Child, status: &Status, settings: &Settings) -> Process {
+fn one(child: &Child, status: &Status, settings: &Settings, all: &Snapshot) -> Process {
     let drawn = status.boxes.iter().find(|one| one.name == child.name.as_str());
     let runs = child.ended.is_none();
     let fallback = if runs { State::Ready } else { State::Stopped };
@@ -60,6 +62,6 @@ fn one(child: &Child, status: &Status, settings: &Settings) -> Process {
         since: child.ended.as_ref().map_or(child.since, |ended| ended.at),
         last_exit: child.ended.as_ref().map(|ended| ended.reason.clone()),
         address: settings.address_of(&child.name),
-        memory_bytes: runs.then(|| proc::tree_pss(child.pid).0),
+        memory_bytes: runs.then(|| all.tree_pss(child.pid).0),
     }
 }

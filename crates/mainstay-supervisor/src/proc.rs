@@ -84,6 +84,11 @@ impl Snapshot {
         descendants(&self.0, BTreeSet::from([root]))
     }
 
+    /// Proportional set size of a process and its descendants; what ended meanwhile counts nothing.
+    pub fn tree_pss(&self, root: Pid) -> Bytes {
+        Bytes(self.tree(root).into_iter().filter_map(|pid| pss(pid).ok()).map(|bytes| bytes.0).sum())
+    }
+
     /// CPU time of these processes, and of the children that they have waited for.
     pub fn cpu<'p>(&self, pids: impl IntoIterator<Item = &'p Pid>) -> Duration {
         pids.into_iter().filter_map(|pid| self.0.get(pid)).map(|stat| stat.cpu).sum()
@@ -117,11 +122,6 @@ pub fn pss(pid: Pid) -> io::Result<Bytes> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kibi = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     kibi.map(|kibi: u64| Bytes(kibi * 1024)).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no Pss line"))
-}
-
-/// Proportional set size of a process and its descendants; what ended meanwhile counts nothing.
-pub fn tree_pss(root: Pid) -> Bytes {
-    Bytes(tree(root).into_iter().filter_map(|pid| pss(pid).ok()).map(|bytes| bytes.0).sum())
 }
 
 /// CPU time of a process and its living descendants.
@@ -203,7 +203,7 @@ mod tests {
         let stat = stat(me()).expect("it runs");
         assert!(stat.is_alive() && children(stat.parent).contains(&me()));
         assert!(pss(me()).expect("ours").0 > 100 * 1024);
-        assert!(tree_pss(me()) >= Bytes(100 * 1024));
+        assert!(Snapshot::take().tree_pss(me()) >= Bytes(100 * 1024));
         assert_eq!(boot_id().expect("reads").len(), 36);
     }
 
