@@ -102,9 +102,9 @@ second_boot() {
   soon "systemd started the stack" 120 systemctl is-active --quiet $UNIT
   soon "it is ready" 60 is_ready
   same "what was written before is there" "$(sql 'select count(*) from kept')" 2
-  local down
-  down=$(cd /srv/shop && mainstay events --json | grep -c '"StackDown\|ControlEnded\|StopRequested' || true)
-  ok "events of the end before: $down"
+  local before
+  before=$(cd /srv/shop && mainstay events --json | grep -o '"StackStopped"\|"DownAsked"' | sort -u | tr '\n' ' ')
+  same "the reboot was an ordered down: its events" "$before" '"DownAsked" "StackStopped" '
   say "power is cut"
   sql "insert into kept values (3)"
   # No sync, no end of anything: as when somebody pulls the plug.
