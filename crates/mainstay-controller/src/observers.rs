@@ -7,7 +7,7 @@ use mainstay_decide::pressure;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::proc;
 use mainstay_supervisor::protocol::Notice;
-use mainstay_types::Seen;
+use mainstay_types::{Seen, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::now;
@@ -18,10 +18,44 @@ use crate::message::Message;
 const STEADY: Duration = Duration::from_secs(2);
 /// The same while it is not known to be well: `up` waits for it.
 const EAGER: Duration = Duration::from_millis(50);
+/// Longest time from the end of one of these looks to the end of the next: the pause, and two answers of up to 2 s.
+const USUAL: Duration = Duration::from_secs(6);
 /// Pause between two looks at pressure.
 const PRESSURE_LOOK: Duration = Duration::from_secs(1);
 /// Pause before dialling keep again.
 const REDIAL: Duration = Duration::from_millis(50);
+
+/// Since when somebody is silent, over several looks: each look knows only of itself. Time in which nobody looked,
+/// because this process was stopped or waited for the CPU, is no silence of theirs.
+pub(crate) struct Silence {
+    since: Option<Timestamp>,
+    looked_at: Option<Timestamp>,
+    /// The longest time from the end of one look to the end of the next, when nothing holds us up.
+    usual: Duration,
+}
+
+impl Silence {
+    pub(crate) fn new(usual: Duration) -> Self {
+        Self { since: None, looked_at: None, usual }
+    }
+
+    /// Takes a look that has just ended.
+    pub(crate) fn take<T>(&mut self, seen: Seen<T>, at: Timestamp) -> Seen<T> {
+        let between = self.looked_at.replace(at).map_or(Duration::ZERO, |before| at.saturating_since(before));
+        let lost = between.saturating_sub(self.usual);
+        match seen {
+            Seen::Silent { since } => {
+                let since = self.since.unwrap_or(since).after(lost).min(at);
+                self.since = Some(since);
+                Seen::Silent { since }
+            }
+            Seen::Fact { .. } | Seen::Unknown => {
+                self.since = None;
+                seen
+            }
+        }
+    }
+}
 
 /// Keeps a connection to keep, starts a new keep when it died, and passes on what it says.
 pub(crate) async fn keep(
@@ -66,8 +100,10 @@ pub(crate) async fn keep(
 pub(crate) async fn redis(effects: Arc<Effects>, kind: mainstay_cache::Kind, sender: mpsc::Sender<Message>) {
     let Ok(settings) = effects.redis_settings(kind) else { return };
     let mut looks = effects.looks.subscribe();
+    let mut silence = Silence::new(USUAL);
     loop {
         let seen = mainstay_cache::ping(&settings, now()).await;
+        let seen = silence.take(seen, now());
         let pause = if seen.value().is_some() { STEADY } else { EAGER };
         if sender.send(Message::Redis { name: kind.name(), seen }).await.is_err() {
             return;
@@ -80,9 +116,12 @@ pub(crate) async fn redis(effects: Arc<Effects>, kind: mainstay_cache::Kind, sen
 pub(crate) async fn telemetry(effects: Arc<Effects>, sender: mpsc::Sender<Message>) {
     let settings = effects.telemetry_settings();
     let mut looks = effects.looks.subscribe();
+    let mut silences = [USUAL, USUAL].map(Silence::new);
     loop {
         let prometheus = mainstay_telemetry::is_ready(settings.prometheus_port, &settings.password, now()).await;
         let alertmanager = mainstay_telemetry::is_ready(settings.alertmanager_port, &settings.password, now()).await;
+        let [first, second] = &mut silences;
+        let (prometheus, alertmanager) = (first.take(prometheus, now()), second.take(alertmanager, now()));
         let is_well = prometheus.value().is_some() && alertmanager.value().is_some();
         if sender.send(Message::Prometheus(prometheus)).await.is_err() {
             return;
@@ -119,4 +158,44 @@ pub(crate) async fn rest(looks: &mut watch::Receiver<()>, pause: Duration) {
 /// `Seen` of a fact just now.
 pub(crate) fn fact<T>(value: T) -> Seen<T> {
     Seen::Fact { value, observed_at: now() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn since(seen: &Seen<()>) -> i64 {
+        match seen {
+            Seen::Silent { since } => since.as_micros() / 1000,
+            Seen::Fact { .. } | Seen::Unknown => -1,
+        }
+    }
+
+    #[test]
+    fn silence_counts_from_its_first_look_and_ends_with_an_answer() {
+        let mut silence = Silence::new(Duration::from_millis(500));
+        let mut take = |seen, millis| since(&silence.take(seen, at(millis)));
+        assert_eq!(take(Seen::Silent { since: at(1000) }, 1250), 1000);
+        assert_eq!(take(Seen::Silent { since: at(1300) }, 1550), 1000);
+        assert_eq!(take(fact(()), 1700), -1);
+        assert_eq!(take(Seen::Silent { since: at(1800) }, 2000), 1800);
+    }
+
+    /// A control plane that was stopped took the time of its stop for a silence of everybody it had just asked.
+    #[test]
+    fn time_in_which_nobody_looked_is_no_silence() {
+        let mut silence = Silence::new(Duration::from_millis(500));
+        let mut take =
+            |since_millis, millis| since(&silence.take(Seen::Silent { since: at(since_millis) }, at(millis)));
+        assert_eq!(take(1000, 1250), 1000);
+        assert_eq!(take(1300, 9800), 9050, "8.05 s of 8.55 were not looked at");
+        let mut silence = Silence::new(Duration::from_millis(500));
+        let mut take = |seen, millis| since(&silence.take(seen, at(millis)));
+        assert_eq!(take(fact(()), 1000), -1);
+        assert_eq!(take(Seen::Silent { since: at(1100) }, 9600), 9200, "asked before the stop");
+    }
 }

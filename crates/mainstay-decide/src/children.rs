@@ -82,7 +82,7 @@ pub(crate) fn keep_running(draft: &mut Draft<'_>, simple: Simple<'_>) -> BoxPlan
         Look::Silent(since) => {
             let is_starting = since <= running.since.after(FIRST_LOOK);
             let since = since.max(running.since);
-            let restart_at = since.after(if is_starting { STARTS_WITHIN } else { HUNG_AFTER });
+            let restart_at = since.after(draft.view.patience(if is_starting { STARTS_WITHIN } else { HUNG_AFTER }));
             if !is_starting || draft.view.now >= restart_at {
                 shown.state = State::Failed;
                 shown.reason = Some(format!("does not answer {}", simple.probe));

@@ -159,8 +159,13 @@ impl<'a> View<'a> {
     /// When silence that lasts since then means a hang. The planner looks again then.
     pub(crate) fn hung_at(&self, since: Timestamp) -> Timestamp {
         let hang_after = self.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);
+        since.after(self.patience(hang_after))
+    }
+
+    /// How long silence is borne that means a hang after `usual` on a machine that has time.
+    pub(crate) fn patience(&self, usual: Duration) -> Duration {
         let is_under_pressure = self.database().is_some_and(|seen| seen.is_under_pressure);
-        since.after(hang_after.saturating_mul(if is_under_pressure { pressure::PATIENCE } else { 1 }))
+        usual.saturating_mul(if is_under_pressure { pressure::PATIENCE } else { 1 })
     }
 
     /// Whether the member's answer was given after the death of `dead` was proven: nothing can reach it since.

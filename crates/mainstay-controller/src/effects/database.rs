@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{Effects, chain};
 use crate::clock::now;
 use crate::message::{Message, Outcome};
-use crate::observers;
+use crate::observers::{self, Silence};
 use crate::settings::Settings;
 
 /// initdb takes a second; on a slow disk under load a minute is still no hang.
@@ -346,13 +346,17 @@ type Question = Pin<Box<dyn Future<Output = Result<MemberAnswer, AccessError>> +
 
 /// What was asked of a member, over several looks. A question that got no answer within one look is not given up:
 /// on a busy machine the next would have to connect anew, and none would ever be answered.
-#[derive(Default)]
 struct Talk {
     open: Option<(Timestamp, Question)>,
-    silent_since: Option<Timestamp>,
+    silence: Silence,
 }
 
 impl Talk {
+    fn new() -> Self {
+        // A second for all else that one look does, on a machine with much to do.
+        Self { open: None, silence: Silence::new(probe::LOOK_WITHIN + LOOK + Duration::from_secs(1)) }
+    }
+
     /// Asks, or goes on waiting, for the time of one look. A fact is as old as its question.
     async fn look(&mut self, access: &Access) -> Seen<MemberAnswer> {
         let (asked_at, question) = self.open.get_or_insert_with(|| {
@@ -364,20 +368,13 @@ impl Talk {
         if result.is_ok() {
             self.open = None;
         }
-        match result {
-            Ok(Ok(value)) => {
-                self.silent_since = None;
-                Seen::Fact { value, observed_at: asked_at }
-            }
-            Err(_) | Ok(Err(AccessError::Silent { .. })) => {
-                Seen::Silent { since: *self.silent_since.get_or_insert(asked_at) }
-            }
+        let seen = match result {
+            Ok(Ok(value)) => Seen::Fact { value, observed_at: asked_at },
+            Err(_) | Ok(Err(AccessError::Silent { .. })) => Seen::Silent { since: asked_at },
             // It is not there, or says itself that it is not ready: no silence.
-            Ok(Err(_)) => {
-                self.silent_since = None;
-                Seen::Unknown
-            }
-        }
+            Ok(Err(_)) => Seen::Unknown,
+        };
+        self.silence.take(seen, now())
     }
 }
 
@@ -397,7 +394,7 @@ fn versions(folder: &std::path::Path) -> Vec<String> {
 
 async fn watch(effects: Arc<Effects>, member: Member, sender: mpsc::Sender<Message>) {
     let Some(cluster) = &effects.cluster else { return };
-    let mut talk = Talk::default();
+    let mut talk = Talk::new();
     let mut looks = effects.looks.subscribe();
     loop {
         let seen = cluster.look(member, &mut talk).await;

@@ -215,6 +215,12 @@ fn what_has_not_answered_since_its_start_is_starting_and_what_fell_silent_has_fa
     }
     assert_eq!(state(60_000, 70_000), (State::Failed, false));
     assert_eq!(state(60_000, 75_000), (State::Failed, true));
+    // Who is silent on a machine that has no time for anybody may only be waiting for it.
+    let mut bench = Bench::ready();
+    bench.observed.prometheus = Seen::Silent { since: at(60_000) };
+    bench.database().is_under_pressure = true;
+    bench.now = at(100_000);
+    assert!(!stopped(&bench).contains(&"prometheus".to_owned()));
 }
 
 /// The control plane was stopped for some seconds: its first turn afterwards called the router degraded.
