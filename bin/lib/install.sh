@@ -28,6 +28,8 @@ missing_packages() {
         # The distribution's own: services that dropped root must be able to run it.
         [ -x /usr/bin/python3 ] || echo python3
         /usr/bin/python3 -c 'import ensurepip' >/dev/null 2>&1 || echo python3-venv
+        # What it says of the local authority's certificates.
+        have openssl || echo openssl
         # The console in a browser.
         have node || echo nodejs
         have npm || echo npm

@@ -1,20 +1,23 @@
 //! The local certificate authority: makes `https://NAME.localhost` work on one machine.
 //!
-//! Its key never leaves its folder. It signs for the names it is asked for and for loopback, nothing else; who wants
-//! to be trusted elsewhere needs a public authority.
+//! Its key never leaves its folder. It signs for the names it is asked for and for loopback, and its certificate says
+//! so by name constraints: whoever steals the key of an authority that a browser trusts can still not pose as a bank.
+//! Who wants to be trusted elsewhere needs a public authority.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mainstay_supervisor::durable;
 use mainstay_types::{Secret, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
 
 use crate::protocol::Certificate;
 
@@ -114,7 +117,7 @@ pub fn local_ca(dir: &Path, hosts: &[String], now: Timestamp) -> Result<LocalCer
         let certificate = Certificate { hosts: leaf.hosts, chain_pem: leaf.chain_pem, key_pem: leaf.key_pem };
         return Ok(LocalCertificate { certificate, authority, expires: leaf.expires });
     }
-    let params = ca_params(name, now)?;
+    let params = ca_params(name, hosts, now)?;
     let issuer = Issuer::from_params(&params, &key);
     let expires = now.after(LEAF_LIFE);
     let leaf_key = KeyPair::generate().map_err(make)?;
@@ -159,6 +162,8 @@ pub struct Described {
     pub from: Timestamp,
     /// Until when.
     pub until: Timestamp,
+    /// Names (with all below them) and networks that it may sign for; `None`: any.
+    pub limited_to: Option<Vec<String>>,
 }
 
 /// Reads a certificate in PEM; `None` when it is none.
@@ -171,7 +176,37 @@ pub fn describe(pem: &[u8]) -> Option<Described> {
     let at = |seconds: i64| Timestamp::from_micros(seconds.saturating_mul(1_000_000));
     let validity = certificate.validity();
     let (from, until) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
-    Some(Described { name, fingerprint: fingerprint.join(":"), from, until })
+    let limited_to = match certificate.name_constraints() {
+        Ok(found) => found
+            .and_then(|found| found.value.permitted_subtrees.as_ref())
+            .map(|limits| limits.iter().map(|limit| limit_in_words(&limit.base)).collect()),
+        Err(_) => Some(Vec::new()),
+    };
+    Some(Described { name, fingerprint: fingerprint.join(":"), from, until, limited_to })
+}
+
+fn limit_in_words(limit: &GeneralName<'_>) -> String {
+    let network = |address: IpAddr, mask: &[u8]| {
+        let bits: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
+        // A network of one address is written as the address, which is what hosts are compared with.
+        if usize::try_from(bits).is_ok_and(|bits| bits == mask.len() * 8) {
+            address.to_string()
+        } else {
+            format!("{address}/{bits}")
+        }
+    };
+    match limit {
+        GeneralName::DNSName(name) => (*name).to_owned(),
+        GeneralName::IPAddress(bytes) => match bytes.split_at(bytes.len() / 2) {
+            (address, mask) if address.len() == 4 => {
+                <[u8; 4]>::try_from(address).map(|bytes| network(bytes.into(), mask)).unwrap_or_default()
+            }
+            (address, mask) => {
+                <[u8; 16]>::try_from(address).map(|bytes| network(bytes.into(), mask)).unwrap_or_default()
+            }
+        },
+        other => format!("{other:?}"),
+    }
 }
 
 struct Authority {
@@ -187,7 +222,8 @@ fn authority(dir: &Path, hosts: &[String], now: Timestamp) -> Result<Authority, 
         let note: Note = read(&note_path)?;
         let pem = std::fs::read_to_string(&certificate_path).ok()?;
         let key = KeyPair::from_pem(&std::fs::read_to_string(&key_path).ok()?).ok()?;
-        (note.version == VERSION && is_fresh(note.expires, now)).then_some(Authority { name: note.name, pem, key })
+        let serves = note.version == VERSION && is_fresh(note.expires, now) && permits(&pem, hosts);
+        serves.then_some(Authority { name: note.name, pem, key })
     };
     if let Some(known) = known() {
         return Ok(known);
@@ -195,7 +231,7 @@ fn authority(dir: &Path, hosts: &[String], now: Timestamp) -> Result<Authority, 
     let make = |source| CaError::Make { hosts: hosts.to_vec(), source };
     let key = KeyPair::generate().map_err(make)?;
     let name = format!("mainstay local CA {}", hosts.first().map_or("", String::as_str));
-    let pem = ca_params(name.clone(), now)?.self_signed(&key).map_err(make)?.pem();
+    let pem = ca_params(name.clone(), hosts, now)?.self_signed(&key).map_err(make)?.pem();
     let put = |path: &Path, bytes: &[u8], mode| {
         durable::replace(path, bytes, mode).map_err(|source| CaError::File { path: path.to_owned(), source })
     };
@@ -215,8 +251,41 @@ fn backdated(now: Timestamp) -> Timestamp {
     Timestamp::from_micros(now.as_micros().saturating_sub(i64::try_from(BACKDATE.as_micros()).unwrap_or(0)))
 }
 
-fn ca_params(common_name: String, now: Timestamp) -> Result<CertificateParams, CaError> {
+/// Names that every authority here may sign for, with all below them, and addresses: what means this machine.
+const LOCAL_NAME: &str = "localhost";
+
+/// The names of the stack and this machine, nothing else.
+fn limits(hosts: &[String]) -> NameConstraints {
+    let own = hosts.iter().filter(|host| !is_below(host, LOCAL_NAME));
+    let mut permitted_subtrees = vec![
+        GeneralSubtree::DnsName(LOCAL_NAME.to_owned()),
+        GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix([127, 0, 0, 0], 8)),
+        GeneralSubtree::IpAddress(CidrSubnet::from_v6_prefix(Ipv6Addr::LOCALHOST.octets(), 128)),
+    ];
+    permitted_subtrees.extend(own.map(|host| match host.parse::<IpAddr>() {
+        Ok(address @ IpAddr::V4(_)) => GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, 32)),
+        Ok(address @ IpAddr::V6(_)) => GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, 128)),
+        Err(_) => GeneralSubtree::DnsName(host.clone()),
+    }));
+    NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() }
+}
+
+/// Whether a name is `base` or one below it. **Source**: RFC 5280, 4.2.1.10.
+fn is_below(name: &str, base: &str) -> bool {
+    let (name, base) = (name.to_ascii_lowercase(), base.to_ascii_lowercase());
+    name.strip_suffix(base.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Whether an authority with these limits may sign for all of them. One without any was made by an earlier mainstay,
+/// and goes on: to replace it would take back the trust that a person gave it.
+fn permits(pem: &str, hosts: &[String]) -> bool {
+    let Some(Described { limited_to, .. }) = describe(pem.as_bytes()) else { return false };
+    limited_to.is_none_or(|limits| hosts.iter().all(|host| limits.iter().any(|limit| is_below(host, limit))))
+}
+
+fn ca_params(common_name: String, hosts: &[String], now: Timestamp) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
+    params.name_constraints = Some(limits(hosts));
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     params.distinguished_name = name;
@@ -261,7 +330,90 @@ mod tests {
         assert_eq!(described.from, backdated(now));
         assert_eq!(described.until, now.after(CA_LIFE));
         assert_eq!(described.fingerprint.len(), 32 * 3 - 1);
+        let limits = ["localhost", "127.0.0.0/8", "::1"].map(str::to_owned);
+        assert_eq!(described.limited_to.as_deref(), Some(&limits[..]));
         assert_eq!(describe(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), None);
         assert_eq!(describe(b""), None);
+    }
+
+    const NOW: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
+
+    /// A leaf that somebody with the authority's key signed for `host`, and the authority.
+    fn signed(folder: &Path, host: &str) -> (String, String) {
+        let authority = authority(folder, &["shop.test".to_owned()], NOW).expect("there");
+        let issuer_params = ca_params(authority.name, &[], NOW).expect("params");
+        let issuer = Issuer::from_params(&issuer_params, &authority.key);
+        let key = KeyPair::generate().expect("a key");
+        let params = leaf_params(&[host.to_owned()], NOW, NOW.after(LEAF_LIFE)).expect("params");
+        (params.signed_by(&key, &issuer).expect("signs").pem(), authority.pem)
+    }
+
+    fn rustls_accepts(leaf: &str, authority: &str, host: &str) -> bool {
+        use rustls::client::danger::ServerCertVerifier as _;
+        use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+        let der = |pem: &str| {
+            let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+            CertificateDer::from(block.contents)
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(der(authority)).expect("an authority");
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            rustls::client::WebPkiServerVerifier::builder_with_provider(std::sync::Arc::new(roots), provider);
+        let verifier = verifier.build().expect("a verifier");
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(1_790_000_000));
+        let name = ServerName::try_from(host.to_owned()).expect("a name");
+        verifier.verify_server_cert(&der(leaf), &[], &name, &[], at).is_ok()
+    }
+
+    fn openssl_says(folder: &Path, leaf: &str, host: &str) -> String {
+        let file = folder.join("tried.pem");
+        std::fs::write(&file, leaf).expect("writes");
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["verify", "-attime", "1790000000", "-verify_hostname", host, "-CAfile"]);
+        let output = openssl.arg(folder.join(CA_CERTIFICATE)).arg(&file).output().expect("openssl runs");
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).replace(&file.display().to_string(), "leaf")
+    }
+
+    #[test]
+    fn whoever_has_the_authoritys_key_can_sign_for_the_stack_and_this_machine_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for host in ["shop.test", "localhost", "console.localhost"] {
+            let (leaf, authority) = signed(folder.path(), host);
+            assert!(rustls_accepts(&leaf, &authority, host), "{host}");
+            assert!(rustls_accepts(&leaf, &authority, "127.0.0.1"), "{host}");
+            assert_eq!(openssl_says(folder.path(), &leaf, host), "leaf: OK\n");
+        }
+        for host in ["bank.example", "nolocalhost", "myshop.test", "8.8.8.8"] {
+            let (leaf, authority) = signed(folder.path(), host);
+            assert!(!rustls_accepts(&leaf, &authority, host), "{host}");
+            let said = openssl_says(folder.path(), &leaf, host);
+            assert!(said.contains("permitted subtree violation"), "{host}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_authority_of_before_goes_on_and_one_that_may_not_sign_for_a_new_name_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = KeyPair::generate().expect("a key");
+        let mut params = ca_params("mainstay local CA a.test".to_owned(), &[], NOW).expect("params");
+        params.name_constraints = None;
+        let old = params.self_signed(&key).expect("signs").pem();
+        std::fs::write(folder.path().join(CA_KEY), key.serialize_pem()).expect("writes");
+        std::fs::write(folder.path().join(CA_CERTIFICATE), &old).expect("writes");
+        let note = Note { version: VERSION, name: "mainstay local CA a.test".to_owned(), expires: NOW.after(CA_LIFE) };
+        write(&folder.path().join(CA_NOTE), &note).expect("writes");
+        let of = |host: &str| {
+            let made = local_ca(folder.path(), &[host.to_owned()], NOW).expect("made");
+            std::fs::read_to_string(made.authority).expect("reads")
+        };
+        assert_eq!((of("a.test"), of("b.test")), (old.clone(), old.clone()));
+        assert_eq!(describe(old.as_bytes()).expect("a certificate").limited_to, None);
+
+        std::fs::remove_file(folder.path().join(CA_NOTE)).expect("removes");
+        let limited = of("a.test");
+        assert_eq!((of("x.a.test"), of("c.localhost")), (limited.clone(), limited.clone()));
+        assert_ne!(of("b.test"), limited);
     }
 }

@@ -104,6 +104,8 @@ struct Authority {
     fingerprint: String,
     from: String,
     until: String,
+    /// What it may sign for; `None`: any name.
+    limits: Option<Vec<String>>,
     /// Its file in the system's store.
     store: PathBuf,
     root: PathBuf,
@@ -136,6 +138,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
         fingerprint: said.fingerprint,
         from: day(said.from),
         until: day(said.until),
+        limits: said.limited_to,
         store: options.root.join(STORE).join(certificate),
         root: options.root.clone(),
     };
@@ -292,7 +295,7 @@ fn show(global: &Global, authority: &Authority, seen: &Seen) -> Result<u8, Failu
         let databases: Vec<_> =
             seen.databases.iter().map(|(path, has)| serde_json::json!({"folder": path, "has_it": has})).collect();
         let value = serde_json::json!({"certificate": authority.file, "name": authority.name,
-            "fingerprint_sha256": authority.fingerprint, "valid_from": authority.from, "valid_until": authority.until,
+            "fingerprint_sha256": authority.fingerprint, "valid_from": authority.from, "valid_until": authority.until, "limited_to": authority.limits,
             "in_system_store": seen.installed == Some(true), "browser_databases": databases});
         println!("{value}");
         return Ok(exit_code::DONE);
@@ -300,6 +303,7 @@ fn show(global: &Global, authority: &Authority, seen: &Seen) -> Result<u8, Failu
     println!("authority    {}", authority.name);
     println!("certificate  {}", authority.file.display());
     println!("valid        {} to {}", authority.from, authority.until);
+    println!("signs for    {}", authority.limits.as_ref().map_or("any name".to_owned(), |limits| limits.join(", ")));
     let (first, second) = authority.fingerprint.split_at(48.min(authority.fingerprint.len()));
     println!("SHA-256      {first}\n             {second}");
     let system = match seen.installed {
@@ -328,11 +332,21 @@ fn advise(global: &Global, authority: &Authority, seen: &Seen) {
         format!("this machine: sudo {} trust --install", again(global)),
         "Chromium: Settings, Privacy and security, Security, Manage certificates, Authorities, Import".to_owned(),
         "Firefox: Settings, Privacy & Security, View Certificates, Authorities, Import".to_owned(),
-        format!(
-            "who trusts it trusts whoever can read {}: it can sign for any name, so trust it on machines for \
-             development only",
-            key.display()
-        ),
+        match &authority.limits {
+            None => format!(
+                "who trusts it trusts whoever can read {}: it was made by an earlier mainstay and can sign for any \
+                 name, so trust it on machines for development only. A new one is limited: `mainstay down`, delete {}, \
+                 `mainstay up`",
+                key.display(),
+                authority.file.display()
+            ),
+            Some(limits) => format!(
+                "who trusts it trusts whoever can read {}, for {} and names below these alone: its certificate says \
+                 so, and OpenSSL and rustls hold it to that",
+                key.display(),
+                limits.join(", ")
+            ),
+        },
     ];
     let skipped = if seen.installed == Some(true) { 2 } else { 0 };
     for line in lines.iter().skip(skipped) {
