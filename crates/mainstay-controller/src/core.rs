@@ -21,6 +21,7 @@ use crate::first_looks::FirstLooks;
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::message::{Message, Outcome};
+use crate::ports::Ports;
 use crate::status::{Picture, Scene};
 use crate::store::NewEvent;
 use crate::traffic::TrafficMeter;
@@ -523,6 +524,9 @@ impl Core {
         let status = self.picture.draw(plan, &scene);
         self.remember(at);
         if !was_up && status.is_up {
+            let state = self.effects.paths().state.clone();
+            // Written for the next start; without it that may choose others when these are taken.
+            tokio::task::spawn_blocking(move || Ports::load(&state).and_then(|mut ports| ports.served()).ok());
             let took = at.saturating_since(self.launch.since).as_millis();
             let took = u64::try_from(took).unwrap_or(u64::MAX);
             self.journal.emit(NewEvent::info(at, "StackReady", "everything is ready").with("took_ms", took));

@@ -1,4 +1,11 @@
 //! Ports: chosen once per stack and environment, then kept in `ports.json`.
+//!
+//! Two stacks that start at the same moment see the same free ports, because nobody listens yet. So they choose one
+//! after the other ([`turn`]), and what one has chosen is told to all others in its runtime folder until it runs or has
+//! had the time to. Stacks of other users keep runtime folders elsewhere: who loses to one of them chooses again at
+//! its next start, as long as it never served on its ports.
+
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -9,15 +16,31 @@ use mainstay_supervisor::durable;
 use mainstay_types::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::paths::Paths;
+
 /// Every port of a stack by its use: `edge-https`, `router-write`, `instance:backend-1`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Ports {
     /// Version of the file.
     version: u32,
     /// Port by use.
     ports: BTreeMap<String, u16>,
+    /// Whether the stack was ever ready on them: then people may know them.
+    #[serde(default = "yes")]
+    is_served: bool,
     #[serde(skip)]
     file: PathBuf,
+    /// While a choice goes on: what others have chosen and may not serve yet.
+    #[serde(skip)]
+    turn: Option<turn::Turn>,
+    /// Where to take that turn when a choice is due.
+    #[serde(skip)]
+    runtime: Option<PathBuf>,
+}
+
+/// Of files that do not say so.
+fn yes() -> bool {
+    true
 }
 
 /// Why a port cannot be had.
@@ -63,6 +86,15 @@ pub enum Wish {
     Default(u16),
     /// Any free one.
     Any,
+}
+
+impl Wish {
+    fn is_met_by(self, port: u16) -> bool {
+        match self {
+            Self::Declared(declared) => port == declared,
+            Self::Default(_) | Self::Any => true,
+        }
+    }
 }
 
 /// Looks at a port that is taken and that nobody holds: two seconds in all, the kernel needs milliseconds.
@@ -175,6 +207,45 @@ impl Ports {
         }
     }
 
+    /// The same to choose from: no other stack of this user chooses until this is dropped.
+    ///
+    /// **Errors**: as [`Self::load`].
+    pub fn begin(paths: &Paths) -> Result<Self, Error> {
+        let turn = turn::Turn::take(&paths.runtime);
+        let ports = Self { turn: Some(turn), ..Self::load(&paths.state)? };
+        ports.tell()?;
+        Ok(ports)
+    }
+
+    /// The same, where all may be chosen already: then nobody is waited for.
+    ///
+    /// **Errors**: as [`Self::load`].
+    pub fn resume(paths: &Paths) -> Result<Self, Error> {
+        Ok(Self { runtime: Some(paths.runtime.clone()), ..Self::load(&paths.state)? })
+    }
+
+    /// The stack was ready on them.
+    ///
+    /// **Errors**: the file cannot be written.
+    pub fn served(&mut self) -> Result<(), Error> {
+        if self.is_served {
+            return Ok(());
+        }
+        self.is_served = true;
+        self.save()
+    }
+
+    /// Tells others what was chosen.
+    fn tell(&self) -> Result<(), Error> {
+        let Some(turn) = &self.turn else { return Ok(()) };
+        turn.tell(&self.ports).map_err(|source| Error::File { path: turn.file().to_owned(), source })
+    }
+
+    /// Another stack that has chosen this port and may come to serve it.
+    fn promised(&self, port: u16) -> Option<String> {
+        self.turn.as_ref()?.promised(port)
+    }
+
     /// The port for a use, if it was chosen.
     pub fn get(&self, purpose: &str) -> Option<u16> {
         self.ports.get(purpose).copied()
@@ -190,14 +261,25 @@ impl Ports {
     ///
     /// **Errors**: a declared or kept port is in use, or none is free.
     pub fn choose(&mut self, purpose: &str, wish: Wish, must_be_free: bool) -> Result<u16, Error> {
-        let is_free = |port| is_free(port) || self.is_ours(port) || is_let_go(port);
-        let in_use = |port| Error::InUse { purpose: purpose.to_owned(), port, holder: holder(port) };
-        let kept = self.ports.get(purpose).copied().filter(|port| match wish {
-            Wish::Declared(declared) => *port == declared,
-            Wish::Default(_) | Wish::Any => true,
-        });
-        if let Some(port) = kept {
-            return if !must_be_free || is_free(port) { Ok(port) } else { Err(in_use(port)) };
+        if let Some(port) = self.ports.get(purpose).copied().filter(|port| !must_be_free && wish.is_met_by(*port)) {
+            return Ok(port);
+        }
+        if let Some(runtime) = self.runtime.take() {
+            self.turn = Some(turn::Turn::take(&runtime));
+        }
+        let is_free = |port| self.promised(port).is_none() && (is_free(port) || self.is_ours(port) || is_let_go(port));
+        let in_use = |port| {
+            let holder = self.promised(port).or_else(|| holder(port));
+            Error::InUse { purpose: purpose.to_owned(), port, holder }
+        };
+        if let Some(port) = self.ports.get(purpose).copied().filter(|port| wish.is_met_by(*port)) {
+            if is_free(port) {
+                return Ok(port);
+            }
+            // Nobody knows a port that never was served: another stack was quicker.
+            if self.is_served || matches!(wish, Wish::Declared(_)) {
+                return Err(in_use(port));
+            }
         }
         let taken: BTreeSet<u16> = self.ports.values().copied().collect();
         let port = match wish {
@@ -210,7 +292,7 @@ impl Ports {
                 .find_map(|_| {
                     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
                     let port = listener.local_addr().ok()?.port();
-                    (!taken.contains(&port)).then_some(port)
+                    (!taken.contains(&port) && self.promised(port).is_none()).then_some(port)
                 })
                 .ok_or_else(|| Error::NoneFree { purpose: purpose.to_owned(), first: 0, tried: 64 })?,
         };
@@ -229,7 +311,7 @@ impl Ports {
     ///
     /// **Errors**: the file cannot be written.
     pub fn forget_taken(&mut self, is_door: impl Fn(&str) -> bool) -> Result<(), Error> {
-        let is_taken = |port: u16| !is_free(port) && !self.is_ours(port);
+        let is_taken = |port: u16| self.promised(port).is_some() || (!is_free(port) && !self.is_ours(port));
         let taken: Vec<String> = self
             .ports
             .iter()
@@ -249,7 +331,8 @@ impl Ports {
     fn save(&self) -> Result<(), Error> {
         let failed = |source| Error::File { path: self.file.clone(), source };
         let bytes = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
-        durable::replace(&self.file, &bytes, 0o644).map_err(failed)
+        durable::replace(&self.file, &bytes, 0o644).map_err(failed)?;
+        self.tell()
     }
 }
 
@@ -290,5 +373,82 @@ mod tests {
         ports.forget_taken(|purpose| purpose.starts_with("edge-")).expect("saves");
         assert_eq!((ports.get("redis-cache"), ports.get("edge-https")), (None, Some(door)));
         drop(busy);
+    }
+
+    fn stack_of(base: &Path, number: usize) -> Paths {
+        let paths = Paths { state: base.join(format!("state-{number}")), runtime: base.join(format!("run/{number}")) };
+        for folder in [&paths.state, &paths.runtime] {
+            std::fs::create_dir_all(folder).expect("folder");
+        }
+        paths
+    }
+
+    const DOORS: [(&str, u16); 3] = [("edge-https", 23_443), ("edge-http", 23_480), ("router-write", 23_432)];
+
+    /// All that a stack needs, as `up` and the control plane choose it. Nobody listens yet.
+    fn chosen(paths: &Paths) -> Vec<u16> {
+        let mut ports = Ports::begin(paths).expect("loads");
+        let doors = DOORS.map(|(purpose, first)| ports.choose(purpose, Wish::Default(first), true).expect("free"));
+        drop(ports);
+        let mut ports = Ports::begin(paths).expect("loads");
+        let others = (0..20).map(|n| ports.choose(&format!("other-{n}"), Wish::Any, false).expect("free"));
+        doors.into_iter().chain(others).collect()
+    }
+
+    #[test]
+    fn stacks_that_start_at_the_same_moment_choose_different_ports() {
+        let base = tempfile::tempdir().expect("folder");
+        let barrier = std::sync::Barrier::new(8);
+        let chosen: Vec<Vec<u16>> = std::thread::scope(|scope| {
+            let starts = (0..8).map(|number| {
+                let (paths, barrier) = (stack_of(base.path(), number), &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    chosen(&paths)
+                })
+            });
+            let starts: Vec<_> = starts.collect();
+            starts.into_iter().map(|start| start.join().expect("chooses")).collect()
+        });
+        let all: Vec<u16> = chosen.into_iter().flatten().collect();
+        let different: BTreeSet<u16> = all.iter().copied().collect();
+        assert_eq!((all.len(), different.len()), (8 * 23, 8 * 23), "{all:?}");
+    }
+
+    #[test]
+    fn ports_that_were_lost_before_they_were_served_are_chosen_again_and_served_ones_are_not() {
+        let base = tempfile::tempdir().expect("folder");
+        let paths = stack_of(base.path(), 1);
+        let choose = |is_served: bool| {
+            let mut ports = Ports::begin(&paths).expect("loads");
+            if is_served {
+                ports.served().expect("saves");
+            }
+            ports.choose("edge-https", Wish::Default(23_543), true)
+        };
+        let first = choose(false).expect("free");
+        let winner = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).expect("binds");
+        let second = choose(false).expect("another one");
+        assert_ne!(first, second);
+        let loser = TcpListener::bind((Ipv4Addr::LOCALHOST, second)).expect("binds");
+        assert!(matches!(choose(true), Err(Error::InUse { port, .. }) if port == second));
+        drop((winner, loser));
+    }
+
+    #[test]
+    fn what_a_stack_chose_that_neither_runs_nor_starts_holds_nobody_up() {
+        let base = tempfile::tempdir().expect("folder");
+        let [one, two] = [1, 2].map(|number| stack_of(base.path(), number));
+        let choose = |paths: &Paths| {
+            let mut ports = Ports::begin(paths).expect("loads");
+            ports.choose("edge-https", Wish::Default(23_643), true).expect("free")
+        };
+        let first = choose(&one);
+        assert_ne!(choose(&two), first);
+        std::fs::remove_file(two.state.join("ports.json")).expect("removes");
+        let old = std::time::SystemTime::now() - 2 * turn::STARTING;
+        let told = std::fs::File::options().write(true).open(one.runtime.join(turn::TOLD)).expect("told");
+        told.set_modified(old).expect("sets");
+        assert_eq!(choose(&two), first);
     }
 }

@@ -89,7 +89,7 @@ fn settings(paths: &Paths) -> anyhow::Result<(Settings, Store, serde_json::Value
     let store = Store::open(&paths.state)?;
     let mut secrets = Secrets::open(&paths.state)?;
     let passwords = Passwords::open(&mut secrets, &parsed.stack)?;
-    let doors = Doors::choose(&mut Ports::load(&paths.state)?, &parsed.stack)?;
+    let doors = Doors::choose(&mut Ports::resume(paths)?, &parsed.stack)?;
     let generation = Generation(launch.release);
     let stack_hash = crate::drills::stack_hash(&text);
     let settings =

@@ -108,7 +108,7 @@ pub(crate) fn delete(paths: &Paths) -> Result<u64, Failure> {
 }
 
 /// keep's lock: whoever starts the stack in this moment is refused, and who runs it refuses us.
-fn locked(state: &Path) -> Result<File, Failure> {
+pub(super) fn locked(state: &Path) -> Result<File, Failure> {
     let path = state.join("keep.lock");
     let file = File::options().write(true).create(true).truncate(false).open(&path);
     let file =

@@ -109,7 +109,11 @@ pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Re
     let mut told = String::new();
     loop {
         match client.status().await {
-            Err(Error::NotRunning { .. }) => return wait_until_gone(&parents).await,
+            Err(Error::NotRunning { .. }) => {
+                wait_until_gone(&parents).await?;
+                tidy(paths);
+                return Ok(());
+            }
             Err(_) => {}
             Ok(status) => {
                 let left: Vec<&str> = status
@@ -219,7 +223,17 @@ pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
     }
     let parents = parents(paths).await;
     end_keep(hello.pid);
-    wait_until_gone(&parents).await
+    wait_until_gone(&parents).await?;
+    tidy(paths);
+    Ok(())
+}
+
+/// Sockets of what is down are of no use: their folder goes. Only under keep's lock, and not when `up` is at work
+/// again; what cannot be removed is the next start's to use.
+pub(crate) fn tidy(paths: &Paths) {
+    if let Ok(_lock) = delete::locked(&paths.state) {
+        std::fs::remove_dir_all(&paths.runtime).ok();
+    }
 }
 
 /// SIGTERM: keep ends the control plane, then itself. Children go on.

@@ -111,7 +111,7 @@ fn program_of(service: &str, command: &[String], dir: &Path) -> Result<(), Failu
 /// Chooses and keeps the ports of all doors; says which of them the file declares.
 fn ports(place: &Place) -> Result<Vec<String>, Failure> {
     let stack = &place.parsed.stack;
-    let mut ports = Ports::load(&place.paths.state).map_err(|error| ports_file(&error))?;
+    let mut ports = Ports::begin(&place.paths).map_err(|error| ports_file(&error))?;
     let mut doors = vec![
         ("edge-https", "edge.https_port", stack.edge.https_port),
         ("edge-http", "edge.http_port", stack.edge.http_port),

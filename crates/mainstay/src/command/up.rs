@@ -60,8 +60,8 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return serve(&place, &client, Duration::from_secs(options.wait)).await;
     }
     refuse_second(&place.paths, &client).await?;
-    let declared = preflight::run(&place)?;
-    prepare(&place, declared)?;
+    let prepared = preflight::run(&place).and_then(|declared| prepare(&place, declared));
+    prepared.inspect_err(|_| down::tidy(&place.paths))?;
     println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
     let began = Instant::now();
     start_keep(&place.paths, None)?;

@@ -219,7 +219,7 @@ impl World {
         }
     }
 
-    /// No process, no lock, and every port is free.
+    /// No process, no lock, no socket, and every port is free.
     pub(crate) fn assert_nothing_runs(&self) {
         let began = Instant::now();
         while !self.processes().is_empty() {
@@ -237,6 +237,7 @@ impl World {
             let locked = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
             assert_eq!(locked, Ok(()), "keep.lock is held");
         }
+        assert!(!self.paths().runtime.exists(), "{} is left", self.paths().runtime.display());
         for port in self.ports {
             assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok(), "port {port} is still in use");
         }
