@@ -336,15 +336,17 @@ mod tests {
         assert_eq!(describe(b""), None);
     }
 
-    const NOW: Timestamp = Timestamp::from_micros(1_790_000_000_000_000);
+    fn now() -> Timestamp {
+        Timestamp::from_micros(1_790_000_000_000_000)
+    }
 
     /// A leaf that somebody with the authority's key signed for `host`, and the authority.
     fn signed(folder: &Path, host: &str) -> (String, String) {
-        let authority = authority(folder, &["shop.test".to_owned()], NOW).expect("there");
-        let issuer_params = ca_params(authority.name, &[], NOW).expect("params");
+        let authority = authority(folder, &["shop.test".to_owned()], now()).expect("there");
+        let issuer_params = ca_params(authority.name, &[], now()).expect("params");
         let issuer = Issuer::from_params(&issuer_params, &authority.key);
         let key = KeyPair::generate().expect("a key");
-        let params = leaf_params(&[host.to_owned()], NOW, NOW.after(LEAF_LIFE)).expect("params");
+        let params = leaf_params(&[host.to_owned()], now(), now().after(LEAF_LIFE)).expect("params");
         (params.signed_by(&key, &issuer).expect("signs").pem(), authority.pem)
     }
 
@@ -397,15 +399,15 @@ mod tests {
     fn an_authority_of_before_goes_on_and_one_that_may_not_sign_for_a_new_name_is_made_anew() {
         let folder = tempfile::tempdir().expect("a folder");
         let key = KeyPair::generate().expect("a key");
-        let mut params = ca_params("mainstay local CA a.test".to_owned(), &[], NOW).expect("params");
+        let mut params = ca_params("mainstay local CA a.test".to_owned(), &[], now()).expect("params");
         params.name_constraints = None;
         let old = params.self_signed(&key).expect("signs").pem();
         std::fs::write(folder.path().join(CA_KEY), key.serialize_pem()).expect("writes");
         std::fs::write(folder.path().join(CA_CERTIFICATE), &old).expect("writes");
-        let note = Note { version: VERSION, name: "mainstay local CA a.test".to_owned(), expires: NOW.after(CA_LIFE) };
+        let note = Note { version: VERSION, name: "mainstay local CA a.test".to_owned(), expires: now().after(CA_LIFE) };
         write(&folder.path().join(CA_NOTE), &note).expect("writes");
         let of = |host: &str| {
-            let made = local_ca(folder.path(), &[host.to_owned()], NOW).expect("made");
+            let made = local_ca(folder.path(), &[host.to_owned()], now()).expect("made");
             std::fs::read_to_string(made.authority).expect("reads")
         };
         assert_eq!((of("a.test"), of("b.test")), (old.clone(), old.clone()));
