@@ -404,7 +404,8 @@ mod tests {
         let old = params.self_signed(&key).expect("signs").pem();
         std::fs::write(folder.path().join(CA_KEY), key.serialize_pem()).expect("writes");
         std::fs::write(folder.path().join(CA_CERTIFICATE), &old).expect("writes");
-        let note = Note { version: VERSION, name: "mainstay local CA a.test".to_owned(), expires: now().after(CA_LIFE) };
+        let note =
+            Note { version: VERSION, name: "mainstay local CA a.test".to_owned(), expires: now().after(CA_LIFE) };
         write(&folder.path().join(CA_NOTE), &note).expect("writes");
         let of = |host: &str| {
             let made = local_ca(folder.path(), &[host.to_owned()], now()).expect("made");

@@ -125,7 +125,7 @@ fn a_state_folder_that_cannot_be_used_is_named() {
         let ran = world.up_in_changed_view(&format!("mount -t tmpfs -o ro none {base}"));
         ran.fails(3, "MS3031", &[&base, "Read-only file system"]);
         let ran = world.up_in_changed_view(&format!("mount -t tmpfs -o size=3m none {base}"));
-        ran.fails(3, "MS3034", &[&base, "3 MiB", "--state"]);
+        ran.fails(3, "MS3034", &[&base, "MiB are free in", "--state"]);
         let state = world.paths().state;
         std::fs::create_dir_all(&state).expect("folder");
         chown(&state, Some(65534), Some(65534)).expect("root may");
