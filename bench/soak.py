@@ -189,13 +189,15 @@ class Faults:
 
     def with_events(self, events):
         """Each fault with the first event that tells of it; a fault without one has `event` null."""
-        for fault in self.done:
-            if "victim" not in fault:
-                continue
+        made = [fault for fault in self.done if "victim" in fault]
+        for fault, following in zip(made, made[1:] + [None]):
             name, pid = fault["victim"], fault["pid"]
+            before = following["after_seq"] if following else float("inf")
             def tells(event):
-                if event["seq"] <= fault["after_seq"]:
+                if event["seq"] <= fault["after_seq"] or event["seq"] > before:
                     return False
+                if fault["was_borne"]:
+                    return event["kind"] == "BoxDegraded" and name in event["text"]
                 if event["kind"] == "ChildEnded" and event["fields"].get("pid") == pid:
                     return True
                 if name == "keep":

@@ -58,7 +58,12 @@ fn one(draft: &Draft<'_>, notes: &mut Notes, member: Member) -> BoxPlan {
         reason: note.reason,
     };
     match life {
-        Life::Runs(_) => shown.state = running_state(draft, member, &mut shown.waiting),
+        Life::Runs(_) => {
+            shown.state = running_state(draft, member, &mut shown.waiting);
+            if let Some(reason) = borne(draft, member) {
+                worse(&mut shown, State::Degraded, reason);
+            }
+        }
         Life::Never | Life::Ended { .. } => {
             if shown.waiting.is_empty() {
                 shown.waiting.push(Waiting::Dependency { on: "the database's primary".to_owned() });
@@ -98,6 +103,18 @@ fn running_state(draft: &Draft<'_>, member: Member, waiting: &mut Vec<Waiting>) 
             State::Starting
         }
     }
+}
+
+/// Why a member that is silent for longer than `hang_after` is left alone: only a machine without time for it excuses
+/// that, and a person should know.
+fn borne(draft: &Draft<'_>, member: Member) -> Option<String> {
+    let Answer::Silent { since } = draft.view.answer(member) else { return None };
+    let hang_after = draft.view.stack.database.as_ref()?.hang_after;
+    let (now, hung_at) = (draft.view.now, draft.view.hung_at(since));
+    (now >= since.after(hang_after) && now < hung_at).then(|| {
+        let (usual, most) = (hang_after.as_secs(), hung_at.saturating_since(since).as_secs());
+        format!("silent for more than {usual} s, borne for {most} s: tasks of this machine wait for CPU or disk")
+    })
 }
 
 fn label(draft: &Draft<'_>, member: Member) -> String {
