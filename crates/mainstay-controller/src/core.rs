@@ -228,8 +228,8 @@ impl Core {
                 self.traffic.router(window_ms, write, read);
                 self.publish_traffic(at);
             }
-            Message::FailoverDone { carried, ended, in_flight, longest_hold_ms } => {
-                self.journal.emit(story::sessions(carried, ended, in_flight, longest_hold_ms, at));
+            Message::FailoverDone { carried, ended, aborted, in_flight, longest_hold_ms } => {
+                self.journal.emit(story::sessions((carried, aborted), ended, in_flight, longest_hold_ms, at));
             }
             Message::RunNow { service, answer } => {
                 // Who asked may be gone by now.

@@ -52,7 +52,7 @@ pub(crate) enum Message {
     /// Traffic through the router in the last second.
     RouterReport { window_ms: u64, write: mainstay_router::protocol::Counts, read: mainstay_router::protocol::Counts },
     /// What a failover did to sessions.
-    FailoverDone { carried: u64, ended: u64, in_flight: u64, longest_hold_ms: u64 },
+    FailoverDone { carried: u64, ended: u64, aborted: u64, in_flight: u64, longest_hold_ms: u64 },
     /// A person asks for a run of a schedule now; answered with the time that it is for, or why not.
     RunNow { service: ServiceName, answer: oneshot::Sender<Result<Timestamp, String>> },
     /// The history of drills, when it changed.

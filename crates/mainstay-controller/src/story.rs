@@ -119,9 +119,16 @@ pub(crate) fn seen_dead(member: mainstay_types::Member, at: Timestamp) -> NewEve
 }
 
 /// What a failover did to sessions.
-pub(crate) fn sessions(carried: u64, ended: u64, in_flight: u64, longest_hold_ms: u64, at: Timestamp) -> NewEvent {
+/// `aborted` are those of the carried whose transaction was lost and told so.
+pub(crate) fn sessions(
+    (carried, aborted): (u64, u64),
+    ended: u64,
+    in_flight: u64,
+    longest_hold_ms: u64,
+    at: Timestamp,
+) -> NewEvent {
     let text = format!(
-        "sessions carried over {carried}, ended for their state {ended}, with a statement in flight {in_flight}; \
+        "sessions carried over {carried} ({aborted} of them in a transaction, told 40001), ended for their state {ended}, with a statement in flight {in_flight}; \
          longest hold {longest_hold_ms} ms"
     );
     NewEvent::info(at, "SessionsCarried", text)

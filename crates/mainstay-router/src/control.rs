@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use crate::events::{Event, emit};
 use crate::metrics::{self, Window};
 use crate::protocol::{FromRouter, PROTOCOL_VERSION, Policy, Targets, ToRouter};
+use crate::resolve::fence;
 use crate::shared::{Failover, InForce, Shared};
 use crate::store::Store;
 
@@ -36,6 +37,9 @@ const WINDOW: Duration = Duration::from_secs(1);
 
 /// How often the end of a failover is looked for.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How often running transactions are counted: a fraction of what a switchover takes.
+const DRAIN_LOOK: Duration = Duration::from_millis(2);
 
 /// What the control connections share.
 pub(crate) struct Control {
@@ -154,6 +158,11 @@ impl Control {
             ToRouter::Pools => Ok(FromRouter::Pools { pools: self.shared.pools.states(&self.shared) }),
             ToRouter::Policy { policy } => self.take_policy(*policy).await,
             ToRouter::Targets { targets } => self.take_targets(targets).await,
+            ToRouter::Drain { limit_ms } => Ok(self.drain(Duration::from_millis(limit_ms)).await),
+            ToRouter::Resume => {
+                self.shared.view.send_modify(|view| view.drain = None);
+                Ok(FromRouter::Resumed)
+            }
             ToRouter::Metrics => {
                 let epoch = self.shared.view.borrow().targets.as_ref().map(|targets| targets.epoch);
                 let doors = [("write", &self.shared.write), ("read", &self.shared.read)];
@@ -213,7 +222,16 @@ impl Control {
         let since = Instant::now();
         let primary = targets.write.clone();
         let read = targets.read.iter().map(|server| server.member.to_string()).collect();
-        self.shared.view.send_modify(|view| view.targets = Some(Arc::new(targets.clone())));
+        let is_other = primary.is_some() && before.as_ref().is_none_or(|before| before.write != primary);
+        if let Some(primary) = primary.as_ref().filter(|_| is_other) {
+            let fence = fence(&self.shared, primary).await;
+            *self.shared.fence.lock().unwrap_or_else(PoisonError::into_inner) = fence;
+        }
+        self.shared.view.send_modify(|view| {
+            view.targets = Some(Arc::new(targets.clone()));
+            view.reign += u64::from(is_other);
+            view.drain = view.drain.filter(|_| view.targets.as_ref().is_some_and(|targets| targets.write.is_none()));
+        });
         self.shared.pools.purge(&self.shared.view.borrow());
         if primary.is_some() && before.is_some_and(|before| before.epoch < epoch) {
             // Sessions without a server had nothing there: they are carried over by now.
@@ -240,6 +258,31 @@ impl Control {
         Ok(FromRouter::Pointed { epoch })
     }
 
+    /// Lets what runs end, and nothing begin.
+    async fn drain(&self, limit: Duration) -> FromRouter {
+        let hold = self.shared.view.borrow().hold();
+        let drain = self.shared.drains.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.view.send_modify(|view| view.drain = Some(drain));
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            // A control plane that died meanwhile must not cost the held clients their connections.
+            tokio::time::sleep(hold * 3 / 4).await;
+            shared.view.send_if_modified(|view| {
+                let is_forgotten = view.drain == Some(drain);
+                view.drain = view.drain.filter(|_| !is_forgotten);
+                is_forgotten
+            });
+        });
+        let deadline = Instant::now() + limit.min(hold / 2);
+        loop {
+            let left = self.shared.not_drained(drain);
+            if left == 0 || Instant::now() >= deadline {
+                return FromRouter::Drained { left };
+            }
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    }
+
     fn remember(&self, change: impl FnOnce(&mut Store)) -> io::Result<()> {
         // The file is written a few times a day, and then nothing is more urgent.
         tokio::task::block_in_place(|| {
@@ -261,10 +304,10 @@ impl Control {
         }
         let mut failover = self.shared.failover.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = failover.epoch?;
-        let Failover { carried, ended, in_flight, longest_hold, .. } = std::mem::take(&mut *failover);
+        let Failover { carried, ended, aborted, in_flight, longest_hold, .. } = std::mem::take(&mut *failover);
         let longest_hold_ms = millis(longest_hold);
-        emit(&Event::FailoverEnded { epoch, carried, ended, in_flight, longest_hold_ms });
-        Some(FromRouter::FailoverDone { epoch, carried, ended, in_flight, longest_hold_ms })
+        emit(&Event::FailoverEnded { epoch, carried, ended, aborted, in_flight, longest_hold_ms });
+        Some(FromRouter::FailoverDone { epoch, carried, ended, aborted, in_flight, longest_hold_ms })
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) enum Event {
     PolicyAccepted { generation: u64, roles: usize, max_clients: u32 },
     TargetsPointed { epoch: u64, write: Option<String>, read: Vec<String>, took_us: u64 },
     FrameRejected { reason: String },
-    FailoverEnded { epoch: u64, carried: u64, ended: u64, in_flight: u64, longest_hold_ms: u64 },
+    FailoverEnded { epoch: u64, carried: u64, ended: u64, aborted: u64, in_flight: u64, longest_hold_ms: u64 },
     ClientTurnedAway { sqlstate: &'static str, reason: String },
     RouterStopped { cut_off: u64 },
 }

@@ -105,7 +105,7 @@ pub(crate) async fn read_back(link: &mut Link) -> Result<Option<Settings>, Attem
 }
 
 /// Runs statements of the router's own. Gives the rows of two columns of text.
-async fn ask(link: &mut Link, text: &str) -> Result<Vec<(String, String)>, AttemptError> {
+pub(crate) async fn ask(link: &mut Link, text: &str) -> Result<Vec<(String, String)>, AttemptError> {
     // A simple query drops the unnamed statement.
     link.side.unnamed = None;
     let mut out = Vec::new();

@@ -5,7 +5,7 @@
 
 /// What a session has that only its server knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ties(u16);
+pub(crate) struct Ties(u32);
 
 impl Ties {
     pub(crate) const NONE: Self = Self(0);
@@ -26,11 +26,18 @@ impl Ties {
     /// Not a tie: the text names prepared statements.
     pub(crate) const NAMES: Self = Self(1 << 12);
 
+    /// Not a tie: a transaction may end here, committed or not.
+    pub(crate) const ENDS: Self = Self(1 << 13);
+    /// Not a tie: its first statement begins a transaction.
+    pub(crate) const OPENS: Self = Self(1 << 14);
+    /// Not a tie: the text speaks of its transaction's number.
+    pub(crate) const XID: Self = Self(1 << 15);
+
     /// After these, settings are to be read back.
     pub(crate) const CHANGES: Self = Self(Self::READABLE.0 | Self::RESET.0);
 
     /// Those that are no ties.
-    const REMARKS: u16 = Self::RESET.0 | Self::NAMES.0;
+    const REMARKS: u32 = Self::RESET.0 | Self::NAMES.0 | Self::ENDS.0 | Self::OPENS.0 | Self::XID.0;
 
     pub(crate) fn is_empty(self) -> bool {
         self == Self::NONE
@@ -206,6 +213,7 @@ pub(crate) struct Glance {
     tag: [u8; TAG],
     tag_length: usize,
     ties: Ties,
+    is_first_statement: bool,
 }
 
 impl Glance {
@@ -222,6 +230,7 @@ impl Glance {
             tag: [0; TAG],
             tag_length: 0,
             ties: Ties::NONE,
+            is_first_statement: true,
         }
     }
 
@@ -394,8 +403,10 @@ impl Glance {
         match self.statement {
             Statement::Set | Statement::SetTime | Statement::SetStrings => self.ties.add(Ties::SETTING),
             Statement::Prepare => self.ties.add(Ties::PREPARED),
+            Statement::PrepareTransaction => self.ties.add(Ties::ENDS),
             _ => {}
         }
+        self.is_first_statement = false;
         self.statement = Statement::Start;
     }
 
@@ -455,6 +466,8 @@ impl Glance {
             Statement::Deallocate if word == b"prepare" => Statement::Deallocate,
             Statement::Deallocate => {
                 self.tie_if(word != b"all", Ties::NAMES);
+                // One of the router's own, found in `pg_prepared_statements`.
+                self.tie_if(word.starts_with(crate::statements::PREFIX), Ties::PREPARED);
                 Statement::Known
             }
             Statement::Discard => {
@@ -469,20 +482,24 @@ impl Glance {
     }
 
     fn first(&mut self, word: &[u8]) -> Statement {
+        let is_first = std::mem::take(&mut self.is_first_statement);
         match word {
+            b"begin" | b"start" => {
+                self.tie_if(is_first, Ties::OPENS);
+                Statement::Known
+            }
+            b"commit" | b"end" | b"rollback" | b"abort" => self.tied(Ties::ENDS),
             b"set" => Statement::Set,
             b"create" => Statement::Create,
             b"declare" => Statement::Declare,
             b"prepare" => Statement::Prepare,
             b"listen" => self.tied(Ties::LISTEN),
             b"load" => self.tied(Ties::LOADED),
-            b"select" | b"insert" | b"update" | b"delete" | b"merge" | b"with" | b"values" | b"table" | b"begin"
-            | b"start" | b"commit" | b"end" | b"rollback" | b"abort" | b"savepoint" | b"release" | b"show"
-            | b"copy" | b"fetch" | b"move" | b"close" | b"analyze" | b"analyse" | b"vacuum" | b"alter" | b"drop"
-            | b"truncate" | b"comment" | b"grant" | b"revoke" | b"lock" | b"notify" | b"checkpoint" | b"reindex"
-            | b"cluster" | b"refresh" | b"security" | b"import" | b"reassign" | b"unlisten" | b"call" => {
-                Statement::Known
-            }
+            b"select" | b"insert" | b"update" | b"delete" | b"merge" | b"with" | b"values" | b"table"
+            | b"savepoint" | b"release" | b"show" | b"copy" | b"fetch" | b"move" | b"close" | b"analyze"
+            | b"analyse" | b"vacuum" | b"alter" | b"drop" | b"truncate" | b"comment" | b"grant" | b"revoke"
+            | b"lock" | b"notify" | b"checkpoint" | b"reindex" | b"cluster" | b"refresh" | b"security" | b"import"
+            | b"reassign" | b"unlisten" | b"call" => Statement::Known,
             b"explain" => Statement::Explain,
             b"reset" => self.tied(Ties::RESET),
             b"execute" => self.tied(Ties::NAMES),
@@ -547,6 +564,9 @@ fn anywhere(word: &[u8]) -> Ties {
         // An UPDATE of the view is a SET.
         b"set_config" | b"pg_settings" => Ties::SETTING,
         b"currval" | b"lastval" => Ties::SEQUENCE,
+        b"pg_current_xact_id" | b"pg_current_xact_id_if_assigned" | b"txid_current" | b"txid_current_if_assigned" => {
+            Ties::XID
+        }
         // Also pg_temp_3, the schema's own name.
         _ if word.starts_with(b"pg_temp") => Ties::TEMPORARY,
         _ if word.starts_with(b"pg_") && word.windows(13).any(|part| part == b"advisory_lock") => Ties::LOCK,
@@ -576,7 +596,7 @@ mod tests {
             "prepare transaction 'x'",
             "deallocate all; discard plans",
         ] {
-            assert_eq!(Glance::at(text.as_bytes()), Ties::NONE, "{text}");
+            assert_eq!(Glance::at(text.as_bytes()).only_ties(), Ties::NONE, "{text}");
         }
     }
 
@@ -634,6 +654,20 @@ mod tests {
             ("select u&'\\0061'", Ties::UNKNOWN),
         ] {
             assert_eq!(Glance::at(text.as_bytes()), tie, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_transactions_are_seen() {
+        for text in ["commit", "/* x */ END work", "select 1; rollback", "abort", "prepare transaction 'x'", "Commit;"]
+        {
+            assert!(Glance::at(text.as_bytes()).has(Ties::ENDS), "{text}");
+        }
+        for text in ["select 'x; commit'", "select 1 as end", "savepoint commit", "prepare transaction as select 1"] {
+            assert!(!Glance::at(text.as_bytes()).has(Ties::ENDS), "{text}");
+        }
+        for (text, expected) in [("begin; select 1", true), (" START transaction", true), ("select 1; begin", false)] {
+            assert_eq!(Glance::at(text.as_bytes()).has(Ties::OPENS), expected, "{text}");
         }
     }
 

@@ -17,6 +17,7 @@ mod pool;
 pub mod protocol;
 mod random;
 mod relay;
+mod resolve;
 mod scram;
 mod service;
 mod session;
@@ -25,6 +26,7 @@ mod startup;
 mod statements;
 mod store;
 mod tracker;
+mod xid;
 
 pub use control::SOCKET;
 pub use service::{Listeners, Options, RunError, run, serve};

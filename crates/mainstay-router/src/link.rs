@@ -18,7 +18,7 @@ use crate::glance::CARRIED;
 use crate::message::{self, Failure, sqlstate};
 use crate::protocol::Server;
 use crate::scram::{MECHANISM, Proof, ScramError, nonce};
-use crate::shared::{CancelAt, Door, Registered, Route, Shared, View};
+use crate::shared::{CancelAt, Door, Quiet, Registered, Route, Shared, View};
 use crate::startup::{self, Startup};
 use crate::statements::{Known, Statement};
 
@@ -83,10 +83,12 @@ pub(crate) struct Link {
     /// What it was opened with.
     pub(crate) startup: Arc<Startup>,
     pub(crate) since: Instant,
+    /// Under which primary it was opened.
+    pub(crate) reign: u64,
     /// Its place in a pool, while it is in use.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
     /// Dropped last: whoever waits for the connection's end must not see it too early.
-    _registered: Registered,
+    registered: Registered,
 }
 
 /// What is known of a server's session.
@@ -100,6 +102,8 @@ pub(crate) struct Side {
     pub(crate) known: Known,
     /// The unnamed statement, and the cycle in which it was sent.
     pub(crate) unnamed: Option<(Arc<Statement>, u64)>,
+    /// A prepared statement does not fit its tables any more; prepared anew it would, but it is known under its name.
+    pub(crate) is_spoiled: bool,
 }
 
 impl Side {
@@ -111,6 +115,11 @@ impl Side {
 }
 
 impl Link {
+    /// What a drain looks at.
+    pub(crate) fn quiet(&self) -> &Quiet {
+        self.registered.quiet()
+    }
+
     /// The settings that the session changed here.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
         let changed = CARRIED.iter().filter_map(|name| {
@@ -211,8 +220,9 @@ pub(crate) async fn open(
         side: Side { parameters, ..Side::default() },
         startup: Arc::clone(&wanted.startup),
         since: Instant::now(),
+        reign: view.reign,
         permit: None,
-        _registered: registered,
+        registered,
     }))
 }
 

@@ -57,10 +57,16 @@ pub(crate) fn put_string(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 pub(crate) fn error(out: &mut Vec<u8>, severity: Severity, code: &str, text: &str) {
+    error_with_detail(out, severity, code, text, "");
+}
+
+/// An empty `detail` is left out.
+pub(crate) fn error_with_detail(out: &mut Vec<u8>, severity: Severity, code: &str, text: &str, detail: &str) {
     put(out, b'E', |out| {
-        for (field, value) in
-            [(b'S', severity.text()), (b'V', severity.text()), (b'C', code), (b'M', text), (b'R', "mainstay-router")]
-        {
+        let level = severity.text();
+        let fields =
+            [(b'S', level), (b'V', level), (b'C', code), (b'M', text), (b'D', detail), (b'R', "mainstay-router")];
+        for (field, value) in fields.into_iter().filter(|(_, value)| !value.is_empty()) {
             out.push(field);
             put_string(out, value.as_bytes());
         }
@@ -148,6 +154,12 @@ impl Failure {
             }
         }
         failure
+    }
+
+    /// `RevalidateCachedQuery`: the table has changed under a prepared statement. Its text is not translated in a
+    /// server that runs with `lc_messages = C`; elsewhere each error of this class counts.
+    pub(crate) fn is_stale_plan(&self) -> bool {
+        self.code == sqlstate::FEATURE_NOT_SUPPORTED
     }
 
     /// The server is going away or not there yet: what follows is a failover or a restart, not the client's fault.

@@ -302,6 +302,7 @@ impl Pool {
                 let at = idle.iter().rposition(|idle| idle.link.route == *route && *idle.link.startup == *startup)?;
                 idle.remove(at).link
             };
+            link.quiet().taken();
             if is_fresh(&mut link) {
                 return Some(link);
             }
@@ -318,11 +319,12 @@ impl Pool {
             return;
         }
         let lifetime = Duration::from_millis(policy(&shared.view.borrow()).lifetime_ms);
-        if link.since.elapsed() < lifetime {
+        if link.since.elapsed() < lifetime && !link.side.is_spoiled {
             link.side.known.ready(u64::MAX);
             let mut idle = lock(&self.idle);
             // Looked at under the lock that a purge takes after the view has changed.
             if is_current(&shared.view.borrow(), self.name.0, &link.route) {
+                link.quiet().pooled();
                 idle.push(Idle { link, since: Instant::now() });
             }
         }

@@ -15,12 +15,16 @@ use tokio::net::TcpStream;
 
 use crate::frame::{Frame, HEADER, Malformed, peek};
 use crate::link::{Link, Side, record_parameter};
-use crate::message::{self, Failure, Severity, sqlstate};
+use crate::message::{self, Failure, Severity};
 use crate::pool::{Pool, Tied};
-use crate::shared::{Door, Shared};
-use crate::tracker::{Answer, Fate, Owed, Received, Tracker};
+use crate::shared::{Door, Knowing, Shared};
+use crate::tracker::{Answer, IDLE, Owed, Received, Tracker};
 
+mod loss;
 mod rewrite;
+
+pub(crate) use loss::Outcome;
+use loss::Void;
 
 /// One read. Sixteen times a socket's usual fill, and shared by all sessions of a thread.
 const SCRATCH: usize = 64 * 1024;
@@ -67,23 +71,6 @@ pub(crate) enum Stop {
     WhenQuiet,
 }
 
-/// What the client sent for a server that is lost: answered, not executed.
-#[derive(Debug, Default)]
-struct Void {
-    /// Of the message that was going through.
-    message: usize,
-    /// Everything up to a Sync.
-    until_sync: bool,
-    /// What was in the inbox when the server was lost.
-    bytes: usize,
-}
-
-impl Void {
-    fn is_empty(&self) -> bool {
-        self.message == 0 && !self.until_sync && self.bytes == 0
-    }
-}
-
 /// One session's bytes.
 pub(crate) struct Relay {
     client: TcpStream,
@@ -103,6 +90,14 @@ pub(crate) struct Relay {
     streaming_down: usize,
     void: Void,
     owed: Owed,
+    /// Where answers to what was lost leave the client.
+    after: u8,
+    /// Its transaction was lost, and it does not know yet.
+    is_untold: bool,
+    /// Whether this transaction was committed is asked of the next server.
+    unresolved: Option<u64>,
+    /// Counts a session whose transaction's number is known.
+    knowing: Option<Knowing>,
     has_ended: bool,
     /// Servers are shared with other clients.
     pool: Option<Arc<Pool>>,
@@ -110,6 +105,8 @@ pub(crate) struct Relay {
     tied: Option<Tied>,
     /// New cycles wait; what is begun goes on.
     pub(crate) is_paused: bool,
+    /// Stops once with nothing in flight and no transaction, whatever else it does.
+    pub(crate) tells_idle: bool,
     pub(crate) stop: Stop,
 }
 
@@ -152,10 +149,15 @@ impl Relay {
             streaming_down: 0,
             void: Void::default(),
             owed: Owed::default(),
+            after: IDLE,
+            is_untold: false,
+            unresolved: None,
+            knowing: None,
             has_ended: false,
             pool: None,
             tied: None,
             is_paused: false,
+            tells_idle: false,
             stop: Stop::Never,
         }
     }
@@ -173,52 +175,6 @@ impl Relay {
     pub(crate) fn error(&mut self, severity: Severity, code: &str, text: &str) {
         message::error(&mut self.to_client, severity, code, text);
         self.shared.counters(self.door).error(code, true);
-    }
-
-    /// A new server takes over: the client gets what it still waits for.
-    pub(crate) fn resume(&mut self, link: &mut Link) {
-        self.tail = std::mem::take(&mut link.leftover);
-        let owed = std::mem::take(&mut self.owed);
-        for cycle in 0..owed.cycles {
-            if cycle > 0 {
-                self.unknown(Severity::Error);
-            }
-            message::ready(&mut self.to_client, crate::tracker::IDLE);
-        }
-        if owed.is_batch_open && owed.cycles > 0 {
-            self.unknown(Severity::Error);
-        }
-    }
-
-    fn unknown(&mut self, severity: Severity) {
-        self.error(
-            severity,
-            sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
-            "the database server was lost while this statement was in flight; whether it took effect is unknown, \
-             and it was not repeated",
-        );
-    }
-
-    /// The server is lost. Says what becomes of the session; `None` when the client cannot be told any more,
-    /// because it has half of a message.
-    pub(crate) fn lose(&mut self) -> Option<Fate> {
-        if self.streaming_down > 0 {
-            return None;
-        }
-        let fate = self.tracker.fate();
-        self.tail.clear();
-        self.outbox.clear();
-        let streaming = std::mem::take(&mut self.streaming_up);
-        match fate {
-            Fate::Carry | Fate::End { .. } => {}
-            Fate::Unknown => {
-                self.owed = self.tracker.lose();
-                self.void = Void { message: streaming, until_sync: self.owed.is_batch_open, bytes: self.inbox.len() };
-                self.unknown(Severity::Error);
-            }
-            Fate::UnknownAndEnd => self.unknown(Severity::Fatal),
-        }
-        Some(fate)
     }
 
     /// Both ways, until something happens that is not the relay's to handle.
@@ -258,6 +214,9 @@ impl Relay {
     }
 
     fn is_stopped(&self) -> bool {
+        if self.tells_idle && self.tracker.is_idle() && self.void.is_empty() && self.outbox.is_empty() {
+            return true;
+        }
         match self.stop {
             Stop::Never => false,
             Stop::WhenFree => {
@@ -421,6 +380,7 @@ impl Relay {
             Received::Ready { took } => {
                 side.known.ready(self.tracker.done());
                 self.count_tied();
+                self.count_knowing();
                 if let Some(took) = took {
                     self.shared.counters(self.door).cycle(took);
                 }
@@ -443,10 +403,19 @@ impl Relay {
                     return Err(Event::ServerLost);
                 }
                 self.has_ended |= failure.is_fatal;
+                side.is_spoiled |= failure.is_stale_plan();
                 self.shared.counters(self.door).error(&failure.code, false);
             }
         }
         Ok(Answer::Forward)
+    }
+
+    /// Where a new primary's transactions begin is found out only if somebody needs it.
+    fn count_knowing(&mut self) {
+        let is_known = self.unresolved.is_some() || self.tracker.xid().is_some();
+        if is_known != self.knowing.is_some() {
+            self.knowing = is_known.then(|| Knowing::new(Arc::clone(&self.shared)));
+        }
     }
 
     fn count_tied(&mut self) {
@@ -475,6 +444,10 @@ impl Relay {
             self.streaming_up -= written;
             self.tracker.sent_more(&self.inbox[..written], self.streaming_up == 0);
             consume(&mut self.inbox, written);
+            return Poll::Ready(Ok(true));
+        }
+        if self.is_untold && self.tell().map_err(Event::ClientMalformed)? {
+            // Goes on at the start of the next turn.
             return Poll::Ready(Ok(true));
         }
         if self.is_paused && !self.tracker.is_within() {
@@ -521,7 +494,8 @@ impl Relay {
                 return Ok(if (Frame { kind, len }).is_small() { at } else { self.inbox.len() });
             }
             at += len;
-            if self.is_paused && matches!(kind, b'Q' | b'S' | b'F') {
+            // One at a time until the client knows.
+            if self.is_untold || self.is_paused && matches!(kind, b'Q' | b'S' | b'F') {
                 break;
             }
         }
@@ -547,62 +521,6 @@ impl Relay {
             self.outbox.extend_from_slice(&self.inbox[written..at]);
         }
         consume(&mut self.inbox, at);
-    }
-
-    /// Answers what was meant for a lost server.
-    fn answer_void(&mut self) -> Result<(), Malformed> {
-        loop {
-            if self.void.message > 0 {
-                let count = self.void.message.min(self.inbox.len());
-                self.drop_void(count);
-                self.void.message -= count;
-                if self.void.message > 0 {
-                    return Ok(());
-                }
-            }
-            if !self.void.until_sync && self.void.bytes == 0 {
-                return Ok(());
-            }
-            let Some(frame) = peek(&self.inbox)? else { return Ok(()) };
-            if frame.len > self.inbox.len() && frame.is_small() {
-                return Ok(());
-            }
-            match (self.void.until_sync, frame.kind) {
-                (_, b'X') => {
-                    self.void = Void::default();
-                    return Ok(());
-                }
-                (true, b'S') => {
-                    self.void.until_sync = false;
-                    message::ready(&mut self.to_client, crate::tracker::IDLE);
-                }
-                (false, b'S') => message::ready(&mut self.to_client, crate::tracker::IDLE),
-                (false, b'Q' | b'F') => {
-                    self.not_begun();
-                    message::ready(&mut self.to_client, crate::tracker::IDLE);
-                }
-                (false, b'P' | b'B' | b'E' | b'D' | b'C' | b'H') => {
-                    self.not_begun();
-                    self.void.until_sync = true;
-                }
-                _ => {}
-            }
-            self.void.message = frame.len;
-        }
-    }
-
-    fn drop_void(&mut self, count: usize) {
-        self.void.bytes = self.void.bytes.saturating_sub(count);
-        consume(&mut self.inbox, count);
-    }
-
-    /// For what the client sent right behind a statement that was lost: it may depend on it, so it is not executed.
-    fn not_begun(&mut self) {
-        self.error(
-            Severity::Error,
-            sqlstate::SERIALIZATION_FAILURE,
-            "an earlier statement was lost with the database server; this one was not begun and may be repeated",
-        );
     }
 }
 

@@ -18,7 +18,8 @@ use crate::link::{ATTEMPT, Link, Luggage, Parameters, Refused, Wanted, acquire};
 use crate::message::{self, Severity, sqlstate};
 use crate::pool::{Active, Asker, Member, Pool};
 use crate::protocol::PoolMode;
-use crate::relay::{Event, Relay, Stop};
+use crate::relay::{Event, Outcome, Relay, Stop};
+use crate::resolve::outcome;
 use crate::shared::{CancelKey, ClientCount, Detached, Door, Held, Shared, View};
 use crate::startup::Startup;
 use crate::tracker::Fate;
@@ -66,6 +67,8 @@ struct Session {
     reported: Settings,
     unreported: Settings,
     active: Option<Active>,
+    /// Under which primary the last server was lost.
+    lost_reign: u64,
 }
 
 /// Serves a client until it or we are done.
@@ -96,6 +99,7 @@ pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
         unreported: Settings::new(),
         startup: Arc::new(startup),
         active: None,
+        lost_reign: 0,
     };
     Box::pin(session.run()).await;
     session.farewell().await;
@@ -166,13 +170,17 @@ impl Session {
     /// The server is lost: tells the client what became of what it sent, and finds another one.
     async fn go_on(&mut self, link: Option<Box<Link>>) -> Option<Box<Link>> {
         if let Some(link) = &link {
+            self.lost_reign = link.reign;
             self.settings = merged(std::mem::take(&mut self.settings), link.settings());
         }
         let fate = self.relay.lose()?;
         // Counted as held before the connection's end is seen: whoever looks in between must not miss it.
         let held = Held::new(Arc::clone(&self.shared), self.door);
         let is_in_flight = matches!(fate, Fate::Unknown | Fate::UnknownAndEnd);
-        self.shared.note(|failover| failover.in_flight += u64::from(is_in_flight));
+        self.shared.note(|failover| {
+            failover.in_flight += u64::from(is_in_flight);
+            failover.aborted += u64::from(fate == Fate::Abort);
+        });
         // Closed before anything is waited for: new targets wait for it.
         drop(link);
         self.active = None;
@@ -278,9 +286,16 @@ impl Session {
     async fn live(&mut self, link: &mut Link) -> LiveEnd {
         let mut view = self.view.clone();
         let mut held: Option<(Held, Instant)> = None;
+        let mut drained = None;
         loop {
             let stance = stance(&view.borrow_and_update(), self.door, link);
             self.relay.is_paused = stance == Stance::Pause;
+            let drain = view.borrow().drain.filter(|_| stance == Stance::Pause);
+            self.relay.tells_idle = drain.is_some() && drain != drained;
+            if stance == Stance::Run {
+                link.reign = view.borrow().reign;
+                link.quiet().taken();
+            }
             self.relay.stop = match stance {
                 Stance::Run | Stance::Pause if self.mode == PoolMode::Transaction => Stop::WhenFree,
                 Stance::Run | Stance::Pause => Stop::Never,
@@ -298,7 +313,14 @@ impl Session {
             tokio::select! {
                 biased;
                 _ = view.changed() => {}
-                event = poll_fn(|cx| self.relay.poll_live(link, cx)) => return self.ended(event, stance),
+                event = poll_fn(|cx| self.relay.poll_live(link, cx)) => match (event, drain) {
+                    (Event::Stopped, Some(drain)) if self.relay.tells_idle => {
+                        link.quiet().for_drain(drain);
+                        self.relay.tells_idle = false;
+                        drained = Some(drain);
+                    }
+                    (event, _) => return self.ended(event, stance),
+                },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     if self.relay.tracker.is_idle() {
                         self.expired();
@@ -332,13 +354,17 @@ impl Session {
 
     /// Another server for a session that lost its own, if it can have one.
     async fn replace(&mut self, fate: Fate, held: Held) -> Option<Box<Link>> {
-        if fate == Fate::UnknownAndEnd {
+        if fate == Fate::UnknownAndEnd && self.relay.unresolved().is_none() {
             return None;
         }
-        let found = match self.mode {
+        let mut found = match self.mode {
             PoolMode::Session => self.find(false, held).await,
             PoolMode::Transaction => self.find_shared(&mut Some(held)).await,
         };
+        self.resolve(fate, found.as_mut().ok()).await;
+        if fate == Fate::UnknownAndEnd {
+            return None;
+        }
         if let Fate::End { reason } = fate {
             if !matches!(found, Err(NoServer::ClientGone)) {
                 self.shared.note(|failover| failover.ended += 1);
@@ -359,6 +385,17 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// Tells what became of a COMMIT in flight, as far as the new server knows.
+    async fn resolve(&mut self, fate: Fate, link: Option<&mut Box<Link>>) {
+        let Some(xid) = self.relay.unresolved() else { return };
+        let outcome = match link {
+            Some(link) => outcome(&self.shared, link, self.lost_reign, xid).await,
+            None => Outcome::Unknown,
+        };
+        let severity = if fate == Fate::UnknownAndEnd { Severity::Fatal } else { Severity::Error };
+        self.relay.resolved(outcome, severity);
     }
 
     /// Waits for a server, with the client held.
@@ -470,6 +507,7 @@ fn stance(view: &View, door: Door, link: &Link) -> Stance {
     let route = &link.route;
     match &targets.write {
         Some(primary) if route.is_primary && *primary == route.server => match door {
+            _ if view.drain.is_some() => Stance::Pause,
             Door::Write => Stance::Run,
             // Standbys are back, or still none.
             Door::Read if targets.read.is_empty() => Stance::Run,

@@ -66,6 +66,10 @@ pub(crate) struct View {
     pub(crate) policy: Option<Arc<InForce>>,
     pub(crate) targets: Option<Arc<Targets>>,
     pub(crate) is_stopping: bool,
+    /// Counts changes of the primary.
+    pub(crate) reign: u64,
+    /// Number of the drain that is under way: new transactions wait, although there is a primary.
+    pub(crate) drain: Option<u64>,
 }
 
 /// Where a session's statements go.
@@ -80,7 +84,8 @@ impl View {
     /// Where a new server connection goes; `None`: hold.
     pub(crate) fn route(&self, door: Door, turn: usize) -> Option<Route> {
         let targets = self.targets.as_ref()?;
-        let primary = || targets.write.clone().map(|server| Route { server, is_primary: true });
+        let write = targets.write.as_ref().filter(|_| self.drain.is_none());
+        let primary = || write.cloned().map(|server| Route { server, is_primary: true });
         match door {
             Door::Write => primary(),
             Door::Read if targets.read.is_empty() => primary(),
@@ -104,8 +109,17 @@ pub(crate) struct Failover {
     pub(crate) epoch: Option<u64>,
     pub(crate) carried: u64,
     pub(crate) ended: u64,
+    pub(crate) aborted: u64,
     pub(crate) in_flight: u64,
     pub(crate) longest_hold: Duration,
+}
+
+/// The first transaction number that a primary gave itself: those from here on that clients know from its
+/// predecessor never reached it, and it gives them to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fence {
+    pub(crate) reign: u64,
+    pub(crate) first_own: u64,
 }
 
 struct CancelEntry {
@@ -163,9 +177,13 @@ pub(crate) struct Shared {
     /// The second in which a client that was turned away was last told of.
     pub(crate) turned_away: AtomicU64,
     pub(crate) failover: Mutex<Failover>,
+    /// Sessions that know the number of a transaction whose outcome may have to be found out.
+    pub(crate) knowing: AtomicU64,
+    pub(crate) drains: AtomicU64,
+    pub(crate) fence: Mutex<Option<Fence>>,
     /// Salts and mock verifiers come from it; kept on disk so that salts do not change.
     pub(crate) secret: [u8; 32],
-    links: Mutex<BTreeMap<u64, Route>>,
+    links: Mutex<BTreeMap<u64, (Route, Quiet)>>,
     link_closed: Notify,
     next: AtomicU64,
     cancels: Mutex<BTreeMap<u32, CancelEntry>>,
@@ -189,6 +207,9 @@ impl Shared {
             turn: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             failover: Mutex::new(Failover::default()),
+            knowing: AtomicU64::new(0),
+            drains: AtomicU64::new(0),
+            fence: Mutex::default(),
             secret,
             links: Mutex::new(BTreeMap::new()),
             link_closed: Notify::new(),
@@ -257,11 +278,12 @@ impl Shared {
         (links.len() < most).then(|| self.registered(&mut links, door, route))
     }
 
-    fn registered(self: &Arc<Self>, links: &mut BTreeMap<u64, Route>, door: Door, route: Route) -> Registered {
+    fn registered(self: &Arc<Self>, links: &mut BTreeMap<u64, (Route, Quiet)>, door: Door, route: Route) -> Registered {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        links.insert(number, route);
+        let quiet = Quiet::default();
+        links.insert(number, (route, quiet.clone()));
         self.counters(door).servers.fetch_add(1, Ordering::Relaxed);
-        Registered { shared: Arc::clone(self), door, number }
+        Registered { shared: Arc::clone(self), door, number, quiet }
     }
 
     /// Waits until a server connection is closed.
@@ -275,11 +297,18 @@ impl Shared {
             let closed = self.link_closed.notified();
             tokio::pin!(closed);
             closed.as_mut().enable();
-            if lock(&self.links).values().all(|route| !route.is_primary || route.server == *primary) {
+            if lock(&self.links).values().all(|(route, _)| !route.is_primary || route.server == *primary) {
                 return;
             }
             closed.await;
         }
+    }
+
+    /// Server connections to the primary on which something may run that began before this drain.
+    pub(crate) fn not_drained(&self, drain: u64) -> u64 {
+        let links = lock(&self.links);
+        let is_busy = |(route, quiet): &&(Route, Quiet)| route.is_primary && !quiet.is_since(drain);
+        links.values().filter(is_busy).count() as u64
     }
 
     /// Gives a session a cancel key of its own.
@@ -306,11 +335,43 @@ impl Shared {
     }
 }
 
+/// Since which drain a server connection is known to be quiet.
+#[derive(Clone, Default)]
+pub(crate) struct Quiet(Arc<AtomicU64>);
+
+impl Quiet {
+    /// Nothing runs there, and nothing will during this drain.
+    pub(crate) fn for_drain(&self, drain: u64) {
+        self.0.store(drain, Ordering::Release);
+    }
+
+    /// Nobody has it.
+    pub(crate) fn pooled(&self) {
+        self.0.store(u64::MAX, Ordering::Release);
+    }
+
+    /// Somebody has it.
+    pub(crate) fn taken(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    fn is_since(&self, drain: u64) -> bool {
+        self.0.load(Ordering::Acquire) >= drain
+    }
+}
+
 /// A server connection that is counted until this is dropped.
 pub(crate) struct Registered {
     shared: Arc<Shared>,
     door: Door,
     number: u64,
+    quiet: Quiet,
+}
+
+impl Registered {
+    pub(crate) fn quiet(&self) -> &Quiet {
+        &self.quiet
+    }
 }
 
 impl Drop for Registered {
@@ -359,6 +420,22 @@ impl ClientCount {
 impl Drop for ClientCount {
     fn drop(&mut self) {
         self.shared.counters(self.door).clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A session that knows its transaction's number, counted until this is dropped.
+pub(crate) struct Knowing(Arc<Shared>);
+
+impl Knowing {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        shared.knowing.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Knowing {
+    fn drop(&mut self) {
+        self.0.knowing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
+use crate::frame::split_string;
+use crate::glance::Ties;
 use crate::message;
 
 /// Statements that one server connection keeps prepared; beyond it the one not used for longest is closed.
@@ -21,12 +23,19 @@ pub(crate) const NOBODY: &[u8] = b"mainstay_none";
 pub(crate) struct Statement {
     number: u64,
     tail: Box<[u8]>,
+    /// What a glance at its text saw.
+    pub(crate) seen: Ties,
 }
 
 impl Statement {
     /// Of one session alone.
-    pub(crate) fn own(tail: &[u8]) -> Arc<Self> {
-        Arc::new(Self { number: 0, tail: tail.into() })
+    pub(crate) fn own(tail: &[u8], seen: Ties) -> Arc<Self> {
+        Arc::new(Self { number: 0, tail: tail.into(), seen })
+    }
+
+    /// Its SQL.
+    pub(crate) fn text(&self) -> &[u8] {
+        split_string(&self.tail).map_or(&self.tail, |(text, _)| text)
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -52,8 +61,13 @@ impl Statement {
     }
 }
 
+/// Names of the router's own begin so.
+pub(crate) const PREFIX: &[u8] = b"mainstay_";
+
+/// With a part that no client can guess: SQL's EXECUTE reaches whatever it can name.
 fn name_of(number: u64) -> Vec<u8> {
-    format!("mainstay_{number}").into_bytes()
+    static UNGUESSABLE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    format!("mainstay_{:016x}_{number}", *UNGUESSABLE).into_bytes()
 }
 
 /// Appends the Close of a statement.
@@ -84,7 +98,7 @@ impl Registry {
     }
 
     /// The statement with this tail: the one that is there, or a new one.
-    pub(crate) fn intern(&self, tail: &[u8]) -> Arc<Statement> {
+    pub(crate) fn intern(&self, tail: &[u8], seen: Ties) -> Arc<Statement> {
         let hash = self.hasher.hash_one(tail);
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let same = all.by_hash.get(&hash).into_iter().flatten();
@@ -99,7 +113,7 @@ impl Registry {
             all.sweep_at = all.by_hash.len() * 2;
         }
         all.last += 1;
-        let made = Arc::new(Statement { number: all.last, tail: tail.into() });
+        let made = Arc::new(Statement { number: all.last, tail: tail.into(), seen });
         all.by_hash.entry(hash).or_default().push(Arc::downgrade(&made));
         made
     }
@@ -181,12 +195,12 @@ mod tests {
     #[test]
     fn the_same_text_is_one_statement_while_somebody_has_it() {
         let registry = Registry::new();
-        let first = registry.intern(b"select 1\0\0\0");
+        let first = registry.intern(b"select 1\0\0\0", Ties::NONE);
         let number = first.number();
-        assert_eq!(registry.intern(b"select 1\0\0\0").number(), number);
-        assert_ne!(registry.intern(b"select 2\0\0\0").number(), number);
+        assert_eq!(registry.intern(b"select 1\0\0\0", Ties::NONE).number(), number);
+        assert_ne!(registry.intern(b"select 2\0\0\0", Ties::NONE).number(), number);
         drop(first);
-        assert_ne!(registry.intern(b"select 1\0\0\0").number(), number);
+        assert_ne!(registry.intern(b"select 1\0\0\0", Ties::NONE).number(), number);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::frame::{HEADER, split_string};
 use crate::glance::{Glance, Ties};
 use crate::statements::Statement;
+use crate::xid;
 
 /// Most named statements that are kept to be prepared again. Drivers cache 100 (sqlx) to 256 (pgJDBC), but some
 /// frameworks let their users cache thousands. Those beyond work as well, under the client's own names on a server
@@ -23,6 +24,9 @@ const MAX_STATEMENT_BYTES: usize = 32 * 1024 * 1024;
 /// Transaction status in ReadyForQuery.
 pub(crate) const IDLE: u8 = b'I';
 
+/// In a transaction that has failed.
+pub(crate) const FAILED: u8 = b'E';
+
 /// What a ReadyForQuery will answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
@@ -33,6 +37,26 @@ enum Asked {
     CopyEnd,
     /// A cycle of the router's own, of which the client sees nothing.
     Ours,
+}
+
+/// What a cycle may do to its transaction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Doing {
+    /// A transaction may end in it.
+    ends: bool,
+    /// It begins with BEGIN.
+    opens: bool,
+    /// Its only statement asks for the number of its transaction.
+    asks_xid: bool,
+    binds: u32,
+}
+
+/// Something that a ReadyForQuery will answer.
+#[derive(Clone, Copy, Debug)]
+struct Cycle {
+    asked: Asked,
+    since: Instant,
+    doing: Doing,
 }
 
 /// What becomes of the ParseComplete or CloseComplete.
@@ -106,7 +130,9 @@ enum Passing {
 pub(crate) enum Fate {
     /// Nothing is lost: another server can take over.
     Carry,
-    /// Nothing is in flight, but the old server took something with it.
+    /// An open transaction is lost, and was not committed; the session itself can go on.
+    Abort,
+    /// Nothing can have been committed, but the old server took something with it.
     End { reason: &'static str },
     /// The outcome of something is unknown; the session itself can go on.
     Unknown,
@@ -141,9 +167,17 @@ pub(crate) enum Received {
 #[derive(Debug)]
 pub(crate) struct Tracker {
     status: u8,
-    asked: VecDeque<(Asked, Instant)>,
+    asked: VecDeque<Cycle>,
     /// Extended-protocol messages went out and no Sync yet.
     is_batch_open: bool,
+    /// What they do.
+    batch: Doing,
+    /// What the portals of this transaction may do when they are executed later.
+    portals_end: bool,
+    /// The unnamed statement asks for the number of its transaction.
+    unnamed_asks: bool,
+    /// The number of the open transaction, if the client has asked for it.
+    xid: Option<u64>,
     is_copying_in: bool,
     ties: Ties,
     /// Settings may be others than before.
@@ -177,6 +211,10 @@ impl Tracker {
             status: IDLE,
             asked: VecDeque::new(),
             is_batch_open: false,
+            batch: Doing::default(),
+            portals_end: false,
+            unnamed_asks: false,
+            xid: None,
             is_copying_in: false,
             ties: Ties::NONE,
             has_changed: false,
@@ -250,23 +288,62 @@ impl Tracker {
     }
 
     pub(crate) fn fate(&self) -> Fate {
-        let is_free = self.status == IDLE && self.ties.is_empty();
-        match (self.is_quiet(), is_free) {
-            (true, true) => Fate::Carry,
-            (true, false) if self.status != IDLE => Fate::End { reason: "an open transaction" },
+        let is_quiet = !self.awaits_answer();
+        let is_safe = is_quiet || self.is_uncommitted();
+        match (is_safe, self.ties.is_empty()) {
+            (true, true) if is_quiet && self.status == IDLE => Fate::Carry,
+            (true, true) => Fate::Abort,
             (true, false) => Fate::End { reason: self.ties.reason() },
             (false, true) => Fate::Unknown,
             (false, false) => Fate::UnknownAndEnd,
         }
     }
 
+    /// Something of the client's own is in flight.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        let is_clients = |cycle: &Cycle| !matches!(cycle.asked, Asked::Ours | Asked::CopyEnd);
+        self.is_batch_open || self.is_copying_in || self.passing.is_some() || self.asked.iter().any(is_clients)
+    }
+
+    /// All that is in flight belongs to one transaction that has an end of its own, and no end was sent.
+    fn is_uncommitted(&self) -> bool {
+        let all = || self.asked.iter().map(|cycle| cycle.doing).chain(self.is_batch_open.then_some(self.batch));
+        let is_text_passing = matches!(self.passing, Some(Passing::Text { .. }));
+        // Behind a BEGIN that fails, the next cycle would be a transaction of its own.
+        let is_opened = || all().count() == 1 && all().all(|doing| doing.opens);
+        !is_text_passing && !all().any(|doing| doing.ends) && (self.status != IDLE || is_opened())
+    }
+
+    /// In an open transaction that has not failed.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        self.status == b'T'
+    }
+
+    /// In a transaction that has failed.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.status == FAILED
+    }
+
+    /// The number of the open transaction, if the client has asked for it.
+    pub(crate) fn xid(&self) -> Option<u64> {
+        self.xid
+    }
+
+    /// From now on the client is where this status says.
+    pub(crate) fn now(&mut self, status: u8) {
+        self.status = status;
+    }
+
     /// Forgets what was in flight on a lost server, and says what the client waits for.
     pub(crate) fn lose(&mut self) -> Owed {
-        let cycles = self.asked.iter().filter(|(asked, _)| !matches!(asked, Asked::CopyEnd | Asked::Ours)).count();
+        let cycles = self.asked.iter().filter(|cycle| !matches!(cycle.asked, Asked::CopyEnd | Asked::Ours)).count();
         let owed = Owed { cycles, is_batch_open: self.is_batch_open };
         self.asked.clear();
         self.awaited.clear();
         self.is_batch_open = false;
+        self.batch = Doing::default();
+        self.portals_end = false;
+        self.xid = None;
         self.is_copying_in = false;
         self.passing = None;
         self.status = IDLE;
@@ -307,8 +384,13 @@ impl Tracker {
                 self.is_batch_open = true;
                 // Of which statement is in the Bind, maybe long ago: any of them.
                 self.tie(self.executed());
+                self.batch.ends |= self.batch.binds == 0 && self.portals_end;
             }
-            b'B' | b'D' | b'H' => self.is_batch_open = true,
+            b'B' => {
+                self.is_batch_open = true;
+                self.bound(body);
+            }
+            b'D' | b'H' => self.is_batch_open = true,
             // A server that copies ignores Sync (`CopyGetData`).
             b'S' if self.is_copying_in => {}
             b'S' => {
@@ -320,7 +402,9 @@ impl Tracker {
                 self.ask(Asked::Call, now);
             }
             b'c' | b'f' if self.is_copying_in => self.is_copying_in = false,
-            b'c' | b'f' if !self.asked.is_empty() => self.asked.push_back((Asked::CopyEnd, now)),
+            b'c' | b'f' if !self.asked.is_empty() => {
+                self.asked.push_back(Cycle { asked: Asked::CopyEnd, since: now, doing: Doing::default() });
+            }
             b'c' | b'f' | b'd' | b'X' => {}
             _ => self.ties.add(Ties::UNKNOWN),
         }
@@ -342,12 +426,59 @@ impl Tracker {
             seen.add(self.executed());
         }
         match text {
-            Text::Query => {}
+            Text::Query => {
+                if let Some(Cycle { doing, .. }) = self.asked.back_mut() {
+                    doing.ends |= seen.has(Ties::ENDS);
+                    doing.opens |= seen.has(Ties::OPENS);
+                }
+            }
             Text::Named => self.changers.add(seen.among(Ties::CHANGES)),
             Text::Unnamed { is_first: true } => self.unnamed_seen = seen,
             Text::Unnamed { is_first: false } => self.unnamed_seen.add(seen),
         }
+        if matches!(text, Text::Unnamed { .. }) {
+            self.unnamed_asks = false;
+        }
         self.tie(seen);
+    }
+
+    /// A text that is all there may ask for the number of its transaction.
+    fn seen_whole(&mut self, seen: Ties, text: Text, sql: &[u8]) {
+        self.seen(seen, text);
+        if seen.has(Ties::XID) && xid::asks(sql) {
+            match text {
+                Text::Query => {
+                    if let Some(cycle) = self.asked.back_mut() {
+                        cycle.doing.asks_xid = true;
+                    }
+                }
+                Text::Unnamed { is_first } => self.unnamed_asks = is_first,
+                Text::Named => {}
+            }
+        }
+    }
+
+    /// A Bind: what its statement does when it is executed. Of one that is not known, everything.
+    fn bound(&mut self, body: &[u8]) {
+        let name = split_string(body).and_then(|(_, rest)| Some(split_string(rest)?.0));
+        let (seen, asks_xid) = match name {
+            Some([]) => (Some(self.unnamed_seen), self.unnamed_asks),
+            Some(name) => match self.named(name) {
+                Named::Statement(statement) => {
+                    let seen = statement.seen;
+                    (Some(seen), seen.has(Ties::XID) && xid::asks(statement.text()))
+                }
+                Named::Absent | Named::Undecided => (None, false),
+            },
+            None => (None, false),
+        };
+        let ends = seen.is_none_or(|seen| seen.has(Ties::ENDS));
+        self.portals_end |= ends;
+        let batch = &mut self.batch;
+        batch.opens |= batch.binds == 0 && seen.is_some_and(|seen| seen.has(Ties::OPENS));
+        batch.ends |= ends;
+        batch.asks_xid = batch.binds == 0 && asks_xid;
+        batch.binds += 1;
     }
 
     /// What executing any of the prepared statements may do: they were looked at when they were parsed, and settings
@@ -380,7 +511,7 @@ impl Tracker {
         let mut glance = Glance::new();
         glance.feed(bytes.strip_suffix(b"\0").unwrap_or(bytes));
         if is_whole {
-            self.seen(glance.finish(), text);
+            self.seen_whole(glance.finish(), text, bytes.strip_suffix(b"\0").unwrap_or(bytes));
         } else {
             self.passing = Some(Passing::Text { glance: Box::new(glance), text });
         }
@@ -394,11 +525,13 @@ impl Tracker {
         // Whole: the text ends at its zero byte and parameter types follow. Streaming: types are looked at as
         // if they were text, which may only add ties.
         let text = split_string(rest).map_or(rest, |(text, _)| text);
-        self.look(text, is_whole, if name.is_empty() { Text::Unnamed { is_first } } else { Text::Named });
         let effect = if name.is_empty() || !is_whole {
+            self.look(text, is_whole, if name.is_empty() { Text::Unnamed { is_first } } else { Text::Named });
             Effect::Nothing
         } else {
-            Effect::Keep { name: name.to_vec(), statement: Statement::own(rest) }
+            let seen = Glance::at(text);
+            self.seen(seen, Text::Named);
+            Effect::Keep { name: name.to_vec(), statement: Statement::own(rest, seen) }
         };
         if !name.is_empty() && !is_whole {
             self.ties.add(Ties::TOO_MUCH);
@@ -413,12 +546,13 @@ impl Tracker {
 
     fn ask(&mut self, asked: Asked, now: Instant) {
         self.cycles_asked += 1;
-        self.asked.push_back((asked, now));
+        let doing = if asked == Asked::Sync { std::mem::take(&mut self.batch) } else { Doing::default() };
+        self.asked.push_back(Cycle { asked, since: now, doing });
     }
 
     /// A message of the server goes to the client.
     pub(crate) fn received(&mut self, kind: u8, body: &[u8], now: Instant) -> Received {
-        if matches!(self.asked.front(), Some((Asked::Ours, _))) {
+        if self.is_first(Asked::Ours) {
             return self.received_ours(kind, body);
         }
         match kind {
@@ -427,6 +561,7 @@ impl Tracker {
                 self.is_copying_in = false;
                 return Received::Error;
             }
+            b'D' if self.asked.front().is_some_and(|cycle| cycle.doing.asks_xid) => self.xid = xid::value(body),
             b'S' => return Received::Parameter,
             b'1' | b'3' => return self.confirmed(),
             b'G' => self.copy_in(),
@@ -447,16 +582,26 @@ impl Tracker {
     fn ready(&mut self, body: &[u8], now: Instant) -> Received {
         self.status = body.first().copied().unwrap_or(IDLE);
         self.is_copying_in = false;
+        if self.status == IDLE {
+            self.xid = None;
+        }
         let mut took = None;
-        while let Some((asked, since)) = self.asked.pop_front() {
+        while let Some(Cycle { asked, since, .. }) = self.asked.pop_front() {
             if asked != Asked::CopyEnd {
                 took = Some(now.saturating_duration_since(since));
                 self.cycles_done += 1;
                 break;
             }
         }
+        if self.status == IDLE && self.asked.is_empty() && !self.is_batch_open {
+            self.portals_end = false;
+        }
         self.answered();
         Received::Ready { took }
+    }
+
+    fn is_first(&self, asked: Asked) -> bool {
+        self.asked.front().is_some_and(|cycle| cycle.asked == asked)
     }
 
     /// What a cycle did not confirm never will be.
@@ -471,8 +616,11 @@ impl Tracker {
             b'S' => return Received::Parameter,
             b'N' | b'A' => return Received::Nothing,
             b'Z' => {
-                self.status = body.first().copied().unwrap_or(IDLE);
                 self.asked.pop_front();
+                // One of the router's own that follows says what the client is in.
+                if !self.asked.iter().any(|cycle| cycle.asked == Asked::Ours) {
+                    self.status = body.first().copied().unwrap_or(IDLE);
+                }
                 self.cycles_done += 1;
                 self.answered();
             }
@@ -513,13 +661,14 @@ impl Tracker {
     /// The server copies in: a Sync that it was sent for this batch is ignored, up to the end of the data.
     fn copy_in(&mut self) {
         self.is_copying_in = true;
-        let mut at = usize::from(matches!(self.asked.front(), Some((Asked::Query, _))));
-        while let Some((asked, _)) = self.asked.get(at).copied() {
+        let mut at = usize::from(self.is_first(Asked::Query));
+        while let Some(Cycle { asked, doing, .. }) = self.asked.get(at).copied() {
             match asked {
                 Asked::Sync => {
                     self.asked.remove(at);
                     self.cycles_done += 1;
                     self.is_batch_open = true;
+                    self.batch.ends |= doing.ends;
                 }
                 Asked::CopyEnd => {
                     self.asked.remove(at);

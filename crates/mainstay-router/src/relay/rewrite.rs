@@ -12,7 +12,7 @@ use crate::frame::{Frame, HEADER, peek, split_string};
 use crate::glance::{Glance, Ties};
 use crate::link::Link;
 use crate::message;
-use crate::statements::{NOBODY, Need, Statement, close};
+use crate::statements::{NOBODY, Need, PREFIX, Statement, close};
 use crate::tracker::{Answer, Effect, Named};
 
 /// Names in a message that streams are waited for up to here. Drivers use some ten bytes.
@@ -110,7 +110,7 @@ impl Relay {
             }
         }
         self.outbox.extend_from_slice(part.bytes);
-        self.tracker.sent_query(seen, part.now);
+        self.tracker.sent_query(seen, text, part.now);
         Staged::Done
     }
 
@@ -163,7 +163,7 @@ impl Relay {
             }
         }
         if name.is_empty() {
-            let statement = Statement::own(rest);
+            let statement = Statement::own(rest, seen);
             link.side.unnamed = Some((Arc::clone(&statement), self.tracker.cycle()));
             self.outbox.extend_from_slice(part.bytes);
             self.tracker.sent_parse(seen, Effect::Unnamed { statement }, Answer::Forward, None);
@@ -174,7 +174,7 @@ impl Relay {
             self.tracker.sent_surplus(seen, name);
             return Staged::Done;
         }
-        let statement = self.shared.statements.intern(rest);
+        let statement = self.shared.statements.intern(rest, seen);
         let keep = Effect::Keep { name: name.to_vec(), statement: Arc::clone(&statement) };
         match link.side.known.need(statement.number(), self.tracker.cycle()) {
             Need::Wait => return Staged::Wait,
@@ -248,8 +248,8 @@ impl Relay {
         }
         match self.tracker.named(name) {
             Named::Undecided => Staged::Wait,
-            Named::Absent => self.pass(part),
-            Named::Statement(_) => {
+            Named::Absent if !name.starts_with(PREFIX) => self.pass(part),
+            Named::Absent | Named::Statement(_) => {
                 // Others may use it: it stays on the server.
                 close(&mut self.outbox, NOBODY);
                 self.tracker.sent_close(name);
@@ -265,6 +265,8 @@ impl Relay {
         }
         let statement = match self.tracker.named(name) {
             Named::Undecided => return Resolved::Wait,
+            // One that another client prepared may be there under that name.
+            Named::Absent if name.starts_with(PREFIX) => return Resolved::Other(NOBODY.to_vec()),
             Named::Absent => return Resolved::Same,
             Named::Statement(statement) => statement,
         };

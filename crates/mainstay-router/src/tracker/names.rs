@@ -63,7 +63,10 @@ impl Tracker {
             Effect::Keep { .. } | Effect::Forget { .. } | Effect::Nothing => Text::Named,
         };
         self.is_batch_open = true;
-        self.seen(seen, text);
+        match &effect {
+            Effect::Unnamed { statement } => self.seen_whole(seen, text, statement.text()),
+            Effect::Keep { .. } | Effect::Forget { .. } | Effect::Nothing => self.seen(seen, text),
+        }
         if matches!(effect, Effect::Unnamed { .. }) {
             // The server drops the former one before it reads the text.
             self.unnamed = Unnamed::Absent;
@@ -105,9 +108,9 @@ impl Tracker {
     }
 
     /// A query whose text was looked at already goes to the server.
-    pub(crate) fn sent_query(&mut self, seen: Ties, now: Instant) {
+    pub(crate) fn sent_query(&mut self, seen: Ties, sql: &[u8], now: Instant) {
         self.ask_query(now);
-        self.seen(seen, Text::Query);
+        self.seen_whole(seen, Text::Query, sql);
     }
 
     /// The client's statements whose name is somewhere in `text`, in any case of letters.

@@ -46,13 +46,16 @@ fn a_statement_is_in_flight_until_ready_for_query() {
 }
 
 #[test]
-fn an_open_transaction_ends_with_its_server() {
+fn an_open_transaction_is_aborted_until_its_end_is_sent() {
     let mut tracker = Tracker::new();
     sent(&mut tracker, &simple("begin"));
     receive(&mut tracker, &[(b'Z', b"T")]);
-    assert_eq!(tracker.fate(), Fate::End { reason: "an open transaction" });
+    assert_eq!(tracker.fate(), Fate::Abort);
+    sent(&mut tracker, &simple("insert into t values (1)"));
+    assert_eq!(tracker.fate(), Fate::Abort);
     sent(&mut tracker, &simple("commit"));
-    assert_eq!(tracker.fate(), Fate::UnknownAndEnd);
+    assert_eq!(tracker.fate(), Fate::Unknown);
+    receive(&mut tracker, &[(b'Z', b"T")]);
     receive(&mut tracker, &[(b'Z', b"I")]);
     assert_eq!(tracker.fate(), Fate::Carry);
 }
@@ -220,7 +223,7 @@ fn a_set_that_is_no_longer_prepared_changes_nothing() {
 fn a_statement_beyond_those_kept_is_the_servers_own() {
     let mut tracker = Tracker::new();
     assert!(tracker.has_room(MAX_STATEMENT_BYTES) && !tracker.has_room(MAX_STATEMENT_BYTES + 1));
-    let statement = Statement::own(&[b'x'; 100]);
+    let statement = Statement::own(&[b'x'; 100], Ties::NONE);
     for number in 0..MAX_STATEMENTS {
         assert!(tracker.has_room(100));
         let keep = Effect::Keep { name: number.to_string().into_bytes(), statement: Arc::clone(&statement) };

@@ -4,3 +4,4 @@
 mod failover;
 mod sessions;
 mod support;
+mod transactions;

@@ -9,3 +9,5 @@ mod prepared;
 mod sessions;
 #[path = "../router/support/mod.rs"]
 mod support;
+#[path = "../router/transactions.rs"]
+mod transactions;

@@ -88,3 +88,54 @@ async fn statements_beyond_those_that_are_kept_work_too() {
         assert_eq!(client.cycle().await, ["2", "D", "C", "ZI"], "{number}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_clients_statement_is_not_reached_by_its_name_here() {
+    let (primary, router, _control) = pooled(1).await;
+    let (mut owner, mut other) = (Raw::connect(router.write).await, Raw::connect(router.write).await);
+    owner.send(b'P', b"mine\0select 'secret'\0\0\0").await;
+    owner.send(b'S', b"").await;
+    assert_eq!(owner.cycle().await, ["1", "ZI"]);
+    // The numbers begin at one, and this is the first statement.
+    other.query("select name from pg_prepared_statements").await;
+    assert_eq!(other.next().await.0, b'T');
+    let (_, row) = other.next().await;
+    let name = String::from_utf8(row[6..].to_vec()).unwrap();
+    other.cycle().await;
+    assert!(name.len() > "mainstay_1".len() + 12, "{name} can be guessed");
+    for tried in ["mainstay_1", &name] {
+        other.send(b'B', format!("\0{tried}\0\0\0\0\0\0\0").as_bytes()).await;
+        other.send(b'E', &[0; 5]).await;
+        other.send(b'S', b"").await;
+        assert_eq!(other.cycle().await, ["26000", "ZI"], "{tried}");
+        other.send(b'D', format!("S{tried}\0").as_bytes()).await;
+        other.send(b'S', b"").await;
+        assert_eq!(other.cycle().await, ["26000", "ZI"], "{tried}");
+        other.send(b'C', format!("S{tried}\0").as_bytes()).await;
+        other.send(b'S', b"").await;
+        assert_eq!(other.cycle().await, ["3", "ZI"], "{tried}");
+        owner.send(b'B', b"\0mine\0\0\0\0\0\0\0").await;
+        owner.send(b'E', &[0; 5]).await;
+        owner.send(b'S', b"").await;
+        assert_eq!(owner.cycle().await, ["2", "D", "C", "ZI"], "{tried}");
+    }
+    other.query("execute mainstay_1").await;
+    assert_eq!(other.cycle().await, ["26000", "ZI"]);
+    drop(primary);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_whose_table_has_changed_can_be_prepared_again() {
+    let (_primary, router, _control) = pooled(1).await;
+    let (one, two) = (router.connect().await, router.connect().await);
+    one.batch_execute("create table changing (a int); insert into changing values (1)").await.unwrap();
+    let statement = one.prepare("select * from changing").await.unwrap();
+    one.query(&statement, &[]).await.unwrap();
+    two.batch_execute("alter table changing add column b int default 2").await.unwrap();
+    assert_eq!(crate::support::code(&one.query(&statement, &[]).await.unwrap_err()), "0A000");
+    let again = two.prepare("select * from changing").await.unwrap();
+    assert_eq!(two.query_one(&again, &[]).await.unwrap().len(), 2);
+    drop(statement);
+    let again = one.prepare("select * from changing").await.unwrap();
+    assert_eq!(one.query_one(&again, &[]).await.unwrap().len(), 2);
+}
