@@ -286,6 +286,9 @@ pub struct Pool {
     pub clients_waiting: u64,
     /// Of the active ones, those that keep it between transactions for state of their own.
     pub clients_tied: u64,
+    /// Why they keep it: how many for which reason.
+    #[serde(default)]
+    pub tied_by: BTreeMap<String, u64>,
     /// Server connections without a client.
     pub servers_idle: u64,
     /// How often a client got one since the router started.

@@ -88,6 +88,7 @@ fn pool(wait_p95_us: Option<u64>) -> Pool {
         clients_idle: 2,
         clients_waiting: 3,
         clients_tied: 4,
+        tied_by: std::collections::BTreeMap::from([("LISTEN".to_owned(), 4)]),
         servers_idle: 5,
         acquired: 6,
         waited: 7,

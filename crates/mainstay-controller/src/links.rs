@@ -346,6 +346,7 @@ pub(crate) fn pool(state: PoolState) -> mainstay_api::Pool {
         clients_idle: state.clients_idle,
         clients_waiting: state.clients_waiting,
         clients_tied: state.clients_tied,
+        tied_by: state.tied_by,
         servers_idle: state.servers_idle,
         acquired: state.acquired,
         waited: state.waited,

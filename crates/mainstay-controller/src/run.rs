@@ -281,8 +281,9 @@ fn link_up(
     let host = settings.stack.edge.host.clone();
     let certificate = mainstay_edge::ca::local_ca(&settings.paths.state.join("ca"), &[host], now())
         .context("cannot make a certificate of the local CA")?;
+    let router_policy = settings.router_policy(&certificate.certificate);
+    let (_, router_policy) = watch::channel(router_policy.map(Arc::new));
     let (_, edge_policy) = watch::channel(Some(Arc::new(settings.edge_policy(certificate.certificate))));
-    let (_, router_policy) = watch::channel(settings.router_policy().map(Arc::new));
     let edge_socket = settings.paths.runtime.join("edge/edge.sock");
     tokio::spawn(links::edge(edge_socket, edge_policy, endpoints, edge_asks, sender.clone()));
     if settings.stack.database.is_some() {

@@ -331,8 +331,12 @@ impl Settings {
     }
 
     /// The router's policy.
-    pub(crate) fn router_policy(&self) -> Option<mainstay_router::protocol::Policy> {
-        use mainstay_router::protocol::{PROTOCOL_VERSION, Policy, PoolMode, PoolPolicy};
+    pub(crate) fn router_policy(
+        &self,
+        certificate: &mainstay_edge::protocol::Certificate,
+    ) -> Option<mainstay_router::protocol::Policy> {
+        use mainstay_router::protocol::{Identity, PROTOCOL_VERSION, Policy, PoolMode, PoolPolicy};
+        let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let database = self.stack.database.as_ref()?;
         let reserve = mainstay_stack::OWN_CONNECTIONS.min(database.max_connections / 2);
         Some(Policy {
@@ -345,15 +349,20 @@ impl Settings {
             databases: vec![database.name.clone(), LEDGER.to_owned()],
             max_clients: MAX_CLIENTS,
             max_servers: database.max_connections.saturating_sub(reserve),
-            hold_ms: u64::try_from(database.hold.as_millis()).unwrap_or(u64::MAX),
+            hold_ms: millis(database.hold),
             pool: PoolPolicy {
                 mode: match database.pool_mode {
                     mainstay_stack::model::PoolMode::Session => PoolMode::Session,
                     mainstay_stack::model::PoolMode::Transaction => PoolMode::Transaction,
                 },
                 size: mainstay_stack::pool_size(&self.stack),
-                ..PoolPolicy::default()
+                wait_ms: millis(database.pool.wait),
+                queue: database.pool.queue,
+                least_idle: database.pool.idle,
+                idle_ms: millis(database.pool.idle_timeout),
+                lifetime_ms: millis(database.pool.lifetime),
             },
+            tls: Some(Identity { chain_pem: certificate.chain_pem.clone(), key_pem: certificate.key_pem.clone() }),
         })
     }
 }
@@ -363,8 +372,8 @@ impl Settings {
 const HOLD_MS: u64 = 10_000;
 /// Requests that wait so at once: at 4 KiB of request head each this is 4 MiB.
 const HOLD_REQUESTS: u32 = 1024;
-/// Client sessions over both doors; each costs some tens of KiB.
-const MAX_CLIENTS: u32 = 2000;
+/// Client sessions over both doors; an idle one takes about 8 KiB.
+const MAX_CLIENTS: u32 = 12_000;
 
 /// The upstream's name: the service's, `NAME:management` for its management port.
 pub(crate) fn upstream_name(name: &ServiceName, management: bool) -> String {

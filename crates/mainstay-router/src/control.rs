@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::client::acceptor;
 use crate::events::{Event, emit};
 use crate::metrics::{self, Window};
 use crate::protocol::{FromRouter, PROTOCOL_VERSION, Policy, Targets, ToRouter};
@@ -188,6 +189,9 @@ impl Control {
         let is_plain = |password: &str| password.bytes().all(|byte| (0x20..0x7f).contains(&byte));
         if let Some((role, _)) = policy.roles.iter().find(|(_, password)| !is_plain(password.expose())) {
             return Err(format!("password of role {role:?} has characters outside printable ASCII"));
+        }
+        if let Some(tls) = &policy.tls {
+            acceptor(&tls.chain_pem, &tls.key_pem)?;
         }
         let secret = self.shared.secret;
         let kept = policy.clone();

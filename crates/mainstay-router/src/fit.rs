@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
 
-use crate::glance::CARRIED;
-use crate::link::{AttemptError, Greeting, Link, Parameters, Refused, quoted};
+use crate::glance::{CARRIED, Ties};
+use crate::link::{AttemptError, Greeting, Link, Parameters, Refused, quoted, set_config};
 use crate::message;
+use crate::statements::{Statement, close};
 
 /// Settings that a server does not report, with the text that `set_config` takes.
 pub(crate) type Settings = BTreeMap<String, String>;
@@ -56,8 +57,7 @@ impl Suit {
         }
         for (name, value) in &self.unreported {
             if link.side.settings.get(name) != Some(value) {
-                // The form that takes a list as it is shown.
-                write!(text, "SELECT pg_catalog.set_config({}, {}, false);", quoted(name), quoted(value)).ok();
+                text.push_str(&set_config(name, value));
             }
         }
         text
@@ -84,7 +84,7 @@ pub(crate) async fn fit(link: &mut Link, suit: &Suit) -> Result<(), AttemptError
 ///
 /// **Errors**: it is lost.
 pub(crate) async fn read_back(link: &mut Link) -> Result<Option<Settings>, AttemptError> {
-    let rows = match ask(link, READ_BACK).await {
+    let rows = match talk(link, &read_back_messages()).await {
         Ok(rows) => rows,
         // Its own settings may be what forbids it: a timeout of a millisecond.
         Err(AttemptError::Final(Refused::Luggage(_))) => return Ok(None),
@@ -110,13 +110,37 @@ pub(crate) async fn ask(link: &mut Link, text: &str) -> Result<Vec<(String, Stri
     link.side.unnamed = None;
     let mut out = Vec::new();
     message::query(&mut out, text);
+    talk(link, &out).await
+}
+
+/// The question as a statement of its own name, which leaves the client's unnamed one alone.
+fn read_back_messages() -> Vec<u8> {
+    const NAME: &[u8] = b"mainstay_settings";
+    let mut out = Vec::new();
+    close(&mut out, NAME);
+    Statement::own(format!("{READ_BACK}\0\0\0").as_bytes(), Ties::NONE).parse(&mut out, NAME);
+    message::put(&mut out, b'B', |out| {
+        message::put_string(out, NAME);
+        message::put_string(out, NAME);
+        out.extend_from_slice(&[0; 6]);
+    });
+    message::put(&mut out, b'E', |out| {
+        message::put_string(out, NAME);
+        out.extend_from_slice(&[0; 4]);
+    });
+    close(&mut out, NAME);
+    message::sync(&mut out);
+    out
+}
+
+async fn talk(link: &mut Link, out: &[u8]) -> Result<Vec<(String, String)>, AttemptError> {
     let parameters = (*link.side.parameters).clone();
-    let mut talk = Greeting { stream: &mut link.stream, buffer: std::mem::take(&mut link.leftover), parameters };
-    talk.stream.write_all(&out).await?;
+    let mut greeting = Greeting { stream: &mut link.stream, buffer: std::mem::take(&mut link.leftover), parameters };
+    greeting.stream.write_all(out).await?;
     let mut rows = Vec::new();
     let mut failed = None;
     loop {
-        match talk.next().await {
+        match greeting.next().await {
             Ok((b'D', body)) => rows.extend(pair(&body)),
             Ok((b'Z', _)) => break,
             Ok(_) => {}
@@ -124,9 +148,9 @@ pub(crate) async fn ask(link: &mut Link, text: &str) -> Result<Vec<(String, Stri
             Err(other) => return Err(other),
         }
     }
-    link.leftover = talk.buffer;
-    if talk.parameters != *link.side.parameters {
-        link.side.parameters = Arc::new(talk.parameters);
+    link.leftover = greeting.buffer;
+    if greeting.parameters != *link.side.parameters {
+        link.side.parameters = Arc::new(greeting.parameters);
     }
     failed.map_or(Ok(rows), |text| Err(AttemptError::Final(Refused::Luggage(text))))
 }

@@ -1,4 +1,4 @@
-//! The first words with a client: encryption refused, cancel passed on, role and password checked.
+//! The first words with a client: TLS where there is a certificate, cancel passed on, role and password checked.
 //!
 //! Says nothing that tells an existing role from another; reads a bounded amount in a bounded time.
 
@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
+use crate::client::Client;
 use crate::events::{Event, emit_seldom};
 use crate::frame::{HEADER, peek, split_string};
 use crate::link;
@@ -29,7 +31,7 @@ const MAX_REQUESTS: usize = 4;
 
 /// A client that may come in.
 pub(crate) struct Greeted {
-    pub(crate) client: TcpStream,
+    pub(crate) client: Client,
     pub(crate) startup: Startup,
     /// What it sent already behind its password.
     pub(crate) rest: Vec<u8>,
@@ -55,43 +57,74 @@ fn turned(code: &'static str, text: impl Into<String>) -> Turned {
     Turned::With { code, text: text.into() }
 }
 
-/// `None`: the connection is over.
-pub(crate) async fn greet(mut client: TcpStream, shared: &Arc<Shared>, door: Door) -> Option<Greeted> {
-    let talk = async {
-        let startup = request(&mut client, shared).await?;
-        let rest = admit(&mut client, shared, &startup).await?;
-        Ok((startup, rest))
-    };
-    match timeout(DEADLINE, Box::pin(talk)).await {
-        Ok(Ok((startup, rest))) => Some(Greeted { client, startup, rest }),
-        // Silence is answered by silence, as PostgreSQL does.
-        Err(_) | Ok(Err(Turned::Away)) => None,
-        Ok(Err(Turned::With { code, text })) => {
-            shared.counters(door).error(code, true);
-            emit_seldom(&Event::ClientTurnedAway { sqlstate: code, reason: text.clone() }, &shared.turned_away);
-            let mut out = Vec::new();
-            message::error(&mut out, Severity::Fatal, code, &text);
-            timeout(DEADLINE, async {
-                client.write_all(&out).await?;
-                client.shutdown().await
-            })
-            .await
-            .ok();
-            None
-        }
-    }
+/// What a client came for.
+enum Asked {
+    Session(Startup),
+    Tls(TlsAcceptor),
 }
 
-async fn request(client: &mut TcpStream, shared: &Arc<Shared>) -> Result<Startup, Turned> {
-    for _ in 0..MAX_REQUESTS {
+/// `None`: the connection is over.
+pub(crate) async fn greet(stream: TcpStream, shared: &Arc<Shared>, door: Door) -> Option<Greeted> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut client = Client::Plain(stream);
+    let mut left = MAX_REQUESTS;
+    let refused = loop {
+        // Silence is answered by silence, as PostgreSQL does.
+        match timeout_at(deadline, request(&mut client, shared, &mut left)).await.ok()? {
+            Ok(Asked::Session(startup)) => {
+                match timeout_at(deadline, admit(&mut client, shared, &startup)).await.ok()? {
+                    Ok(rest) => return Some(Greeted { client, startup, rest }),
+                    Err(refused) => break refused,
+                }
+            }
+            Ok(Asked::Tls(acceptor)) => {
+                let Client::Plain(stream) = client else { return None };
+                // What came in the clear behind the request is part of the handshake, and fails it.
+                let stream = timeout_at(deadline, acceptor.accept(stream)).await.ok()?.ok()?;
+                client = Client::Tls(Box::new(stream));
+            }
+            Err(refused) => break refused,
+        }
+    };
+    if let Turned::With { code, text } = refused {
+        turn_away(client, shared, door, code, text).await;
+    }
+    None
+}
+
+async fn turn_away(mut client: Client, shared: &Arc<Shared>, door: Door, code: &'static str, text: String) {
+    shared.counters(door).error(code, true);
+    let mut out = Vec::new();
+    message::error(&mut out, Severity::Fatal, code, &text);
+    emit_seldom(&Event::ClientTurnedAway { sqlstate: code, reason: text }, &shared.turned_away);
+    timeout(DEADLINE, async {
+        client.write_all(&out).await?;
+        client.shutdown().await
+    })
+    .await
+    .ok();
+}
+
+async fn request(client: &mut Client, shared: &Arc<Shared>, left: &mut usize) -> Result<Asked, Turned> {
+    while *left > 0 {
+        *left -= 1;
         let mut head = [0; 4];
         client.read_exact(&mut head).await?;
         let violation = |error: startup::StartupError| turned(sqlstate::PROTOCOL_VIOLATION, error.to_string());
         let mut body = vec![0; startup::body_length(head).map_err(violation)?];
         client.read_exact(&mut body).await?;
         match startup::parse(&body).map_err(violation)? {
-            // No TLS of its own: the router listens on loopback only.
-            Request::Encryption => client.write_all(b"N").await?,
+            Request::Tls => {
+                let acceptor = shared.view.borrow().policy.as_ref().and_then(|in_force| in_force.tls.clone());
+                match acceptor.filter(|_| matches!(client, Client::Plain(_))) {
+                    Some(acceptor) => {
+                        client.write_all(b"S").await?;
+                        return Ok(Asked::Tls(acceptor));
+                    }
+                    None => client.write_all(b"N").await?,
+                }
+            }
+            Request::Gss => client.write_all(b"N").await?,
             Request::Cancel { process, secret } => {
                 if let Some(at) = shared.cancel_target(process, &secret) {
                     // A cancel request is a wish: PostgreSQL answers none either.
@@ -99,14 +132,14 @@ async fn request(client: &mut TcpStream, shared: &Arc<Shared>) -> Result<Startup
                 }
                 return Err(Turned::Away);
             }
-            Request::Session(startup) => return Ok(startup),
+            Request::Session(startup) => return Ok(Asked::Session(startup)),
         }
     }
     Err(turned(sqlstate::PROTOCOL_VIOLATION, "too many requests before the startup packet"))
 }
 
 /// Checks limits, password and database. Gives what the client sent behind its password.
-async fn admit(client: &mut TcpStream, shared: &Arc<Shared>, startup: &Startup) -> Result<Vec<u8>, Turned> {
+async fn admit(client: &mut Client, shared: &Arc<Shared>, startup: &Startup) -> Result<Vec<u8>, Turned> {
     let Some(in_force) = shared.view.borrow().policy.clone() else {
         return Err(turned(sqlstate::CANNOT_CONNECT_NOW, "the router has no policy yet"));
     };
@@ -132,7 +165,7 @@ async fn admit(client: &mut TcpStream, shared: &Arc<Shared>, startup: &Startup) 
     Ok(rest)
 }
 
-async fn authenticate(client: &mut TcpStream, shared: &Arc<Shared>, user: &str) -> Result<Vec<u8>, Turned> {
+async fn authenticate(client: &mut Client, shared: &Arc<Shared>, user: &str) -> Result<Vec<u8>, Turned> {
     let wrong = || turned(sqlstate::INVALID_PASSWORD, format!("password authentication failed for user \"{user}\""));
     let malformed = || turned(sqlstate::PROTOCOL_VIOLATION, "malformed SASL message");
     let mut buffer = Vec::new();
@@ -157,7 +190,7 @@ async fn authenticate(client: &mut TcpStream, shared: &Arc<Shared>, user: &str) 
 }
 
 /// The body of the next `p` message.
-async fn sasl(client: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<Vec<u8>, Turned> {
+async fn sasl(client: &mut Client, buffer: &mut Vec<u8>) -> Result<Vec<u8>, Turned> {
     loop {
         let frame = peek(buffer).map_err(|error| turned(sqlstate::PROTOCOL_VIOLATION, error.to_string()))?;
         if let Some(frame) = frame {

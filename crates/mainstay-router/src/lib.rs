@@ -4,6 +4,7 @@
 //! statement whose outcome it does not know.
 #![warn(missing_docs)]
 
+mod client;
 mod control;
 mod events;
 mod fit;

@@ -37,6 +37,8 @@ pub(crate) type Parameters = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Luggage {
     pub(crate) settings: Vec<(String, String)>,
+    /// Those that a server does not report, with the text that `set_config` takes.
+    pub(crate) unreported: Settings,
     pub(crate) statements: Vec<Vec<u8>>,
 }
 
@@ -51,6 +53,8 @@ pub(crate) enum Refused {
     TooMany,
     /// All servers of the pool are in use, for longer than the policy allows to wait.
     Waited,
+    /// As many wait for the pool as the policy allows.
+    Crowded { most: u32 },
     /// There is no server to connect to, for longer than the policy allows to hold.
     Expired,
     /// The router is stopping.
@@ -217,7 +221,7 @@ pub(crate) async fn open(
         route,
         leftover,
         initial,
-        side: Side { parameters, ..Side::default() },
+        side: Side { parameters, settings: wanted.luggage.unreported.clone(), ..Side::default() },
         startup: Arc::clone(&wanted.startup),
         since: Instant::now(),
         reign: view.reign,
@@ -334,14 +338,16 @@ impl Greeting<'_> {
 
     /// Makes the session's settings and named statements.
     async fn unpack(&mut self, luggage: &Luggage) -> Result<(), AttemptError> {
-        if luggage.settings.is_empty() && luggage.statements.is_empty() {
+        let sets = luggage.settings.iter().map(|(name, value)| format!("SET {name} TO {};", quoted(value)));
+        let others = luggage.unreported.iter().map(|(name, value)| set_config(name, value));
+        let sets: String = sets.chain(others).collect();
+        if sets.is_empty() && luggage.statements.is_empty() {
             return Ok(());
         }
         let mut out = Vec::new();
         let mut cycles = 1;
-        if !luggage.settings.is_empty() {
-            let sets = luggage.settings.iter().map(|(name, value)| format!("SET {name} TO {};", quoted(value)));
-            message::query(&mut out, &sets.collect::<String>());
+        if !sets.is_empty() {
+            message::query(&mut out, &sets);
             cycles += 1;
         }
         for statement in &luggage.statements {
@@ -368,6 +374,11 @@ impl Greeting<'_> {
 /// A literal that reads the same whatever `standard_conforming_strings` says.
 pub(crate) fn quoted(value: &str) -> String {
     format!("E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// The form of SET that takes a list as it is shown.
+pub(crate) fn set_config(name: &str, value: &str) -> String {
+    format!("SELECT pg_catalog.set_config({}, {}, false);", quoted(name), quoted(value))
 }
 
 /// Notes a ParameterStatus.

@@ -44,7 +44,7 @@ pub(crate) struct Pool {
     clients: AtomicU64,
     active: AtomicU64,
     waiting: AtomicU64,
-    tied: AtomicU64,
+    tied: Mutex<BTreeMap<&'static str, u64>>,
     acquired: AtomicU64,
     refused: AtomicU64,
     waits: Histogram,
@@ -93,11 +93,6 @@ macro_rules! counted {
 }
 
 counted!(
-    /// A session that keeps its server between transactions.
-    Tied,
-    tied
-);
-counted!(
     /// A session.
     Member,
     clients
@@ -108,6 +103,26 @@ counted!(
     active
 );
 counted!(Waiting, waiting);
+
+/// A session that keeps its server between transactions, and why, counted until this is dropped.
+pub(crate) struct Tied(Arc<Pool>, &'static str);
+
+impl Tied {
+    pub(crate) fn new(pool: Arc<Pool>, reason: &'static str) -> Self {
+        *lock(&pool.tied).entry(reason).or_default() += 1;
+        Self(pool, reason)
+    }
+}
+
+impl Drop for Tied {
+    fn drop(&mut self) {
+        let mut tied = lock(&self.0.tied);
+        if let Some(count) = tied.get_mut(self.1) {
+            *count -= 1;
+        }
+        tied.retain(|_, count| *count > 0);
+    }
+}
 
 impl Pools {
     /// The pool of these.
@@ -201,7 +216,7 @@ impl Pool {
             clients: AtomicU64::new(0),
             active: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
-            tied: AtomicU64::new(0),
+            tied: Mutex::default(),
             acquired: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             waits: Histogram::default(),
@@ -235,7 +250,7 @@ impl Pool {
     }
 
     pub(crate) fn tied(&self) -> u64 {
-        self.tied.load(Ordering::Relaxed)
+        lock(&self.tied).values().sum()
     }
 
     /// Somebody waits for a server.
@@ -257,7 +272,8 @@ impl Pool {
             clients_active: active,
             clients_idle: load(&self.clients).saturating_sub(active + waiting),
             clients_waiting: waiting,
-            clients_tied: load(&self.tied),
+            clients_tied: self.tied(),
+            tied_by: lock(&self.tied).iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
             servers_idle: lock(&self.idle).len() as u64,
             acquired: load(&self.acquired),
             waited,
@@ -333,13 +349,17 @@ impl Pool {
     }
 
     /// Waits for the turn of this session.
-    async fn queue(self: &Arc<Self>, wait: Duration) -> Result<OwnedSemaphorePermit, Refused> {
+    async fn queue(self: &Arc<Self>, wait: Duration, most: u32) -> Result<OwnedSemaphorePermit, Refused> {
         let permits = Arc::clone(&self.permits);
         if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
             return Ok(permit);
         }
         let begun = Instant::now();
         let waiting = Waiting::new(Arc::clone(self));
+        if self.waiting.load(Ordering::Relaxed) > u64::from(most) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Refused::Crowded { most });
+        }
         let permit = timeout(wait, permits.acquire_owned()).await;
         drop(waiting);
         self.waits.record(begun.elapsed());
@@ -393,10 +413,10 @@ impl Asker {
         mut view: watch::Receiver<View>,
         held: &mut Option<Held>,
     ) -> Result<Box<Link>, Refused> {
-        let wait = Duration::from_millis(policy(&view.borrow()).wait_ms);
+        let PoolPolicy { wait_ms, queue, .. } = policy(&view.borrow());
         let mut permit = match link.as_mut().and_then(|link| link.permit.take()) {
             Some(permit) => Some(permit),
-            None => Some(self.pool.queue(wait).await?),
+            None => Some(self.pool.queue(Duration::from_millis(wait_ms), queue).await?),
         };
         loop {
             let now = view.borrow_and_update().clone();

@@ -143,6 +143,9 @@ pub struct PoolState {
     pub clients_waiting: u64,
     /// Of the active ones, those that keep their server between transactions for state of their own.
     pub clients_tied: u64,
+    /// Why they keep it: how many for which reason.
+    #[serde(default)]
+    pub tied_by: BTreeMap<String, u64>,
     /// Server connections without a client.
     pub servers_idle: u64,
     /// How often a client got a server, since the router started.
@@ -194,6 +197,18 @@ pub struct Policy {
     /// How servers are given to clients.
     #[serde(default)]
     pub pool: PoolPolicy,
+    /// Offered to clients that ask for TLS; without one they are told that there is none.
+    #[serde(default)]
+    pub tls: Option<Identity>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// PEM chain, leaf first.
+    pub chain_pem: String,
+    /// PEM private key (PKCS #8).
+    pub key_pem: Secret,
 }
 
 /// Bounds of each pool.
@@ -206,6 +221,8 @@ pub struct PoolPolicy {
     pub size: u32,
     /// How long a client waits for one. **Unit**: milliseconds.
     pub wait_ms: u64,
+    /// Most clients that wait for one at the same time.
+    pub queue: u32,
     /// Server connections that stay, however long they are idle.
     pub least_idle: u32,
     /// How long others may be idle. **Unit**: milliseconds.
@@ -220,6 +237,7 @@ impl Default for PoolPolicy {
             mode: PoolMode::Session,
             size: 10,
             wait_ms: 30_000,
+            queue: 1_000,
             least_idle: 2,
             idle_ms: 600_000,
             lifetime_ms: 1_800_000,

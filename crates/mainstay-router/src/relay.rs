@@ -11,8 +11,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
+use crate::client::Client;
 use crate::frame::{Frame, HEADER, Malformed, peek};
 use crate::link::{Link, Side, record_parameter};
 use crate::message::{self, Failure, Severity};
@@ -63,6 +63,8 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     Never,
+    /// When settings have changed that are to be read back, and nothing is under way.
+    WhenChanged,
     /// When any server would do for what comes next, and nothing has come or others wait.
     WhenFree,
     /// With nothing in flight and no transaction.
@@ -73,7 +75,9 @@ pub(crate) enum Stop {
 
 /// One session's bytes.
 pub(crate) struct Relay {
-    client: TcpStream,
+    client: Client,
+    /// TLS holds back what the socket did not take.
+    is_held_back: bool,
     shared: Arc<Shared>,
     door: Door,
     pub(crate) tracker: Tracker,
@@ -134,9 +138,10 @@ fn read_scratch<T>(
 }
 
 impl Relay {
-    pub(crate) fn new(client: TcpStream, shared: Arc<Shared>, door: Door, inbox: Vec<u8>) -> Self {
+    pub(crate) fn new(client: Client, shared: Arc<Shared>, door: Door, inbox: Vec<u8>) -> Self {
         Self {
             client,
+            is_held_back: false,
             shared,
             door,
             tracker: Tracker::new(),
@@ -184,7 +189,7 @@ impl Relay {
             if self.flush_client(cx).is_err() {
                 return Poll::Ready(Event::ClientGone);
             }
-            if self.to_client.len() < HIGH_WATER {
+            if self.to_client.len() < HIGH_WATER && !self.is_held_back {
                 match self.read_server(link, cx) {
                     Poll::Ready(Ok(())) => has_moved = true,
                     Poll::Ready(Err(event)) => return Poll::Ready(event),
@@ -219,6 +224,10 @@ impl Relay {
         }
         match self.stop {
             Stop::Never => false,
+            Stop::WhenChanged => {
+                let is_quiet = self.tracker.is_idle() && self.void.is_empty() && self.outbox.is_empty();
+                is_quiet && self.tracker.has_changed()
+            }
             Stop::WhenFree => {
                 let is_contended = self.pool.as_ref().is_some_and(|pool| pool.is_contended());
                 self.tracker.is_free()
@@ -280,10 +289,10 @@ impl Relay {
     /// Sends what waits for the client; done when nothing does.
     pub(crate) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.flush_client(cx)?;
-        if self.to_client.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.to_client.is_empty() && !self.is_held_back { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    pub(crate) fn into_client(self) -> TcpStream {
+    pub(crate) fn into_client(self) -> Client {
         self.client
     }
 
@@ -300,6 +309,13 @@ impl Relay {
             self.client_at = 0;
             let all = self.to_client.len();
             consume(&mut self.to_client, all);
+            self.is_held_back = matches!(self.client, Client::Tls(_));
+        }
+        if self.is_held_back
+            && let Poll::Ready(flushed) = Pin::new(&mut self.client).poll_flush(cx)
+        {
+            flushed?;
+            self.is_held_back = false;
         }
         Ok(())
     }
@@ -422,7 +438,7 @@ impl Relay {
         if self.tracker.is_tied() != self.tied.is_some()
             && let Some(pool) = &self.pool
         {
-            self.tied = self.tracker.is_tied().then(|| Tied::new(Arc::clone(pool)));
+            self.tied = self.tracker.tie_reason().map(|reason| Tied::new(Arc::clone(pool), reason));
         }
     }
 

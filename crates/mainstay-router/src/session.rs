@@ -74,7 +74,8 @@ struct Session {
 /// Serves a client until it or we are done.
 pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
     let shared = Arc::clone(&count.shared);
-    let Some(Greeted { client, startup, rest }) = greet(client, &shared, door).await else { return };
+    // Boxed, as what follows is: its room is given back before the session begins.
+    let Some(Greeted { client, startup, rest }) = Box::pin(greet(client, &shared, door)).await else { return };
     let Ok(cancel) = shared.issue_cancel() else { return };
     let view = shared.view.subscribe();
     let pool = shared.pools.of(door, &startup, &view.borrow());
@@ -130,6 +131,13 @@ impl Session {
             let next = match end {
                 LiveEnd::Over => return,
                 LiveEnd::Lost => self.go_on(Some(link)).await,
+                LiveEnd::Changed => match self.settle(&mut link).await {
+                    true => {
+                        self.cancel.point(Some(link.cancel.clone()));
+                        Some(link)
+                    }
+                    false => self.go_on(Some(link)).await,
+                },
                 LiveEnd::Free { is_client_gone } => match self.give_back(link, is_client_gone).await {
                     GivenBack::Yes if is_client_gone => return,
                     GivenBack::Yes => self.rest().await,
@@ -187,6 +195,23 @@ impl Session {
         self.replace(fate, held).await
     }
 
+    /// Asks the server for the settings that the client has made. `false`: it is lost.
+    async fn settle(&mut self, link: &mut Link) -> bool {
+        match timeout(ATTEMPT, Box::pin(read_back(link))).await {
+            Ok(Ok(Some(settings))) => {
+                self.relay.tracker.read_back();
+                self.unreported.clone_from(&settings);
+                link.side.settings = settings;
+                true
+            }
+            Ok(Ok(None)) => {
+                self.relay.tracker.unreadable();
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+
     /// Other clients may have the server now.
     async fn give_back(&mut self, mut link: Box<Link>, is_client_gone: bool) -> GivenBack {
         // A cancel that is under way must not meet the next client's statement.
@@ -195,17 +220,11 @@ impl Session {
             if is_client_gone {
                 return GivenBack::Yes;
             }
-            match timeout(ATTEMPT, read_back(&mut link)).await {
-                Ok(Ok(Some(settings))) => {
-                    self.relay.tracker.read_back();
-                    self.unreported.clone_from(&settings);
-                    link.side.settings = settings;
-                }
-                Ok(Ok(None)) => {
-                    self.relay.tracker.unreadable();
-                    return GivenBack::No(link);
-                }
-                Ok(Err(_)) | Err(_) => return GivenBack::Lost,
+            if !self.settle(&mut link).await {
+                return GivenBack::Lost;
+            }
+            if self.relay.tracker.is_tied() {
+                return GivenBack::No(link);
             }
         }
         self.active = None;
@@ -298,7 +317,7 @@ impl Session {
             }
             self.relay.stop = match stance {
                 Stance::Run | Stance::Pause if self.mode == PoolMode::Transaction => Stop::WhenFree,
-                Stance::Run | Stance::Pause => Stop::Never,
+                Stance::Run | Stance::Pause => Stop::WhenChanged,
                 Stance::Move => Stop::WhenIdle,
                 Stance::Stop => Stop::WhenQuiet,
                 Stance::Close => return LiveEnd::Lost,
@@ -335,7 +354,10 @@ impl Session {
 
     fn ended(&mut self, event: Event, stance: Stance) -> LiveEnd {
         match event {
-            Event::Stopped if matches!(stance, Stance::Run | Stance::Pause) => LiveEnd::Free { is_client_gone: false },
+            Event::Stopped if matches!(stance, Stance::Run | Stance::Pause) => match self.mode {
+                PoolMode::Session => LiveEnd::Changed,
+                PoolMode::Transaction => LiveEnd::Free { is_client_gone: false },
+            },
             Event::ClientGone if self.mode == PoolMode::Transaction && self.relay.tracker.is_free() => {
                 LiveEnd::Free { is_client_gone: true }
             }
@@ -405,7 +427,11 @@ impl Session {
             shared: Arc::clone(&self.shared),
             door: self.door,
             startup: Arc::clone(&self.startup),
-            luggage: Luggage { settings: self.settings.clone(), statements: self.relay.tracker.statements() },
+            luggage: Luggage {
+                settings: self.settings.clone(),
+                unreported: self.unreported.clone(),
+                statements: self.relay.tracker.statements(),
+            },
             is_new,
         };
         let acquired = Box::pin(acquire(wanted, self.shared.view.subscribe()));
@@ -438,6 +464,14 @@ impl Session {
             NoServer::ClientGone => {}
             NoServer::Expired | NoServer::Refused(Refused::Expired) => self.expired(),
             NoServer::Refused(Refused::Waited) => self.waited(),
+            NoServer::Refused(Refused::Crowded { most }) => {
+                let text = format!(
+                    "{most} clients wait for one of the {} server connections of this pool already; the statement \
+                     was not begun",
+                    self.pool.size(),
+                );
+                self.relay.error(Severity::Fatal, sqlstate::TOO_MANY_CONNECTIONS, &text);
+            }
             NoServer::Refused(Refused::Stopping) => self.stopping(),
             NoServer::Refused(Refused::TooMany) => self.relay.error(
                 Severity::Fatal,
@@ -490,6 +524,8 @@ enum LiveEnd {
     Lost,
     /// Nothing more to do.
     Over,
+    /// Settings have changed.
+    Changed,
     /// Others may have the server.
     Free { is_client_gone: bool },
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, Semaphore, watch};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
+use crate::client::acceptor;
 use crate::metrics::DoorCounters;
 use crate::pool::Pools;
 use crate::protocol::{Policy, Server, Targets};
@@ -32,17 +34,15 @@ pub(crate) enum Door {
 }
 
 /// A policy and what is derived from it.
-#[derive(Debug)]
 pub(crate) struct InForce {
     pub(crate) policy: Policy,
-    verifiers: BTreeMap<String, VerifierCell>,
+    pub(crate) tls: Option<TlsAcceptor>,
+    verifiers: BTreeMap<String, Verifier>,
 }
 
-struct VerifierCell(Verifier);
-
-impl std::fmt::Debug for VerifierCell {
+impl std::fmt::Debug for InForce {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Verifier(***)")
+        f.debug_struct("InForce").field("policy", &self.policy).finish_non_exhaustive()
     }
 }
 
@@ -52,11 +52,11 @@ impl InForce {
         let verifiers = policy
             .roles
             .iter()
-            .map(|(role, password)| {
-                (role.clone(), VerifierCell(Verifier::derive(password.expose(), salt_of(role, secret))))
-            })
+            .map(|(role, password)| (role.clone(), Verifier::derive(password.expose(), salt_of(role, secret))))
             .collect();
-        Self { policy, verifiers }
+        // One that cannot be used was refused when it came.
+        let tls = policy.tls.as_ref().and_then(|tls| acceptor(&tls.chain_pem, &tls.key_pem).ok());
+        Self { policy, tls, verifiers }
     }
 }
 
@@ -247,7 +247,7 @@ impl Shared {
         let mock = Verifier::mock(salt_of(role, &self.secret), &self.secret);
         let view = self.view.borrow();
         let known = view.policy.as_ref().and_then(|in_force| in_force.verifiers.get(role));
-        known.map_or(mock, |cell| cell.0.clone())
+        known.cloned().unwrap_or(mock)
     }
 
     /// The keys that prove `password` to a server, derived once.

@@ -17,8 +17,10 @@ pub(crate) const MAX_PACKET: usize = 10_000;
 /// What a first packet asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// TLS or GSS encryption; answered by `N`, then another packet comes.
-    Encryption,
+    /// TLS; answered by `S` and the handshake, or by `N`, then another packet comes.
+    Tls,
+    /// GSS encryption; answered by `N`, then another packet comes.
+    Gss,
     /// Cancel what this key's session does.
     Cancel {
         process: u32,
@@ -67,7 +69,8 @@ pub(crate) fn body_length(head: [u8; 4]) -> Result<usize, StartupError> {
 pub(crate) fn parse(body: &[u8]) -> Result<Request, StartupError> {
     let (version, rest) = body.split_first_chunk::<4>().ok_or(StartupError::Truncated)?;
     match u32::from_be_bytes(*version) {
-        SSL_REQUEST | GSS_REQUEST => Ok(Request::Encryption),
+        SSL_REQUEST => Ok(Request::Tls),
+        GSS_REQUEST => Ok(Request::Gss),
         CANCEL_REQUEST => {
             let (process, secret) = rest.split_first_chunk::<4>().ok_or(StartupError::Truncated)?;
             Ok(Request::Cancel { process: u32::from_be_bytes(*process), secret: secret.to_vec() })

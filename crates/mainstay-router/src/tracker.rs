@@ -48,6 +48,7 @@ struct Doing {
     opens: bool,
     /// Its only statement asks for the number of its transaction.
     asks_xid: bool,
+    /// How many statements it has; of a simple query: one, or more.
     binds: u32,
 }
 
@@ -258,6 +259,11 @@ impl Tracker {
         !self.ties.is_empty()
     }
 
+    /// Why it keeps its server, in the operator's words.
+    pub(crate) fn tie_reason(&self) -> Option<&'static str> {
+        self.is_tied().then(|| self.ties.reason())
+    }
+
     /// Settings may have changed since this was last asked.
     pub(crate) fn has_changed(&self) -> bool {
         self.has_changed
@@ -317,6 +323,13 @@ impl Tracker {
     /// In an open transaction that has not failed.
     pub(crate) fn is_in_transaction(&self) -> bool {
         self.status == b'T'
+    }
+
+    /// Where a client is left whose transaction is lost: a BEGIN that fails begins nothing.
+    pub(crate) fn after_abort(&self) -> u8 {
+        let mut all = self.asked.iter().map(|cycle| cycle.doing).chain(self.is_batch_open.then_some(self.batch));
+        let is_begin_alone = self.status == IDLE && all.all(|doing| doing.opens && doing.binds == 1);
+        if is_begin_alone { IDLE } else { FAILED }
     }
 
     /// In a transaction that has failed.
@@ -445,6 +458,10 @@ impl Tracker {
     /// A text that is all there may ask for the number of its transaction.
     fn seen_whole(&mut self, seen: Ties, text: Text, sql: &[u8]) {
         self.seen(seen, text);
+        if let (Text::Query, Some(Cycle { doing, .. })) = (text, self.asked.back_mut()) {
+            let sql = sql.trim_ascii();
+            doing.binds = if sql.strip_suffix(b";").unwrap_or(sql).contains(&b';') { 2 } else { 1 };
+        }
         if seen.has(Ties::XID) && xid::asks(sql) {
             match text {
                 Text::Query => {

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
 use crate::model::{
-    Cache, Console, Database, Durability, Edge, Health, Observe, PoolMode, Probe, Promise, Route, Schedule, Service,
-    Site, Stack, Target,
+    Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route, Schedule,
+    Service, Site, Stack, Target,
 };
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
@@ -187,6 +187,7 @@ impl List<'_> {
             max_connections,
             pool_mode,
             pool_size: _,
+            pool,
             migrations,
             write_port,
             read_port,
@@ -209,6 +210,12 @@ impl List<'_> {
         };
         self.push("database.pool_mode", mode);
         self.push("database.pool_size", pool_size);
+        let PoolLimits { wait, queue, idle, idle_timeout, lifetime } = pool;
+        self.duration("database.pool_wait", *wait);
+        self.push("database.pool_queue", queue);
+        self.push("database.pool_idle", idle);
+        self.duration("database.pool_idle_timeout", *idle_timeout);
+        self.duration("database.pool_lifetime", *lifetime);
         let migrations = migrations.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
         self.push("database.migrations", migrations);
         self.push("database.write_port", write_port);

@@ -222,6 +222,8 @@ pub struct Database {
     /// Most server connections of a role in a database by one port of the router, in transaction mode. Default: what
     /// the services may open, at least 10, at most `max_connections` less what mainstay keeps.
     pub pool_size: Option<u32>,
+    /// Further bounds of the router's pools, in transaction mode.
+    pub pool: PoolLimits,
     /// Folder of `V1__name.sql` migrations, relative to the stack file's.
     pub migrations: Option<PathBuf>,
     /// Router port for reading and writing. Default 6432.
@@ -230,6 +232,33 @@ pub struct Database {
     pub read_port: u16,
     /// Further server settings, as postgresql.conf names them.
     pub settings: BTreeMap<String, String>,
+}
+
+/// Bounds of the router's pools besides their size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolLimits {
+    /// How long a client waits for a server connection. Default 30 s.
+    pub wait: Duration,
+    /// Most clients of a pool that wait at the same time. Default 1000.
+    pub queue: u32,
+    /// Server connections of a pool that stay, however long they are idle. Default 2.
+    pub idle: u32,
+    /// How long others may be idle. Default 10 min.
+    pub idle_timeout: Duration,
+    /// How old a server connection becomes. Default 30 min.
+    pub lifetime: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_secs(30),
+            queue: 1_000,
+            idle: 2,
+            idle_timeout: Duration::from_secs(600),
+            lifetime: Duration::from_secs(1_800),
+        }
+    }
 }
 
 /// Two Redis: `cache` may be lost, `store` may not.

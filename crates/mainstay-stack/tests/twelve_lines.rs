@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mainstay_stack::model::{
-    Cache, Console, Database, Durability, Edge, Health, Observe, PoolMode, Probe, Promise, Route, RouteTarget, Service,
-    Stack, Target,
+    Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route,
+    RouteTarget, Service, Stack, Target,
 };
 use mainstay_stack::{Origin, computed, parse};
 use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
@@ -94,6 +94,7 @@ fn twelve_lines_are_a_whole_stack() {
             max_connections: 100,
             pool_mode: PoolMode::Session,
             pool_size: None,
+            pool: PoolLimits::default(),
             migrations: Some(PathBuf::from("migrations")),
             write_port: 6432,
             read_port: 6433,

@@ -179,6 +179,7 @@ pub fn database(name: &str) -> Database {
         max_connections: 30,
         pool_mode: PoolMode::Transaction,
         pool_size: None,
+        pool: mainstay_stack::model::PoolLimits::default(),
         migrations: None,
         write_port: 0,
         read_port: 0,

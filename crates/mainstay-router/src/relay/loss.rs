@@ -79,11 +79,11 @@ impl Relay {
             Fate::Abort => {
                 let is_awaited = self.tracker.awaits_answer();
                 self.is_untold |= !is_awaited && self.tracker.is_in_transaction();
+                self.after = self.tracker.after_abort();
                 self.owed = self.tracker.lose();
                 // What is in the inbox goes to the next server, whose transaction has failed too.
                 self.void = Void { message, until_sync: self.owed.is_batch_open, bytes: 0 };
-                self.after = FAILED;
-                self.tracker.now(FAILED);
+                self.tracker.now(self.after);
                 if is_awaited {
                     self.transaction_lost();
                 }

@@ -51,6 +51,7 @@ fn an_open_transaction_is_aborted_until_its_end_is_sent() {
     sent(&mut tracker, &simple("begin"));
     receive(&mut tracker, &[(b'Z', b"T")]);
     assert_eq!(tracker.fate(), Fate::Abort);
+    assert_eq!(tracker.after_abort(), FAILED);
     sent(&mut tracker, &simple("insert into t values (1)"));
     assert_eq!(tracker.fate(), Fate::Abort);
     sent(&mut tracker, &simple("commit"));
@@ -58,6 +59,45 @@ fn an_open_transaction_is_aborted_until_its_end_is_sent() {
     receive(&mut tracker, &[(b'Z', b"T")]);
     receive(&mut tracker, &[(b'Z', b"I")]);
     assert_eq!(tracker.fate(), Fate::Carry);
+}
+
+#[test]
+fn a_begin_in_flight_begins_nothing() {
+    for (text, after) in [("begin", IDLE), (" START transaction; ", IDLE), ("begin; insert into t values (1)", FAILED)]
+    {
+        let mut tracker = Tracker::new();
+        sent(&mut tracker, &simple(text));
+        assert_eq!((tracker.fate(), tracker.after_abort()), (Fate::Abort, after), "{text}");
+    }
+    // Behind a BEGIN that fails, the insert would be a transaction of its own; with a COMMIT it would be done.
+    for texts in [&["begin", "insert into t values (1)"][..], &["begin; insert into t values (1); commit"]] {
+        let mut tracker = Tracker::new();
+        for text in texts {
+            sent(&mut tracker, &simple(text));
+        }
+        assert_eq!(tracker.fate(), Fate::Unknown, "{texts:?}");
+    }
+}
+
+#[test]
+fn a_prepared_commit_is_an_end_whenever_it_is_executed() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse("c", "commit"));
+    sent(&mut tracker, &parse("i", "insert into t values (1)"));
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'1', b""), (b'1', b""), (b'Z', b"T")]);
+    for (name, fate) in [("i", Fate::Abort), ("c", Fate::Unknown)] {
+        let mut bind = Vec::new();
+        message::put(&mut bind, b'B', |out| {
+            message::put_string(out, b"");
+            message::put_string(out, name.as_bytes());
+            out.extend_from_slice(&[0; 6]);
+        });
+        sent(&mut tracker, &bind);
+        send_kinds(&mut tracker, b"ES");
+        assert_eq!(tracker.fate(), fate, "{name}");
+        receive(&mut tracker, &[(b'2', b""), (b'C', b""), (b'Z', b"T")]);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::raw::Raw;
 use crate::support::*;
-use mainstay_router::protocol::{FromRouter, PoolMode};
+use mainstay_router::protocol::FromRouter;
 use tokio::io::AsyncWriteExt as _;
 use tokio_postgres::{Client, NoTls};
 
@@ -28,11 +28,14 @@ async fn an_idle_session_is_carried_over_with_its_settings_and_statements() {
     let client = router.connect().await;
     let statement = client.prepare("select $1::int + 1").await.unwrap();
     client.batch_execute("set timezone to 'Asia/Tokyo'; set application_name to 'it''s \\ me'").await.unwrap();
+    client.batch_execute("set search_path to app, \"$user\", public; set work_mem to '3MB'").await.unwrap();
     fail_over(&mut primary, &standby, &mut control).await;
     let row = client.query_one(&statement, &[&1]).await.unwrap();
     assert_eq!(row.get::<_, i32>(0), 2);
     assert_eq!(text(&client, "show timezone").await, "Asia/Tokyo");
     assert_eq!(text(&client, "show application_name").await, "it's \\ me");
+    assert_eq!(text(&client, "show search_path").await, "app, \"$user\", public");
+    assert_eq!(text(&client, "show work_mem").await, "3MB");
     client.execute("insert into ledger values (1)", &[]).await.unwrap();
     let FromRouter::FailoverDone { epoch, carried, ended, in_flight, .. } = control.failover_done().await else {
         unreachable!("only these are returned")
@@ -64,11 +67,8 @@ async fn statements_and_new_sessions_wait_for_the_new_primary() {
 async fn a_session_with_state_of_its_own_ends_with_57p01() {
     let (mut primary, standby, router, mut control) = pair().await;
     let mut sessions = Vec::new();
-    let setting = match mode() {
-        PoolMode::Session => "set work_mem = '1MB'",
-        // An ordinary setting is read back there, and carried over.
-        PoolMode::Transaction => "set app.tenant = 'x'",
-    };
+    // An ordinary setting would be read back, and carried over.
+    let setting = "set app.tenant = 'x'";
     for state in ["begin; insert into ledger values (1); listen y", "listen x", "create temp table t ()", setting] {
         let (client, mut connection) = config(router.write).connect(NoTls).await.unwrap();
         let ended = tokio::spawn(async move {

@@ -1,8 +1,14 @@
 //! The router in transaction mode, with real PostgreSQL: what holds in session mode, and what is its own.
 #![expect(clippy::unwrap_used, reason = "helpers of tests say what they expect by unwrapping")]
 
+#[path = "../router/encrypted.rs"]
+mod encrypted;
 #[path = "../router/failover.rs"]
 mod failover;
+#[path = "../router/garbage.rs"]
+mod garbage;
+#[path = "../router/generated.rs"]
+mod generated;
 mod pooling;
 mod prepared;
 #[path = "../router/sessions.rs"]

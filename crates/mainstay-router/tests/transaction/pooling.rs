@@ -408,6 +408,36 @@ async fn waiting_clients_are_served_in_their_order_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_is_told_at_once_and_who_keeps_the_servers_too() {
+    let narrow = PoolPolicy { mode: mode(), size: 1, queue: 2, ..PoolPolicy::default() };
+    let (_primary, router, mut control) = with_pool(narrow).await;
+    let (holder, crowded) = (router.connect().await, router.connect().await);
+    let mut waiters = Vec::new();
+    for _ in 0..2 {
+        waiters.push(Arc::new(router.connect().await));
+    }
+    holder.batch_execute("listen news").await.unwrap();
+    until(&mut control, "tied", |pool| pool.tied_by.get("LISTEN") == Some(&1)).await;
+    let waiting: Vec<_> = waiters
+        .iter()
+        .map(|client| {
+            let client = Arc::clone(client);
+            tokio::spawn(async move { client.batch_execute("insert into ledger values (1)").await })
+        })
+        .collect();
+    until(&mut control, "two wait", |pool| pool.clients_waiting == 2).await;
+    let error = crowded.simple_query("select 1").await.unwrap_err();
+    assert_eq!(code(&error), "53300");
+    let message = error.as_db_error().map(|error| error.message().to_owned()).unwrap_or_default();
+    assert!(message.contains("2 clients wait"), "{message}");
+    drop(holder);
+    for client in waiting {
+        client.await.unwrap().unwrap();
+    }
+    until(&mut control, "none tied", |pool| pool.tied_by.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_while_clients_wait_in_the_queue_loses_none() {
     let (mut primary, router, mut control) = pooled(2).await;
     let standby = primary.standby().await;

@@ -9,7 +9,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Cache, Database, Durability, PoolMode};
+use crate::model::{Cache, Database, Durability, PoolLimits, PoolMode};
 use crate::origin::Origin;
 use crate::raw::Value;
 use crate::read::{inner_path, one_of};
@@ -20,6 +20,13 @@ const MOST_STANDBYS: u32 = 5;
 /// A primary is probed every 250 ms: below two probes silence cannot be told from chance.
 const HANG_AFTER_LEAST: Duration = Duration::from_millis(500);
 const MINUTES: Duration = Duration::from_secs(600);
+/// Shorter than a statement takes, it would refuse clients for being two.
+const POOL_WAIT_LEAST: Duration = Duration::from_millis(10);
+/// Connections that are made and closed all the time cost more than they save.
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+/// As many as the router lets in.
+const MOST_WAITING: u32 = 12_000;
 /// Below this the services, mainstay and PostgreSQL's own reserve do not fit.
 const LEAST_CONNECTIONS: u32 = 20;
 /// Each costs a process of some MB; PostgreSQL with more than this on one machine does not work.
@@ -107,6 +114,7 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
         max_connections: cursor.count(ctx, "max_connections", LEAST_CONNECTIONS..=MOST_CONNECTIONS).unwrap_or(100),
         pool_mode: pool_mode(&mut cursor, ctx).unwrap_or(PoolMode::Session),
         pool_size: cursor.count(ctx, "pool_size", 1..=MOST_CONNECTIONS),
+        pool: pool_limits(&mut cursor, ctx),
         migrations: inner_path(&mut cursor, ctx, "migrations"),
         write_port: cursor.port(ctx, "write_port").unwrap_or(WRITE_PORT),
         read_port: cursor.port(ctx, "read_port").unwrap_or(READ_PORT),
@@ -159,6 +167,17 @@ fn durability(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Durabili
     let help = near.map_or_else(|| "write \"balanced\"".to_owned(), |near| format!("did you mean \"{near}\"?"));
     ctx.error(Code::BadValue, &text.span, message, help);
     None
+}
+
+fn pool_limits(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> PoolLimits {
+    let default = PoolLimits::default();
+    PoolLimits {
+        wait: cursor.duration(ctx, "pool_wait", POOL_WAIT_LEAST..=MINUTES).unwrap_or(default.wait),
+        queue: cursor.count(ctx, "pool_queue", 1..=MOST_WAITING).unwrap_or(default.queue),
+        idle: cursor.count(ctx, "pool_idle", 0..=MOST_CONNECTIONS).unwrap_or(default.idle),
+        idle_timeout: cursor.duration(ctx, "pool_idle_timeout", SECOND..=DAY).unwrap_or(default.idle_timeout),
+        lifetime: cursor.duration(ctx, "pool_lifetime", SECOND..=DAY).unwrap_or(default.lifetime),
+    }
 }
 
 fn pool_mode(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<PoolMode> {

@@ -45,8 +45,15 @@ fn table(pools: &[Pool]) -> Vec<String> {
             pool.servers_idle,
             pool.waited,
         ));
+        if !pool.tied_by.is_empty() {
+            let reasons: Vec<String> = pool.tied_by.iter().map(|(why, count)| format!("{count} by {why}")).collect();
+            lines.push(format!("  tied: {}", reasons.join(", ")));
+        }
         if pool.refused > 0 {
-            lines.push(format!("  {} clients waited too long and were told so (53300)", pool.refused));
+            lines.push(format!(
+                "  {} clients waited too long, or the queue was full, and were told so (53300)",
+                pool.refused
+            ));
         }
     }
     let modes: std::collections::BTreeSet<&str> = pools.iter().map(|pool| pool.mode.as_str()).collect();
@@ -73,7 +80,8 @@ mod tests {
             clients_active: 3,
             clients_idle: 997,
             clients_waiting: 0,
-            clients_tied: 1,
+            clients_tied: 3,
+            tied_by: [("LISTEN".to_owned(), 1), ("a temporary object".to_owned(), 2)].into(),
             servers_idle: 17,
             acquired: 100_000,
             waited: 12,
@@ -84,7 +92,8 @@ mod tests {
         let lines = table(&[pool]);
         assert!(lines.iter().skip(2).all(|line| line.len() <= 100), "{lines:#?}");
         assert!(lines[2].contains(" 997 ") && lines[2].ends_with("1.7 ms"), "{lines:#?}");
-        assert!(lines[3].starts_with("  2 clients waited"), "{lines:#?}");
+        assert_eq!(lines[3], "  tied: 1 by LISTEN, 2 by a temporary object");
+        assert!(lines[4].starts_with("  2 clients waited"), "{lines:#?}");
         assert_eq!(table(&[]), ["no client has come to the router yet"]);
     }
 }

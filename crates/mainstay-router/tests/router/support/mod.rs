@@ -361,6 +361,7 @@ pub(crate) fn policy() -> Policy {
         max_servers: 40,
         hold_ms: 10_000,
         pool: PoolPolicy { mode: mode(), size: 20, ..PoolPolicy::default() },
+        tls: None,
     }
 }
 
