@@ -35,6 +35,13 @@ missing_packages() {
         have npm || echo npm
         have chromium || echo chromium
         ;;
+      drivers)
+        # Drivers of PostgreSQL that are packages of the distribution, and what runs them.
+        have javac || echo default-jdk-headless
+        [ -e /usr/share/java/postgresql.jar ] || echo libpostgresql-jdbc-java
+        have ruby || echo ruby
+        [ -n "$(ls /usr/lib/*/ruby/vendor_ruby/*/pg_ext.so 2>/dev/null)" ] || echo ruby-pg
+        ;;
     esac
   done
 }

@@ -28,9 +28,7 @@ impl Numbers {
 }
 
 fn seed() -> u64 {
-    let seed = std::env::var("MAINSTAY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(2026);
-    println!("seed = {seed}");
-    seed
+    std::env::var("MAINSTAY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(2026)
 }
 
 /// A client that works all the while, and finds nothing wrong.
@@ -109,7 +107,9 @@ async fn throw(stream: &mut TcpStream, bytes: &[u8]) {
 async fn garbage_disturbs_nobody_else() {
     let (_primary, router, mut control) = single().await;
     let witness = Witness::start(router.write).await;
-    let mut numbers = Numbers(seed());
+    let seed = seed();
+    println!("seed = {seed}");
+    let mut numbers = Numbers(seed);
     for _ in 0..150 {
         let mut stream = TcpStream::connect(router.write).await.unwrap();
         throw(&mut stream, &stranger(&mut numbers)).await;
