@@ -15,6 +15,7 @@
 //! | `POST /api/v1/services/NAME/run` | [`RunAsked`]; a run of its schedule begins as soon as it can; Unix socket only |
 //! | `GET /api/v1/top` | [`Top`] |
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
+//! | `POST /api/v1/database/errand` | [`ErrandAsked`] → 202 [`ErrandStatus`]; then it is in [`DatabaseStatus`]; Unix socket only |
 //! | `GET /api/v1/pools` | [`Pool`]s of the router |
 //! | `GET /api/v1/config` | the computed stack, JSON |
 //! | `POST /api/v1/console-link` | [`ConsoleLink`]; Unix socket only |
@@ -236,8 +237,84 @@ pub struct DatabaseStatus {
     pub is_writable: bool,
     /// Replication lag by standby. **Unit**: bytes.
     pub lag_bytes: BTreeMap<Member, u64>,
-    /// Failovers since the state was created.
+    /// Changes of the primary since the state was created, planned ones too.
     pub failovers: u64,
+    /// The latest switchover, failover by hand or restart that a person asked this control plane for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errand: Option<ErrandStatus>,
+}
+
+/// What a person may ask the cluster for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrandKind {
+    /// Another primary, without losing a statement.
+    Switchover,
+    /// Another primary at once, as if this one were lost.
+    Failover,
+    /// A standby is restarted.
+    Restart,
+}
+
+/// A person asks the cluster for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrandAsked {
+    /// What.
+    pub errand: ErrandKind,
+    /// The member that is to be primary, or to be restarted; `None`: the first standby that may take over.
+    pub member: Option<Member>,
+    /// Switchover: time for what is begun to end. **Unit**: milliseconds. `None`: 10 s.
+    pub drain_ms: Option<u64>,
+    /// Switchover: what has not ended by then is ended, instead of the switchover being given up.
+    #[serde(default)]
+    pub is_forced: bool,
+}
+
+/// How far an errand is, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrandStatus {
+    /// What.
+    pub errand: ErrandKind,
+    /// The member that is to be primary, or to be restarted.
+    pub member: Member,
+    /// The primary when it was asked.
+    pub primary: Member,
+    /// When it was asked.
+    pub asked_at: Timestamp,
+    /// What it went through, in order.
+    pub stages: Vec<StageReached>,
+    /// Sessions whose transaction or statement is waited for.
+    pub left: Option<u64>,
+    /// When it was over.
+    pub ended_at: Option<Timestamp>,
+    /// It was done, not given up.
+    pub is_done: bool,
+    /// Why it was given up.
+    pub reason: Option<String>,
+    /// What became of the router's sessions; told once all of them are served again.
+    pub sessions: Option<ErrandSessions>,
+}
+
+/// A stage of an errand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageReached {
+    /// `checkpoint`, `drain`, `stop`, `promote`, `lead`; `detach`, `restart`, `catch-up`.
+    pub stage: String,
+    /// When it began.
+    pub at: Timestamp,
+}
+
+/// What a change of the primary did to sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrandSessions {
+    /// Held and carried over.
+    pub carried: u64,
+    /// Ended with 57P01: they had state of their own.
+    pub ended: u64,
+    /// Got 08007: a statement was in flight.
+    pub in_flight: u64,
+    /// Longest hold. **Unit**: milliseconds.
+    pub longest_hold_ms: u64,
 }
 
 /// A supervised process.

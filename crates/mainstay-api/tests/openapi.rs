@@ -10,9 +10,9 @@ use std::path::Path;
 
 use mainstay_api::{
     API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, DrillFigures,
-    DrillRecord, DrillStanding, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process,
-    Progress, RunAsked, RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, Standing, Status, Top, Traffic, Usage,
-    Verdict,
+    DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, Event, Extended, Flow, LastRun,
+    Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage, ScheduleStatus,
+    ServiceEnv, StageReached, Standing, Status, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -184,11 +184,42 @@ fn status() -> Status {
             is_writable: true,
             lag_bytes,
             failovers: 0,
+            errand: Some(errand()),
         }),
         urls: BTreeMap::from([("site".to_owned(), "https://shop.localhost:8443".to_owned())]),
         schedules: BTreeMap::from([(service(), schedule())]),
         drills: STANDINGS.map(standing).to_vec(),
     }
+}
+
+fn errand() -> ErrandStatus {
+    let sessions = ErrandSessions { carried: 1, ended: 2, in_flight: 3, longest_hold_ms: 4 };
+    ErrandStatus {
+        errand: ErrandKind::Switchover,
+        member: Member::B,
+        primary: Member::A,
+        asked_at: at(),
+        stages: vec![StageReached { stage: "drain".to_owned(), at: at() }],
+        left: Some(1),
+        ended_at: Some(at()),
+        is_done: false,
+        reason: Some("x".to_owned()),
+        sessions: Some(sessions),
+    }
+}
+
+fn errands() -> Vec<(&'static str, Value)> {
+    let kinds = [ErrandKind::Switchover, ErrandKind::Failover, ErrandKind::Restart];
+    let asked = |errand| ErrandAsked { errand, member: Some(Member::B), drain_ms: Some(1), is_forced: true };
+    let begun = ErrandStatus { left: None, ended_at: None, reason: None, sessions: None, ..errand() };
+    let mut all = vec![put("ErrandStatus", errand()), put("ErrandStatus", begun)];
+    all.extend(errand().stages.into_iter().map(|stage| put("StageReached", stage)));
+    all.extend(errand().sessions.map(|sessions| put("ErrandSessions", sessions)));
+    for kind in kinds {
+        all.extend([put("ErrandKind", kind), put("ErrandAsked", asked(kind))]);
+    }
+    all.push(put("ErrandAsked", ErrandAsked { member: None, drain_ms: None, ..asked(kinds[0]) }));
+    all
 }
 
 fn schedule() -> ScheduleStatus {
@@ -356,6 +387,7 @@ fn samples() -> Vec<(&'static str, Value)> {
     ];
     all.extend(sabotages.map(|one| put("Sabotage", one)));
     all.extend(drills());
+    all.extend(errands());
     all.extend(STATES.map(|one| put("State", one)));
     all.extend(boxes().into_iter().map(|one| put("BoxId", one)));
     all.extend(waiting().into_iter().map(|one| put("Waiting", one)));

@@ -13,8 +13,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{
-    CommandContext, ConsoleLink, DatabaseAccess, Event, LogLine, Pool, Problem, Process, RunAsked, Sabotage,
-    ServiceEnv, Status, Top, Traffic,
+    CommandContext, ConsoleLink, DatabaseAccess, ErrandAsked, ErrandStatus, Event, LogLine, Pool, Problem, Process,
+    RunAsked, Sabotage, ServiceEnv, Status, Top, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -163,6 +163,11 @@ impl Client {
     /// How to reach the database.
     pub async fn database(&self) -> Result<DatabaseAccess, Error> {
         self.get("/api/v1/database").await
+    }
+
+    /// Asks the cluster for a switchover, a failover or a restart; how far it is shows in the status.
+    pub async fn errand(&self, asked: &ErrandAsked) -> Result<ErrandStatus, Error> {
+        self.post("/api/v1/database/errand", asked).await
     }
 
     /// The router's pools.

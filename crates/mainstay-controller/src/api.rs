@@ -120,6 +120,7 @@ pub(crate) fn owner(shared: Arc<Shared>) -> Router {
         .route("/api/v1/services/{name}/run", post(run_now))
         .route("/api/v1/context/{name}", get(context))
         .route("/api/v1/database", get(database))
+        .route("/api/v1/database/errand", post(errand))
         .route("/api/v1/console-link", post(console_link))
         .route("/api/v1/sabotage", post(sabotage))
         .route("/api/v1/down", post(down))
@@ -438,6 +439,24 @@ async fn top_list(State(shared): Ctx) -> Result<Json<mainstay_api::Top>, Failure
 async fn database(State(shared): Ctx) -> Result<Json<mainstay_api::DatabaseAccess>, Failure> {
     let none = || failure(StatusCode::NOT_FOUND, "MS4043", "the stack has no database", None);
     shared.effects.database_access().map(Json).ok_or_else(none)
+}
+
+async fn errand(
+    State(shared): Ctx,
+    Json(asked): Json<mainstay_api::ErrandAsked>,
+) -> Result<(StatusCode, Json<mainstay_api::ErrandStatus>), Failure> {
+    if shared.effects.database_access().is_none() {
+        return Err(failure(StatusCode::NOT_FOUND, "MS4043", "the stack has no database", None));
+    }
+    let (answer, answered) = oneshot::channel();
+    shared.sender.send(Message::Errand { asked, answer }).await.map_err(|_| starting())?;
+    match answered.await.map_err(|_| starting())? {
+        Ok(status) => Ok((StatusCode::ACCEPTED, Json(status))),
+        Err(reason) => {
+            let help = Some("`mainstay db info` shows the cluster");
+            Err(failure(StatusCode::CONFLICT, "MS4091", reason, help))
+        }
+    }
 }
 
 async fn pools(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::Pool>>, Failure> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_api::{Sabotage, Status, Traffic};
+use mainstay_api::{ErrandSessions, Sabotage, Status, Traffic};
 use mainstay_decide::health::HealthMachine;
 use mainstay_decide::observed::{ChildSeen, FailedStep, MemberAnswer, Observed, RunningStep};
 use mainstay_decide::plan::{Plan, Step, StepKey};
@@ -25,7 +25,7 @@ use crate::ports::Ports;
 use crate::status::{Picture, Scene};
 use crate::store::NewEvent;
 use crate::traffic::TrafficMeter;
-use crate::{prober, schedules, story};
+use crate::{errands, prober, schedules, story};
 
 /// The loop looks again at least this often: nothing that it waits for is silent longer.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
@@ -84,6 +84,8 @@ pub(crate) struct Core {
     states: BTreeMap<BoxId, State>,
     first_looks: FirstLooks,
     drills: Drills,
+    /// The latest errand, under way or over.
+    errand: Option<mainstay_api::ErrandStatus>,
     /// Epoch whose primary's death was told.
     fenced: Option<u64>,
     is_first_keep: bool,
@@ -113,6 +115,7 @@ impl Core {
             migrations: Vec::new(),
             first_looks: FirstLooks::new(parts.at),
             drills: Drills::default(),
+            errand: None,
             fenced: None,
             is_first_keep: true,
             is_finished: false,
@@ -142,6 +145,7 @@ impl Core {
     fn turn(&mut self) -> Timestamp {
         let at = now();
         self.refresh_health(at);
+        self.follow_errand(at);
         let plan = mainstay_decide::plan::plan(&self.stack, &self.observed, at);
         let violations = invariants::check(&self.stack, &self.observed, &plan);
         self.effects.set_endpoints(&plan.endpoints);
@@ -163,7 +167,13 @@ impl Core {
     fn begin(&mut self, step: Step, at: Timestamp) {
         let key = step.key();
         self.observed.running.insert(key, RunningStep { since: at, what: step.to_string() });
-        if let Some(event) = story::began(&step, at) {
+        let planned = match &step {
+            Step::WriteRecord { record } if self.observed.wish.is_some() => {
+                record.promoting.map(|to| story::planned(record, to, at))
+            }
+            _ => None,
+        };
+        if let Some(event) = planned.or_else(|| story::began(&step, at)) {
             self.journal.emit(event);
         }
         if matches!(step, Step::Promote { .. }) {
@@ -177,6 +187,13 @@ impl Core {
             // The loop outlives its steps but for the end of the process.
             sender.send(Message::StepDone { step, took: began.elapsed(), result }).await.ok();
         });
+    }
+
+    fn follow_errand(&mut self, at: Timestamp) {
+        let Some(status) = self.errand.as_mut().filter(|status| status.ended_at.is_none()) else { return };
+        if let Some(over) = errands::follow(&self.stack, &mut self.observed, status, at) {
+            self.journal.emit(story::errand_over(&over, at));
+        }
     }
 
     /// A primary that was seen dead needed no fence; the proof is told all the same, once for each failover.
@@ -230,10 +247,22 @@ impl Core {
             }
             Message::FailoverDone { carried, ended, aborted, in_flight, longest_hold_ms } => {
                 self.journal.emit(story::sessions((carried, aborted), ended, in_flight, longest_hold_ms, at));
+                if let Some(status) = &mut self.errand {
+                    let counts = ErrandSessions { carried, ended, in_flight, longest_hold_ms };
+                    errands::sessions(status, counts);
+                }
             }
             Message::RunNow { service, answer } => {
                 // Who asked may be gone by now.
                 answer.send(schedules::ask(&mut self.observed, &service, at)).ok();
+            }
+            Message::Errand { asked, answer } => {
+                let taken = errands::ask(&self.stack, &mut self.observed, &asked, at);
+                if let Ok(status) = &taken {
+                    self.journal.emit(story::errand_asked(status, at));
+                    self.errand = Some(status.clone());
+                }
+                answer.send(taken).ok();
             }
             Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
             Message::Down => self.begin_to_stop(at),
@@ -268,6 +297,7 @@ impl Core {
     fn begin_to_stop(&mut self, at: Timestamp) {
         if !self.observed.is_stopping {
             self.observed.is_stopping = true;
+            self.observed.wish = None;
             self.journal.emit(NewEvent::info(at, "DownAsked", "goes down in reverse order; data stays"));
         }
     }
@@ -519,6 +549,7 @@ impl Core {
             migrations: &self.migrations,
             generation: self.generation,
             drills: &self.drills.standings,
+            errand: self.errand.as_ref(),
             now: at,
         };
         let status = self.picture.draw(plan, &scene);
@@ -600,7 +631,7 @@ fn count_end(counts: &mut BTreeMap<ChildName, (Nonce, u32)>, child: &Child, at: 
 fn subject(key: &StepKey) -> String {
     match key {
         StepKey::Child { name } => name.to_string(),
-        StepKey::Cluster | StepKey::Schema => "database".to_owned(),
+        StepKey::Cluster | StepKey::Checkpoint | StepKey::Schema => "database".to_owned(),
         StepKey::Before { service } => service.to_string(),
     }
 }

@@ -78,6 +78,7 @@ impl Effects {
             | Step::Promote { .. }
             | Step::WriteRecord { .. }
             | Step::SetSynchronous { .. }
+            | Step::Checkpoint { .. }
             | Step::PointRouter { .. }
             | Step::PrepareDatabase { .. }
             | Step::Migrate { .. } => {

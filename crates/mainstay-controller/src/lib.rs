@@ -10,6 +10,7 @@ mod clock;
 mod core;
 pub mod drills;
 mod effects;
+mod errands;
 mod first_looks;
 mod journal;
 pub mod launch;

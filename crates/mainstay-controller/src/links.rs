@@ -1,6 +1,7 @@
 //! Links to edge and router: dialled here, kept for as long as the process lives, told the last word again after
 //! every reconnection.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use mainstay_decide::observed::RouterSeen;
 use mainstay_edge::protocol::{FromEdge, ToEdge};
 use mainstay_router::protocol::{FromRouter, PoolMode, PoolState, Targets, ToRouter};
 use mainstay_supervisor::wire;
-use mainstay_types::Seen;
+use mainstay_types::{Member, Seen};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -264,6 +265,8 @@ pub(crate) async fn router(
 struct Waiting {
     policy: bool,
     targets: Option<Targets>,
+    /// What the router said last of connections that these targets no longer lead to.
+    leaving: Option<BTreeMap<Member, u64>>,
     metrics: Option<oneshot::Sender<String>>,
     pools: Option<oneshot::Sender<Vec<PoolState>>>,
     drain: Option<oneshot::Sender<u64>>,
@@ -279,7 +282,14 @@ async fn take_router(frame: FromRouter, sender: &mpsc::Sender<Message>, waiting:
         }
         FromRouter::Accepted { .. } => {
             waiting.policy = false;
-            Message::Router(seen(waiting.targets.as_ref()))
+            Message::Router(seen(waiting))
+        }
+        FromRouter::Leaving { epoch, by_member } => {
+            if waiting.targets.as_ref().is_none_or(|targets| targets.epoch != epoch) {
+                return;
+            }
+            waiting.leaving = Some(by_member);
+            Message::Router(seen(waiting))
         }
         FromRouter::Pointed { epoch } => {
             let Some((targets, answer)) = waiting.point.take().filter(|(targets, _)| targets.epoch == epoch) else {
@@ -287,7 +297,8 @@ async fn take_router(frame: FromRouter, sender: &mpsc::Sender<Message>, waiting:
             };
             waiting.targets = Some(targets);
             // The observation first: the step's result makes the loop plan, and it should see it.
-            sender.send(Message::Router(seen(waiting.targets.as_ref()))).await.ok();
+            waiting.leaving = None;
+            sender.send(Message::Router(seen(waiting))).await.ok();
             answer.send(Ok(())).ok();
             return;
         }
@@ -356,11 +367,13 @@ pub(crate) fn pool(state: PoolState) -> mainstay_api::Pool {
     }
 }
 
-fn seen(targets: Option<&Targets>) -> Seen<RouterSeen> {
+fn seen(waiting: &Waiting) -> Seen<RouterSeen> {
+    let targets = waiting.targets.as_ref();
     let value = RouterSeen {
         epoch: targets.map_or(0, |targets| targets.epoch),
         write: targets.and_then(|targets| targets.write.as_ref()).map(|server| server.member),
         read: targets.map_or_else(Vec::new, |targets| targets.read.iter().map(|server| server.member).collect()),
+        leaving: waiting.leaving.clone(),
     };
     Seen::Fact { value, observed_at: now() }
 }

@@ -55,6 +55,8 @@ pub(crate) enum Message {
     FailoverDone { carried: u64, ended: u64, aborted: u64, in_flight: u64, longest_hold_ms: u64 },
     /// A person asks for a run of a schedule now; answered with the time that it is for, or why not.
     RunNow { service: ServiceName, answer: oneshot::Sender<Result<Timestamp, String>> },
+    /// A person asks the cluster for something; answered with how it stands, or why it cannot be.
+    Errand { asked: mainstay_api::ErrandAsked, answer: oneshot::Sender<Result<mainstay_api::ErrandStatus, String>> },
     /// The history of drills, when it changed.
     Drills(Vec<mainstay_api::DrillRecord>),
     /// Somebody asks for an ordered end.

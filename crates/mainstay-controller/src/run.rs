@@ -254,6 +254,7 @@ fn first_look(
         failed: BTreeMap::new(),
         done: BTreeMap::new(),
         database,
+        wish: None,
         redis: BTreeMap::new(),
         health: BTreeMap::new(),
         edge: Seen::Unknown,

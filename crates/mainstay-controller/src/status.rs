@@ -47,6 +47,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) migrations: &'a [String],
     pub(crate) generation: Generation,
     pub(crate) drills: &'a [mainstay_api::DrillStanding],
+    pub(crate) errand: Option<&'a mainstay_api::ErrandStatus>,
     pub(crate) now: Timestamp,
 }
 
@@ -361,5 +362,6 @@ fn database(scene: &Scene<'_>) -> Option<DatabaseStatus> {
         lag_bytes,
         // The first epoch is the cluster's birth.
         failovers: record.map_or(0, |record| record.epoch.saturating_sub(1)),
+        errand: scene.errand.cloned(),
     })
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use mainstay_api::{ErrandKind, ErrandStatus};
 use mainstay_decide::health::Transition;
-use mainstay_decide::observed::HealthSeen;
+use mainstay_decide::observed::{HealthSeen, Record};
 use mainstay_decide::plan::{BoxPlan, Step};
 use mainstay_supervisor::protocol::{Child, Ended};
-use mainstay_types::{BoxId, InstanceId, State, Timestamp, Waiting};
+use mainstay_types::{BoxId, InstanceId, Member, State, Timestamp, Waiting};
 
 use crate::message::Outcome;
 use crate::schedules;
@@ -31,6 +32,58 @@ pub(crate) fn began(step: &Step, at: Timestamp) -> Option<NewEvent> {
     }
 }
 
+/// An errand that is over.
+pub(crate) struct ErrandEvent {
+    pub(crate) errand: ErrandKind,
+    pub(crate) member: Member,
+    pub(crate) primary: Member,
+    /// Why it was given up.
+    pub(crate) reason: Option<String>,
+    pub(crate) took: Duration,
+}
+
+/// A person asked the cluster for something.
+pub(crate) fn errand_asked(status: &ErrandStatus, at: Timestamp) -> NewEvent {
+    let (member, primary) = (status.member, status.primary);
+    let (kind, text) = match status.errand {
+        ErrandKind::Switchover => {
+            ("SwitchoverAsked", format!("postgres-{member} is to take over from postgres-{primary}, as planned"))
+        }
+        ErrandKind::Failover => {
+            ("FailoverAsked", format!("postgres-{member} is to take over from postgres-{primary} at once"))
+        }
+        ErrandKind::Restart => ("RestartAsked", format!("postgres-{member} is to be restarted")),
+    };
+    NewEvent::info(at, kind, text).about(format!("postgres-{member}"))
+}
+
+/// It is over.
+pub(crate) fn errand_over(over: &ErrandEvent, at: Timestamp) -> NewEvent {
+    let (member, primary) = (over.member, over.primary);
+    let (done, given_up, what) = match over.errand {
+        ErrandKind::Switchover => (
+            "SwitchoverDone",
+            "SwitchoverGivenUp",
+            format!("the switchover from postgres-{primary} to postgres-{member}"),
+        ),
+        ErrandKind::Failover => {
+            ("FailoverDone", "FailoverGivenUp", format!("the failover from postgres-{primary} to postgres-{member}"))
+        }
+        ErrandKind::Restart => ("RestartDone", "RestartGivenUp", format!("the restart of postgres-{member}")),
+    };
+    let event = match &over.reason {
+        None => NewEvent::info(at, done, format!("{what} is done")),
+        Some(reason) => NewEvent::warn(at, given_up, format!("{what} was given up: {reason}")),
+    };
+    event.about(format!("postgres-{member}")).with("took_ms", millis(over.took))
+}
+
+/// A failover begins because a person asked.
+pub(crate) fn planned(record: &Record, to: Member, at: Timestamp) -> NewEvent {
+    let text = format!("postgres-{} was given up as asked: postgres-{to} will be promoted", record.primary);
+    NewEvent::info(at, "FailoverBegan", text).about(format!("postgres-{}", record.primary))
+}
+
 /// A step that is done.
 pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp) -> Option<NewEvent> {
     let postgres = |member: &mainstay_types::Member| format!("postgres-{member}");
@@ -50,6 +103,11 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
         (Step::Promote { member }, Outcome::Promoted { timeline, lsn }) => {
             let text = format!("{} is primary on timeline {timeline} from {lsn}", postgres(member));
             NewEvent::info(at, "StandbyPromoted", text).about(postgres(member)).with("timeline", timeline.0)
+        }
+        (Step::PointRouter { epoch, write: None, .. }, _) => {
+            NewEvent::info(at, "SessionsHeld", "new transactions wait; those that are begun go on")
+                .about("router")
+                .with("epoch", *epoch)
         }
         (Step::PointRouter { epoch, write: Some(member), .. }, _) => {
             NewEvent::info(at, "RouterRepointed", format!("writes go to {}", postgres(member)))

@@ -8,7 +8,7 @@ use mainstay_stack::Stack;
 use mainstay_stack::model::Durability;
 use mainstay_types::{ChildName, InstanceId, Member, Nonce, Seen, ServiceName, Timestamp};
 
-use crate::observed::{ChildSeen, DataDirectory, MemberSeen, Observed, Record};
+use crate::observed::{ChildSeen, DataDirectory, Errand, MemberSeen, Observed, Record};
 use crate::plan::{Plan, Step, StepKey};
 use crate::schedule::{Change, Run, ScheduleRecord};
 
@@ -135,6 +135,10 @@ impl Facts<'_> {
             Step::WriteRecord { record } => self.write(record, found),
             Step::SetSynchronous { primary, standbys } => self.synchronous(*primary, standbys, found),
             Step::PointRouter { epoch, write, .. } => self.route(*epoch, *write, found),
+            Step::Checkpoint { primary } => {
+                let is_it = self.record().is_some_and(|record| record.primary == *primary);
+                found.unless(is_it, Rule::NothingFromUnknown, || format!("{step}, which is not the recorded primary"));
+            }
             Step::PrepareDatabase { primary } | Step::Migrate { primary } => {
                 let is_it = self.record().is_some_and(|record| record.primary == *primary);
                 found.unless(is_it, Rule::RecordBeforeRouter, || {
@@ -241,7 +245,17 @@ impl Facts<'_> {
             format!("starts postgres-{member} without knowing the record")
         });
         if follow.is_some() {
-            return;
+            let seen = self.member(member);
+            let was_primary = seen.is_some_and(|seen| seen.has_standby_signal == Some(false));
+            let is_prefix = seen.and_then(|seen| seen.control).zip(self.record()).is_some_and(|(control, record)| {
+                control.is_shut_down
+                    && control.timeline.0 + 1 == record.timeline.0
+                    && control.checkpoint < record.lsn
+                    && self.is_proven_dead(member)
+            });
+            return found.unless(!was_primary || is_prefix, Rule::DataIsKept, || {
+                format!("lets postgres-{member} follow, which may hold what the primary does not")
+            });
         }
         let is_allowed = match self.record() {
             None => member == Member::A,
@@ -267,10 +281,31 @@ impl Facts<'_> {
         let is_second = self.is_writable(member) && self.record().is_some_and(|record| record.primary != member);
         let is_standby = self.record().is_some_and(|record| record.primary != member);
         let is_without_data = is_standby && matches!(seen.data, DataDirectory::Absent | DataDirectory::Unfinished);
-        let is_bad = is_going_over || is_silent || is_second || is_without_data;
+        let is_bad = is_going_over || is_silent || is_second || is_without_data || self.is_failover_asked(member);
         found.unless(runs.is_none() || is_bad, Rule::NothingFromUnknown, || {
             format!("kills postgres-{member}, which runs and about which nothing bad is known")
         });
+    }
+
+    /// A person gave this primary up.
+    fn is_failover_asked(&self, member: Member) -> bool {
+        let Some((wish, record)) = self.observed.wish.as_ref().zip(self.record()) else { return false };
+        matches!(wish.errand, Errand::Failover { .. }) && wish.epoch == record.epoch && record.primary == member
+    }
+
+    /// A person wants another primary, and nobody has anything under way at this one or a person said that it may
+    /// be ended.
+    fn is_switchover_ready(&self) -> bool {
+        let Some((wish, record)) = self.observed.wish.as_ref().zip(self.record()) else { return false };
+        let Errand::Switchover { to, is_forced, .. } = wish.errand else { return false };
+        let is_held = match &self.observed.router {
+            Seen::Fact { value: router, .. } => {
+                let is_empty = router.leaving.as_ref().is_some_and(|leaving| !leaving.contains_key(&record.primary));
+                router.write.is_none() && router.epoch == record.epoch && (is_empty || is_forced)
+            }
+            Seen::Unknown | Seen::Silent { .. } => false,
+        };
+        is_held && wish.epoch == record.epoch && record.promoting.is_none() && record.candidates.contains(&to)
     }
 
     fn promote(&self, member: Member, found: &mut Found) {
@@ -438,6 +473,9 @@ impl Facts<'_> {
         });
         let primary = self.record().map(|record| ChildName::postgres(record.primary));
         if primary.as_ref() != Some(name) {
+            return self.stop_standby(name, found);
+        }
+        if self.is_switchover_ready() && !self.observed.is_stopping {
             return;
         }
         let user = self.children.iter().find(|(other, child)| {
@@ -445,6 +483,18 @@ impl Facts<'_> {
         });
         found.unless(user.is_none() && self.observed.is_stopping, Rule::StopInOrder, || {
             format!("stops the primary while {} runs", user.map_or("the stack", |(other, _)| other.as_str()))
+        });
+    }
+
+    /// A standby is stopped while the stack works only when no candidate is lost by it, but for `strict`, where
+    /// commits wait until it is back.
+    fn stop_standby(&self, name: &ChildName, found: &mut Found) {
+        let durability = self.stack.database.as_ref().map(|database| database.durability);
+        let candidate = self.record().into_iter().flat_map(|record| &record.candidates);
+        let is_candidate = candidate.copied().any(|member| ChildName::postgres(member) == *name);
+        let is_allowed = !is_candidate || self.observed.is_stopping || durability != Some(Durability::Balanced);
+        found.unless(is_allowed, Rule::RecordBeforeUnblock, || {
+            format!("stops {name}, for which commits wait and which the record relies on")
         });
     }
 

@@ -21,3 +21,5 @@ pub mod schedule;
 mod services;
 mod stop;
 mod view;
+
+pub use database::wish;

@@ -24,6 +24,9 @@ pub struct Observed {
     pub done: BTreeMap<StepKey, Timestamp>,
     /// The cluster, when the stack has a database.
     pub database: Option<DatabaseSeen>,
+    /// What a person asked the cluster to do. Dies with the control plane: what is half done is then taken up from
+    /// what is observed, and what was not begun is not.
+    pub wish: Option<Wish>,
     /// Redis by name (`cache`, `store`): answers PING.
     pub redis: BTreeMap<String, Seen<()>>,
     /// Health of instances, from the health machine that is fed by probes.
@@ -183,6 +186,21 @@ pub struct MemberSeen {
     pub is_alive: Seen<bool>,
     /// Its answer on its own socket.
     pub answer: Seen<MemberAnswer>,
+    /// What its control file says; `None`: there is none, or it cannot be read.
+    pub control: Option<ControlFile>,
+}
+
+/// A member's control file. Of a member that runs it is about its last checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlFile {
+    /// It ended in order, as a primary: its last record is the checkpoint of its end, and nothing has to be redone.
+    pub is_shut_down: bool,
+    /// Timeline of the last checkpoint.
+    pub timeline: Timeline,
+    /// Where the record of the last checkpoint begins.
+    pub checkpoint: Lsn,
+    /// From where recovery would begin.
+    pub redo: Lsn,
 }
 
 /// A data directory.
@@ -227,6 +245,55 @@ pub struct RouterSeen {
     pub write: Option<Member>,
     /// Where reads go.
     pub read: Vec<Member>,
+    /// Server connections at work, by member, that these targets no longer lead to. `None`: nobody said so yet.
+    pub leaving: Option<BTreeMap<Member, u64>>,
+}
+
+/// What a person asked the cluster to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// What.
+    pub errand: Errand,
+    /// When it was asked.
+    pub asked_at: Timestamp,
+    /// Epoch of the record then.
+    pub epoch: u64,
+}
+
+/// An errand of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "errand", rename_all = "kebab-case")]
+pub enum Errand {
+    /// Another primary, without losing a statement: new transactions wait, those that are begun end, the primary ends
+    /// in order, the other takes over.
+    Switchover {
+        /// Who is to be primary.
+        to: Member,
+        /// Time for what is begun to end. **Unit**: milliseconds.
+        drain_ms: u64,
+        /// What has not ended by then is ended; otherwise the switchover is given up.
+        is_forced: bool,
+    },
+    /// Another primary at once, as if this one were lost.
+    Failover {
+        /// Who is to be primary.
+        to: Member,
+    },
+    /// A standby is ended in order and started again.
+    Restart {
+        /// Which.
+        member: Member,
+    },
+}
+
+impl Wish {
+    /// Who is to be primary.
+    pub fn to(&self) -> Option<Member> {
+        match self.errand {
+            Errand::Switchover { to, .. } | Errand::Failover { to } => Some(to),
+            Errand::Restart { .. } => None,
+        }
+    }
 }
 
 /// Health of an instance.

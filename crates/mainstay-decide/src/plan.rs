@@ -70,6 +70,8 @@ pub enum StepKey {
     /// The durable record, `synchronous_standby_names`, promotion, the router's targets: one at a time, so
     /// that they happen in the planned order.
     Cluster,
+    /// A checkpoint ahead of time: it may take minutes and stands in nobody's way.
+    Checkpoint,
     /// Roles, databases, migrations.
     Schema,
     /// A service's release command.
@@ -123,6 +125,11 @@ pub enum Step {
         primary: Member,
         /// Confirmations come from any one of these.
         standbys: Vec<Member>,
+    },
+    /// Write a checkpoint, so that the one at a primary's end is short: sessions are held meanwhile.
+    Checkpoint {
+        /// The primary.
+        primary: Member,
     },
     /// Tell the router its targets.
     PointRouter {
@@ -204,6 +211,7 @@ impl Step {
             | Self::SetSynchronous { .. }
             | Self::PointRouter { .. }
             | Self::Finish => StepKey::Cluster,
+            Self::Checkpoint { .. } => StepKey::Checkpoint,
             Self::PrepareDatabase { .. } | Self::Migrate { .. } => StepKey::Schema,
             Self::RunBefore { service } => StepKey::Before { service: service.clone() },
             Self::StartChild { name } | Self::Stop { name, .. } => StepKey::Child { name: name.clone() },
@@ -233,6 +241,7 @@ impl fmt::Display for Step {
             Self::SetSynchronous { .. } => f.write_str("makes commits synchronous"),
             Self::PointRouter { write: Some(member), .. } => write!(f, "points the router at postgres-{member}"),
             Self::PointRouter { write: None, .. } => f.write_str("makes the router hold"),
+            Self::Checkpoint { primary } => write!(f, "writes a checkpoint of postgres-{primary}"),
             Self::PrepareDatabase { .. } => f.write_str("prepares roles and databases"),
             Self::Migrate { .. } => f.write_str("runs migrations"),
             Self::RunBefore { service } => write!(f, "runs the release command of {service}"),

@@ -10,6 +10,7 @@ pub mod access;
 pub mod clone;
 pub mod cluster;
 pub mod config;
+pub mod control_file;
 pub mod files;
 pub mod import;
 pub mod init;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mainstay_decide::observed::DataDirectory;
 use mainstay_postgres::access::{AccessError, Use};
-use mainstay_postgres::{clone, cluster, metrics, plain, prepare, probe, proof, start};
+use mainstay_postgres::{clone, cluster, control_file, metrics, plain, prepare, probe, proof, start};
 use mainstay_types::{Lsn, Member, Secret, Timeline};
 use support::{Cluster, WITHIN, signal};
 
@@ -69,6 +69,29 @@ async fn a_killed_primary_is_replaced_without_losing_an_acknowledged_write() {
     let begun = Instant::now();
     cluster.end().await;
     println!("stopped in {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_ended_in_order_says_so_and_follows_its_successor_as_it_is() {
+    let mut cluster = Cluster::new("users");
+    bring_up_pair(&mut cluster).await;
+    let data = cluster.layout.data(A);
+    assert!(!control_file::read(&data).unwrap().is_shut_down, "it runs");
+    cluster::checkpoint(&cluster.access[&A]).await.unwrap();
+    let application = cluster.application(A).connect().await.unwrap();
+    application.batch_execute("CREATE TABLE t AS SELECT 1 AS id").await.unwrap();
+    cluster.stop(A).await;
+    let control = control_file::read(&data).unwrap();
+    assert!(control.is_shut_down && control.timeline == Timeline(1) && control.redo == control.checkpoint);
+    let promoted = cluster::promote(&cluster.access[&B]).await.unwrap();
+    assert!(promoted.lsn > control.checkpoint, "{} is behind the last record of {}", promoted.lsn, control.checkpoint);
+    cluster.start(A, Some(B)).await;
+    let answer = cluster.until(A, |answer| answer.is_streaming && answer.timeline == Timeline(2)).await;
+    assert!(answer.is_in_recovery);
+    cluster::set_synchronous(&cluster.access[&B], &[A]).await.unwrap();
+    cluster.stop(A).await;
+    assert!(!control_file::read(&data).unwrap().is_shut_down, "a standby that ended is no primary that did");
+    cluster.end().await;
 }
 
 async fn bring_up_pair(cluster: &mut Cluster) {

@@ -2,6 +2,7 @@
 //!
 //! Never chooses a primary. Refuses targets older than the last ones, whoever sends them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_supervisor::wire;
+use mainstay_types::Member;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -117,10 +119,17 @@ impl Control {
             tick.reset();
             let mut look = interval(LOOK);
             look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // What was told last of connections that are leaving; `None`: nothing about these targets.
+            let mut told = None;
             loop {
                 let answer = tokio::select! {
                     frame = rx.recv() => match frame {
-                        Some(frame) => self.answer(frame).await,
+                        Some(frame) => {
+                            if matches!(frame, ToRouter::Targets { .. }) {
+                                told = None;
+                            }
+                            self.answer(frame).await
+                        }
                         None => return Ok(()),
                     },
                     _ = tick.tick() => {
@@ -129,11 +138,13 @@ impl Control {
                         let write = windows.0.turn(&self.shared.write);
                         FromRouter::Report { window_ms, write, read: windows.1.turn(&self.shared.read) }
                     }
-                    // Only in a failover: an idle router wakes once a second.
-                    _ = look.tick(), if self.is_report_due() => match self.finished() {
-                        Some(done) => done,
-                        None => continue,
-                    },
+                    // Only while something changes: an idle router wakes once a second.
+                    _ = look.tick(), if self.is_report_due() || self.is_emptying(told.as_ref()) => {
+                        match self.finished().or_else(|| self.leaving(&mut told)) {
+                            Some(news) => news,
+                            None => continue,
+                        }
+                    }
                 };
                 send(&mut writer, &answer).await?;
             }
@@ -299,6 +310,23 @@ impl Control {
     /// Whether a failover is under way whose end is to be reported.
     fn is_report_due(&self) -> bool {
         self.shared.failover.lock().unwrap_or_else(PoisonError::into_inner).epoch.is_some()
+    }
+
+    /// Whether connections may yet leave a member, or nobody was told that none does.
+    fn is_emptying(&self, told: Option<&BTreeMap<Member, u64>>) -> bool {
+        let is_held = self.shared.view.borrow().targets.as_ref().is_some_and(|targets| targets.write.is_none());
+        is_held || told.is_none_or(|told| !told.is_empty())
+    }
+
+    /// Connections that are leaving, when that differs from what was told.
+    fn leaving(&self, told: &mut Option<BTreeMap<Member, u64>>) -> Option<FromRouter> {
+        let epoch = self.shared.view.borrow().targets.as_ref()?.epoch;
+        let by_member = self.shared.leaving();
+        if told.as_ref() == Some(&by_member) {
+            return None;
+        }
+        *told = Some(by_member.clone());
+        Some(FromRouter::Leaving { epoch, by_member })
     }
 
     /// The report at the end of a failover, once.

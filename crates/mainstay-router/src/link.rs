@@ -124,6 +124,11 @@ impl Link {
         self.registered.quiet()
     }
 
+    /// Nothing is under way here and nothing will be sent, or something may be from now on.
+    pub(crate) fn park(&self, is_parked: bool) {
+        self.registered.park(is_parked);
+    }
+
     /// The settings that the session changed here.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
         let changed = CARRIED.iter().filter_map(|name| {

@@ -319,6 +319,8 @@ impl Pool {
                 idle.remove(at).link
             };
             link.quiet().taken();
+            // Before anything is sent: whoever counts those at work must not miss it.
+            link.park(false);
             if is_fresh(&mut link) {
                 return Some(link);
             }
@@ -341,6 +343,7 @@ impl Pool {
             // Looked at under the lock that a purge takes after the view has changed.
             if is_current(&shared.view.borrow(), self.name.0, &link.route) {
                 link.quiet().pooled();
+                link.park(true);
                 idle.push(Idle { link, since: Instant::now() });
             }
         }

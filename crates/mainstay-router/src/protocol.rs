@@ -83,6 +83,15 @@ pub enum FromRouter {
         /// Read door.
         read: Counts,
     },
+    /// Server connections that are still at work at members that the targets in force no longer lead to: told
+    /// after every change of the targets, and then whenever it changes, until none is. While sessions are held
+    /// (`write` is `None`), a session counts until its transaction is over; nothing is sent there afterwards.
+    Leaving {
+        /// The epoch of the targets.
+        epoch: u64,
+        /// Connections by member; a member without any is not named.
+        by_member: BTreeMap<Member, u64>,
+    },
     /// At the end of a failover: what became of the sessions.
     FailoverDone {
         /// The epoch that ended it.
@@ -250,7 +259,7 @@ impl Default for PoolPolicy {
 pub struct Targets {
     /// Rises with every change of primary; an older one is refused.
     pub epoch: u64,
-    /// The primary; `None`: hold.
+    /// The primary; `None`: hold. What is begun goes on, nothing new is begun there.
     pub write: Option<Server>,
     /// Standbys for the read door; when empty, the primary serves it.
     pub read: Vec<Server>,

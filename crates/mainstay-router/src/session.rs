@@ -306,11 +306,18 @@ impl Session {
         let mut view = self.view.clone();
         let mut held: Option<(Held, Instant)> = None;
         let mut drained = None;
+        let mut is_parked = false;
         loop {
             let stance = stance(&view.borrow_and_update(), self.door, link);
             self.relay.is_paused = stance == Stance::Pause;
             let drain = view.borrow().drain.filter(|_| stance == Stance::Pause);
-            self.relay.tells_idle = drain.is_some() && drain != drained;
+            let is_asked = drain.is_some() && drain != drained;
+            self.relay.tells_idle = is_asked || stance == Stance::Pause && !is_parked;
+            if stance != Stance::Pause {
+                // Also what an earlier time with this server parked.
+                link.park(false);
+                is_parked = false;
+            }
             if stance == Stance::Run {
                 link.reign = view.borrow().reign;
                 link.quiet().taken();
@@ -332,13 +339,18 @@ impl Session {
             tokio::select! {
                 biased;
                 _ = view.changed() => {}
-                event = poll_fn(|cx| self.relay.poll_live(link, cx)) => match (event, drain) {
-                    (Event::Stopped, Some(drain)) if self.relay.tells_idle => {
-                        link.quiet().for_drain(drain);
+                event = poll_fn(|cx| self.relay.poll_live(link, cx)) => match event {
+                    Event::Stopped if self.relay.tells_idle => {
+                        if let Some(drain) = drain {
+                            link.quiet().for_drain(drain);
+                            drained = Some(drain);
+                        }
+                        // What was begun is over, and nothing is begun before somebody says where.
+                        link.park(true);
+                        is_parked = true;
                         self.relay.tells_idle = false;
-                        drained = Some(drain);
                     }
-                    (event, _) => return self.ended(event, stance),
+                    event => return self.ended(event, stance),
                 },
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     if self.relay.tracker.is_idle() {

@@ -163,6 +163,14 @@ impl std::ops::Deref for Cancelling {
     }
 }
 
+/// A server connection that exists.
+struct Counted {
+    route: Route,
+    quiet: Quiet,
+    /// Nothing is under way on it, and nothing is sent before somebody says otherwise.
+    is_parked: bool,
+}
+
 type KeyName = (String, Vec<u8>, u32);
 
 /// See the module.
@@ -183,7 +191,7 @@ pub(crate) struct Shared {
     pub(crate) fence: Mutex<Option<Fence>>,
     /// Salts and mock verifiers come from it; kept on disk so that salts do not change.
     pub(crate) secret: [u8; 32],
-    links: Mutex<BTreeMap<u64, (Route, Quiet)>>,
+    links: Mutex<BTreeMap<u64, Counted>>,
     link_closed: Notify,
     next: AtomicU64,
     cancels: Mutex<BTreeMap<u32, CancelEntry>>,
@@ -278,10 +286,10 @@ impl Shared {
         (links.len() < most).then(|| self.registered(&mut links, door, route))
     }
 
-    fn registered(self: &Arc<Self>, links: &mut BTreeMap<u64, (Route, Quiet)>, door: Door, route: Route) -> Registered {
+    fn registered(self: &Arc<Self>, links: &mut BTreeMap<u64, Counted>, door: Door, route: Route) -> Registered {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let quiet = Quiet::default();
-        links.insert(number, (route, quiet.clone()));
+        links.insert(number, Counted { route, quiet: quiet.clone(), is_parked: false });
         self.counters(door).servers.fetch_add(1, Ordering::Relaxed);
         Registered { shared: Arc::clone(self), door, number, quiet }
     }
@@ -297,7 +305,7 @@ impl Shared {
             let closed = self.link_closed.notified();
             tokio::pin!(closed);
             closed.as_mut().enable();
-            if lock(&self.links).values().all(|(route, _)| !route.is_primary || route.server == *primary) {
+            if lock(&self.links).values().all(|one| !one.route.is_primary || one.route.server == *primary) {
                 return;
             }
             closed.await;
@@ -307,8 +315,24 @@ impl Shared {
     /// Server connections to the primary on which something may run that began before this drain.
     pub(crate) fn not_drained(&self, drain: u64) -> u64 {
         let links = lock(&self.links);
-        let is_busy = |(route, quiet): &&(Route, Quiet)| route.is_primary && !quiet.is_since(drain);
+        let is_busy = |one: &&Counted| one.route.is_primary && !one.quiet.is_since(drain);
         links.values().filter(is_busy).count() as u64
+    }
+
+    /// Connections at work that the targets in force no longer lead to, by member.
+    pub(crate) fn leaving(&self) -> BTreeMap<mainstay_types::Member, u64> {
+        let mut leaving = BTreeMap::new();
+        let Some(targets) = self.view.borrow().targets.clone() else { return leaving };
+        for Counted { route, is_parked, .. } in lock(&self.links).values() {
+            let is_target = match route.is_primary {
+                true => targets.write.as_ref() == Some(&route.server),
+                false => targets.read.contains(&route.server),
+            };
+            if !is_target && !is_parked {
+                *leaving.entry(route.server.member).or_insert(0) += 1;
+            }
+        }
+        leaving
     }
 
     /// Gives a session a cancel key of its own.
@@ -371,6 +395,15 @@ pub(crate) struct Registered {
 impl Registered {
     pub(crate) fn quiet(&self) -> &Quiet {
         &self.quiet
+    }
+}
+
+impl Registered {
+    /// Nothing is under way on the connection, or something may be from now on.
+    pub(crate) fn park(&self, is_parked: bool) {
+        if let Some(counted) = lock(&self.shared.links).get_mut(&self.number) {
+            counted.is_parked = is_parked;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_decide::observed::{Observed, Record};
+use mainstay_decide::observed::{ControlFile, Errand, Observed, Record};
 use mainstay_decide::plan::{Plan, Step};
 use mainstay_decide::schedule::Change;
 use mainstay_types::{ChildName, Seen, Timestamp};
@@ -42,6 +42,12 @@ pub enum Bug {
     CloneCandidate,
     /// A failover is not recorded before it is done.
     PromoteUnrecorded,
+    /// A planned change of the primary does not wait for what is under way.
+    StopBeforeDrained,
+    /// A former primary follows the new one whatever its log holds.
+    FollowAnyway,
+    /// A standby is restarted while commits wait for it.
+    RestartAwaited,
     /// A run that is on disk is not seen to be.
     ForgetRun,
     /// Times that were decided upon are not seen to be.
@@ -54,7 +60,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those of the database and of instances that stand.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::PromoteWithoutProof,
         Self::PromoteAnyStandby,
         Self::RouterBeforeRecord,
@@ -71,6 +77,9 @@ impl Bug {
         Self::ReadyWithoutAnswer,
         Self::CloneCandidate,
         Self::PromoteUnrecorded,
+        Self::StopBeforeDrained,
+        Self::FollowAnyway,
+        Self::RestartAwaited,
     ];
 
     /// Those of services that run on a schedule.
@@ -129,6 +138,8 @@ impl Bug {
             }
             Self::TrustStaleLooks => trust_stale_looks(observed, now),
             Self::ForgetRun | Self::ForgetDecided => self.forget(observed),
+            Self::StopBeforeDrained => nobody_is_leaving(observed),
+            Self::FollowAnyway => follow_anyway(observed),
             Self::RouterBeforeRecord
             | Self::UnblockBeforeRecord
             | Self::ForgetFence
@@ -137,6 +148,7 @@ impl Bug {
             | Self::ReadyWithoutAnswer
             | Self::CloneCandidate
             | Self::PromoteUnrecorded
+            | Self::RestartAwaited
             | Self::RunUnrecorded
             | Self::SkipSilently => {}
         }
@@ -164,6 +176,7 @@ impl Bug {
             Self::RunUnrecorded => plan.steps.iter_mut().for_each(start_unrecorded),
             Self::SkipSilently => plan.steps.iter_mut().for_each(skip_silently),
             Self::PrimaryStoppedFirst => stop_primary(observed, record.as_ref(), plan),
+            Self::RestartAwaited => restart_awaited(observed, plan),
             Self::RouterBeforeRecord
             | Self::UnblockBeforeRecord
             | Self::SameEpoch
@@ -180,6 +193,8 @@ impl Bug {
             | Self::UnknownAsEmpty
             | Self::NoBackOff
             | Self::TrustStaleLooks
+            | Self::StopBeforeDrained
+            | Self::FollowAnyway
             | Self::ForgetRun
             | Self::ForgetDecided => {}
         }
@@ -229,6 +244,36 @@ fn start_unrecorded(step: &mut Step) {
 fn skip_silently(step: &mut Step) {
     if let Step::WriteSchedule { record, change: Change::Begun { .. }, .. } = step {
         record.decided = record.decided.after(std::time::Duration::from_secs(5));
+    }
+}
+
+fn nobody_is_leaving(observed: &mut Observed) {
+    if let Seen::Fact { value: router, .. } = &mut observed.router {
+        router.leaving = Some(BTreeMap::new());
+    }
+}
+
+fn follow_anyway(observed: &mut Observed) {
+    let Some(database) = &mut observed.database else { return };
+    let Some(record) = database.record.value().cloned().flatten() else { return };
+    for (member, seen) in &mut database.members {
+        if *member != record.primary && seen.has_standby_signal == Some(false) {
+            let timeline = mainstay_types::Timeline(record.timeline.0.saturating_sub(1));
+            let checkpoint = mainstay_types::Lsn::default();
+            seen.control = Some(ControlFile { is_shut_down: true, timeline, checkpoint, redo: checkpoint });
+        }
+    }
+}
+
+fn restart_awaited(observed: &Observed, plan: &mut Plan) {
+    let Some(Errand::Restart { member }) = observed.wish.as_ref().map(|wish| wish.errand.clone()) else { return };
+    let name = ChildName::postgres(member);
+    let Some(child) = observed.children.value().and_then(|children| children.get(&name)) else { return };
+    let is_first = child.ended.is_none() && observed.wish.as_ref().is_some_and(|wish| child.since <= wish.asked_at);
+    let is_planned = plan.steps.iter().any(|step| matches!(step, Step::Stop { name: stopped, .. } if *stopped == name));
+    let step = Step::Stop { name, nonce: child.nonce.clone(), signal: 2, grace: std::time::Duration::from_secs(60) };
+    if is_first && !is_planned && !observed.running.contains_key(&step.key()) {
+        plan.steps.push(step);
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Kind {
     Starts,
     /// A run of a schedule was lost, made twice, or made beside another.
     Schedule,
+    /// A planned change of the primary cut off what was under way.
+    Cut,
     /// Data that was needed was replaced.
     Data,
     /// The end came in the wrong order.

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_decide::health::{HealthMachine, ProbeResult, Transition};
-use mainstay_decide::observed::{ChildSeen, DatabaseSeen, FailedStep, MemberSeen, Observed, RouterSeen, RunningStep};
+use mainstay_decide::observed::{
+    ChildSeen, DatabaseSeen, Errand, FailedStep, MemberSeen, Observed, RouterSeen, RunningStep, Wish,
+};
 use mainstay_decide::plan::{Plan, Step};
 use mainstay_decide::schedule::ScheduleSeen;
+use mainstay_decide::wish::{self, Progress};
 use mainstay_stack::Stack;
 use mainstay_types::{ChildName, InstanceId, Member, Nonce, Seen, Timestamp};
 
@@ -139,8 +142,37 @@ impl Control {
             self.look(stack, world);
         }
         self.probe(stack, world);
+        self.settle_wish(stack, world);
         let is_told = self.take_due(stack, world);
         is_told || world.now >= self.wake_at
+    }
+
+    /// A person asks for something, and is told when it is refused.
+    pub(crate) fn ask(&mut self, stack: &Stack, world: &mut World, errand: Errand) {
+        let epoch = world.record.as_ref().map_or(0, |record| record.epoch);
+        let refusal = wish::refusal(stack, &self.observed, &errand, world.now);
+        world.tell(&format_args!("a person asks for {errand:?}: {refusal:?}"));
+        if refusal.is_some() || self.dead_until.is_some() {
+            return;
+        }
+        world.forced = matches!(errand, Errand::Switchover { is_forced: true, .. });
+        self.observed.wish = Some(Wish { errand, asked_at: world.now, epoch });
+        self.wake_at = world.now;
+    }
+
+    /// A wish that is over is forgotten.
+    fn settle_wish(&mut self, stack: &Stack, world: &mut World) {
+        let Some(progress) = wish::progress(stack, &self.observed, world.now) else { return };
+        let is_restart = matches!(self.observed.wish, Some(Wish { errand: Errand::Restart { .. }, .. }));
+        match &progress {
+            Progress::Underway(_) => return,
+            Progress::Done if is_restart => world.mark(Mark::Restarted),
+            Progress::Done => world.mark(Mark::ErrandDone),
+            Progress::Over { .. } => world.mark(Mark::ErrandGivenUp),
+        }
+        world.tell(&format_args!("the errand is over: {progress:?}"));
+        self.observed.wish = None;
+        self.wake_at = world.now;
     }
 
     fn take_due(&mut self, stack: &Stack, world: &mut World) -> bool {
@@ -217,7 +249,7 @@ impl Control {
             looks.push(Message::Member(member, seen));
         }
         looks.push(Message::Edge(self.door(world, "edge", ())));
-        let router = world.router.clone();
+        let router = world.router_seen();
         looks.push(Message::Router(self.door(world, "router", router)));
         if stack.cache.is_some() {
             looks.push(Message::Redis("cache", self.door(world, "cache", ())));
@@ -274,6 +306,7 @@ impl Control {
             has_standby_signal: (server.data == Data::Complete).then_some(server.has_standby_signal),
             is_alive: Seen::Fact { value: world.cluster.is_alive(member), observed_at: world.now },
             answer,
+            control: world.cluster.control(member),
         }
     }
 
@@ -394,10 +427,11 @@ impl Control {
             | Step::Fence { .. }
             | Step::Promote { .. }
             | Step::SetSynchronous { .. }
+            | Step::Checkpoint { .. }
             | Step::Stop { .. } => {}
             // The router says so before the step is over.
             Step::PointRouter { .. } => {
-                self.observed.router = Seen::Fact { value: world.router.clone(), observed_at: now };
+                self.observed.router = Seen::Fact { value: world.router_seen(), observed_at: now };
             }
         }
         self.look(stack, world);
@@ -450,6 +484,7 @@ fn blank(stack: &Stack, world: &mut World) -> Observed {
             is_under_pressure: world.is_under_pressure,
             memory: BTreeMap::new(),
         }),
+        wish: None,
         redis: BTreeMap::new(),
         health: BTreeMap::new(),
         edge: Seen::Unknown,

@@ -1,5 +1,6 @@
 //! What goes wrong.
 
+use mainstay_decide::observed::Errand;
 use mainstay_stack::Stack;
 use mainstay_types::{ChildName, InstanceId, Member, Timestamp};
 
@@ -26,6 +27,8 @@ pub enum Fault {
     InstancesFail(u64),
     /// Somebody promotes a standby past us.
     Rogue(Member),
+    /// A person asks the cluster for something: no fault, but other faults are to meet it.
+    Ask(Errand),
 }
 
 /// How unreliable looks and steps are, in hundredths.
@@ -61,8 +64,25 @@ pub(crate) fn schedule(stack: &Stack, random: &mut Random, from: Timestamp) -> V
         let pause = if random.chance(60) { random.within(5, 400) } else { random.within(400, 6_000) };
         at = after(at, pause);
         faults.push((at, one(random, &children, &postgres)));
+        if random.chance(30) {
+            at = after(at, random.within(5, 1_500));
+            faults.push((at, Fault::Ask(errand(random, postgres.len()))));
+        }
     }
     faults
+}
+
+fn errand(random: &mut Random, members: usize) -> Errand {
+    let nth = usize::try_from(random.within(0, members as u64)).unwrap_or(0);
+    let member = Member::nth(nth).unwrap_or(Member::A);
+    match random.within(0, 4) {
+        0 => Errand::Failover { to: member },
+        1 => Errand::Restart { member },
+        _ => {
+            let drain_ms = random.within(0, 2_000);
+            Errand::Switchover { to: member, drain_ms, is_forced: random.chance(25) }
+        }
+    }
 }
 
 fn one(random: &mut Random, children: &[ChildName], postgres: &[ChildName]) -> Fault {

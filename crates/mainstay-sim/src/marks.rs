@@ -47,13 +47,21 @@ pub enum Mark {
     RunSkipped,
     /// A control plane found a run on disk that another had not started, or not learned the end of.
     RunTakenUp,
+    /// A switchover or failover that a person asked for was done.
+    ErrandDone,
+    /// What a person asked for was given up.
+    ErrandGivenUp,
+    /// A standby was restarted because a person asked.
+    Restarted,
+    /// A former primary followed the new one without a clone.
+    FollowedAsItWas,
     /// The stack ended in order.
     Finished,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::FailedOver,
         Self::FencedSilent,
         Self::OrphanAcknowledged,
@@ -76,6 +84,10 @@ impl Mark {
         Self::RunTimedOut,
         Self::RunSkipped,
         Self::RunTakenUp,
+        Self::ErrandDone,
+        Self::ErrandGivenUp,
+        Self::Restarted,
+        Self::FollowedAsItWas,
         Self::Finished,
     ];
 }

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_decide::observed::{DataDirectory, MemberAnswer};
+use mainstay_decide::observed::{ControlFile, DataDirectory, MemberAnswer};
 use mainstay_types::{Lsn, Member, Timeline, Timestamp};
 
 use crate::random::Random;
+
+/// The record of a checkpoint in a log: no write of a client's has this id.
+const CHECKPOINT: u64 = 0;
 
 /// A data directory and the server on it.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) log: Vec<u64>,
     /// `synchronous_standby_names`, kept on disk.
     pub(crate) synchronous: Vec<Member>,
+    /// It ended in order as a primary: where the record of its last checkpoint is.
+    pub(crate) shut_down_at: Option<usize>,
     /// The present process.
     pub(crate) process: Option<Process>,
     /// Backends without a postmaster live until then.
@@ -100,6 +105,31 @@ impl Cluster {
             synchronous: server.synchronous.clone(),
             standbys,
         })
+    }
+
+    /// A primary ends in order: its last record goes to whoever streams, then it is gone.
+    pub(crate) fn shut_down(&mut self, primary: Member) {
+        let server = self.server_mut(primary);
+        let at = server.log.len();
+        server.log.push(CHECKPOINT);
+        server.shut_down_at = Some(at);
+        let log = server.log.clone();
+        let streaming: Vec<Member> = self.standbys_of(primary).into_keys().collect();
+        for member in streaming {
+            let server = self.server_mut(member);
+            if server.process.as_ref().is_some_and(|process| !process.is_frozen) {
+                server.log.clone_from(&log);
+            }
+        }
+    }
+
+    pub(crate) fn control(&self, member: Member) -> Option<ControlFile> {
+        let server = self.server(member);
+        let is_ours = server.data == Data::Complete;
+        let checkpoint = Lsn::new(server.shut_down_at.unwrap_or(server.log.len()) as u64);
+        let is_shut_down = server.shut_down_at.is_some() && server.process.is_none();
+        let timeline = Timeline(server.timeline);
+        is_ours.then_some(ControlFile { is_shut_down, timeline, checkpoint, redo: checkpoint })
     }
 
     fn standbys_of(&self, primary: Member) -> BTreeMap<Member, Lsn> {

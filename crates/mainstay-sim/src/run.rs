@@ -159,6 +159,7 @@ impl Runner<'_> {
             Scenario::Up | Scenario::Faults(_) => false,
         };
         if is_down {
+            self.control.observed.wish = None;
             self.world.is_stopping = true;
             self.control.observed.is_stopping = true;
             self.control.wake_at = self.world.now;
@@ -317,6 +318,7 @@ impl Runner<'_> {
                 }
             }
             Fault::Rogue(member) => self.rogue(member),
+            Fault::Ask(errand) => self.control.ask(self.stack, &mut self.world, errand),
         }
     }
 

@@ -66,6 +66,7 @@ fn duration(step: &Step) -> (u64, u64) {
             (2, 12)
         }
         Step::WriteSchedule { .. } => (1, 6),
+        Step::Checkpoint { .. } => (5, 200),
         Step::Fence { .. } => (5, 25),
         Step::Promote { .. } => (30, 120),
         Step::WriteRecord { .. } => (1, 4),
@@ -79,6 +80,10 @@ fn duration(step: &Step) -> (u64, u64) {
 fn check_order(world: &mut World, name: &ChildName) {
     let Some(record) = &world.record else { return };
     if member_of(name) != Some(record.primary) {
+        return;
+    }
+    // A planned change of the primary: held sessions are waited for, see the end of its process.
+    if world.router.write.is_none() && !world.is_stopping {
         return;
     }
     let user = world.children.iter().find(|(other, child)| {
@@ -114,9 +119,7 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         Step::Promote { member } => promote(world, *member),
         Step::WriteRecord { record } => world.write_record(record.clone()),
         Step::SetSynchronous { primary, standbys } => {
-            if !world.cluster.answers(*primary, now) {
-                return Err(format!("postgres-{primary} does not answer"));
-            }
+            answering(world, *primary)?;
             if standbys.is_empty() && !world.cluster.server(*primary).synchronous.is_empty() {
                 world.mark(Mark::Unblocked);
             }
@@ -130,7 +133,7 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
             if *epoch < world.router.epoch {
                 return Err("the router knows a later epoch".to_owned());
             }
-            world.point_router(RouterSeen { epoch: *epoch, write: *write, read: read.clone() });
+            world.point_router(RouterSeen { epoch: *epoch, write: *write, read: read.clone(), leaving: None });
             Ok(())
         }
         Step::PrepareDatabase { primary } | Step::Migrate { primary } => {
@@ -159,8 +162,14 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
             let ready_ms = world.random.within(30, 200);
             world.spawn(&ChildName::instance(id), ready_ms)
         }
+        Step::Checkpoint { primary } => answering(world, *primary),
         Step::Stop { .. } | Step::Finish => Ok(()),
     }
+}
+
+fn answering(world: &World, member: Member) -> Result<(), String> {
+    let is_there = world.cluster.answers(member, world.now);
+    is_there.then_some(()).ok_or_else(|| format!("postgres-{member} does not answer"))
 }
 
 fn init(world: &mut World, member: Member) -> Result<(), String> {
@@ -195,6 +204,7 @@ fn clone(world: &mut World, member: Member, from: Member) -> Result<(), String> 
     server.has_standby_signal = true;
     server.timeline = source.timeline;
     server.log = source.log;
+    server.shut_down_at = None;
     server.synchronous = vec![];
     Ok(())
 }
@@ -211,9 +221,13 @@ fn start(world: &mut World, member: Member, follow: Option<Member>) -> Result<()
     let answers_from = after(world.now, world.random.within(30, 200));
     let server = world.cluster.server_mut(member);
     if follow.is_some() {
+        if !server.has_standby_signal {
+            world.marks.insert(Mark::FollowedAsItWas);
+        }
         server.has_standby_signal = true;
         server.synchronous = vec![];
     }
+    server.shut_down_at = None;
     let is_in_recovery = server.has_standby_signal;
     server.process = Some(Process {
         is_in_recovery,

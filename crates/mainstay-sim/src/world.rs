@@ -49,8 +49,12 @@ pub(crate) struct World {
     pub(crate) children: BTreeMap<ChildName, Child>,
     pub(crate) cluster: Cluster,
     pub(crate) router: RouterSeen,
-    /// Sessions to the router's write target, counted up with each repointing.
+    /// Sessions to the router's write target, counted up with each change of it.
     session: u64,
+    /// Where they were led last.
+    led_to: Option<Member>,
+    /// The switchover under way ends what is under way.
+    pub(crate) forced: bool,
     pub(crate) record: Option<Record>,
     pub(crate) is_prepared: bool,
     pub(crate) is_migrated: bool,
@@ -88,8 +92,10 @@ impl World {
             random: Random::new(seed),
             children: BTreeMap::new(),
             cluster,
-            router: RouterSeen { epoch: 0, write: None, read: vec![] },
+            router: RouterSeen { epoch: 0, write: None, read: vec![], leaving: None },
             session: 0,
+            led_to: None,
+            forced: false,
             record: None,
             is_prepared: false,
             is_migrated: false,
@@ -209,16 +215,29 @@ impl World {
     }
 
     pub(crate) fn point_router(&mut self, targets: RouterSeen) {
-        if self.router.write != targets.write {
-            self.session += 1;
-        }
         if let Some(member) = targets.write {
+            // Sessions that are held and led to the same primary again have not noticed.
+            if self.led_to != Some(member) {
+                self.session += 1;
+            }
+            self.led_to = Some(member);
             let recorded = self.record.as_ref().map(|record| (record.primary, record.epoch));
             if recorded != Some((member, targets.epoch)) {
                 self.broke(Kind::Misled, format!("sessions are led to {member}, the record says {recorded:?}"));
             }
         }
         self.router = targets;
+    }
+
+    /// What the router says: sessions with a write under way count as leaving while they are held.
+    pub(crate) fn router_seen(&self) -> RouterSeen {
+        let mut leaving = BTreeMap::new();
+        for write in self.pending.iter().filter(|write| write.session == self.session) {
+            if self.router.write != Some(write.member) {
+                *leaving.entry(write.member).or_insert(0) += 1;
+            }
+        }
+        RouterSeen { leaving: Some(leaving), ..self.router.clone() }
     }
 
     pub(crate) fn write_record(&mut self, record: Record) -> Result<(), String> {
@@ -262,12 +281,27 @@ impl World {
             })
             .collect();
         for (name, reason) in due {
+            self.end_in_order(&name, &reason);
             self.end(&name, reason, true);
         }
         self.cluster.replicate(now, &mut self.random);
         self.write();
         self.acknowledge();
         self.check();
+    }
+
+    /// A primary that ends in order sends its last record; nobody may have anything under way there then.
+    fn end_in_order(&mut self, name: &ChildName, reason: &ExitReason) {
+        let Some(member) = member_of(name).filter(|_| reason.is_success()) else { return };
+        let process = self.cluster.server(member).process.as_ref();
+        if process.is_none_or(|process| process.is_in_recovery || process.is_rogue) {
+            return;
+        }
+        let is_cut = self.pending.iter().any(|write| write.member == member && write.session == self.session);
+        if is_cut && !self.is_stopping && !self.forced {
+            self.broke(Kind::Cut, format!("postgres-{member} was ended with a write under way"));
+        }
+        self.cluster.shut_down(member);
     }
 
     fn write(&mut self) {

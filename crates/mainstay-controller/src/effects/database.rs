@@ -8,7 +8,9 @@ use std::time::Duration;
 use mainstay_decide::observed::{DataDirectory, MemberAnswer, MemberSeen, Record};
 use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
-use mainstay_postgres::{Access, Layout, RecordFile, Task, clone, cluster, init, layout, prepare, probe, proof, start};
+use mainstay_postgres::{
+    Access, Layout, RecordFile, Task, clone, cluster, control_file, init, layout, prepare, probe, proof, start,
+};
 use mainstay_router::protocol::{Server, Targets};
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::ids::user_for;
@@ -104,6 +106,10 @@ impl Cluster {
                 let access = self.access(*primary)?;
                 cluster::set_synchronous(access, standbys).await.map_err(|error| chain(&error))?;
                 self.drop_old(standbys);
+                Ok(Outcome::Done)
+            }
+            Step::Checkpoint { primary } => {
+                cluster::checkpoint(self.access(*primary)?).await.map_err(|error| chain(&error))?;
                 Ok(Outcome::Done)
             }
             Step::PointRouter { epoch, write, read } => self.point(effects, *epoch, *write, read).await,
@@ -338,6 +344,8 @@ impl Cluster {
             has_standby_signal: signal.filter(|_| data == DataDirectory::Complete),
             is_alive: proof::is_alive(&self.layout, member, now()),
             answer,
+            // After the proof: whoever wrote it is dead by then, or not proven to be.
+            control: control_file::read(&self.layout.data(member)),
         }
     }
 }

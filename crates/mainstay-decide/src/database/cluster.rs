@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use mainstay_stack::model::{Database, Durability};
 use mainstay_types::{Member, Waiting};
 
+use super::wish::{self, Stage};
 use super::{Notes, failover, standby, wait};
 use crate::draft::Draft;
-use crate::observed::{MemberAnswer, Record};
+use crate::observed::{Errand, MemberAnswer, Record};
 use crate::plan::{Step, StepKey};
+use crate::stop::FAST_SHUTDOWN;
 use crate::view::{Answer, Life};
 
 pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record) {
@@ -16,6 +18,8 @@ pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database
     let mut writable = None;
     if let Some(promoting) = record.promoting {
         failover::go_on(draft, notes, record, promoting);
+    } else if failover::is_by_hand(draft, record) {
+        failover::by_hand(draft, notes, database, record);
     } else {
         match draft.view.member_life(primary) {
             Life::Runs(_) => match draft.view.answer(primary) {
@@ -36,12 +40,33 @@ pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database
     if let Some(answer) = writable {
         duties(draft, notes, database, record, answer);
         schema(draft, database, primary);
+        errand(draft, notes, primary);
     }
     let members = others(draft, record);
     for member in members {
         if Some(member) != record.promoting {
             standby::plan(draft, notes, record, member, writable);
         }
+    }
+}
+
+/// The part of a switchover that the primary still has a say in.
+fn errand(draft: &mut Draft<'_>, notes: &mut Notes, primary: Member) {
+    let Some((wish, stage)) = wish::underway(&draft.view) else { return };
+    if !matches!(wish.errand, Errand::Switchover { .. }) {
+        return;
+    }
+    match stage {
+        Stage::Checkpoint => {
+            draft.ask(Step::Checkpoint { primary });
+        }
+        Stage::Drain { until, .. } => draft.wake(until),
+        Stage::Stop => {
+            let Life::Runs(child) = draft.view.member_life(primary) else { return };
+            let waiting = draft.stop(&mainstay_types::ChildName::postgres(primary), child, FAST_SHUTDOWN);
+            wait(notes, primary, waiting);
+        }
+        Stage::Promote | Stage::Lead | Stage::Detach | Stage::Restart | Stage::CatchUp => {}
     }
 }
 
@@ -60,7 +85,8 @@ fn duties(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record:
         .then(|| confirmations(draft, database, record, primary))
         .flatten();
     let route = routing(draft, record, primary);
-    let is_misled = draft.view.router().is_some_and(|router| router.write != Some(record.primary));
+    let wanted = (!wish::is_holding(&draft.view)).then_some(record.primary);
+    let is_misled = draft.view.router().is_some_and(|router| router.write != wanted);
     let mut lanes = match &confirm {
         // Commits hang until it is done, or nobody may be led there before.
         Some((_, Weight::Pressing)) => [confirm.map(|(step, _)| step), route],
@@ -94,9 +120,11 @@ fn routing(draft: &Draft<'_>, record: &Record, primary: &MemberAnswer) -> Option
     let read: Vec<Member> = others(draft, record)
         .into_iter()
         .filter(|member| standby::is_fine(&draft.view, record, *member, primary))
+        .filter(|member| wish::detaching(&draft.view) != Some(*member))
         .collect();
-    let is_right = router.epoch == record.epoch && router.write == Some(record.primary) && router.read == read;
-    (!is_right).then_some(Step::PointRouter { epoch: record.epoch, write: Some(record.primary), read })
+    let write = (!wish::is_holding(&draft.view)).then_some(record.primary);
+    let is_right = router.epoch == record.epoch && router.write == write && router.read == read;
+    (!is_right).then_some(Step::PointRouter { epoch: record.epoch, write, read })
 }
 
 /// The next step towards candidates that every acknowledged commit waits for.
@@ -111,9 +139,10 @@ fn confirmations(
     primary: &MemberAnswer,
 ) -> Option<(Step, Weight)> {
     let view = &draft.view;
-    let is_lost = |member: &Member| standby::is_lost(view, record, *member, primary);
-    let fine: BTreeSet<Member> =
-        others(draft, record).into_iter().filter(|member| standby::is_fine(view, record, *member, primary)).collect();
+    let leaving = wish::detaching(view).filter(|member| wish::is_given_up(view, *member));
+    let is_lost = |member: &Member| leaving == Some(*member) || standby::is_lost(view, record, *member, primary);
+    let is_fine = |member: &Member| leaving != Some(*member) && standby::is_fine(view, record, *member, primary);
+    let fine: BTreeSet<Member> = others(draft, record).into_iter().filter(is_fine).collect();
     let candidates: BTreeSet<Member> = record.candidates.iter().copied().collect();
     let named: BTreeSet<Member> = primary.synchronous.iter().copied().collect();
     if database.durability == Durability::Fast {
@@ -121,8 +150,9 @@ fn confirmations(
     }
     let is_strict = database.durability == Durability::Strict;
     // In `strict` a lost candidate stays one: without it nothing was acknowledged since.
-    let is_out = |member: &Member| {
-        if is_strict { standby::needs_clone(view, *member) || is_detached(view, *member) } else { is_lost(member) }
+    let is_out = |member: &Member| match is_strict {
+        true => leaving == Some(*member) || standby::needs_clone(view, *member) || is_detached(view, *member),
+        false => is_lost(member),
     };
     let without = || Step::WriteRecord { record: Record { candidates: vec![], ..record.clone() } };
     if candidates.iter().any(is_out) || !candidates.is_subset(&named) {

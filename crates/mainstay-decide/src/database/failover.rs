@@ -6,9 +6,10 @@ use mainstay_stack::model::{Database, Durability};
 use mainstay_types::{Member, Timestamp, Waiting};
 
 use super::bootstrap::directory_unknown;
+use super::wish::{self, Stage};
 use super::{Notes, fail, wait};
 use crate::draft::Draft;
-use crate::observed::{DataDirectory, MemberAnswer, Record};
+use crate::observed::{DataDirectory, Errand, MemberAnswer, Record, Wish};
 use crate::plan::Step;
 use crate::restart;
 use crate::view::{Answer, Life, View};
@@ -87,6 +88,31 @@ pub(super) fn silent(draft: &mut Draft<'_>, notes: &mut Notes, database: &Databa
             };
             fail(notes, primary, reason, waiting);
         }
+    }
+}
+
+/// A person asked for a failover although the primary may be well.
+pub(super) fn is_by_hand(draft: &Draft<'_>, record: &Record) -> bool {
+    let is_asked = |wish: &Wish| matches!(wish.errand, Errand::Failover { .. });
+    draft.view.member_life(record.primary).runs().is_some()
+        && matches!(wish::underway(&draft.view), Some((wish, Stage::Promote)) if is_asked(wish))
+}
+
+/// The recorded primary is given up because a person said so.
+pub(super) fn by_hand(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record) {
+    let primary = record.primary;
+    match choose(&draft.view, database, record, draft.view.now.after(database.hang_after)) {
+        Choice::Promote(candidate) => begin(draft, notes, record, candidate),
+        Choice::FenceFirst => {
+            let waiting = fence(draft, primary);
+            wait(notes, primary, waiting);
+        }
+        Choice::Wait(candidate) => {
+            let of = format!("postgres-{candidate}, which is to take over");
+            wait(notes, primary, Waiting::Observation { of });
+        }
+        // The wish is over in a moment: nobody could take over.
+        Choice::Nobody => {}
     }
 }
 
@@ -192,8 +218,9 @@ fn fence(draft: &mut Draft<'_>, member: Member) -> Waiting {
 
 /// Chooses the candidate that holds every acknowledged write.
 fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Timestamp) -> Choice {
-    let mut best: Option<(Member, &MemberAnswer)> = None;
+    let mut answers: Vec<(Member, &MemberAnswer)> = Vec::new();
     let mut pending = None;
+    let is_fast = database.durability == Durability::Fast;
     for candidate in &record.candidates {
         let name = mainstay_types::ChildName::postgres(*candidate);
         let is_there =
@@ -207,29 +234,44 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
             Answer::Fact(_) | Answer::Unknown | Answer::Silent { .. } => {
                 // A commit waits for any one of the synchronous standbys: without the answer of each, nobody
                 // knows which one has it.
-                if database.durability == Durability::Fast {
+                if is_fast {
                     continue;
                 }
                 return Choice::Nobody;
             }
         };
-        if best.is_none_or(|(_, known)| answer.lsn > known.lsn) {
-            best = Some((*candidate, answer));
-        }
+        answers.push((*candidate, answer));
     }
+    let preferred = view.observed.wish.as_ref().filter(|wish| wish.epoch == record.epoch).and_then(Wish::to);
+    // Of those that have the most, the one that was asked for, else the first.
+    let most = |answers: &[(Member, &MemberAnswer)]| {
+        let of_first = answers.iter().rev();
+        of_first.max_by_key(|(member, answer)| (answer.lsn, preferred == Some(*member))).map(|(member, _)| *member)
+    };
+    let mut best = most(&answers);
     // While anything of the primary lives, one of several candidates may still be given what the others lack.
     let is_comparing = record.candidates.len() > 1 && !view.observed.is_fencing_sabotaged;
-    if is_comparing && best.is_some() && pending.is_none() {
+    // In `fast` one that does not answer is not waited for for ever.
+    let is_late = is_fast && view.now >= deadline;
+    if is_comparing && best.is_some() && (pending.is_none() || is_late) {
         if !view.is_proven_dead(record.primary) {
             return Choice::FenceFirst;
         }
         let is_final = |member: &&Member| view.is_final(**member, record.primary);
-        pending = record.candidates.iter().find(|member| !is_final(member)).copied();
+        let not_final = record.candidates.iter().find(|member| !is_final(member)).copied();
+        pending = pending.or(not_final);
+        if is_late {
+            answers.retain(|(member, _)| is_final(&member));
+            best = most(&answers);
+        }
+        if let (None, Some(candidate)) = (best, not_final) {
+            return Choice::Wait(candidate);
+        }
     }
     match (best, pending) {
         (_, Some(candidate)) if view.now < deadline => Choice::Wait(candidate),
-        (Some((candidate, _)), None) => Choice::Promote(candidate),
-        (Some((candidate, _)), Some(_)) if database.durability == Durability::Fast => Choice::Promote(candidate),
+        (Some(candidate), None) => Choice::Promote(candidate),
+        (Some(candidate), Some(_)) if is_fast => Choice::Promote(candidate),
         (Some(_) | None, Some(_)) | (None, None) => Choice::Nobody,
     }
 }

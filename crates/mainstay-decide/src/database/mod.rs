@@ -8,6 +8,7 @@ mod boxes;
 mod cluster;
 mod failover;
 mod standby;
+pub mod wish;
 
 use std::collections::BTreeMap;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use mainstay_types::{ChildName, Member, Waiting};
 
 use super::bootstrap::directory_unknown;
+use super::wish::{self, Stage};
 use super::{Notes, fail, leads_to_primary, wait};
 use crate::draft::Draft;
 use crate::observed::{ChildSeen, DataDirectory, MemberAnswer, Record};
@@ -58,7 +59,13 @@ fn running(
             let waiting = draft.ask_urgent(Step::Fence { member });
             fail(notes, member, reason, waiting);
         }
-        Answer::Fact(answer) if answer.is_streaming => {}
+        Answer::Fact(answer) if answer.is_streaming => {
+            let is_asked = wish::detaching(&draft.view) == Some(member);
+            if is_asked && matches!(wish::underway(&draft.view), Some((_, Stage::Restart))) {
+                let waiting = draft.stop(&ChildName::postgres(member), child, FAST_SHUTDOWN);
+                wait(notes, member, waiting);
+            }
+        }
         Answer::Fact(_) => {
             wait(notes, member, Waiting::Readiness { probe: "its stream from the primary".to_owned() });
             let Some(since) = detached_since(&draft.view, member, child) else { return };
@@ -146,7 +153,20 @@ pub(super) fn needs_clone(view: &View<'_>, member: Member) -> bool {
         }
         Life::Never | Life::Runs(_) => false,
     };
-    seen.has_standby_signal == Some(false) || is_worn_out
+    seen.has_standby_signal == Some(false) && !can_follow(view, member) || is_worn_out
+}
+
+/// Whether a former primary is a beginning of what the present one holds, so that it can follow it as it is: it ended
+/// in order, and the present one's timeline left its own behind the last record that it wrote.
+fn can_follow(view: &View<'_>, member: Member) -> bool {
+    let (Some(record), Some(seen)) = (view.record(), view.member(member)) else { return false };
+    let Some(control) = &seen.control else { return false };
+    record.primary != member
+        && record.promoting.is_none()
+        && view.is_proven_dead(member)
+        && control.is_shut_down
+        && control.timeline.0.checked_add(1) == Some(record.timeline.0)
+        && control.checkpoint < record.lsn
 }
 
 /// Since when this start of a standby has not been streaming.

@@ -129,7 +129,7 @@ fn the_old_primary_is_cloned_once_clients_are_led_away() {
     let answer = bench.answer(B);
     (answer.is_in_recovery, answer.is_streaming, answer.timeline) = (false, false, Timeline(2));
     bench.observed.router =
-        fact(mainstay_decide::observed::RouterSeen { epoch: 2, write: Some(B), read: vec![] }, 99_999);
+        fact(mainstay_decide::observed::RouterSeen { epoch: 2, write: Some(B), read: vec![], leaving: None }, 99_999);
     assert_eq!(bench.steps(), vec![Step::Clone { member: A, from: B }]);
     bench.database().members.get_mut(&A).expect("the bench is whole").has_standby_signal = Some(true);
     assert_eq!(bench.steps(), vec![Step::StartPostgres { member: A, follow: Some(B) }], "the copy is done");
@@ -280,7 +280,7 @@ fn a_standby_without_a_stream_is_stopped_and_cloned_again() {
     bench.answer(A).synchronous.clear();
     bench.answer(A).standbys.clear();
     bench.observed.router =
-        fact(mainstay_decide::observed::RouterSeen { epoch: 1, write: Some(A), read: vec![] }, 99_999);
+        fact(mainstay_decide::observed::RouterSeen { epoch: 1, write: Some(A), read: vec![], leaving: None }, 99_999);
     bench.answer(B).is_streaming = false;
     bench.database().memory.entry(B).or_default().detached_since = Some(at(90_001));
     assert_eq!(bench.steps(), vec![], "9.999 s");

@@ -2,7 +2,9 @@
 
 use crate::support::{A, B, Bench, at, child, instance, report};
 use mainstay_decide::invariants;
-use mainstay_decide::observed::{DataDirectory, FailedStep, Health, Observed, RouterSeen, RunningStep};
+use mainstay_decide::observed::{
+    ControlFile, DataDirectory, Errand, FailedStep, Health, Observed, RouterSeen, RunningStep, Wish,
+};
 use mainstay_decide::plan::{Step, StepKey, plan};
 use mainstay_decide::schedule::{Cause, Run};
 use mainstay_stack::model::Durability;
@@ -48,10 +50,15 @@ fn disturb(bench: &mut Bench, bytes: &mut Bytes<'_>) {
         disturb_member(bench, member, bytes);
     }
     disturb_record(bench, bytes);
+    disturb_wish(bench, bytes);
     let observed = &mut bench.observed;
     if bytes.is_rare() {
         let write = if bytes.is_rare() { None } else { Some(bytes.member()) };
-        let value = RouterSeen { epoch: u64::from(bytes.below(3)), write, read: vec![] };
+        let leaving = match bytes.below(3) {
+            0 => None,
+            left => Some([(A, u64::from(left))].into_iter().filter(|(_, left)| *left > 1).collect()),
+        };
+        let value = RouterSeen { epoch: u64::from(bytes.below(3)), write, read: vec![], leaving };
         observed.router = Seen::Fact { value, observed_at: at(99_000) };
     }
     observed.is_stopping = bytes.below(8) == 7;
@@ -131,6 +138,33 @@ fn disturb_record(bench: &mut Bench, bytes: &mut Bytes<'_>) {
         15 => bench.database().record = Seen::Unknown,
         14 => bench.database().record = Seen::Fact { value: None, observed_at: at(99_000) },
         _ => {}
+    }
+}
+
+fn disturb_wish(bench: &mut Bench, bytes: &mut Bytes<'_>) {
+    if !bytes.is_rare() {
+        return;
+    }
+    let member = bytes.member();
+    let is_forced = bytes.is_rare();
+    let errand = match bytes.below(3) {
+        0 => Errand::Switchover { to: member, drain_ms: 1_000, is_forced },
+        1 => Errand::Failover { to: member },
+        _ => Errand::Restart { member },
+    };
+    let asked_at = bytes.time();
+    bench.observed.wish = Some(Wish { errand, asked_at, epoch: u64::from(bytes.below(3)) + 1 });
+    let control = ControlFile {
+        is_shut_down: bytes.below(2) == 1,
+        timeline: Timeline(u32::from(bytes.below(3))),
+        checkpoint: Lsn::new(u64::from(bytes.below(200)) * 5),
+        redo: Lsn::default(),
+    };
+    if let Some(seen) = bench.database().members.get_mut(&member) {
+        seen.control = Some(control);
+    }
+    if bytes.below(2) == 1 {
+        bench.observed.done.insert(StepKey::Checkpoint, bytes.time());
     }
 }
 

@@ -94,6 +94,7 @@ impl Bench {
             has_standby_signal: None,
             is_alive: fact(false, 0),
             answer: Seen::Unknown,
+            control: None,
         };
         let database = DatabaseSeen {
             record: fact(None, 0),
@@ -107,6 +108,7 @@ impl Bench {
             failed: BTreeMap::new(),
             done: BTreeMap::new(),
             database: Some(database),
+            wish: None,
             redis: BTreeMap::new(),
             health: BTreeMap::new(),
             edge: Seen::Unknown,
@@ -144,7 +146,7 @@ impl Bench {
         observed.prometheus = fact((), 99_990);
         observed.alertmanager = fact((), 99_990);
         observed.redis = ["cache", "store"].map(|name| (name.to_owned(), fact((), 99_990))).into();
-        observed.router = fact(RouterSeen { epoch: 1, write: Some(A), read: vec![B] }, 99_990);
+        observed.router = fact(RouterSeen { epoch: 1, write: Some(A), read: vec![B], leaving: None }, 99_990);
         observed.is_database_prepared = true;
         observed.is_migrated = true;
         observed.before_done.insert(ServiceName::new("backend").expect("the bench is whole"), at(0));
@@ -229,7 +231,7 @@ impl Bench {
         is_alive: bool,
         answer: Seen<MemberAnswer>,
     ) {
-        let seen = MemberSeen { data, has_standby_signal, is_alive: fact(is_alive, 99_990), answer };
+        let seen = MemberSeen { data, has_standby_signal, is_alive: fact(is_alive, 99_990), answer, control: None };
         let looked_at = at(99_990);
         self.database().look(member, seen, looked_at);
     }

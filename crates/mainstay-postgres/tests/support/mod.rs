@@ -143,14 +143,19 @@ impl Cluster {
         self.servers[&member].id().unwrap()
     }
 
+    /// Ends one server in order and proves that nothing is left of it.
+    pub async fn stop(&mut self, member: Member) {
+        signal(self.pid(member), rustix::process::Signal::INT);
+        let mut server = self.servers.remove(&member).unwrap();
+        tokio::time::timeout(WITHIN, server.wait()).await.expect("ends by SIGINT").unwrap();
+        assert_eq!(proof::check(&self.layout, member), proof::Proof::Dead);
+    }
+
     /// Ends all servers in order and proves that nothing is left.
     pub async fn end(mut self) {
         let members: Vec<Member> = self.servers.keys().copied().collect();
         for member in members {
-            signal(self.pid(member), rustix::process::Signal::INT);
-            let mut server = self.servers.remove(&member).unwrap();
-            tokio::time::timeout(WITHIN, server.wait()).await.expect("ends by SIGINT").unwrap();
-            assert_eq!(proof::check(&self.layout, member), proof::Proof::Dead);
+            self.stop(member).await;
         }
     }
 }

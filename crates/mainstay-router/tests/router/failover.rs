@@ -361,3 +361,72 @@ async fn a_copy_in_flight_is_unknown_and_its_data_is_swallowed() {
     assert_eq!(client.cycle().await, ["T", "D", "C", "ZI"]);
     assert_eq!(text(&router.connect().await, "select count(*)::text from ledger").await, "0");
 }
+
+/// A planned change of the primary: what is begun is finished there, nothing is begun, and nobody sees an error.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_change_waits_for_what_is_begun_and_fails_no_statement() {
+    let (mut primary, standby, router, mut control) = pair().await;
+    let writers: Vec<_> = (0..4_i64)
+        .map(|writer| {
+            let address = router.write;
+            tokio::spawn(async move {
+                let mut client = connect(address).await;
+                let begun = Instant::now();
+                let mut written = 0_i64;
+                while begun.elapsed() < Duration::from_secs(3) {
+                    // Every second transaction has a pause in its middle.
+                    let transaction = client.transaction().await.unwrap();
+                    transaction.execute("insert into ledger values ($1)", &[&writer]).await.unwrap();
+                    if written % 2 == 0 {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    transaction.commit().await.unwrap();
+                    written += 1;
+                }
+                written
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let open = router.connect().await;
+    open.batch_execute("begin; insert into ledger values (100)").await.unwrap();
+    control.point(1, None, &[]).await;
+    control.leaving(1).await;
+    let count = "select count(*)::text from ledger";
+    let before = text(&primary.admin("app").await, count).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(text(&primary.admin("app").await, count).await, before, "nothing new is begun");
+    open.batch_execute("insert into ledger values (101); commit").await.unwrap();
+    control.leaving(0).await;
+    caught_up(&primary, &standby).await;
+    primary.kill();
+    standby.promote().await;
+    control.point(2, Some(&standby), &[]).await;
+    let mut written = 2;
+    for writer in writers {
+        written += writer.await.expect("no statement failed");
+    }
+    assert_eq!(text(&router.connect().await, count).await, written.to_string());
+}
+
+/// A hold that is given up: the same primary goes on, and nobody has noticed but by the wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_given_up_ends_no_session() {
+    let (primary, _standby, router, mut control) = pair().await;
+    let open = router.connect().await;
+    open.batch_execute("begin; insert into ledger values (1)").await.unwrap();
+    let state = router.connect().await;
+    state.batch_execute("create temp table mine (id int)").await.unwrap();
+    control.point(1, None, &[]).await;
+    control.leaving(1).await;
+    let waiting = tokio::spawn(async move {
+        state.batch_execute("insert into mine values (1)").await.unwrap();
+        text(&state, "select count(*)::text from mine").await
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished());
+    control.point(1, Some(&primary), &[]).await;
+    assert_eq!(waiting.await.unwrap(), "1");
+    open.batch_execute("commit").await.unwrap();
+    assert_eq!(text(&open, "select count(*)::text from ledger").await, "1");
+}

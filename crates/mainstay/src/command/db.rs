@@ -1,11 +1,11 @@
-//! `mainstay db`: PostgreSQL's own client through the router as the application, and dumps from elsewhere.
+//! `mainstay db`: PostgreSQL's own client through the router as the application, dumps from elsewhere, and the cluster.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use clap::{Args, Subcommand};
 
-use super::import;
+use super::{errand, import};
 use crate::Global;
 use crate::failure::Failure;
 
@@ -28,11 +28,24 @@ enum What {
     },
     /// The router's pools: clients, server connections, waits
     Pool,
+    /// Another primary, planned: no statement is lost
+    Switchover(errand::Switchover),
+    /// Another primary at once, as if this one were lost: what is in flight is cut off
+    Failover(errand::Failover),
+    /// Restart every member, for a new minor version: standbys first, the primary by a switchover
+    Restart(errand::Restart),
     /// Import a dump or a running database, in one transaction
     Import(import::Options),
 }
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    match &options.what {
+        What::Switchover(options) => return errand::switchover(global, options).await,
+        What::Failover(options) => return errand::failover(global, options).await,
+        What::Restart(options) => return errand::restart(global, options).await,
+        What::Pool => return super::pool::run(global).await,
+        What::Psql { .. } | What::Import(_) => {}
+    }
     let access = crate::place::client(global)?.database().await?;
     let split = |url: &mainstay_types::Secret| {
         without_password(url.expose()).ok_or_else(|| Failure::bug("the control plane gave a database URL that is none"))
@@ -43,7 +56,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
             return import::run(global, options, &import::Target::new(url, password));
         }
         What::Psql { read, arguments } => (read, arguments),
-        What::Pool => return super::pool::run(global).await,
+        What::Pool | What::Switchover(_) | What::Failover(_) | What::Restart(_) => return Ok(0),
     };
     let (url, password) = split(if *read { &access.app_read_url } else { &access.app_url })?;
     // The password goes by the environment: arguments are seen by everyone on the machine.

@@ -11,6 +11,7 @@ pub(crate) mod down;
 pub(crate) mod drill;
 pub(crate) mod drill_report;
 pub(crate) mod env;
+mod errand;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod explain;

@@ -5,4 +5,5 @@ mod after;
 mod before;
 mod data;
 mod during;
+mod errands;
 mod world;

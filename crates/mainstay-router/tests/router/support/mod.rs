@@ -294,7 +294,7 @@ impl Control {
         wire::send(&mut self.stream, &frame).await.unwrap();
         loop {
             match self.next().await {
-                FromRouter::Report { .. } | FromRouter::FailoverDone { .. } => {}
+                FromRouter::Report { .. } | FromRouter::FailoverDone { .. } | FromRouter::Leaving { .. } => {}
                 answer => return answer,
             }
         }
@@ -312,6 +312,20 @@ impl Control {
             read: read.iter().map(|cluster| cluster.server()).collect(),
         };
         assert_eq!(self.ask(ToRouter::Targets { targets }).await, FromRouter::Pointed { epoch });
+    }
+
+    /// Connections that are leaving, once so many are.
+    pub(crate) async fn leaving(&mut self, wanted: u64) {
+        let waiting = async {
+            loop {
+                if let FromRouter::Leaving { by_member, .. } = self.next().await
+                    && by_member.values().sum::<u64>() == wanted
+                {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("told within 10 s");
     }
 
     pub(crate) async fn failover_done(&mut self) -> FromRouter {
