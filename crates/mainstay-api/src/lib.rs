@@ -503,6 +503,8 @@ pub enum Sabotage {
     CloseRouterListeners,
     /// The next start of a child that is no database comes several seconds late.
     StartLate,
+    /// The next lost standby: commits wait for it for some seconds more, and its start comes as late.
+    UnblockLate,
 }
 
 /// Any error of the API, as `application/problem+json`.

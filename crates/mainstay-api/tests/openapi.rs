@@ -384,6 +384,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         Sabotage::CloseEdgeListeners,
         Sabotage::CloseRouterListeners,
         Sabotage::StartLate,
+        Sabotage::UnblockLate,
     ];
     all.extend(sabotages.map(|one| put("Sabotage", one)));
     all.extend(drills());

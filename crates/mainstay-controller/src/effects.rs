@@ -94,9 +94,11 @@ impl Effects {
         let listeners = match sabotage {
             Sabotage::CloseEdgeListeners => ["edge-https", "edge-http"],
             Sabotage::CloseRouterListeners => ["router-write", "router-read"],
-            Sabotage::Off | Sabotage::PromoteWithoutFencing | Sabotage::ThawWithoutFencing | Sabotage::StartLate => {
-                return;
-            }
+            Sabotage::Off
+            | Sabotage::PromoteWithoutFencing
+            | Sabotage::ThawWithoutFencing
+            | Sabotage::StartLate
+            | Sabotage::UnblockLate => return,
         };
         if let Ok(keep) = self.keep() {
             tokio::spawn(async move {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::{DrillRecord, DrillStanding, Extended, Standing, Verdict, newest_by_drill};
 use mainstay_stack::Stack;
-use mainstay_stack::model::Promise;
+use mainstay_stack::model::{Durability, Promise};
 use mainstay_types::Timestamp;
 
 /// Age past which a drill says little of the stack as it is. The documents want failovers tried every month.
@@ -23,8 +23,12 @@ pub enum Fault {
     DatabaseCrash,
     /// SIGSTOP to the primary's postmaster and all its backends.
     DatabaseFreeze,
+    /// SIGKILL to a standby's postmaster.
+    StandbyLoss,
     /// SIGKILL to the cache.
     CacheCrash,
+    /// FLUSHALL to the cache.
+    CacheLoss,
     /// SIGKILL to the store.
     StoreCrash,
     /// SIGKILL to the control plane.
@@ -37,13 +41,15 @@ pub enum Fault {
 
 impl Fault {
     /// All that break something, in the order of `drill --all`: from the door inward, the control plane last.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::InstanceCrash,
         Self::EdgeCrash,
         Self::RouterCrash,
         Self::DatabaseCrash,
         Self::DatabaseFreeze,
+        Self::StandbyLoss,
         Self::CacheCrash,
+        Self::CacheLoss,
         Self::StoreCrash,
         Self::ControlPlaneCrash,
         Self::KeepCrash,
@@ -57,7 +63,9 @@ impl Fault {
             Self::RouterCrash => "router-crash",
             Self::DatabaseCrash => "database-crash",
             Self::DatabaseFreeze => "database-freeze",
+            Self::StandbyLoss => "standby-loss",
             Self::CacheCrash => "cache-crash",
+            Self::CacheLoss => "cache-loss",
             Self::StoreCrash => "store-crash",
             Self::ControlPlaneCrash => "control-plane-crash",
             Self::KeepCrash => "keep-crash",
@@ -78,7 +86,9 @@ impl Fault {
             Self::RouterCrash => "kills the database router (SIGKILL); new connections wait",
             Self::DatabaseCrash => "kills the postmaster of the primary (SIGKILL)",
             Self::DatabaseFreeze => "stops the primary and all its backends (SIGSTOP), thaws what is left of them",
+            Self::StandbyLoss => "kills the postmaster of a standby (SIGKILL); writes go on without it",
             Self::CacheCrash => "kills the cache (SIGKILL); requests go on without it",
+            Self::CacheLoss => "empties the cache (FLUSHALL); requests go on, the store keeps its keys",
             Self::StoreCrash => "kills the store (SIGKILL); its keys are there afterwards",
             Self::ControlPlaneCrash => "kills the control plane (SIGKILL)",
             Self::KeepCrash => "kills keep, the parent of all processes (SIGKILL)",
@@ -92,8 +102,8 @@ impl Fault {
             Self::InstanceCrash => "instance",
             Self::EdgeCrash => "edge",
             Self::RouterCrash => "router",
-            Self::DatabaseCrash | Self::DatabaseFreeze => "postgres",
-            Self::CacheCrash => "cache",
+            Self::DatabaseCrash | Self::DatabaseFreeze | Self::StandbyLoss => "postgres",
+            Self::CacheCrash | Self::CacheLoss => "cache",
             Self::StoreCrash => "store",
             Self::ControlPlaneCrash | Self::KeepCrash => "control",
             Self::Null => "stack",
@@ -108,7 +118,9 @@ impl Fault {
             Self::RouterCrash => "target.router_crash",
             Self::DatabaseCrash => "target.database_failure",
             Self::DatabaseFreeze => "target.database_freeze",
+            Self::StandbyLoss => "target.standby_loss",
             Self::CacheCrash => "target.cache_crash",
+            Self::CacheLoss => "target.cache_loss",
             Self::StoreCrash => "target.store_crash",
             Self::ControlPlaneCrash => "target.control_plane_crash",
             Self::KeepCrash => "target.keep_crash",
@@ -121,6 +133,17 @@ impl Fault {
         self == Self::CacheCrash
     }
 
+    /// Whether it hits a process of the stack.
+    pub fn has_victim(self) -> bool {
+        !matches!(self, Self::CacheLoss | Self::Null)
+    }
+
+    /// Whether its promise bounds the longest wait of a client, at the 95th percentile, and not the time until service
+    /// is back.
+    pub fn bounds_stall(self) -> bool {
+        matches!(self, Self::DatabaseFreeze | Self::StandbyLoss)
+    }
+
     /// What the stack file promises about it.
     pub fn promise(self, stack: &Stack) -> Promise {
         let target = &stack.target;
@@ -130,7 +153,9 @@ impl Fault {
             Self::RouterCrash => target.router_crash,
             Self::DatabaseCrash => target.database_failure,
             Self::DatabaseFreeze => target.database_freeze,
+            Self::StandbyLoss => target.standby_loss,
             Self::CacheCrash => target.cache_crash,
+            Self::CacheLoss => target.cache_loss,
             Self::StoreCrash => target.store_crash,
             Self::ControlPlaneCrash => target.control_plane_crash,
             Self::KeepCrash => target.keep_crash,
@@ -158,7 +183,12 @@ impl Fault {
                 need(standbys.is_some(), "the stack has no database to freeze")?;
                 need(standbys > Some(0), "the database has no standby that could take over")
             }
-            Self::CacheCrash => need(uses_cache, "no service of the stack uses a cache"),
+            Self::StandbyLoss => {
+                need(standbys > Some(0), "the database has no standby to lose")?;
+                let is_strict = stack.database.as_ref().is_some_and(|one| one.durability == Durability::Strict);
+                need(!is_strict, "with durability = \"strict\" writes wait until the standby is back, as they should")
+            }
+            Self::CacheCrash | Self::CacheLoss => need(uses_cache, "no service of the stack uses a cache"),
             Self::StoreCrash => {
                 need(uses_cache, "no service of the stack uses a store")?;
                 let persists = stack.cache.as_ref().is_some_and(|cache| cache.store_persists);
@@ -352,6 +382,9 @@ mod tests {
         assert_eq!(owed, ["instance-crash", "edge-crash", "control-plane-crash", "keep-crash"]);
         let alone = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\nstandbys = 0\n");
         assert!(Fault::DatabaseCrash.applies(&alone).is_ok() && Fault::DatabaseFreeze.applies(&alone).is_err());
+        let strict = "stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\ndurability = \"strict\"\n";
+        assert!(Fault::StandbyLoss.applies(&whole()).is_ok() && Fault::StandbyLoss.applies(&alone).is_err());
+        assert!(Fault::StandbyLoss.applies(&stack(strict)).is_err_and(|reason| reason.contains("strict")));
         let forgetful = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[cache]\npersist = \"none\"\n");
         assert!(Fault::CacheCrash.applies(&forgetful).is_ok() && Fault::StoreCrash.applies(&forgetful).is_err());
     }

@@ -28,11 +28,14 @@ pub(crate) fn victim(
         Fault::EdgeCrash => is_named(process, "edge"),
         Fault::RouterCrash => is_named(process, "router"),
         Fault::DatabaseCrash | Fault::DatabaseFreeze => Some(&process.name) == primary && is_steady(process),
+        Fault::StandbyLoss => {
+            process.role == ChildRole::Postgres && primary.is_some_and(|one| *one != process.name) && is_steady(process)
+        }
         Fault::CacheCrash => is_named(process, "cache"),
         Fault::StoreCrash => is_named(process, "store"),
         Fault::ControlPlaneCrash => process.role == ChildRole::Control,
         Fault::KeepCrash => process.role == ChildRole::Keep,
-        Fault::Null => false,
+        Fault::CacheLoss | Fault::Null => false,
     };
     let candidates: Vec<&Process> =
         processes.iter().filter(is_candidate).filter(|process| process.pid.is_some()).collect();

@@ -16,7 +16,7 @@ use crate::freeze::{self, Frozen};
 use crate::load::Running;
 use crate::measure::wall_clock;
 use crate::round::Arena;
-use crate::run::Progress;
+use crate::run::{Progress, Sabotage};
 use crate::whole::{self, LOOK};
 
 /// A round of `null` lasts as long as a quick recovery.
@@ -40,7 +40,12 @@ pub(crate) struct Injected {
 pub(crate) enum Hit {
     Nothing,
     Killed(Victim),
-    Frozen { frozen: Frozen, member: Member },
+    /// What was emptied, and how that is known.
+    Emptied(String),
+    Frozen {
+        frozen: Frozen,
+        member: Member,
+    },
 }
 
 /// What came after the fault.
@@ -77,6 +82,9 @@ impl Arena<'_> {
             let now = Instant::now();
             return Ok(Injected { at: now, gone: now, wall: wall_clock(), hit: Hit::Nothing });
         }
+        if fault == Fault::CacheLoss {
+            return self.empty_cache().await;
+        }
         let processes = self.client.processes().await.map_err(|error| error.to_string())?;
         let primary = primary(status);
         let name = primary.as_ref().map(|(_, name)| name);
@@ -90,6 +98,16 @@ impl Arena<'_> {
         }
         let (at, gone) = victim.kill(&self.options.state).await?;
         Ok(Injected { at, gone, wall, hit: Hit::Killed(victim) })
+    }
+
+    async fn empty_cache(&self) -> Result<Injected, String> {
+        let is_mistaken = self.options.sabotage == Some(Sabotage::EmptyTheStore);
+        let url = self.loads.emptied_url(is_mistaken).ok_or_else(|| "nobody knows where the cache is".to_owned())?;
+        let (at, wall) = (Instant::now(), wall_clock());
+        let keys = crate::keys::empty(url).await?;
+        let which = if is_mistaken { "the store" } else { "the cache" };
+        let text = format!("FLUSHALL to {which}: {keys} keys before, a key set just before it is gone");
+        Ok(Injected { at, gone: Instant::now(), wall, hit: Hit::Emptied(text) })
     }
 
     /// The longest silence that the stack bears before it calls it a hang.
@@ -107,14 +125,17 @@ impl Arena<'_> {
         progress: &mut dyn Progress,
     ) -> After {
         match &mut injected.hit {
-            Hit::Nothing => {
+            Hit::Nothing | Hit::Emptied(_) => {
                 tokio::time::sleep(NOTHING).await;
                 let status = self.client.status().await.ok();
                 let is_whole = status.is_some_and(|status| whole::missing(&status).is_none());
                 After { whole: is_whole.then(|| injected.at.elapsed()), ..After::default() }
             }
             Hit::Killed(victim) => {
-                After { whole: self.wait_whole(injected.at, victim, progress).await, ..After::default() }
+                let mut after = After { was_pressed: is_pressed(), ..After::default() };
+                after.whole = self.wait_whole(injected.at, victim, progress).await;
+                after.was_pressed |= is_pressed();
+                after
             }
             Hit::Frozen { frozen, member } => {
                 let mut after = self.see_promoted(injected.at, frozen, *member, load, drill).await;

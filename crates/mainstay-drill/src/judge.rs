@@ -86,13 +86,18 @@ fn evidence(case: &Case<'_>, rounds: &[Round], promise: Promise, reasons: Vec<St
 fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
     let mut notes = Vec::new();
     let pressed = rounds.iter().filter(|round| round.was_pressed).count();
-    if pressed > 0 {
+    if pressed > 0 && case.options.fault.bounds_stall() {
         let (share, limit) = (pressure::EXPLAINS_SILENCE / 100, stall_limit(true, promise).as_millis());
+        let borne = match case.options.fault {
+            Fault::DatabaseFreeze => {
+                format!(", which explains silence: it was borne {} times as long", pressure::PATIENCE)
+            }
+            _ => String::new(),
+        };
         notes.push(format!(
-            "in {pressed} of {} rounds tasks waited for this machine more than {share} % of the time, which explains \
-             silence: it was borne {} times as long, and the stall there is held to {limit} ms",
+            "in {pressed} of {} rounds tasks waited for this machine more than {share} % of the time{borne}; the stall \
+             there is held to {limit} ms",
             rounds.len(),
-            pressure::PATIENCE
         ));
     }
     match case.options.fault {
@@ -108,6 +113,8 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
         Fault::InstanceCrash
         | Fault::DatabaseCrash
         | Fault::DatabaseFreeze
+        | Fault::StandbyLoss
+        | Fault::CacheLoss
         | Fault::ControlPlaneCrash
         | Fault::KeepCrash
         | Fault::Null => {}
@@ -118,8 +125,13 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
 fn not_tested(fault: Fault) -> Vec<String> {
     let of_fault = match fault {
         Fault::StoreCrash => "loss of power, which takes what was not synced: up to 2 s of keys",
-        Fault::CacheCrash => "requests that need what the cache held, if the probed path needs nothing of it",
+        Fault::CacheCrash | Fault::CacheLoss => {
+            "requests that need what the cache held, if the probed path needs nothing of it"
+        }
         Fault::DatabaseFreeze => "a disk or a kernel that hangs: a killed process would not end there",
+        Fault::StandbyLoss => {
+            "the alert NoStandby of Prometheus, which waits for a minute without one; sessions that read from the standby"
+        }
         Fault::EdgeCrash => "connections over a network, whose first packets may be lost",
         Fault::RouterCrash => "how the application treats its broken connections",
         Fault::InstanceCrash | Fault::DatabaseCrash | Fault::ControlPlaneCrash | Fault::KeepCrash | Fault::Null => {
@@ -164,7 +176,7 @@ fn broken_times(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String>
     match round.rto {
         None => broken.push(format!("run {number}: service did not come back")),
         // Its promise is about the stall, over all rounds.
-        Some(_) if case.options.fault == Fault::DatabaseFreeze => {}
+        Some(_) if case.options.fault.bounds_stall() => {}
         Some(rto) if rto > promise.rto => {
             let (rto, promised) = (rto.as_millis(), promise.rto.as_millis());
             broken.push(format!("run {number}: RTO {rto} ms, promised {promised} ms"));
@@ -178,19 +190,20 @@ fn broken_times(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String>
     broken
 }
 
-/// How long a client may wait when the primary freezes.
+/// How long a client may wait where that is what is promised.
 fn stall_limit(was_pressed: bool, promise: Promise) -> Duration {
     if was_pressed { promise.rto * pressure::PATIENCE } else { promise.rto }
 }
 
 /// The wider bar, if the drill would have missed the promise as it is written: rounds under pressure are held to it.
 fn extended(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Option<Extended> {
-    if case.options.fault != Fault::DatabaseFreeze {
+    if !case.options.fault.bounds_stall() {
         return None;
     }
     let pressed: Vec<u64> = rounds.iter().filter(|round| round.was_pressed).map(|round| millis(round.stall)).collect();
     let (promised_ms, bar_ms) = (millis(stall_limit(false, promise)), millis(stall_limit(true, promise)));
-    (measure::percentile(&pressed, 95) > promised_ms).then(|| Extended {
+    let p95 = measure::percentile(&pressed, 95);
+    (p95 > promised_ms && p95 <= bar_ms).then(|| Extended {
         rounds: u32::try_from(pressed.len()).unwrap_or(u32::MAX),
         of: u32::try_from(rounds.len()).unwrap_or(u32::MAX),
         promised_ms,
@@ -199,10 +212,10 @@ fn extended(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Option<Exten
     })
 }
 
-/// A freeze promises a stall at the 95th percentile, of the rounds in which nothing else explained the silence and of
+/// What promises a stall promises it at the 95th percentile, of the rounds in which nothing else explained the silence and of
 /// the others.
 fn broken_stalls(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
-    if case.options.fault != Fault::DatabaseFreeze {
+    if !case.options.fault.bounds_stall() {
         return Vec::new();
     }
     let mut broken = Vec::new();
@@ -254,7 +267,9 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
         Fault::InstanceCrash
         | Fault::DatabaseCrash
         | Fault::DatabaseFreeze
+        | Fault::StandbyLoss
         | Fault::CacheCrash
+        | Fault::CacheLoss
         | Fault::StoreCrash
         | Fault::ControlPlaneCrash
         | Fault::KeepCrash
@@ -283,8 +298,10 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
         // With one instance there is nobody to take over.
         Fault::InstanceCrash => (instances >= 2, false),
         Fault::DatabaseCrash | Fault::DatabaseFreeze | Fault::RouterCrash => (false, false),
-        Fault::EdgeCrash | Fault::StoreCrash => (false, true),
-        Fault::CacheCrash | Fault::ControlPlaneCrash | Fault::KeepCrash | Fault::Null => (true, true),
+        Fault::EdgeCrash | Fault::StandbyLoss | Fault::StoreCrash => (false, true),
+        Fault::CacheCrash | Fault::CacheLoss | Fault::ControlPlaneCrash | Fault::KeepCrash | Fault::Null => {
+            (true, true)
+        }
     };
     if requests_count && counts.failed_requests > 0 {
         broken.push(format!("{} requests failed, none may", counts.failed_requests));

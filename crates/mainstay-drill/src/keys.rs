@@ -123,6 +123,18 @@ impl Keys {
     }
 }
 
+/// Empties a Redis and proves it: a key that was there before is gone. Returns how many there were.
+pub(crate) async fn empty(url: &Secret) -> Result<u64, String> {
+    let text = |error: RedisError| error.to_string();
+    let mut connection = connect(url).await.map_err(text)?;
+    let canary = format!("{PREFIX}:canary:{}", std::process::id());
+    redis::cmd("SET").arg(&canary).arg(1).arg("EX").arg(LIFE).query_async::<()>(&mut connection).await.map_err(text)?;
+    let before: u64 = redis::cmd("DBSIZE").query_async(&mut connection).await.map_err(text)?;
+    redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.map_err(text)?;
+    let is_there: bool = redis::cmd("EXISTS").arg(&canary).query_async(&mut connection).await.map_err(text)?;
+    if is_there { Err("a key is still there after FLUSHALL".to_owned()) } else { Ok(before) }
+}
+
 /// What reading back showed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readback {

@@ -28,6 +28,8 @@ pub(crate) struct Loads {
     ledger_url: Option<Secret>,
     http: Option<Probe>,
     keys_url: Option<Secret>,
+    /// The cache, as applications reach it.
+    cache_url: Option<Secret>,
     /// Doors that are knocked at.
     doors: Vec<u16>,
     fresh_writers: u32,
@@ -96,7 +98,9 @@ impl Loads {
             Fault::InstanceCrash
             | Fault::DatabaseCrash
             | Fault::DatabaseFreeze
+            | Fault::StandbyLoss
             | Fault::CacheCrash
+            | Fault::CacheLoss
             | Fault::StoreCrash
             | Fault::ControlPlaneCrash
             | Fault::KeepCrash => (Vec::new(), 0, 0),
@@ -106,6 +110,7 @@ impl Loads {
             ledger_url,
             http,
             keys_url: keys_url(client, stack, fault).await?,
+            cache_url: redis_url(client, stack, "REDIS_URL").await?,
             doors,
             fresh_writers,
             fresh_clients,
@@ -130,6 +135,11 @@ impl Loads {
     pub(crate) fn keys(&self, drill: &str, history: &History) -> Option<Keys> {
         let url = self.keys_url.clone()?;
         Some(Keys { url, drill: drill.to_owned(), history: history.clone() })
+    }
+
+    /// What is emptied: the cache, or by mistake the store.
+    pub(crate) fn emptied_url(&self, is_mistaken: bool) -> Option<&Secret> {
+        if is_mistaken { self.keys_url.as_ref() } else { self.cache_url.as_ref() }
     }
 
     /// Begins the load of the round of this name.
@@ -193,19 +203,25 @@ impl Loads {
     }
 }
 
-/// The Redis that the fault is about, as an application reaches it.
+/// The Redis that keys are written to, as an application reaches it.
 async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option<Secret>, Error> {
     let variable = match fault {
         Fault::CacheCrash => "REDIS_URL",
-        Fault::StoreCrash | Fault::Null => "REDIS_STORE_URL",
+        Fault::CacheLoss | Fault::StoreCrash | Fault::Null => "REDIS_STORE_URL",
         Fault::InstanceCrash
         | Fault::EdgeCrash
         | Fault::RouterCrash
         | Fault::DatabaseCrash
         | Fault::DatabaseFreeze
+        | Fault::StandbyLoss
         | Fault::ControlPlaneCrash
         | Fault::KeepCrash => return Ok(None),
     };
+    redis_url(client, stack, variable).await
+}
+
+/// A Redis by the name of the variable that applications find it in.
+async fn redis_url(client: &Client, stack: &Stack, variable: &str) -> Result<Option<Secret>, Error> {
     let user = stack.services.iter().find(|(_, service)| service.uses_cache && stack.cache.is_some());
     let Some((name, _)) = user else { return Ok(None) };
     Ok(client.service_env(name.as_str()).await?.env.get(variable).cloned())

@@ -130,6 +130,9 @@ impl Arena<'_> {
         }
         let events = self.client.events(Some(seq), 10_000).await.unwrap_or_default();
         after.reasons.extend(timeline::unfenced(options.fault, &events));
+        if let Ok(injected) = &injected {
+            after.reasons.extend(timeline::untold(options.fault, injected.wall, &events));
+        }
         let felt = self.felt(&seen);
         let (rto, stall) = (measure::rto(felt, at), measure::stall(felt, at, times.ended));
         Ok(Round {
@@ -155,7 +158,7 @@ impl Arena<'_> {
     async fn wait_steady(&self, status: &Status, progress: &mut dyn Progress) -> Result<(), Error> {
         let primary = primary(status).map(|(_, name)| name);
         let (began, mut is_said) = (Instant::now(), false);
-        while self.options.fault != Fault::Null && began.elapsed() < fault::STEADY {
+        while self.options.fault.has_victim() && began.elapsed() < fault::STEADY {
             let processes = self.client.processes().await?;
             if fault::victim(self.options.fault, &processes, primary.as_ref(), 0, wall_clock()).is_some() {
                 break;
@@ -183,7 +186,8 @@ impl Arena<'_> {
         if matches!(fault, Fault::CacheCrash | Fault::StoreCrash) {
             return &seen.keys;
         }
-        let is_about_requests = matches!(fault, Fault::InstanceCrash | Fault::EdgeCrash) && self.loads.has_requests();
+        let is_about_requests =
+            matches!(fault, Fault::InstanceCrash | Fault::EdgeCrash | Fault::CacheLoss) && self.loads.has_requests();
         if is_about_requests || !self.loads.has_writes() { &seen.requests } else { &seen.writes }
     }
 
@@ -213,7 +217,10 @@ impl Arena<'_> {
             Some(Sabotage::CloseListeners) if self.options.fault == Fault::RouterCrash => Planted::CloseRouterListeners,
             Some(Sabotage::CloseListeners) => Planted::CloseEdgeListeners,
             Some(Sabotage::StartLate) => Planted::StartLate,
-            Some(Sabotage::AcknowledgeBeforeCommit | Sabotage::StoreWithoutFile) | None => return Ok(()),
+            Some(Sabotage::UnblockLate) => Planted::UnblockLate,
+            Some(Sabotage::AcknowledgeBeforeCommit | Sabotage::StoreWithoutFile | Sabotage::EmptyTheStore) | None => {
+                return Ok(());
+            }
         };
         self.client.sabotage(planted).await?;
         // It is taken at the loop's next turn.
@@ -226,6 +233,7 @@ impl Arena<'_> {
 fn proof(injected: &Injected, after: &After, events: &[mainstay_api::Event]) -> String {
     let what = match &injected.hit {
         Hit::Nothing => "nothing was done".to_owned(),
+        Hit::Emptied(text) => text.clone(),
         Hit::Killed(victim) => timeline::killed(victim, events),
         Hit::Frozen { frozen, .. } => {
             let (name, pid, count) = (&frozen.victim.name, frozen.victim.pid, frozen.count());

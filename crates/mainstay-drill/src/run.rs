@@ -28,6 +28,10 @@ pub enum Sabotage {
     CloseListeners,
     /// The victim is started again several seconds late.
     StartLate,
+    /// Commits wait for a lost standby for seconds.
+    UnblockLate,
+    /// The store is emptied in place of the cache.
+    EmptyTheStore,
     /// The store keeps no file until it is started again.
     StoreWithoutFile,
 }
@@ -41,6 +45,8 @@ impl Sabotage {
             Self::AcknowledgeBeforeCommit => "acknowledge-before-commit",
             Self::CloseListeners => "close-listeners",
             Self::StartLate => "start-late",
+            Self::UnblockLate => "unblock-late",
+            Self::EmptyTheStore => "empty-the-store",
             Self::StoreWithoutFile => "store-without-file",
         }
     }

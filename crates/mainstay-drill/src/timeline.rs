@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_api::Event;
+use mainstay_api::{Event, Level};
 use mainstay_decide::drills::Fault;
 use mainstay_types::Timestamp;
 
@@ -42,15 +42,27 @@ pub(crate) fn unfenced(fault: Fault, events: &[Event]) -> Vec<String> {
     reasons
 }
 
+/// A lost standby that nobody is told of is found when the primary is lost too.
+pub(crate) fn untold(fault: Fault, injected: Timestamp, events: &[Event]) -> Vec<String> {
+    if fault != Fault::StandbyLoss {
+        return Vec::new();
+    }
+    let is_alert = |event: &&Event| event.level != Level::Info && event.kind == "CommitsAsynchronous";
+    let is_known = |event: &&Event| event.level != Level::Info && event.kind == "BoxDegraded";
+    let found = events.iter().filter(|event| event.at >= injected).find(|one| is_alert(one) || is_known(one));
+    if found.is_some() { Vec::new() } else { vec!["no event warns that the standby is lost".to_owned()] }
+}
+
 /// Steps of recovery by their first event after the fault.
 pub(crate) fn timeline(injected: Timestamp, events: &[Event]) -> BTreeMap<String, u64> {
-    const STEPS: [(&str, &str); 12] = [
+    const STEPS: [(&str, &str); 13] = [
         ("ChildEnded", "detected"),
         ("FailoverBegan", "decided"),
         ("PrimaryFenced", "fenced"),
         ("StandbyPromoted", "promoted"),
         ("RouterRepointed", "repointed"),
         ("StandbyCloned", "recloned"),
+        ("CommitsAsynchronous", "unblocked"),
         ("CommitsSynchronous", "synchronous"),
         ("EndpointEjected", "ejected"),
         ("ChildStarted", "restarted"),

@@ -311,12 +311,16 @@ pub struct Target {
     /// The database primary and all its backends stop without dying. The RTO bounds the stall, at the 95th percentile.
     /// Default RTO `hang_after` and 1 s, RPO as `database_failure`.
     pub database_freeze: Promise,
+    /// A standby dies. The RTO bounds the stall of writes, at the 95th percentile. Default RTO 200 ms, RPO 0.
+    pub standby_loss: Promise,
     /// The edge dies. Default RTO 1 s, RPO 0.
     pub edge_crash: Promise,
     /// The router dies. Default RTO 1 s, RPO 0.
     pub router_crash: Promise,
     /// The cache dies. Default RTO 5 s; what it held may be gone.
     pub cache_crash: Promise,
+    /// The cache is emptied. Default RTO 1 s of requests; the store keeps every key.
+    pub cache_loss: Promise,
     /// The store dies. Default RTO 5 s, RPO 2 s.
     pub store_crash: Promise,
     /// The control plane dies. Default RTO 10 s, RPO 0.

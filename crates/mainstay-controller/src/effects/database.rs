@@ -103,6 +103,9 @@ impl Cluster {
             }
             Step::WriteRecord { record } => self.write_record(record).await,
             Step::SetSynchronous { primary, standbys } => {
+                if standbys.is_empty() {
+                    effects.mistakes.before_unblock().await;
+                }
                 let access = self.access(*primary)?;
                 cluster::set_synchronous(access, standbys).await.map_err(|error| chain(&error))?;
                 self.drop_old(standbys);
@@ -170,6 +173,9 @@ impl Cluster {
 
     async fn start(&self, effects: &Effects, member: Member, follow: Option<Member>) -> Result<Outcome, String> {
         let database = effects.settings.stack.database.as_ref().ok_or("the stack has no database")?;
+        if follow.is_some() {
+            effects.mistakes.before_standby().await;
+        }
         let name = ChildName::postgres(member);
         self.clear_remains(effects, &name).await?;
         let spec = start::prepare(&start::Start {

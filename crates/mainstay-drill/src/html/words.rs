@@ -41,10 +41,21 @@ pub(super) fn of(drill: &str) -> Words {
              again when it thaws.",
             "The primary. Statements wait until it is declared lost, then end with an unknown outcome.",
         ),
+        "standby-loss" => (
+            "A standby database was killed",
+            "Commits wait for the standby while it streams: its loss is seen at once, commits go on without it, somebody is \
+             told, and a new one streams again.",
+            "The standby. Until it streams again an acknowledged write is on one server only.",
+        ),
         "cache-crash" => (
             "The cache was killed",
             "Requests are served without the cache, more slowly, until it is back and filled again.",
             "The cache and what it held; it can be computed again.",
+        ),
+        "cache-loss" => (
+            "The cache was emptied",
+            "Requests go on while the cache is filled again, and the store, which is another Redis, keeps every key.",
+            "What the cache held; it can be computed again.",
         ),
         "store-crash" => (
             "The store was killed",
@@ -83,6 +94,7 @@ pub(super) fn step(name: &str) -> String {
         "first_success" => "clients served again",
         "recloned" => "new standby cloned",
         "restarted" => "process started again",
+        "unblocked" => "commits go on without it",
         "synchronous" => "commits synchronous again",
         "ejected" => "taken out of balancing",
         "ready" => "instance ready",

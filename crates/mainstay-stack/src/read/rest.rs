@@ -78,9 +78,11 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         instance_crash: default(SECOND * 10, Duration::ZERO),
         database_failure: default(SECOND * 60, database_rpo),
         database_freeze: default(hang_after + SECOND, database_rpo),
+        standby_loss: default(SECOND / 5, Duration::ZERO),
         edge_crash: default(SECOND, Duration::ZERO),
         router_crash: default(SECOND, Duration::ZERO),
         cache_crash: default(SECOND * 5, Duration::ZERO),
+        cache_loss: default(SECOND, Duration::ZERO),
         // While its file is being synced, once a second, Redis answers before the kernel has the data, for 2 s at most.
         store_crash: default(SECOND * 5, SECOND * 2),
         control_plane_crash: default(SECOND * 10, Duration::ZERO),
@@ -91,9 +93,11 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     promise(&mut cursor, ctx, "instance_crash", &mut target.instance_crash);
     promise(&mut cursor, ctx, "database_failure", &mut target.database_failure);
     promise(&mut cursor, ctx, "database_freeze", &mut target.database_freeze);
+    promise(&mut cursor, ctx, "standby_loss", &mut target.standby_loss);
     promise(&mut cursor, ctx, "edge_crash", &mut target.edge_crash);
     promise(&mut cursor, ctx, "router_crash", &mut target.router_crash);
     promise(&mut cursor, ctx, "cache_crash", &mut target.cache_crash);
+    promise(&mut cursor, ctx, "cache_loss", &mut target.cache_loss);
     promise(&mut cursor, ctx, "store_crash", &mut target.store_crash);
     promise(&mut cursor, ctx, "control_plane_crash", &mut target.control_plane_crash);
     promise(&mut cursor, ctx, "keep_crash", &mut target.keep_crash);
@@ -116,7 +120,12 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     cursor.finish(
         ctx,
         &later,
-        &[("database_crash", "database_failure"), ("database_hang", "database_freeze"), ("redis_crash", "store_crash")],
+        &[
+            ("database_crash", "database_failure"),
+            ("database_hang", "database_freeze"),
+            ("redis_crash", "store_crash"),
+            ("standby_crash", "standby_loss"),
+        ],
     );
     target
 }

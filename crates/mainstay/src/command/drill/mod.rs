@@ -56,6 +56,8 @@ enum SabotageName {
     AcknowledgeBeforeCommit,
     CloseListeners,
     StartLate,
+    UnblockLate,
+    EmptyTheStore,
     StoreWithoutFile,
 }
 
@@ -67,6 +69,8 @@ impl From<SabotageName> for Sabotage {
             SabotageName::AcknowledgeBeforeCommit => Self::AcknowledgeBeforeCommit,
             SabotageName::CloseListeners => Self::CloseListeners,
             SabotageName::StartLate => Self::StartLate,
+            SabotageName::EmptyTheStore => Self::EmptyTheStore,
+            SabotageName::UnblockLate => Self::UnblockLate,
             SabotageName::StoreWithoutFile => Self::StoreWithoutFile,
         }
     }

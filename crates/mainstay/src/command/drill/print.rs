@@ -39,7 +39,7 @@ pub(super) fn print(report: &Report) {
         println!("                {}", screen::yellow(&format!("* {extended}")));
     }
     println!("                promised ({})          measured", report.promise.source);
-    let is_stall = report.drill == mainstay_drill::Fault::DatabaseFreeze.name();
+    let is_stall = mainstay_drill::Fault::by_name(&report.drill).is_some_and(mainstay_drill::Fault::bounds_stall);
     let promised = format!("{} ms", report.promise.rto_ms);
     let (of_rto, of_stall) =
         if is_stall { ("–".to_owned(), format!("{promised} at p95")) } else { (promised, "–".to_owned()) };
