@@ -98,6 +98,10 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
             "--replace moves them to a schema of their own first (nothing is deleted); `mainstay db psql -- -c '\\dt'` lists them",
         ));
     };
+    if let Some((scheme, _)) = options.source.split_once("://").filter(|_| !is_url(&options.source)) {
+        // The rest of it is not repeated: there may be a password in it.
+        return Err(unreadable(&format!("{scheme}://…"), &"only a running PostgreSQL is read"));
+    }
     if is_url(&options.source) {
         refuse_itself(&options.source, target)?;
     }

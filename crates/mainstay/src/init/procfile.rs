@@ -9,7 +9,8 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
     let file = view.full("Procfile");
     let mut part = Part::default();
     let mut release = None;
-    for (index, line) in text.lines().enumerate() {
+    let repeated = repeated(text);
+    for (index, line) in text.lines().enumerate().filter(|(index, _)| !repeated.contains(index)) {
         // What is none is said by `unread`.
         let Some((name, command)) = process(line.trim()) else { continue };
         let at = Some(index + 1);
@@ -34,6 +35,14 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         first.before = release;
     }
     (!part.services.is_empty()).then_some(part)
+}
+
+/// Lines, from 0, whose name an earlier line has, as far as names of services tell.
+pub(super) fn repeated(text: &str) -> Vec<usize> {
+    let mut known = std::collections::BTreeSet::new();
+    let names = text.lines().enumerate().filter_map(|(index, line)| Some((index, process(line.trim())?.0)));
+    let names = names.map(|(index, name)| (index, name.to_ascii_lowercase().replace('_', "-")));
+    names.filter(|(_, name)| !known.insert(name.clone())).map(|(index, _)| index).collect()
 }
 
 /// `NAME: COMMAND`.

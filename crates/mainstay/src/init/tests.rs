@@ -142,6 +142,15 @@ fn unread(file: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
+fn a_process_that_stands_twice_in_a_procfile_is_named_with_its_line() {
+    let mut folder = Folder { name: "x".to_owned(), ..Folder::default() };
+    folder.put("Procfile".to_owned(), b"web: ./a\nWeb: ./b\n");
+    let proposal = propose(&folder).expect("one of them is proposed");
+    assert_eq!(proposal.services.len(), 1);
+    assert_eq!(proposal.unread[0].to_string(), "Procfile:2 was not read: a process of that name stands above");
+}
+
+#[test]
 fn what_cannot_be_read_is_said_with_file_line_and_reason() {
     for (file, text, wanted) in [
         (

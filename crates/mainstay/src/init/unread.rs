@@ -128,7 +128,11 @@ fn toml_file(file: &str, text: &str) -> Vec<Unread> {
 fn procfile(file: &str, text: &str) -> Vec<Unread> {
     let is_process = |line: &str| line.is_empty() || line.starts_with('#') || super::procfile::process(line).is_some();
     let lines = text.lines().enumerate().filter(|(_, line)| !is_process(line.trim()));
-    lines.map(|(index, _)| Unread::new(file, Some(index + 1), "the line is no `NAME: COMMAND`")).collect()
+    let none = lines.map(|(index, _)| Unread::new(file, Some(index + 1), "the line is no `NAME: COMMAND`"));
+    let again = super::procfile::repeated(text);
+    let again =
+        again.into_iter().map(|index| Unread::new(file, Some(index + 1), "a process of that name stands above"));
+    none.chain(again).collect()
 }
 
 fn requirements(file: &str, text: &str) -> Vec<Unread> {

@@ -50,7 +50,10 @@ pub(super) fn run(global: &Global, report: Option<&str>) -> Result<u8, Failure> 
     if faults == 0 {
         return Ok(exit_code::DONE);
     }
-    let text = if global.json { String::new() } else { format!("{faults} of these are not as they were written") };
+    if global.json {
+        return Ok(exit_code::FAILED);
+    }
+    let text = format!("{faults} of these are not as they were written");
     Err(Failure::failed("MS1060", text).help("a report that was changed proves nothing: run the drill again"))
 }
 
