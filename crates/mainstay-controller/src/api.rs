@@ -453,7 +453,7 @@ async fn errand(
     match answered.await.map_err(|_| starting())? {
         Ok(status) => Ok((StatusCode::ACCEPTED, Json(status))),
         Err(reason) => {
-            let help = Some("`mainstay db info` shows the cluster");
+            let help = Some("`mainstay status` shows the cluster");
             Err(failure(StatusCode::CONFLICT, "MS4091", reason, help))
         }
     }

@@ -64,7 +64,7 @@ fn nobody(stack: &Stack, primary: Member) -> String {
     let standbys = stack.database.as_ref().map_or(0, |database| database.standbys);
     match standbys {
         0 => format!("postgres-{primary} is alone: set `standbys = 1` in [database]"),
-        _ => "no standby may take over yet: commits have not waited for one (`mainstay db replicas`)".to_owned(),
+        _ => "no standby may take over yet: commits have not waited for one (`mainstay status`)".to_owned(),
     }
 }
 

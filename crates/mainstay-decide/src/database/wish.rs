@@ -282,7 +282,7 @@ fn obstacle(view: &View<'_>, record: &Record, errand: &Errand) -> Option<String>
     }
     if !record.candidates.contains(&member) {
         return Some(format!(
-            "postgres-{member} may not take over: commits have not waited for it yet (`mainstay db replicas`)"
+            "postgres-{member} may not take over: commits have not waited for it yet (`mainstay status`)"
         ));
     }
     if matches!(errand, Errand::Failover { .. }) {

@@ -54,7 +54,7 @@ fn member(name: &str) -> Result<Member, Failure> {
     let letter = name.strip_prefix("postgres-").unwrap_or(name);
     Member::try_from(letter.to_owned()).map_err(|_| {
         Failure::user("MS2080", format!("{name:?} is no member of a cluster: they are a to f"))
-            .help("`mainstay db info` lists them")
+            .help("`mainstay status` lists them")
     })
 }
 
@@ -219,9 +219,9 @@ fn finish(global: &Global, all: &[ErrandStatus]) -> Result<u8, Failure> {
             Some(reason) => {
                 return Err(Failure::failed("MS1080", reason.clone()).help(match status.errand {
                     ErrandKind::Switchover => {
-                        "long transactions: `mainstay db slow`; --drain-timeout waits longer, --force ends them"
+                        "pg_stat_activity has the transaction; --drain-timeout waits longer, --force ends them"
                     }
-                    ErrandKind::Failover | ErrandKind::Restart => "`mainstay db info` shows the cluster",
+                    ErrandKind::Failover | ErrandKind::Restart => "`mainstay status` shows the cluster",
                 }));
             }
             None => println!("{}", sentence(status)),
