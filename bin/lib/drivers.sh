@@ -77,6 +77,8 @@ print(*found)')"
     done
   fi
   ms db pool
+  # The state folder stands in CA, and who looks for leftovers must not find its own programs by it.
+  export -n DATABASE_URL CA
   ms down >/dev/null 2>&1
   nothing_runs
 }
