@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("mainstay-api", 10),
     ("mainstay-decide", 20),
     ("mainstay-supervisor", 25),
+    ("mainstay-backup", 30),
     ("mainstay-client", 30),
     ("mainstay-postgres", 30),
     ("mainstay-router", 30),

@@ -6,6 +6,7 @@
 
 mod api;
 mod assets;
+pub mod backups;
 mod clock;
 mod core;
 pub mod drills;

@@ -92,8 +92,9 @@ fn settings(paths: &Paths) -> anyhow::Result<(Settings, Store, serde_json::Value
     let doors = Doors::choose(&mut Ports::resume(paths)?, &parsed.stack)?;
     let generation = Generation(launch.release);
     let stack_hash = crate::drills::stack_hash(&text);
-    let settings =
-        Settings { paths: paths.clone(), launch, stack: parsed.stack, stack_hash, passwords, doors, generation };
+    let archive = crate::backups::archive(paths, &parsed.stack).context("cannot tell where WAL is archived")?;
+    let stack = parsed.stack;
+    let settings = Settings { paths: paths.clone(), launch, stack, stack_hash, passwords, doors, generation, archive };
     Ok((settings, store, config))
 }
 

@@ -114,6 +114,14 @@ impl Secrets {
         Ok(secret)
     }
 
+    /// Seals a secret that was made elsewhere.
+    ///
+    /// **Errors**: it could not be sealed durably.
+    pub fn set(&mut self, purpose: &str, secret: &Secret) -> Result<(), Error> {
+        self.values.insert(purpose.to_owned(), secret.clone());
+        self.seal()
+    }
+
     /// A secret that must exist already.
     pub fn get(&self, purpose: &str) -> Option<&Secret> {
         self.values.get(purpose)

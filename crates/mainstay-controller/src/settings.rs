@@ -125,6 +125,8 @@ pub(crate) struct Settings {
     pub(crate) passwords: Passwords,
     pub(crate) doors: Doors,
     pub(crate) generation: Generation,
+    /// How the database's WAL is archived, when it is.
+    pub(crate) archive: Option<mainstay_postgres::config::Archive>,
 }
 
 impl Settings {

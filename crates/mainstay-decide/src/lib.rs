@@ -13,6 +13,7 @@ mod endpoints;
 pub mod health;
 pub mod invariants;
 pub mod observed;
+pub mod past;
 pub mod plan;
 mod planner;
 pub mod pressure;

@@ -104,10 +104,15 @@ impl Access {
 
     /// As any role.
     pub fn as_role(layout: &Layout, member: Member, role: Role<'_>) -> Self {
+        Self::on_port(layout, member, PORT, role)
+    }
+
+    /// As any role of a server whose socket has another number.
+    pub(crate) fn on_port(layout: &Layout, member: Member, port: u16, role: Role<'_>) -> Self {
         let mut config = tokio_postgres::Config::new();
         config
             .host_path(layout.socket_dir(member))
-            .port(PORT)
+            .port(port)
             .user(role.name)
             .dbname(role.database)
             .password(role.password.expose())

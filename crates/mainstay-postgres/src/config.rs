@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use mainstay_decide::past::Moment;
 use mainstay_supervisor::protocol::User;
 use mainstay_types::{Member, Secret};
 
 use crate::files::{self, At, FileError};
 use crate::layout::{LEDGER, Layout, MONITOR_ROLE, PORT, REPLICATION_ROLE, SUPERUSER};
+use crate::past::{self, Past};
 
 /// Our settings file in the data directory.
 pub const OURS: &str = "mainstay.conf";
@@ -19,6 +21,7 @@ const INCLUDE: &str = "include = 'mainstay.conf'";
 pub const RESERVED: &[&str] = &[
     "archive_command",
     "archive_mode",
+    "archive_timeout",
     "cluster_name",
     "config_file",
     "data_directory",
@@ -56,9 +59,69 @@ pub enum SettingError {
     Value(String),
 }
 
+/// How finished WAL is archived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Archive {
+    /// Program and arguments; the file's path is added. PostgreSQL hands them to a shell.
+    pub argv: Vec<String>,
+    /// A segment is finished at the latest after this time, if anything was written.
+    pub timeout: std::time::Duration,
+}
+
+impl Archive {
+    /// Text of `archive_command`.
+    fn command(&self) -> String {
+        format!("{} %p", shell(&self.argv))
+    }
+}
+
+/// Words for the shell in one of PostgreSQL's commands, where `%` begins a placeholder.
+fn shell(words: &[String]) -> String {
+    let quoted = words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%")));
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// What a server that shows the past has different from the one it is a copy of.
+pub(crate) fn past_text(past: &Past<'_>) -> String {
+    let mut text = String::from("# A look at the past.\n");
+    let socket = format!("\"{}\"", past.layout.socket_dir(past::MEMBER).display());
+    let target = match past.moment {
+        Moment::Latest => None,
+        // PostgreSQL reads it in its own time zone otherwise.
+        Moment::Time(at) => Some(("recovery_target_time", at.to_string().replace('Z', "+00"))),
+        Moment::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+        Moment::Transaction(xid) => Some(("recovery_target_xid", xid.to_string())),
+        Moment::Name(name) => Some(("recovery_target_name", name.clone())),
+    };
+    let ours = [
+        ("archive_mode", "off".to_owned()),
+        ("archive_command", String::new()),
+        ("cluster_name", "mainstay-past".to_owned()),
+        ("default_transaction_read_only", "on".to_owned()),
+        ("hot_standby", "on".to_owned()),
+        ("listen_addresses", "127.0.0.1".to_owned()),
+        ("port", past.port.to_string()),
+        ("unix_socket_directories", socket),
+        ("primary_conninfo", String::new()),
+        ("restore_command", format!("{} %f %p", shell(past.restore))),
+        ("recovery_target_action", "pause".to_owned()),
+        ("recovery_target_timeline", "latest".to_owned()),
+        ("shared_buffers", "32MB".to_owned()),
+        ("ssl", "off".to_owned()),
+    ];
+    for (name, value) in
+        ours.iter().map(|(name, value)| (*name, value)).chain(target.as_ref().map(|(name, value)| (*name, value)))
+    {
+        line(&mut text, name, value);
+    }
+    text
+}
+
 /// What goes into the settings file.
 #[derive(Clone, Debug)]
 pub struct Settings<'a> {
+    /// How finished WAL is archived; `None`: it is not.
+    pub archive: Option<&'a Archive>,
     /// Most connections. Must be the same on all members: a standby with fewer refuses to start.
     pub max_connections: u32,
     /// The stack file's own, in force last.
@@ -80,7 +143,14 @@ pub fn settings_text(
     let connections = settings.max_connections.to_string();
     let cluster = cluster_name(member);
     let conninfo = follow.map(|primary| conninfo(layout, member, primary)).unwrap_or_default();
+    let archive = settings.archive.map(|archive| (archive.command(), archive.timeout.as_secs().max(1).to_string()));
+    let (command, timeout) = archive.as_ref().map_or(("", "0"), |(command, timeout)| (command, timeout));
     let ours: &[(&str, &str)] = &[
+        // Standbys archive what they receive too: what a primary had finished and not yet archived when it died would
+        // be a gap otherwise, as a standby that is promoted archives only what comes after.
+        ("archive_mode", if archive.is_some() { "always" } else { "off" }),
+        ("archive_command", command),
+        ("archive_timeout", timeout),
         ("listen_addresses", ""),
         ("unix_socket_directories", &socket),
         ("max_connections", &connections),
@@ -225,7 +295,12 @@ mod tests {
         let layout =
             Layout { state: PathBuf::from("/s"), runtime: PathBuf::from("/r's"), bin: PathBuf::from("/b"), user: None };
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        settings_text(&layout, Member::B, follow, &Settings { max_connections: 100, settings: &settings })
+        settings_text(
+            &layout,
+            Member::B,
+            follow,
+            &Settings { archive: None, max_connections: 100, settings: &settings },
+        )
     }
 
     #[test]
@@ -243,6 +318,13 @@ mod tests {
         assert!(matches!(text(&[("a b", "1")], None), Err(SettingError::Name(_))));
         assert!(matches!(text(&[("include_if_exists", "/x")], None), Err(SettingError::Name(_))));
         assert!(matches!(text(&[("work_mem", "1\nfsync=off")], None), Err(SettingError::Value(_))));
+    }
+
+    #[test]
+    fn the_archive_command_survives_the_shell_and_the_servers_own_signs() {
+        let argv = ["/s/it's 100 %/mainstay", "wal-push"].map(str::to_owned).to_vec();
+        let archive = Archive { argv, timeout: std::time::Duration::from_secs(30) };
+        assert_eq!(archive.command(), r"'/s/it'\''s 100 %%/mainstay' 'wal-push' %p");
     }
 
     #[test]

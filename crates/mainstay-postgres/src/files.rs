@@ -47,6 +47,22 @@ pub(crate) fn give(path: &Path, user: Option<&User>) -> Result<(), FileError> {
     std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid)).at("change the owner of", path)
 }
 
+/// Hands a whole tree to the servers' user.
+pub(crate) fn give_tree(path: &Path, user: Option<&User>) -> Result<(), FileError> {
+    give(path, user)?;
+    if user.is_none() || !path.is_dir() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).at("list", path)? {
+        let entry = entry.at("list", path)?;
+        match entry.file_type().at("look at", path)?.is_dir() {
+            true => give_tree(&entry.path(), user)?,
+            false => give(&entry.path(), user)?,
+        }
+    }
+    Ok(())
+}
+
 /// Replaces a small file of the servers' user, in one step.
 pub(crate) fn write_owned(path: &Path, text: &str, mode: u32, user: Option<&User>) -> Result<(), FileError> {
     let mut aside = path.as_os_str().to_owned();

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod backup;
 pub mod clone;
 pub mod cluster;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod init;
 pub mod layout;
 pub mod metrics;
 pub mod migrate;
+pub mod past;
 pub mod plain;
 pub mod prepare;
 pub mod probe;

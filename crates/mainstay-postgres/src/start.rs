@@ -57,6 +57,8 @@ pub struct Start<'a> {
     pub follow: Option<Member>,
     /// The stack's database.
     pub database: &'a Database,
+    /// How its WAL is archived.
+    pub archive: Option<&'a config::Archive>,
     /// Password of the replication role.
     pub replication: &'a Secret,
     /// Identity of this start.
@@ -83,7 +85,8 @@ pub fn prepare(start: &Start<'_>) -> Result<SpawnSpec, StartError> {
         return Err(StartError::LongPath { path: socket.display().to_string(), length });
     }
     let user = layout.user.as_ref();
-    let settings = Settings { max_connections: database.max_connections, settings: &database.settings };
+    let settings =
+        Settings { archive: start.archive, max_connections: database.max_connections, settings: &database.settings };
     let text = config::settings_text(layout, member, follow, &settings)?;
     // Others may connect, so others may enter; the password decides.
     files::own_folder(&socket, 0o755, user)?;

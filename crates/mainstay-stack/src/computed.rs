@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
 use crate::model::{
-    Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route, Schedule,
-    Service, Site, Stack, Target,
+    Backup, Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route,
+    Schedule, Service, Site, Stack, Target,
 };
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
@@ -192,6 +192,7 @@ impl List<'_> {
             write_port,
             read_port,
             settings,
+            backup,
         } = database;
         self.push("database.name", name);
         self.push("database.standbys", standbys);
@@ -220,6 +221,13 @@ impl List<'_> {
         self.push("database.migrations", migrations);
         self.push("database.write_port", write_port);
         self.push("database.read_port", read_port);
+        match backup {
+            None => self.push("database.backup", "none"),
+            Some(Backup { target, rpo }) => {
+                self.push("database.backup.target", target.display());
+                self.duration("database.backup.rpo", *rpo);
+            }
+        }
         if settings.is_empty() {
             self.push("database.settings", "{}");
         }

@@ -232,6 +232,17 @@ pub struct Database {
     pub read_port: u16,
     /// Further server settings, as postgresql.conf names them.
     pub settings: BTreeMap<String, String>,
+    /// Where backups go. Default: nowhere, there are none.
+    pub backup: Option<Backup>,
+}
+
+/// Backups of the database: base backups and continuous WAL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Folder that holds them; relative to the stack file's, and may lie outside it.
+    pub target: PathBuf,
+    /// Most that may be lost with the machine, in time: WAL is archived at least twice as often. Default 1 min.
+    pub rpo: Duration,
 }
 
 /// Bounds of the router's pools besides their size.

@@ -98,6 +98,7 @@ fn twelve_lines_are_a_whole_stack() {
             migrations: Some(PathBuf::from("migrations")),
             write_port: 6432,
             read_port: 6433,
+            backup: None,
             settings: [].into(),
         }),
         cache: Some(Cache { cache_memory: Bytes::mebi(256), store_memory: Bytes::mebi(256), store_persists: true }),

@@ -76,6 +76,10 @@ enum Command {
     Exec(command::exec::Options),
     /// The database
     Db(command::db::Options),
+    /// Backups of the database: take one, list them, check them, print the recovery card
+    Backup(command::backup::Options),
+    /// Open the past of the database beside the present, read-only
+    Restore(command::restore::Options),
     /// Break something on purpose and measure the promise
     Drill(command::drill::Options),
     /// Start the stack with the machine (systemd)
@@ -94,6 +98,10 @@ enum Command {
     Explain(command::explain::Options),
     #[command(hide = true, name = mainstay_drill::DEAD_MAN)]
     ThawLater(command::internal::ThawLater),
+    #[command(hide = true)]
+    WalGet(command::restore::WalGet),
+    #[command(hide = true)]
+    WalPush(command::backup::WalPush),
     #[command(hide = true)]
     Keep(command::internal::Options),
     #[command(hide = true)]
@@ -140,6 +148,8 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let global = cli.global;
     match cli.command {
         Command::ThawLater(options) => command::internal::thaw_later(&options),
+        Command::WalGet(options) => command::restore::wal_get(&options),
+        Command::WalPush(options) => command::backup::wal_push(&options),
         Command::Keep(options) => command::internal::keep(&options),
         Command::Control(options) => command::internal::control(&options),
         Command::Edge(options) => command::internal::edge(&options),
@@ -176,10 +186,14 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Doctor => command::doctor::run(&global).await,
         Command::Env(options) => command::env::run(&global, &options).await,
         Command::Db(options) => command::db::run(&global, &options).await,
+        Command::Restore(options) => command::restore::run(&global, &options).await,
+        Command::Backup(options) => command::backup::run(&global, &options).await,
         Command::Drill(options) => command::drill::run(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,
         Command::Console => command::console::run(&global).await,
         Command::ThawLater(_)
+        | Command::WalGet(_)
+        | Command::WalPush(_)
         | Command::Keep(_)
         | Command::Control(_)
         | Command::Edge(_)

@@ -183,6 +183,7 @@ impl Cluster {
             member,
             follow,
             database,
+            archive: effects.settings.archive.as_ref(),
             replication: &self.passwords.replication,
             nonce: Effects::nonce()?,
             log: effects.settings.paths.log(name.as_str()),

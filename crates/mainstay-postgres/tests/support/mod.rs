@@ -23,6 +23,7 @@ pub struct Cluster {
     pub database: Database,
     pub access: BTreeMap<Member, Access>,
     pub servers: BTreeMap<Member, Child>,
+    pub archive: Option<mainstay_postgres::config::Archive>,
 }
 
 impl Cluster {
@@ -50,7 +51,7 @@ impl Cluster {
             .map(|member| (member, Access::new(&layout, member, &passwords.superuser)))
             .into_iter()
             .collect();
-        Self { folder, layout, passwords, database: database(name), access, servers: BTreeMap::new() }
+        Self { folder, layout, passwords, database: database(name), access, servers: BTreeMap::new(), archive: None }
     }
 
     pub fn log(&self, name: &str) -> PathBuf {
@@ -96,6 +97,7 @@ impl Cluster {
             member,
             follow,
             database: &self.database,
+            archive: self.archive.as_ref(),
             replication: &self.passwords.replication,
             nonce: Nonce::from_bytes([1; 16]),
             log: self.log(&format!("postgres-{member}")),
@@ -188,6 +190,7 @@ pub fn database(name: &str) -> Database {
         migrations: None,
         write_port: 0,
         read_port: 0,
+        backup: None,
         settings: BTreeMap::from([("work_mem".to_owned(), "2MB".to_owned())]),
     }
 }

@@ -1,6 +1,7 @@
 //! `[database]` and `[cache]`: what holds the data.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mainstay_types::{Bytes, StackName};
@@ -9,7 +10,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Cache, Database, Durability, PoolLimits, PoolMode};
+use crate::model::{Backup, Cache, Database, Durability, PoolLimits, PoolMode};
 use crate::origin::Origin;
 use crate::raw::Value;
 use crate::read::{inner_path, one_of};
@@ -36,12 +37,11 @@ const READ_PORT: u16 = 6433;
 /// PostgreSQL cuts names here (NAMEDATALEN - 1).
 const LONGEST_NAME: usize = 63;
 
-const LATER: [(&str, &str); 7] = [
+const LATER: [(&str, &str); 6] = [
     ("engine", "it is PostgreSQL"),
     ("version", "the installed PostgreSQL is used"),
     ("failover", "the promise is `target.database_failure`"),
     ("pool", "each service has its own `pool`; the router's is `pool_size`"),
-    ("backup", "take dumps with `pg_dump` until then"),
     ("pooler", "mainstay's own router stands in front"),
     ("extensions", "create them in a migration"),
 ];
@@ -49,10 +49,11 @@ const RENAMED: [(&str, &str); 4] =
     [("replication", "durability"), ("sync", "durability"), ("port", "write_port"), ("config", "settings")];
 
 /// Settings that mainstay sets itself; another value would break replication, fencing or the way in.
-const MANAGED: [&str; 38] = [
+const MANAGED: [&str; 39] = [
     "archive_command",
     "archive_library",
     "archive_mode",
+    "archive_timeout",
     "cluster_name",
     "config_file",
     "data_directory",
@@ -119,9 +120,48 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
         write_port: cursor.port(ctx, "write_port").unwrap_or(WRITE_PORT),
         read_port: cursor.port(ctx, "read_port").unwrap_or(READ_PORT),
         settings: settings(&mut cursor, ctx),
+        backup: backup(&mut cursor, ctx),
     };
     cursor.finish(ctx, &LATER, &RENAMED);
     Some(database)
+}
+
+/// WAL is switched at half of it, and a segment every second is the most that makes sense.
+const RPO_LEAST: Duration = Duration::from_secs(2);
+const RPO_MOST: Duration = Duration::from_secs(24 * 3600);
+const BACKUP_LATER: [(&str, &str); 10] = [
+    ("full", "take base backups with `mainstay backup now`"),
+    ("every", "take base backups with `mainstay backup now`"),
+    ("pitr", "nothing is deleted yet"),
+    ("retention", "nothing is deleted yet"),
+    ("keep", "nothing is deleted yet"),
+    ("before_deploy", "take one with `mainstay backup now`"),
+    ("verify", "`mainstay backup check` reads everything"),
+    ("encrypt", "backups are always encrypted"),
+    ("engine", "mainstay's own makes them"),
+    ("compress", "backups are always compressed"),
+];
+const BACKUP_RENAMED: [(&str, &str); 3] = [("to", "target"), ("dir", "target"), ("folder", "target")];
+
+fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
+    let mut table = cursor.table(ctx, "backup")?;
+    let target = table.text(ctx, "target", "target = \"/srv/backups/myapp\"");
+    let rpo = table.duration(ctx, "rpo", RPO_LEAST..=RPO_MOST).unwrap_or(Duration::from_secs(60));
+    table.finish(ctx, &BACKUP_LATER, &BACKUP_RENAMED);
+    let Some(target) = target else {
+        if !ctx.is_said("database.backup.target") {
+            table.missing(ctx, "target", "backups are kept there", "target = \"/srv/backups/myapp\"");
+        }
+        return None;
+    };
+    let is_path = !target.text.is_empty() && !target.text.contains("://") && !target.text.contains(['\n', '\0']);
+    if !is_path {
+        let message = format!("`database.backup.target` is \"{}\"; it is a folder", quote(&target.text));
+        let help = "write a folder, best on another disk or a mounted share; object stores are not supported yet";
+        ctx.error(Code::BadValue, &target.span, message, help.to_owned());
+        return None;
+    }
+    Some(Backup { target: PathBuf::from(target.text), rpo })
 }
 
 fn database_name(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<String> {

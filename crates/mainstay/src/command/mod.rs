@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;
@@ -23,6 +24,7 @@ pub(crate) mod manual;
 pub(crate) mod pool;
 pub(crate) mod preflight;
 pub(crate) mod ps;
+pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod service;

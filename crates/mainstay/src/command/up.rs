@@ -60,14 +60,21 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return serve(&place, &client, Duration::from_secs(options.wait)).await;
     }
     refuse_second(&place.paths, &client).await?;
-    let prepared = preflight::run(&place).and_then(|declared| prepare(&place, declared));
-    prepared.inspect_err(|_| down::tidy(&place.paths))?;
+    let prepared = preflight::run(&place).and_then(|declared| {
+        let backups = super::backup::establish(&place)?;
+        prepare(&place, declared)?;
+        Ok(backups)
+    });
+    let backups = prepared.inspect_err(|_| down::tidy(&place.paths))?;
     println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
     let began = Instant::now();
     start_keep(&place.paths, None)?;
     match watch(&place.paths, &client, began, Duration::from_secs(options.wait), None).await {
         Ok(status) => {
             recovery_card(&place.paths);
+            if let Some(backups) = &backups {
+                super::backup::say(backups);
+            }
             let link = client.console_link().await.map(|link| link.url).unwrap_or_default();
             board::say("console", &format!("{link}  (one use)"));
             secrets(&place, &global);
@@ -102,6 +109,9 @@ async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8,
         println!("the stack runs already: taken over as it is");
     } else {
         let declared = preflight::run(place)?;
+        if super::backup::establish(place)?.is_some_and(|backups| backups.card.is_some()) {
+            println!("a repository for backups was made: `mainstay backup card` prints its recovery card");
+        }
         prepare(place, declared)?;
         start_keep(&place.paths, Some(&unit))?;
     }

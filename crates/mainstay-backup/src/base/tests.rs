@@ -1,0 +1,147 @@
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mainstay_types::Secret;
+
+use super::*;
+use crate::label::{LABEL_VERSION, Label};
+
+fn label() -> Label {
+    let moment = Timestamp::from_millis(1000);
+    Label {
+        version: LABEL_VERSION,
+        stack: "shop".to_owned(),
+        system: 77,
+        major: 15,
+        timeline: 1,
+        start: Lsn::new(16),
+        stop: Lsn::new(32),
+        member: "a".to_owned(),
+        from_standby: false,
+        began: moment,
+        ended: moment,
+        files: 1,
+        bytes: 1,
+        stored_bytes: 1,
+        pages: 0,
+        name: None,
+    }
+}
+
+fn cluster(folder: &Path) -> PathBuf {
+    let data = folder.join("data");
+    for inner in ["base/5", "global", "pg_wal", "pg_replslot/old"] {
+        fs::create_dir_all(data.join(inner)).expect("folder");
+    }
+    for (name, size) in
+        [("base/5/16384", 700_000), ("base/5/16384.1", 8192), ("global/1260", 8192), ("base/5/empty", 0)]
+    {
+        fs::write(data.join(name), vec![0; size]).expect("writes");
+    }
+    for name in ["global/pg_control", "PG_VERSION", "postmaster.pid", "base/5/t3_1234", "base/5/pg_internal.init"] {
+        fs::write(data.join(name), name).expect("writes");
+    }
+    data
+}
+
+fn source(data: &Path) -> Source {
+    Source { data: data.to_owned(), start: Lsn::new(16), has_checksums: true, stack: "shop".to_owned() }
+}
+
+fn repository(folder: &Path) -> Repository {
+    Repository::create(&folder.join("restic"), &Secret::new("password")).expect("makes")
+}
+
+#[test]
+fn a_data_directory_comes_back_as_it_was_with_the_label_and_without_what_is_the_servers_own() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = cluster(folder.path());
+    let repository = repository(folder.path());
+    let calls = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&calls);
+    let taken = take(&repository, &source(&data), move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok("START WAL LOCATION: 0/10\n".to_owned())
+    });
+    let taken = taken.expect("backs up");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!(taken.added.files, 7);
+    assert!(taken.pages >= 86, "{}", taken.pages);
+    assert!(repository.backups().expect("lists").is_empty(), "not before it is marked");
+    let backup = repository.mark(taken.unmarked, &label()).expect("marks");
+    assert_eq!(repository.backups().expect("lists"), std::slice::from_ref(&backup));
+    assert_eq!(repository.check(true).expect("checks"), Vec::<String>::new());
+
+    let into = folder.path().join("into");
+    repository.restore(&backup, &into).expect("restores");
+    assert_eq!(fs::read(into.join("base/5/16384")).expect("reads"), vec![0; 700_000]);
+    assert_eq!(fs::read(into.join("global/pg_control")).expect("reads"), b"global/pg_control");
+    assert!(fs::read_to_string(into.join("backup_label")).expect("reads").starts_with("START WAL LOCATION: 0/10\n\n"));
+    assert!(into.join("pg_wal/archive_status").is_dir() && into.join("pg_replslot").is_dir());
+    for name in ["postmaster.pid", "base/5/t3_1234", "base/5/pg_internal.init", "pg_replslot/old"] {
+        assert!(!into.join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn a_damaged_page_fails_the_backup_by_name() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = cluster(folder.path());
+    let mut pages = vec![0; 700_000];
+    pages[3 * PAGE + 14] = 1;
+    fs::write(data.join("base/5/16384.1"), &pages[..5 * PAGE]).expect("writes");
+    let repository = repository(folder.path());
+    let Err(error) = take(&repository, &source(&data), || Ok(String::new())) else { panic!("it was taken") };
+    let text = error.to_string();
+    assert!(text.contains("base/5/16384.1 block 131075"), "{text}");
+    assert!(repository.backups().expect("lists").is_empty());
+}
+
+#[test]
+fn a_server_that_does_not_end_the_backup_leaves_no_backup() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = cluster(folder.path());
+    let repository = repository(folder.path());
+    let taken = take(&repository, &source(&data), || Err("the standby was promoted".to_owned()));
+    assert!(matches!(taken, Err(BackupError::Stop(why)) if why.contains("promoted")));
+    fs::remove_file(data.join("global/pg_control")).expect("removes");
+    fs::create_dir(data.join("global/pg_control")).expect("folder");
+    assert!(take(&repository, &source(&data), || Ok(String::new())).is_err());
+    assert!(repository.backups().expect("lists").is_empty());
+}
+
+#[test]
+fn another_password_and_another_key_open_nothing() {
+    let folder = tempfile::tempdir().expect("folder");
+    let made = repository(folder.path());
+    let key = made.key().expect("key");
+    let again = Repository::with_key(made.folder(), &key).expect("a key");
+    assert!(again.backups().is_ok());
+    assert!(Repository::open_with_password(made.folder(), &Secret::new("password")).is_ok());
+    let error = Repository::open_with_password(made.folder(), &Secret::new("other")).expect_err("refuses");
+    assert!(matches!(error, RepositoryError::Key { .. }), "{error}");
+    let other = Repository::create(&folder.path().join("other"), &Secret::new("x")).expect("makes");
+    let wrong = Repository::with_key(made.folder(), &other.key().expect("key")).expect("a key");
+    assert!(matches!(wrong.backups(), Err(RepositoryError::Key { .. })));
+}
+
+#[test]
+fn a_second_backup_stores_what_changed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = cluster(folder.path());
+    let mut noise = vec![0_u8; 4 << 20];
+    let mut state = 1_u32;
+    for byte in &mut noise {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (state >> 24) as u8;
+    }
+    fs::write(data.join("base/5/blob"), &noise).expect("writes");
+    let repository = repository(folder.path());
+    let first = take(&repository, &source(&data), || Ok("one".to_owned())).expect("backs up").added;
+    noise[2 << 20] ^= 1;
+    fs::write(data.join("base/5/blob"), &noise).expect("writes");
+    let second = take(&repository, &source(&data), || Ok("two".to_owned())).expect("backs up").added;
+    assert_eq!(first.bytes, second.bytes);
+    assert!(first.stored_bytes > 4 << 20, "{first:?}");
+    assert!(second.stored_bytes < 300 << 10, "one chunk, the label and the trees: {second:?}");
+}

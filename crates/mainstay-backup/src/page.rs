@@ -1,0 +1,142 @@
+//! PostgreSQL's page checksum (`src/include/storage/checksum_impl.h`): FNV-1a over 32 lanes.
+
+/// Size of a page. **Unit**: bytes.
+pub(crate) const PAGE: usize = 8192;
+/// Pages of a segment of a relation: 1 GiB.
+const SEGMENT_PAGES: u32 = 131_072;
+const LANES: usize = 32;
+const PRIME: u32 = 16_777_619;
+
+const OFFSETS: [u32; LANES] = [
+    0x5B1F_36E9,
+    0xB852_5960,
+    0x02AB_50AA,
+    0x1DE6_6D2A,
+    0x79FF_467A,
+    0x9BB9_F8A3,
+    0x217E_7CD2,
+    0x83E1_3D2C,
+    0xF8D4_474F,
+    0xE39E_B970,
+    0x42C6_AE16,
+    0x9932_16FA,
+    0x7B09_3B5D,
+    0x98DA_FF3C,
+    0xF718_902A,
+    0x0B1C_9CDB,
+    0xE58F_764B,
+    0x1876_36BC,
+    0x5D7B_3BB1,
+    0xE73D_E7DE,
+    0x92BE_C979,
+    0xCCA6_C0B2,
+    0x304A_0979,
+    0x85AA_43D4,
+    0x7831_25BB,
+    0x6CA8_EAA2,
+    0xE407_EAC6,
+    0x4B5C_FC3E,
+    0x9FBF_8C76,
+    0x15CA_20BE,
+    0xF2CA_9FD3,
+    0x959B_D756,
+];
+
+/// What a page says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Never used, or its checksum is right.
+    Sound,
+    /// Written after this position: replay replaces it whole, so a torn read does no harm.
+    Newer,
+    /// Its checksum is wrong.
+    Damaged,
+}
+
+fn mix(sum: u32, value: u32) -> u32 {
+    let mixed = sum ^ value;
+    mixed.wrapping_mul(PRIME) ^ (mixed >> 17)
+}
+
+fn word(page: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]])
+}
+
+/// The checksum that a page should bear at this block number.
+fn checksum(page: &[u8], block: u32) -> u16 {
+    let mut sums = OFFSETS;
+    for row in 0..PAGE / (4 * LANES) {
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            let at = row * 4 * LANES + lane * 4;
+            // Its own place counts as zero.
+            let value = if at == 8 { word(page, at) & 0xFFFF_0000 } else { word(page, at) };
+            *sum = mix(*sum, value);
+        }
+    }
+    for _ in 0..2 {
+        for sum in &mut sums {
+            *sum = mix(*sum, 0);
+        }
+    }
+    let folded = sums.iter().fold(0, |all, sum| all ^ sum) ^ block;
+    u16::try_from(folded % 65_535 + 1).unwrap_or(u16::MAX)
+}
+
+/// Looks at a page that was read from a running server's file.
+pub(crate) fn look(page: &[u8], block: u32, start: u64) -> Look {
+    let upper = u16::from_le_bytes([page[14], page[15]]);
+    if upper == 0 {
+        return Look::Sound;
+    }
+    let lsn = u64::from(word(page, 0)) << 32 | u64::from(word(page, 4));
+    if lsn >= start {
+        return Look::Newer;
+    }
+    let stored = u16::from_le_bytes([page[8], page[9]]);
+    if stored == checksum(page, block) { Look::Sound } else { Look::Damaged }
+}
+
+/// Number of the first block of a relation's file, by its name: `16384`, `16384.1`, `16384_fsm`, `16384_vm.2`.
+/// `None`: it holds no pages.
+pub(crate) fn first_block(name: &str) -> Option<u32> {
+    let (relation, segment) = match name.split_once('.') {
+        Some((relation, segment)) => (relation, segment.parse::<u32>().ok()?),
+        None => (name, 0),
+    };
+    let number = match relation.split_once('_') {
+        Some((number, "fsm" | "vm" | "init")) => number,
+        Some(_) => return None,
+        None => relation,
+    };
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { segment.checked_mul(SEGMENT_PAGES) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_relations_are_known_by_their_names() {
+        assert_eq!(first_block("16384"), Some(0));
+        assert_eq!(first_block("16384_vm.2"), Some(262_144));
+        assert_eq!(first_block("16384_init"), Some(0));
+        for other in ["pg_filenode.map", "PG_VERSION", "pg_control", "t3_16384", "16384_tmp", ""] {
+            assert_eq!(first_block(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_changed_bit_a_moved_page_and_a_newer_page_are_told_apart() {
+        let mut page = vec![7_u8; PAGE];
+        page[..8].fill(0);
+        let sum = checksum(&page, 5).to_le_bytes();
+        page[8..10].copy_from_slice(&sum);
+        assert_eq!(look(&page, 5, 1), Look::Sound);
+        assert_eq!(look(&page, 6, 1), Look::Damaged, "of another place");
+        page[4000] ^= 1;
+        assert_eq!(look(&page, 5, 1), Look::Damaged);
+        assert_eq!(look(&page, 5, 0), Look::Newer);
+        assert_eq!(look(&[0; PAGE], 5, 1), Look::Sound, "never used");
+    }
+}

@@ -1,0 +1,210 @@
+//! The folder that holds a stack's backups: what is in it, and whose it is.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mainstay_supervisor::durable;
+use mainstay_types::Secret;
+use serde::{Deserialize, Serialize};
+
+use crate::keys;
+use crate::repository::{Repository, RepositoryError};
+
+/// Version of [`About`].
+const SCHEMA: u32 = 1;
+/// Names that an interrupted [`Place::create`] leaves; no backup is in them before `mainstay.json` is there.
+const OF_MAKING: [&str; 5] = ["restic", "wal", "wal-key.age", "README.txt", "lost+found"];
+const README: &str = include_str!("readme.txt");
+
+/// Why a place cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The file system said no.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It holds something that is not ours.
+    #[error("{0} holds files that are no repository of mainstay's: name an empty folder")]
+    Foreign(PathBuf),
+    /// There is no repository.
+    #[error("{0} holds no repository")]
+    Missing(PathBuf),
+    /// It cannot be understood.
+    #[error("{path} cannot be read: {reason}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Another run works on it.
+    #[error("another backup, check or restore works on {0} now")]
+    Busy(PathBuf),
+    /// The repository's.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+}
+
+/// What a place says about itself, in the clear.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Version of this file.
+    pub schema: u32,
+    /// The stack.
+    pub stack: String,
+    /// Its environment.
+    pub environment: String,
+    /// Identity of this repository.
+    pub repository: String,
+    /// What archived WAL is sealed to; opens nothing.
+    pub recipient: String,
+}
+
+/// A folder for backups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    folder: PathBuf,
+}
+
+/// What a new place is opened with.
+#[derive(Debug)]
+pub struct New {
+    /// What it says about itself.
+    pub about: About,
+    /// Key of the base backups.
+    pub key: Secret,
+    /// Key of the archived WAL.
+    pub wal_key: Secret,
+}
+
+fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlaceError {
+    let path = path.to_owned();
+    move |source| PlaceError::Io { action, path, source }
+}
+
+/// One run at a time on a place; ends when it is dropped, or with the process.
+#[derive(Debug)]
+pub struct Alone(#[expect(dead_code, reason = "holds the lock")] File);
+
+impl Place {
+    /// The place in a folder.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Folder of the base backups.
+    pub fn repository(&self) -> PathBuf {
+        self.folder.join("restic")
+    }
+
+    /// Folder of the archived WAL.
+    pub fn wal(&self) -> PathBuf {
+        self.folder.join("wal")
+    }
+
+    /// What it says about itself; `None`: there is nothing yet, or a repository whose making was interrupted.
+    ///
+    /// **Errors**: somebody else's files, or unreadable.
+    pub fn about(&self) -> Result<Option<About>, PlaceError> {
+        let path = self.folder.join("mainstay.json");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let unreadable = |reason: String| PlaceError::Unreadable { path: path.clone(), reason };
+                let about: About = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+                if about.schema != SCHEMA {
+                    return Err(unreadable(format!("it is of version {}, this mainstay knows {SCHEMA}", about.schema)));
+                }
+                return Ok(Some(about));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(at("read", &path)(source)),
+        }
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(at("list", &self.folder)(source)),
+        };
+        for entry in entries {
+            let name = entry.map_err(at("list", &self.folder))?.file_name();
+            if !OF_MAKING.contains(&&*name.to_string_lossy()) {
+                return Err(PlaceError::Foreign(self.folder.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a repository here that `password` opens. Killed at any moment, the next attempt begins anew: the file
+    /// that says whose it is comes last.
+    ///
+    /// **Errors**: the file system's, or something is there already.
+    pub fn create(&self, stack: &str, environment: &str, password: &Secret) -> Result<New, PlaceError> {
+        if self.about()?.is_some() {
+            return Err(PlaceError::Foreign(self.folder.clone()));
+        }
+        let folder = self.repository();
+        match fs::remove_dir_all(&folder) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(at("remove", &folder)(source)),
+            _ => {}
+        }
+        fs::create_dir_all(&folder).map_err(at("make the folder", &folder))?;
+        let repository = Repository::create(&folder, password)?;
+        let (wal_key, recipient) = keys::new_wal_key();
+        let id = repository.identity()?;
+        let about = About {
+            schema: SCHEMA,
+            stack: stack.to_owned(),
+            environment: environment.to_owned(),
+            repository: id,
+            recipient,
+        };
+        let sealed = keys::seal_wal_key(&wal_key, password).map_err(at("seal the key of", &self.folder))?;
+        let write = |name: &str, bytes: &[u8], mode: u32| {
+            let path = self.folder.join(name);
+            durable::replace(&path, bytes, mode).map_err(at("write", &path))
+        };
+        let wal = self.wal();
+        fs::create_dir_all(&wal).map_err(at("make the folder", &wal))?;
+        write("wal-key.age", &sealed, 0o644)?;
+        write("README.txt", README.as_bytes(), 0o644)?;
+        let text = serde_json::to_vec_pretty(&about)
+            .map_err(|error| PlaceError::Unreadable { path: self.folder.clone(), reason: error.to_string() })?;
+        write("mainstay.json", &text, 0o644)?;
+        Ok(New { about, key: repository.key()?, wal_key })
+    }
+
+    /// The key of the archived WAL, by the card's password.
+    ///
+    /// **Errors**: not there, or another password.
+    pub fn wal_key(&self, password: &Secret) -> Result<Secret, PlaceError> {
+        let path = self.folder.join("wal-key.age");
+        let sealed = fs::read(&path).map_err(at("read", &path))?;
+        keys::open_wal_key(&sealed, password)
+            .map_err(|error| PlaceError::Unreadable { path, reason: error.to_string() })
+    }
+
+    /// Takes the place for one run.
+    ///
+    /// **Errors**: another one has it.
+    pub fn take(&self) -> Result<Alone, PlaceError> {
+        let path = self.folder.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(at("open", &path))?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Alone(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(PlaceError::Busy(self.folder.clone())),
+            Err(error) => Err(at("lock", &path)(error.into())),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A base backup now: from a standby that streams, else from the primary.
+
+use std::time::{Duration, Instant};
+
+use mainstay_backup::base::{self, Source};
+use mainstay_backup::label::{LABEL_VERSION, Label};
+use mainstay_backup::repository::Backup;
+use mainstay_backup::wal::{Name, Segment, list};
+use mainstay_postgres::Access;
+use mainstay_postgres::access::AccessError;
+use mainstay_postgres::backup::{self, About, Ended};
+use mainstay_types::{Lsn, Member};
+
+use super::{Backups, Error};
+use crate::clock::now;
+
+/// Time for the segments that a backup needs to be archived. The archiver is woken at once; a minute is a hundred
+/// times what it takes.
+const WAL_WITHIN: Duration = Duration::from_secs(60);
+/// Time for a primary to answer at all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Pause between two looks into the archive.
+const LOOK: Duration = Duration::from_millis(200);
+/// Pause between two requests to finish a segment: each that is granted costs a segment.
+const FINISH_EVERY: Duration = Duration::from_secs(5);
+
+/// What a backup is doing, for the person who waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It began.
+    Began {
+        /// Member that is read.
+        member: Member,
+        /// Whether that is a standby.
+        from_standby: bool,
+    },
+    /// All was read; its WAL is waited for.
+    Read {
+        /// The last segment that it needs.
+        segment: String,
+    },
+}
+
+/// Takes a base backup. What it needs of WAL is in the archive when it returns.
+///
+/// **Errors**: see [`Error`]. What was stored by then is not listed and takes space until it is pruned.
+pub async fn take(backups: Backups, name: Option<String>, tell: impl Fn(Progress)) -> Result<Backup, Error> {
+    let alone = backups.place.take()?;
+    let (primary, access, about) = choose(&backups).await?;
+    let member = access.member();
+    let began = now();
+    let begun = backup::begin(&access, "mainstay base backup").await?;
+    tell(Progress::Began { member, from_standby: about.is_standby });
+    let source = Source {
+        data: backups.layout.data(member),
+        start: begun.start,
+        has_checksums: about.has_checksums,
+        stack: backups.stack.clone(),
+    };
+    let start = begun.start;
+    let (ends, ended) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let reading = tokio::task::spawn_blocking(move || {
+        let stop = move || {
+            let ended = runtime.block_on(begun.end()).map_err(|error| error.to_string())?;
+            let label = ended.label.clone();
+            ends.send(ended).map_err(|_| "nobody waits for the end".to_owned())?;
+            Ok(label)
+        };
+        let taken = base::take(&backups.repository, &source, stop);
+        (backups, taken)
+    });
+    let (backups, taken) = reading.await.map_err(|error| Error::NoServer(error.to_string()))?;
+    let taken = taken?;
+    let ended = ended.try_recv().map_err(|_| Error::NoServer("the backup had no end".to_owned()))?;
+    let segment = last_segment(&ended, about.segment_bytes);
+    tell(Progress::Read { segment: segment.to_string() });
+    wait_for_wal(&backups, &about, &primary, (start, segment)).await?;
+    let label = Label {
+        version: LABEL_VERSION,
+        stack: backups.stack.clone(),
+        system: about.system,
+        major: about.major,
+        timeline: ended.timeline,
+        start,
+        stop: ended.stop,
+        member: member.to_string(),
+        from_standby: about.is_standby,
+        began,
+        ended: now(),
+        files: taken.added.files,
+        bytes: taken.added.bytes,
+        stored_bytes: taken.added.stored_bytes,
+        pages: taken.pages,
+        name,
+    };
+    let marking = tokio::task::spawn_blocking(move || backups.repository.mark(taken.unmarked, &label));
+    let marked = marking.await.map_err(|error| Error::NoServer(error.to_string()))??;
+    drop(alone);
+    Ok(marked)
+}
+
+/// The primary, and the member to read: a standby that streams costs the primary nothing.
+async fn choose(backups: &Backups) -> Result<(Access, Access, About), Error> {
+    let record = backups.record().ok_or_else(|| Error::NoServer("nobody is recorded as primary".to_owned()))?;
+    let primary = backups.access(record.primary);
+    let members = backups.layout.members().unwrap_or_default();
+    for member in members.into_iter().filter(|member| *member != record.primary) {
+        let access = backups.access(member);
+        if let Ok(about) = backup::about(&access).await
+            && about.is_streaming
+        {
+            return Ok((primary, access, about));
+        }
+    }
+    let begun = Instant::now();
+    loop {
+        match backup::about(&primary).await {
+            Ok(about) => return Ok((primary.clone(), primary, about)),
+            // An overloaded machine answers late, and a backup has time.
+            Err(AccessError::Silent { .. } | AccessError::NotYet { .. }) if begun.elapsed() < ANSWER_WITHIN => {}
+            Err(error) => return Err(Error::NoServer(error.to_string())),
+        }
+    }
+}
+
+/// The segment that holds the last byte which the copy needs.
+fn last_segment(ended: &Ended, size: u64) -> Segment {
+    Segment::of(ended.timeline, ended.stop.as_u64().saturating_sub(1), size)
+}
+
+/// Waits until every segment from the start to the end of the backup is in the archive.
+async fn wait_for_wal(
+    backups: &Backups,
+    about: &About,
+    primary: &Access,
+    (start, last): (Lsn, Segment),
+) -> Result<(), Error> {
+    let size = about.segment_bytes;
+    let first = Segment::of(last.timeline, start.as_u64(), size);
+    let begun = Instant::now();
+    let mut asked: Option<Instant> = None;
+    loop {
+        let wal = backups.place.wal();
+        let archive = list(&wal, about.system).map_err(|source| Error::Io { action: "list", path: wal, source })?;
+        let is_there = archive.runs(size).iter().any(|run| run.first <= first && last <= run.last);
+        if is_there {
+            return Ok(());
+        }
+        if asked.is_none_or(|asked| asked.elapsed() > FINISH_EVERY) {
+            asked = Some(Instant::now());
+            backup::finish_segment(primary).await?;
+        }
+        if begun.elapsed() > WAL_WITHIN {
+            let failure = backup::archiver_failure(primary).await.ok().flatten();
+            let why = failure.map_or_else(String::new, |name| {
+                format!(
+                    "; archiving {name} failed last, the log of {} says why",
+                    mainstay_types::ChildName::postgres(primary.member())
+                )
+            });
+            let segment = Name::Segment(last).to_string();
+            return Err(Error::NoWal { segment, seconds: WAL_WITHIN.as_secs(), why });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,244 @@
+//! Backups of a stack's database: where they go, what opens them, and the runs that a person asks for.
+//!
+//! These run in the process of the command that asks, not in the control plane: a backup reads and packs gigabytes,
+//! and what is not the control plane cannot hold it up.
+
+mod base;
+mod check;
+pub mod past;
+mod place;
+
+use std::path::{Path, PathBuf};
+
+use mainstay_backup::place::PlaceError;
+use mainstay_backup::{Place, Repository, RepositoryError};
+use mainstay_decide::observed::Record;
+use mainstay_decide::past::Unreachable;
+use mainstay_postgres::access::AccessError;
+use mainstay_postgres::{Access, Layout, RecordFile, layout};
+use mainstay_stack::Stack;
+use mainstay_supervisor::ids::user_for;
+use mainstay_types::{Bytes, ChildRole, Lsn, Member, Secret, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub use base::{Progress, take};
+pub use check::{Checked, check};
+pub use place::{Established, Stack as Whose, card, establish};
+
+use crate::paths::Paths;
+use crate::secrets::{self, Secrets};
+
+/// Version of [`Target`].
+const VERSION: u32 = 1;
+const PASSWORD: &str = "backup:password";
+
+/// Why backups cannot be made, read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The stack file does not ask for any.
+    #[error("the stack has no [database.backup], or was not up since it has")]
+    NotConfigured,
+    /// The folder is another's.
+    #[error("{folder} holds the backups of the stack {stack} ({environment}): not of this one")]
+    OtherStack {
+        /// The folder.
+        folder: PathBuf,
+        /// Whose.
+        stack: String,
+        /// Its environment.
+        environment: String,
+    },
+    /// It is of a stack of this name, and this state folder has not made it.
+    #[error("{0} holds backups of a stack of this name that this state folder did not make and cannot open")]
+    OtherState(PathBuf),
+    /// The server's user cannot get there.
+    #[error("PostgreSQL runs as {user} and cannot enter {folder}, which is on the way to {target}")]
+    Closed {
+        /// The user.
+        user: String,
+        /// The closed folder.
+        folder: PathBuf,
+        /// Where it should get.
+        target: PathBuf,
+    },
+    /// The file system said no.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No member can be copied.
+    #[error("no PostgreSQL of the stack answers: {0}")]
+    NoServer(String),
+    /// The segments that make the copy whole did not come.
+    #[error("the WAL that the backup needs (up to {segment}) is not in the archive after {seconds} s{why}")]
+    NoWal {
+        /// The last segment.
+        segment: String,
+        /// How long was waited.
+        seconds: u64,
+        /// What the archiver says.
+        why: String,
+    },
+    /// Too little space for a restore.
+    #[error("{free} are free in {folder}, the restored database needs {wanted}")]
+    NoSpace {
+        /// Free.
+        free: Bytes,
+        /// Wanted.
+        wanted: Bytes,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// The moment is outside what can be reached.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// Replay ended before the moment.
+    #[error("{moment} was not reached: replay came to {} (last commit {}); {why}", or_nothing(.lsn), or_nothing(.last_commit))]
+    NotReached {
+        /// What was asked for.
+        moment: String,
+        /// Where replay came to.
+        lsn: Option<Lsn>,
+        /// When the last replayed transaction committed.
+        last_commit: Option<Timestamp>,
+        /// What the server said.
+        why: String,
+    },
+    /// A file of the restored server's.
+    #[error(transparent)]
+    File(#[from] mainstay_postgres::files::FileError),
+    /// The folder's.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The repository's.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// Reading the data directory.
+    #[error(transparent)]
+    Backup(#[from] mainstay_backup::base::BackupError),
+    /// A server's.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The sealed secrets.
+    #[error(transparent)]
+    Secrets(#[from] secrets::Error),
+}
+
+/// What the control plane and commands know of the place, `backup.json` in the state folder: written by `up`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The folder, absolute.
+    pub folder: PathBuf,
+    /// Identity of the repository in it.
+    pub repository: String,
+    /// What archived WAL is sealed to.
+    pub recipient: String,
+}
+
+fn or_nothing(value: &Option<impl ToString>) -> String {
+    value.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string)
+}
+
+fn file(paths: &Paths) -> PathBuf {
+    paths.state.join("backup.json")
+}
+
+impl Target {
+    /// The present one; `None`: backups are not configured.
+    ///
+    /// **Errors**: unreadable.
+    pub fn load(paths: &Paths) -> std::io::Result<Option<Self>> {
+        match std::fs::read(file(paths)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The place.
+    pub fn place(&self) -> Place {
+        Place::new(&self.folder)
+    }
+}
+
+/// How PostgreSQL archives, for its settings.
+pub(crate) fn archive(paths: &Paths, stack: &Stack) -> std::io::Result<Option<mainstay_postgres::config::Archive>> {
+    let Some(backup) = stack.database.as_ref().and_then(|database| database.backup.as_ref()) else { return Ok(None) };
+    let Some(target) = Target::load(paths)? else {
+        return Err(std::io::Error::other("backup.json is not in the state folder, which `up` writes"));
+    };
+    let text = |path: &Path| path.display().to_string();
+    let argv = [
+        text(&paths.program()),
+        "wal-push".to_owned(),
+        "--archive".to_owned(),
+        text(&target.place().wal()),
+        "--recipient".to_owned(),
+        target.recipient,
+    ];
+    Ok(Some(mainstay_postgres::config::Archive { argv: argv.to_vec(), timeout: backup.rpo / 2 }))
+}
+
+/// A stack's backups, opened with what its state folder holds.
+#[derive(Debug)]
+pub struct Backups {
+    /// The stack's name.
+    pub stack: String,
+    /// Where they are.
+    pub place: Place,
+    /// The base backups.
+    pub repository: Repository,
+    wal_key: Secret,
+    layout: Layout,
+    superuser: Secret,
+}
+
+impl Backups {
+    /// For a stack that was up with `[database.backup]`.
+    ///
+    /// **Errors**: not configured, or what opens it is not in the state folder.
+    pub fn open(paths: &Paths, stack: &str) -> Result<Self, Error> {
+        let path = file(paths);
+        let target = Target::load(paths).map_err(|source| Error::Io { action: "read", path, source })?;
+        let target = target.ok_or(Error::NotConfigured)?;
+        let secrets = Secrets::open(&paths.state)?;
+        let secret = |purpose: &str| secrets.get(purpose).cloned().ok_or(Error::NotConfigured);
+        let place = target.place();
+        let key = secret(&place::key_of(&target.repository))?;
+        let repository = Repository::with_key(&place.repository(), &key)?;
+        Ok(Self {
+            stack: stack.to_owned(),
+            place,
+            repository,
+            wal_key: secret(&place::wal_key_of(&target.repository))?,
+            layout: cluster(paths, stack),
+            superuser: secret("postgres:superuser")?,
+        })
+    }
+
+    fn record(&self) -> Option<Record> {
+        RecordFile::new(self.layout.record()).read().ok().flatten()
+    }
+
+    fn access(&self, member: Member) -> Access {
+        Access::new(&self.layout, member, &self.superuser)
+    }
+}
+
+fn cluster(paths: &Paths, stack: &str) -> Layout {
+    let bin = layout::find_programs(Some(&paths.state)).map(|programs| programs.bin).unwrap_or_default();
+    Layout {
+        state: paths.state.clone(),
+        runtime: paths.runtime.clone(),
+        bin,
+        user: user_for(ChildRole::Postgres, stack, "postgres"),
+    }
+}

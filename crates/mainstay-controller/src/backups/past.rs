@@ -1,0 +1,368 @@
+//! The past beside the present: a base backup restored into a folder of its own, replayed to a moment, opened for
+//! reading, and proven to be there.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mainstay_backup::label::Label;
+use mainstay_backup::repository::Backup;
+use mainstay_backup::wal::{self, Archive, Segment};
+use mainstay_decide::past::{Base, Moment, choose};
+use mainstay_postgres::past::{self, Past, Replay};
+use mainstay_postgres::{Access, Layout, plain};
+use mainstay_supervisor::durable;
+use mainstay_supervisor::ids;
+use mainstay_types::{Bytes, Lsn};
+use serde::{Deserialize, Serialize};
+use tokio::process::Child;
+
+use super::check::SEGMENT;
+use super::{Backups, Error};
+use crate::clock::now;
+use crate::paths::Paths;
+
+/// Pause between two looks at replay.
+const LOOK: Duration = Duration::from_millis(100);
+/// At the end of the archive replay stands still: this long, and it is the end. A segment takes a tenth of it.
+const STILL: Duration = Duration::from_secs(3);
+/// Time to come out of recovery: a checkpoint of a small cache.
+const OUT_WITHIN: Duration = Duration::from_secs(60);
+/// Replay that neither goes on nor ends for so long is stuck. **Basis**: a segment takes 0.1 s; one that waits for a
+/// slow share some seconds.
+const STUCK: Duration = Duration::from_secs(300);
+
+/// What a restore would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Base backup that it begins from.
+    pub backup: Backup,
+    /// Where it goes.
+    pub moment: Moment,
+    /// Segments of WAL to replay, at most.
+    pub segments: usize,
+    /// Their bytes in the archive. **Unit**: bytes.
+    pub wal_bytes: u64,
+    /// Free space where it would go. **Unit**: bytes.
+    pub free_bytes: u64,
+    /// How long it takes by the rates of the last restore here; `None`: there was none yet.
+    pub expected: Option<Duration>,
+}
+
+/// Rates of the last restore, `past/rates.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Files written. **Unit**: bytes per second.
+    pub restore_bytes_per_second: u64,
+    /// Segments replayed. **Unit**: per 1000 seconds.
+    pub segments_per_1000_seconds: u64,
+}
+
+/// The past, open. Its server ends and its folder goes when it is closed.
+pub struct Open {
+    layout: Layout,
+    server: Child,
+    _alone: Alone,
+    /// As superuser.
+    pub access: Access,
+    /// Loopback port.
+    pub port: u16,
+    /// Where it is.
+    pub replay: Replay,
+    /// Time for the files.
+    pub restored_in: Duration,
+    /// Time for the WAL.
+    pub replayed_in: Duration,
+    /// Its log.
+    pub log: PathBuf,
+}
+
+/// Says whose folder it is for as long as the process lives.
+struct Alone(#[expect(dead_code, reason = "holds the lock")] std::fs::File);
+
+fn past_folder(paths: &Paths) -> PathBuf {
+    paths.state.join("past")
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { action, path, source }
+}
+
+/// Which backup, which WAL, how much, how long.
+///
+/// **Errors**: the moment cannot be reached, and then the text says what can.
+pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str>) -> Result<Plan, Error> {
+    let all = backups.repository.backups()?;
+    // Only of the newest cluster: its WAL is what the others cannot replay.
+    let system = all.last().map(|backup| backup.label.system);
+    let all: Vec<Backup> = all.into_iter().filter(|backup| Some(backup.label.system) == system).collect();
+    let folder = backups.place.wal();
+    let archive = wal::list(&folder, system.unwrap_or_default()).map_err(io("list", &folder))?;
+    let end = (archive.newest().unwrap_or_default(), end_of(&archive));
+    let bases: Vec<Base> =
+        all.iter().map(|backup| Base { stop: backup.label.stop, ended: backup.label.ended }).collect();
+    let chosen = choose(&bases, moment, end)?;
+    let backup = match from {
+        None => all[chosen].clone(),
+        Some(id) => all
+            .iter()
+            .find(|backup| backup.id.starts_with(id))
+            .cloned()
+            .ok_or_else(|| Error::NoServer(format!("there is no base backup {id}")))?,
+    };
+    let needed = needed(&archive, &backup.label, moment);
+    let wal_bytes = needed.iter().filter_map(|segment| archive.segments.get(segment)).map(|(bytes, _)| bytes).sum();
+    let stat = rustix::fs::statvfs(&paths.state).map_err(|error| io("look at", &paths.state)(error.into()))?;
+    let expected = rates(paths).map(|rates| {
+        let files = backup.label.bytes as f64 / rates.restore_bytes_per_second.max(1) as f64;
+        let replay = needed.len() as f64 * 1000.0 / rates.segments_per_1000_seconds.max(1) as f64;
+        Duration::from_secs_f64(files + replay)
+    });
+    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    Ok(Plan { backup, moment: moment.clone(), segments: needed.len(), wal_bytes, free_bytes, expected })
+}
+
+/// Where the newest archived segment ends.
+fn end_of(archive: &Archive) -> Lsn {
+    Lsn::new(archive.segments.keys().map(|segment| segment.start(SEGMENT) + SEGMENT).max().unwrap_or_default())
+}
+
+/// Segments that replay reads: of each position the one of the highest timeline.
+fn needed(archive: &Archive, label: &Label, moment: &Moment) -> Vec<Segment> {
+    let first = label.start.as_u64() / SEGMENT * SEGMENT;
+    let mut by_position = std::collections::BTreeMap::new();
+    for segment in archive.segments.keys() {
+        if segment.start(SEGMENT) >= first {
+            by_position.insert(segment.start(SEGMENT), *segment);
+        }
+    }
+    let mut needed = Vec::new();
+    for (position, segment) in by_position {
+        let archived = archive.segments.get(&segment).map(|(_, at)| *at).unwrap_or_default();
+        needed.push(segment);
+        let is_last = match moment {
+            Moment::Lsn(lsn) => lsn.as_u64() < position + SEGMENT,
+            // What was archived after the moment holds it, or comes after it.
+            Moment::Time(at) => archived > *at,
+            Moment::Latest | Moment::Transaction(_) | Moment::Name(_) => false,
+        };
+        if is_last && position + SEGMENT >= label.stop.as_u64() {
+            break;
+        }
+    }
+    needed
+}
+
+fn rates(paths: &Paths) -> Option<Rates> {
+    serde_json::from_slice(&std::fs::read(past_folder(paths).join("rates.json")).ok()?).ok()
+}
+
+/// Restores, replays and opens. When it returns well the moment was really reached; when it was not, nothing is left.
+///
+/// **Errors**: see [`Error`]; [`Error::NotReached`] with the server's last words and where it came to.
+pub async fn open(backups: Backups, paths: &Paths, plan: &Plan) -> Result<Open, Error> {
+    let folder = past_folder(paths);
+    std::fs::create_dir_all(&folder).map_err(io("make the folder", &folder))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(&folder, mode).map_err(io("set the mode of", &folder))?;
+    remove_left_over(paths, &backups.layout)?;
+    let wanted = plan.backup.label.bytes + SEGMENT * 8;
+    if plan.free_bytes < wanted {
+        return Err(Error::NoSpace { free: Bytes(plan.free_bytes), wanted: Bytes(wanted), folder });
+    }
+    let id = format!("{}-{}", now().as_millis(), std::process::id());
+    let layout = layout_of(paths, &backups.layout, &id);
+    past::make_folders(&layout)?;
+    let alone = lock(&layout.state)?;
+    let opened = open_in(backups, paths, plan, layout.clone(), alone).await;
+    if opened.is_err() {
+        remove(&layout);
+    }
+    opened
+}
+
+fn layout_of(paths: &Paths, of: &Layout, id: &str) -> Layout {
+    Layout {
+        state: past_folder(paths).join(id),
+        runtime: paths.runtime.join(format!("past-{id}")),
+        bin: of.bin.clone(),
+        user: of.user.clone(),
+    }
+}
+
+fn lock(folder: &Path) -> Result<Alone, Error> {
+    let path = folder.join("lock");
+    let file = std::fs::File::create(&path).map_err(io("make", &path))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| io("lock", &path)(error.into()))?;
+    Ok(Alone(file))
+}
+
+fn remove(layout: &Layout) {
+    // What cannot be removed now is removed by the next look.
+    std::fs::remove_dir_all(&layout.state).ok();
+    std::fs::remove_dir_all(&layout.runtime).ok();
+}
+
+/// A killed look leaves its server and its folder: both go before the next one.
+fn remove_left_over(paths: &Paths, of: &Layout) -> Result<(), Error> {
+    let folder = past_folder(paths);
+    for entry in std::fs::read_dir(&folder).map_err(io("list", &folder))? {
+        let entry = entry.map_err(io("list", &folder))?;
+        if !entry.path().is_dir() || lock(&entry.path()).is_err() {
+            continue;
+        }
+        let layout = layout_of(paths, of, &entry.file_name().to_string_lossy());
+        let begun = Instant::now();
+        while !past::end_left_over(&layout).map_err(io("end the server in", &layout.state))? {
+            if begun.elapsed() > Duration::from_secs(30) {
+                return Err(Error::NoServer(format!("a server in {} does not end", layout.state.display())));
+            }
+            std::thread::sleep(LOOK);
+        }
+        remove(&layout);
+    }
+    Ok(())
+}
+
+async fn open_in(backups: Backups, paths: &Paths, plan: &Plan, layout: Layout, alone: Alone) -> Result<Open, Error> {
+    let begun = Instant::now();
+    let (data, backup) = (layout.data(past::MEMBER), plan.backup.clone());
+    let restoring = tokio::task::spawn_blocking(move || {
+        let restored = backups.repository.restore(&backup, &data);
+        (backups, restored)
+    });
+    let (backups, restored) = restoring.await.map_err(|error| Error::NoServer(error.to_string()))?;
+    restored?;
+    let key = past::write_key(&layout, &backups.wal_key)?;
+    let port = free_port().map_err(io("find a port for", &layout.state))?;
+    let log = layout.member_dir(past::MEMBER).join("log");
+    let text = |path: &Path| path.display().to_string();
+    let restore = [
+        text(&paths.program()),
+        "wal-get".to_owned(),
+        "--archive".to_owned(),
+        text(&backups.place.wal()),
+        "--key".to_owned(),
+        text(&key),
+        "--system".to_owned(),
+        plan.backup.label.system.to_string(),
+    ];
+    let past = Past { layout: &layout, port, restore: &restore, moment: &plan.moment, log: &log };
+    let nonce = ids::nonce().map_err(io("make an identity for", &layout.state))?;
+    let spec = past::prepare(&past, nonce)?;
+    let restored_in = begun.elapsed();
+    let mut server = plain::start(&spec).map_err(io("start PostgreSQL in", &layout.state))?;
+    let access = past::access(&layout, port, &backups.superuser);
+    let begun = Instant::now();
+    let replay = reach(&backups, plan, &mut server, &access, &log).await?;
+    let replayed_in = begun.elapsed();
+    if past::free_locks(&access).await? {
+        while past::replay(&access).await?.is_in_recovery {
+            if begun.elapsed() > replayed_in + OUT_WITHIN {
+                return Err(Error::NoServer("the server of the past does not come out of recovery".to_owned()));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    remember(paths, plan, restored_in, replayed_in);
+    Ok(Open { layout, server, _alone: alone, access, port, replay, restored_in, replayed_in, log })
+}
+
+fn remember(paths: &Paths, plan: &Plan, restored_in: Duration, replayed_in: Duration) {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+    let rates = Rates {
+        restore_bytes_per_second: plan.backup.label.bytes.saturating_mul(1000) / millis(restored_in),
+        segments_per_1000_seconds: (plan.segments as u64).saturating_mul(1_000_000) / millis(replayed_in),
+    };
+    if let Ok(text) = serde_json::to_vec(&rates) {
+        // A later estimate is the worse for it, nothing else.
+        durable::replace(&past_folder(paths).join("rates.json"), &text, 0o644).ok();
+    }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Waits until replay stands at the moment. What ends before, or came out of recovery, did not reach it.
+async fn reach(
+    backups: &Backups,
+    plan: &Plan,
+    server: &mut Child,
+    access: &Access,
+    log: &Path,
+) -> Result<Replay, Error> {
+    let folder = backups.place.wal();
+    let archive = wal::list(&folder, plan.backup.label.system).map_err(io("list", &folder))?;
+    let last = Lsn::new(end_of(&archive).as_u64().saturating_sub(SEGMENT));
+    let (mut seen, mut since): (Option<Replay>, Instant) = (None, Instant::now());
+    let not_reached = |seen: Option<Replay>, why: String| {
+        let (lsn, last_commit) = seen.map_or((None, None), |replay| (replay.lsn, replay.last_commit));
+        Error::NotReached { moment: plan.moment.to_string(), lsn, last_commit, why }
+    };
+    loop {
+        if let Ok(Some(status)) = server.try_wait() {
+            return Err(not_reached(seen, format!("the server ended ({status}): {}", fatal_lines(log))));
+        }
+        // Not consistent yet, or between two states: asked again.
+        let now = past::replay(access).await.ok();
+        if now.is_some() && now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+        if let Some(replay) = now {
+            if !replay.is_in_recovery {
+                return Err(not_reached(seen, "the server came out of recovery".to_owned()));
+            }
+            let is_there = match &plan.moment {
+                Moment::Latest => replay.lsn.is_some_and(|lsn| lsn > last) && since.elapsed() > STILL,
+                Moment::Lsn(wanted) => replay.is_paused && replay.lsn.is_some_and(|lsn| lsn >= *wanted),
+                Moment::Time(_) | Moment::Transaction(_) | Moment::Name(_) => replay.is_paused,
+            };
+            if is_there {
+                return Ok(replay);
+            }
+            if replay.is_paused {
+                return Err(not_reached(seen, "it paused before it was there".to_owned()));
+            }
+        }
+        if since.elapsed() > STUCK {
+            return Err(not_reached(seen, format!("replay stands still: {}", fatal_lines(log))));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The lines that say why a server ended.
+fn fatal_lines(log: &Path) -> String {
+    let words = past::last_words(log);
+    let telling = |line: &&str| line.contains("FATAL") || line.contains("PANIC") || line.contains("error[");
+    let lines: Vec<&str> = words.lines().filter(telling).collect();
+    if lines.is_empty() { words.replace('\n', " / ") } else { lines.join(" / ") }
+}
+
+impl Open {
+    /// How `psql` gets in as superuser, without a password: by the socket, whose folder root and the server's user
+    /// alone can enter. What it shows cannot be changed.
+    pub fn conninfo(&self) -> String {
+        let socket = self.layout.socket_dir(past::MEMBER);
+        format!("host={} port={} user={}", socket.display(), self.port, mainstay_postgres::layout::SUPERUSER)
+    }
+
+    /// Resolves when the server ended by itself.
+    pub async fn ended(&mut self) {
+        self.server.wait().await.ok();
+    }
+
+    /// Ends the server and removes its folder.
+    pub async fn close(mut self) {
+        // Nothing is to be saved: not one page of it is anybody's.
+        if let Some(pid) = self.server.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+            rustix::process::kill_process(pid, rustix::process::Signal::QUIT).ok();
+        }
+        if tokio::time::timeout(Duration::from_secs(20), self.server.wait()).await.is_err() {
+            self.server.kill().await.ok();
+        }
+        remove(&self.layout);
+    }
+}

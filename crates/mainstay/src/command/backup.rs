@@ -1,0 +1,265 @@
+//! `mainstay backup`: base backups and the WAL archive of the stack's database.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use mainstay_backup::repository::Backup;
+use mainstay_backup::wal::{self, PushError};
+use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Progress, Whose};
+use mainstay_controller::launch::Launch;
+use mainstay_controller::paths::Paths;
+use mainstay_types::{Bytes, exit_code};
+use serde_json::{Value, json};
+
+use crate::Global;
+use crate::board;
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Take a base backup now, from a standby when one streams
+    Now {
+        /// What it is for, shown in the list: "before v42"
+        #[arg(long, value_name = "TEXT")]
+        name: Option<String>,
+    },
+    /// Base backups, oldest first, and how far the archive reaches
+    List,
+    /// Read everything that is stored and compare it with its hashes; look for gaps in the archive
+    Check {
+        /// Only what is there, not every byte of it
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Print the recovery card: with it and the repository a restore needs nothing else
+    Card,
+}
+
+/// PostgreSQL's `archive_command`: its working folder is the data directory.
+#[derive(Args)]
+pub(crate) struct WalPush {
+    /// Folder of the archive
+    #[arg(long)]
+    archive: PathBuf,
+    /// What it is sealed to
+    #[arg(long)]
+    recipient: String,
+    /// The finished file
+    path: PathBuf,
+}
+
+/// What a backup may take from those who serve: as low as it goes without waiting for an idle machine.
+const NICE: i32 = 10;
+
+pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let paths = crate::place::paths(global)?;
+    let launch = Launch::load(&paths).map_err(|_| {
+        Failure::user("MS4111", "this stack was never up: it has no backups").help("`mainstay up` starts it")
+    })?;
+    let open = || Backups::open(&paths, launch.stack.as_str()).map_err(|error| failure(&error));
+    match &options.what {
+        What::Now { name } => now(global, open()?, name.clone()).await,
+        What::List => list(global, &open()?),
+        What::Check { quick } => check(global, open()?, !quick).await,
+        What::Card => card(global, &paths, &launch),
+    }
+}
+
+async fn now(global: &Global, backups: Backups, name: Option<String>) -> Result<u8, Failure> {
+    let (begun, is_quiet) = (Instant::now(), global.json);
+    let tell = |progress: Progress| match progress {
+        Progress::Began { member, from_standby } => {
+            // From here on what serves goes first. Whoever may not be nicer goes on as it is.
+            rustix::process::nice(NICE).ok();
+            if !is_quiet {
+                let what = if from_standby { "a standby" } else { "the primary: no standby streams" };
+                eprintln!("reading postgres-{member}, {what}");
+            }
+        }
+        Progress::Read { segment } if !is_quiet => eprintln!("all is stored; waiting for its WAL, up to {segment}"),
+        Progress::Read { .. } => {}
+    };
+    let backup = backups::take(backups, name, tell).await.map_err(|error| failure(&error))?;
+    let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if global.json {
+        let mut value = value(&backup);
+        value["took_ms"] = took.into();
+        println!("{value}");
+        return Ok(exit_code::DONE);
+    }
+    let label = &backup.label;
+    println!(
+        "backup {}  {} in {} files, {} added to the repository, {} pages checked, {}",
+        short(&backup),
+        Bytes(label.bytes),
+        label.files,
+        Bytes(label.stored_bytes),
+        label.pages,
+        screen::took(took),
+    );
+    Ok(exit_code::DONE)
+}
+
+fn list(global: &Global, backups: &Backups) -> Result<u8, Failure> {
+    let listed = backups.repository.backups().map_err(|error| failure(&error.into()))?;
+    if global.json {
+        println!(
+            "{}",
+            json!({"repository": backups.place.folder(), "backups": listed.iter().map(value).collect::<Vec<_>>()})
+        );
+        return Ok(exit_code::DONE);
+    }
+    if listed.is_empty() {
+        println!("no base backup yet: `mainstay backup now` takes one");
+        return Ok(exit_code::DONE);
+    }
+    println!("{}", screen::bold("ID        CONSISTENT AT             SIZE        ADDED       FROM        FOR"));
+    for backup in &listed {
+        let label = &backup.label;
+        println!(
+            "{}  {}  {:<10}  {:<10}  postgres-{}  {}",
+            short(backup),
+            label.ended,
+            Bytes(label.bytes).to_string(),
+            Bytes(label.stored_bytes).to_string(),
+            label.member,
+            label.name.as_deref().unwrap_or("-"),
+        );
+    }
+    println!("in {}", backups.place.folder().display());
+    Ok(exit_code::DONE)
+}
+
+async fn check(global: &Global, backups: Backups, read_data: bool) -> Result<u8, Failure> {
+    let checking = tokio::task::spawn_blocking(move || backups::check(&backups, read_data));
+    let checked = checking.await.map_err(|error| Failure::bug(error.to_string()))?;
+    let Checked { backups, segments, wal_bytes, newest, faults } = checked.map_err(|error| failure(&error))?;
+    if global.json {
+        let count = backups.len();
+        println!(
+            "{}",
+            json!({"backups": count, "segments": segments, "wal_bytes": wal_bytes, "newest_wal_at": newest, "read_data": read_data, "faults": faults})
+        );
+    } else {
+        let newest = newest.map_or_else(|| "none".to_owned(), |at| at.to_string());
+        println!(
+            "{} base backups, {segments} segments of WAL ({}), the newest of {newest}",
+            backups.len(),
+            Bytes(wal_bytes)
+        );
+        for fault in &faults {
+            println!("{} {fault}", screen::red("fault:"));
+        }
+    }
+    if faults.is_empty() {
+        if !global.json {
+            println!(
+                "{}",
+                if read_data {
+                    "every byte is as it was written"
+                } else {
+                    "everything is there; its bytes were not read"
+                }
+            );
+        }
+        return Ok(exit_code::DONE);
+    }
+    let text = if global.json { String::new() } else { format!("{} faults in the backups", faults.len()) };
+    let help = "a new base backup is whole by itself: `mainstay backup now`; look at the disk below the folder";
+    if global.json { Ok(exit_code::FAILED) } else { Err(Failure::failed("MS1111", text).help(help)) }
+}
+
+fn card(global: &Global, paths: &Paths, launch: &Launch) -> Result<u8, Failure> {
+    let card = backups::card(paths, launch.stack.as_str(), launch.environment.as_str());
+    let card = card.map_err(|error| failure(&error))?;
+    if global.json {
+        println!("{}", json!({"card": card}));
+    } else {
+        print!("{card}");
+    }
+    Ok(exit_code::DONE)
+}
+
+fn short(backup: &Backup) -> &str {
+    backup.id.get(..8).unwrap_or(&backup.id)
+}
+
+fn value(backup: &Backup) -> Value {
+    json!({"id": backup.id, "label": backup.label})
+}
+
+/// For `up`: the folder is made, or known again; nothing was started when it is not right.
+pub(crate) fn establish(place: &Place) -> Result<Option<Established>, Failure> {
+    let stack = &place.parsed.stack;
+    let whose = Whose { name: stack.name.as_str(), environment: stack.environment.as_str(), folder: &place.folder };
+    let backup = stack.database.as_ref().and_then(|database| database.backup.as_ref());
+    backups::establish(&place.paths, whose, backup).map_err(|error| failure(&error))
+}
+
+/// For `up`: where backups go, and the card when it is new.
+pub(crate) fn say(established: &Established) {
+    board::say(
+        "backups",
+        &format!("WAL goes to {}; `mainstay backup now` takes a base backup", established.folder.display()),
+    );
+    if established.is_same_device {
+        board::say("", "this is the disk of the data: it does not outlive that disk");
+    }
+    if let Some(card) = &established.card {
+        for line in card.lines() {
+            board::say("", line);
+        }
+    }
+}
+
+/// A finished file of WAL goes into the archive. PostgreSQL keeps it and asks again until this ends well.
+pub(crate) fn wal_push(options: &WalPush) -> Result<u8, Failure> {
+    let io = |error: std::io::Error| Failure::environment("MS3110", format!("cannot see the data directory: {error}"));
+    let data = std::env::current_dir().map_err(io)?;
+    match wal::push(&options.archive, &options.recipient, &data, &options.path) {
+        Ok(_) => Ok(exit_code::DONE),
+        Err(error @ PushError::Different { .. }) => Err(Failure::refused("MS4110", chain(&error))),
+        Err(error) => Err(Failure::environment("MS3110", chain(&error))),
+    }
+}
+
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+pub(super) fn failure(error: &Error) -> Failure {
+    let text = chain(error);
+    match error {
+        Error::NotConfigured => Failure::refused("MS4111", text)
+            .help("write [database.backup] with target = \"/some/folder\" into the stack file, then `down` and `up`"),
+        Error::OtherStack { .. } | Error::OtherState(_) => Failure::refused("MS4110", text)
+            .help("name another folder as database.backup.target; this one is left as it is"),
+        Error::Closed { folder, .. } => {
+            Failure::environment("MS3110", text).help(format!("chmod o+x {}, or another target", folder.display()))
+        }
+        Error::Unreachable(_) => Failure::user("MS2110", text).help("`mainstay backup list` shows the base backups"),
+        Error::NotReached { .. } => Failure::failed("MS1112", text)
+            .help("nothing is left of the attempt; `mainstay backup check` looks for damage and gaps"),
+        Error::NoSpace { .. } => Failure::environment("MS3110", text).help("make space there"),
+        Error::File(_) | Error::Place(_) | Error::Io { .. } | Error::Secrets(_) => Failure::environment("MS3110", text)
+            .help("the folder of database.backup.target must be there for mainstay to write, with space"),
+        Error::Repository(_) | Error::Backup(_) | Error::Access(_) | Error::NoServer(_) | Error::NoWal { .. } => {
+            Failure::failed("MS1110", text).help("earlier backups are untouched; `mainstay status` shows the database")
+        }
+    }
+}
