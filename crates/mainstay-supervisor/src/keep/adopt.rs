@@ -27,6 +27,13 @@ struct Holder {
     boot: String,
 }
 
+/// Whether the keep that wrote itself into the lock's file still runs.
+fn is_held_by_the_living(path: &Path) -> bool {
+    let holder = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Holder>(&text).ok());
+    let Some(holder) = holder else { return false };
+    proc::stat(holder.pid).is_some_and(|stat| stat.is_alive() && stat.start_time == holder.start_time)
+}
+
 /// Takes the one lock of this state.
 pub(super) fn take_lock(state: &Path, me: Pid, since: Timestamp, boot: &str) -> Result<File, Error> {
     let path = state.join("keep.lock");
@@ -34,7 +41,16 @@ pub(super) fn take_lock(state: &Path, me: Pid, since: Timestamp, boot: &str) -> 
     let mut options = OpenOptions::new();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed("open"))?;
-    if let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let mut locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    // A keep that was killed amid a start leaves a child that holds the lock until it becomes its program.
+    for _ in 0..100 {
+        if locked.is_ok() || is_held_by_the_living(&path) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    }
+    if let Err(errno) = locked {
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed("read"))?;
         return match serde_json::from_str::<Holder>(&text) {
