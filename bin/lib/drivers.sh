@@ -44,15 +44,7 @@ drive() {
 
 in_mode() {
   local mode=$1
-  read -r https http console write read_only <<<"$(/usr/bin/python3 -c '
-import os, socket
-found, port = [], 20000 + os.getpid() % 9000
-while len(found) < 5:
-    port += 1
-    with socket.socket() as one:
-        if one.connect_ex(("127.0.0.1", port)):
-            found.append(str(port))
-print(*found)')"
+  read -r https http console write read_only <<<"$(free_ports 5)"
   mkdir -p "$work/$mode"
   sed -e "s/MODE/$mode/" -e "s/WRITE/$write/" -e "s/READ/$read_only/" -e "s/HTTPS/$https/" -e "s/HTTP/$http/" \
     -e "s/CONSOLE/$console/" bin/lib/drivers/stack.toml >"$work/$mode/mainstay.toml"

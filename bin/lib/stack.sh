@@ -36,6 +36,19 @@ begin_stack() {
   trap 'exit 143' TERM
 }
 
+# Ports that nobody listens at, as in `free_ports 5`: beside those that other stacks of this machine choose.
+free_ports() {
+  /usr/bin/python3 -c '
+import os, socket, sys
+found, port = [], 20000 + os.getpid() % 9000
+while len(found) < int(sys.argv[1]):
+    port += 1
+    with socket.socket() as one:
+        if one.connect_ex(("127.0.0.1", port)):
+            found.append(str(port))
+print(*found)' "$1"
+}
+
 # Port by its use, as in `port edge-https`.
 port() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" "$STATE"/*/development/ports.json; }
 

@@ -12,15 +12,7 @@ work=$(mktemp -d)
 chmod 711 "$work"
 cp -r bin/lib/workloads "$work/jobs"
 # Ports of its own, beside those that other stacks of this machine would take while this one is down.
-read -r https http console write read_only <<<"$(/usr/bin/python3 -c '
-import os, socket
-found, port = [], 20000 + os.getpid() % 9000
-while len(found) < 5:
-    port += 1
-    with socket.socket() as one:
-        if one.connect_ex(("127.0.0.1", port)):
-            found.append(str(port))
-print(*found)')"
+read -r https http console write read_only <<<"$(free_ports 5)"
 sed -i "s/^standbys = 0/&\nwrite_port = $write\nread_port = $read_only/" "$work/jobs/mainstay.toml"
 printf '[edge]\nhttps_port = %s\nhttp_port = %s\n[console]\nport = %s\n' "$https" "$http" "$console" >>"$work/jobs/mainstay.toml"
 chmod -R go+rX "$work/jobs"

@@ -34,6 +34,9 @@ pub enum PlaceError {
     /// It holds something that is not ours.
     #[error("{0} holds files that are no repository of mainstay's: name an empty folder")]
     Foreign(PathBuf),
+    /// It holds backups, and not the file that says whose they are.
+    #[error("{0} holds backups and no mainstay.json, which says whose they are: nothing in it was touched")]
+    Nameless(PathBuf),
     /// There is no repository.
     #[error("{0} holds no repository")]
     Missing(PathBuf),
@@ -143,6 +146,14 @@ impl Place {
                 return Err(PlaceError::Foreign(self.folder.clone()));
             }
         }
+        // A making that was interrupted has left neither: what has, is somebody's backups.
+        for kept in [self.repository().join("snapshots"), self.wal()] {
+            match fs::read_dir(&kept).map(|mut entries| entries.next()) {
+                Ok(Some(_)) => return Err(PlaceError::Nameless(self.folder.clone())),
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(at("list", &kept)(source)),
+                Ok(None) | Err(_) => {}
+            }
+        }
         Ok(None)
     }
 
@@ -205,6 +216,30 @@ impl Place {
             Ok(()) => Ok(Alone(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(PlaceError::Busy(self.folder.clone())),
             Err(error) => Err(at("lock", &path)(error.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backups_whose_note_is_gone_are_left_as_they_are_and_a_making_that_was_cut_off_begins_anew() {
+        let folder = tempfile::tempdir().expect("folder");
+        let place = Place::new(folder.path());
+        let make = || place.create("shop", "production", &Secret::new("password"));
+        make().expect("made");
+        fs::remove_file(folder.path().join("mainstay.json")).expect("removed");
+        make().expect("nothing was in it yet");
+        for kept in ["restic/snapshots/ab", "wal/77"] {
+            fs::remove_file(folder.path().join("mainstay.json")).expect("removed");
+            fs::write(folder.path().join(kept), "x").expect("written");
+            assert!(matches!(place.about(), Err(PlaceError::Nameless(_))), "{kept}");
+            assert!(matches!(make(), Err(PlaceError::Nameless(_))), "{kept}");
+            assert!(folder.path().join(kept).exists(), "{kept}");
+            fs::remove_file(folder.path().join(kept)).expect("removed");
+            make().expect("made again");
         }
     }
 }

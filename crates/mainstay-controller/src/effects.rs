@@ -14,7 +14,7 @@ use mainstay_decide::plan::{EndpointPlan, Step};
 use mainstay_edge::protocol::Endpoint;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::protocol::SpawnSpec;
-use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, ServiceName};
+use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, ServiceName, full_text};
 use tokio::sync::watch;
 
 pub(crate) use database::Cluster;
@@ -42,20 +42,6 @@ pub(crate) struct Effects {
     /// The last start of each release command: its release and identity.
     pub(crate) before_runs: std::sync::Mutex<BTreeMap<ServiceName, runs::BeforeRun>>,
     pub(crate) mistakes: Mistakes,
-}
-
-/// The last words of an error and everything beneath it.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = inner.source();
-    }
-    text
 }
 
 impl Effects {
@@ -120,7 +106,7 @@ impl Effects {
     /// Starts a child through keep.
     pub(crate) async fn spawn(&self, spec: SpawnSpec) -> Result<Outcome, String> {
         let (name, nonce) = (spec.name.clone(), spec.nonce.clone());
-        let pid = self.keep()?.spawn(spec).await.map_err(|error| chain(&error))?;
+        let pid = self.keep()?.spawn(spec).await.map_err(|error| full_text(&error))?;
         Ok(Outcome::Started { name, nonce, pid })
     }
 

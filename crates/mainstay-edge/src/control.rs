@@ -142,7 +142,7 @@ async fn take(edge: &Arc<Edge>, frame: ToEdge) -> io::Result<Option<FromEdge>> {
             let applied = tokio::task::spawn_blocking(move || edge.apply(&policy)).await.map_err(io::Error::other)?;
             Ok(Some(match applied {
                 Ok(hash) => FromEdge::Accepted { generation, hash },
-                Err(error) => FromEdge::Rejected { generation, reason: reason(&error) },
+                Err(error) => FromEdge::Rejected { generation, reason: mainstay_types::full_text(&error) },
             }))
         }
         ToEdge::Endpoints { upstreams } => {
@@ -156,17 +156,6 @@ async fn take(edge: &Arc<Edge>, frame: ToEdge) -> io::Result<Option<FromEdge>> {
             Ok(Some(FromEdge::Metrics { text }))
         }
     }
-}
-
-/// The error with its sources in one line.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 /// What was last told to one control plane.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mainstay_types::{Member, Secret};
+use mainstay_types::{Member, Secret, full_text};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
@@ -220,15 +220,4 @@ pub struct Role<'a> {
     pub database: &'a str,
     /// Its password.
     pub password: &'a Secret,
-}
-
-/// An error and its sources in one line.
-pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }

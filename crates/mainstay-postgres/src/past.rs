@@ -1,7 +1,8 @@
 //! A server that shows the past: a restored copy that replays WAL to a moment, stops there and answers reads.
 //!
 //! It is no member of the cluster: a folder, a socket and a port of its own, nothing archived, nobody followed. It
-//! never comes out of recovery by itself, so it cannot be written to.
+//! never comes out of recovery by itself; [`free_locks`] lets it out where nothing could be read otherwise, and then
+//! only the default of its sessions keeps anybody from writing into the copy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -171,7 +172,12 @@ pub fn end_left_over(layout: &Layout) -> io::Result<bool> {
         Err(error) => return Err(error),
     };
     let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
+    // The number may be another process's by now; a server works in its data directory.
+    let is_it = |pid: &rustix::process::Pid| {
+        let works_in = std::fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
+        works_in.is_ok_and(|folder| std::fs::canonicalize(layout.data(MEMBER)).is_ok_and(|data| data == folder))
+    };
+    if let Some(pid) = pid.filter(is_it) {
         rustix::process::kill_process(pid, rustix::process::Signal::QUIT)?;
     }
     Ok(false)

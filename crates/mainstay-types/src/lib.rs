@@ -10,6 +10,7 @@ mod lsn;
 mod process;
 mod secret;
 mod state;
+mod text;
 mod unit;
 
 pub use id::{
@@ -19,4 +20,5 @@ pub use lsn::{Lsn, ParseLsnError, Timeline};
 pub use process::{ChildRole, ExitReason, Pid};
 pub use secret::Secret;
 pub use state::{Seen, State, Waiting};
+pub use text::full_text;
 pub use unit::{Bytes, Percent, Timestamp};

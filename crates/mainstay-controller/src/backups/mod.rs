@@ -75,6 +75,9 @@ pub enum Error {
     /// No member can be copied.
     #[error("no PostgreSQL of the stack answers: {0}")]
     NoServer(String),
+    /// Nothing of that name was stored.
+    #[error("there is no base backup {0}")]
+    NoBackup(String),
     /// The segments that make the copy whole did not come.
     #[error("the WAL that the backup needs (up to {segment}) is not in the archive after {seconds} s{why}")]
     NoWal {

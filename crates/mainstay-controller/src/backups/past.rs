@@ -106,9 +106,9 @@ pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str
         None => all[chosen].clone(),
         Some(id) => all
             .iter()
-            .find(|backup| backup.id.starts_with(id))
+            .find(|backup| !id.is_empty() && backup.id.starts_with(id))
             .cloned()
-            .ok_or_else(|| Error::NoServer(format!("there is no base backup {id}")))?,
+            .ok_or_else(|| Error::NoBackup(id.to_owned()))?,
     };
     let needed = needed(&archive, &backup.label, moment);
     let wal_bytes = needed.iter().filter_map(|segment| archive.segments.get(segment)).map(|(bytes, _)| bytes).sum();
@@ -343,7 +343,7 @@ fn fatal_lines(log: &Path) -> String {
 
 impl Open {
     /// How `psql` gets in as superuser, without a password: by the socket, whose folder root and the server's user
-    /// alone can enter. What it shows cannot be changed.
+    /// alone can enter. It only reads, by default: see [`past::free_locks`].
     pub fn conninfo(&self) -> String {
         let socket = self.layout.socket_dir(past::MEMBER);
         format!("host={} port={} user={}", socket.display(), self.port, mainstay_postgres::layout::SUPERUSER)

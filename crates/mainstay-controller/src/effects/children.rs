@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use mainstay_supervisor::ids::user_for;
 use mainstay_supervisor::protocol::{Limits, Refusal, SpawnSpec, User};
-use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, Secret, ServiceName};
+use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, Secret, ServiceName, full_text};
 
-use super::{Effects, chain};
+use super::Effects;
 use crate::message::Outcome;
 
 /// Time for the edge to take an instance out of the rotation before it gets its signal: one frame on a local socket.
@@ -58,10 +58,10 @@ impl Effects {
             // The stack file names another port than the last run had. Nobody listens on the old one: who would is
             // just being started.
             Err(error) if error.refusal() == Some(Refusal::Invalid) => {
-                keep.unlisten(name).await.map_err(|error| chain(&error))?;
-                keep.listen(name, address).await.map(drop).map_err(|error| chain(&error))
+                keep.unlisten(name).await.map_err(|error| full_text(&error))?;
+                keep.listen(name, address).await.map(drop).map_err(|error| full_text(&error))
             }
-            other => other.map(drop).map_err(|error| chain(&error)),
+            other => other.map(drop).map_err(|error| full_text(&error)),
         }
     }
 
@@ -146,7 +146,7 @@ impl Effects {
         let settings = self.redis_settings(kind)?;
         let program = mainstay_cache::find_program().map_err(|error| error.to_string())?;
         mainstay_cache::spec(&settings, &program, Self::nonce()?, self.settings.paths.log(kind.name()))
-            .map_err(|error| chain(&error))
+            .map_err(|error| full_text(&error))
     }
 
     /// What Prometheus and Alertmanager are started with.
@@ -179,7 +179,7 @@ impl Effects {
         let settings = self.telemetry_settings();
         // Both programs read the same folder, and both may be started at once.
         let _alone = self.telemetry_files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        mainstay_telemetry::write_config(&settings).map_err(|error| chain(&error))?;
+        mainstay_telemetry::write_config(&settings).map_err(|error| full_text(&error))?;
         let services = &self.settings.stack.services;
         let doors = &self.settings.doors;
         let targets: Vec<mainstay_telemetry::Target> = services
@@ -193,7 +193,7 @@ impl Effects {
                 })
             })
             .collect();
-        mainstay_telemetry::write_targets(&settings.dir, &targets).map_err(|error| chain(&error))?;
+        mainstay_telemetry::write_targets(&settings.dir, &targets).map_err(|error| full_text(&error))?;
         let programs = mainstay_telemetry::find_programs();
         let (nonce, log) = (Self::nonce()?, self.settings.paths.log(name.as_str()));
         let spec = if name.as_str() == "prometheus" {
@@ -278,7 +278,7 @@ impl Effects {
             Ok(()) => self.wait_for_end(name, nonce, grace).await?,
             // A child that is gone already needs no signal.
             Err(error) if error.refusal() == Some(Refusal::NotRunning) => {}
-            Err(error) => return Err(chain(&error)),
+            Err(error) => return Err(full_text(&error)),
         }
         self.kill_leftovers(self.role_of(name), nonce).await?;
         Ok(Outcome::Done)
@@ -289,7 +289,7 @@ impl Effects {
         let keep = self.keep()?;
         let deadline = tokio::time::Instant::now() + grace;
         while tokio::time::Instant::now() < deadline {
-            let children = keep.list().await.map_err(|error| chain(&error))?;
+            let children = keep.list().await.map_err(|error| full_text(&error))?;
             let runs = children.iter().any(|child| child.nonce == *nonce && child.ended.is_none());
             if !runs {
                 return Ok(());
@@ -298,7 +298,7 @@ impl Effects {
         }
         let text = format!("{name} did not end within {} s and is killed", grace.as_secs());
         self.journal.emit(crate::store::NewEvent::warn(crate::clock::now(), "ChildKilled", text).about(name));
-        keep.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| chain(&error))
+        keep.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| full_text(&error))
     }
 
     /// Kills what a child left behind: a shell ends by its signal, the program that it had started may not.
@@ -312,13 +312,13 @@ impl Effects {
             | ChildRole::Instance
             | ChildRole::Prometheus
             | ChildRole::Alertmanager
-            | ChildRole::Task => self.keep()?.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| chain(&error)),
+            | ChildRole::Task => self.keep()?.kill_tree(nonce, KILL_DEADLINE).await.map_err(|error| full_text(&error)),
         }
     }
 
     /// The end of `down`: nothing that any child started may stay, even of those that had ended by themselves.
     pub(super) async fn finish(&self) -> Result<Outcome, String> {
-        for child in self.keep()?.list().await.map_err(|error| chain(&error))? {
+        for child in self.keep()?.list().await.map_err(|error| full_text(&error))? {
             self.kill_leftovers(child.role, &child.nonce).await?;
         }
         Ok(Outcome::Finished)

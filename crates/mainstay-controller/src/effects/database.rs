@@ -15,10 +15,10 @@ use mainstay_router::protocol::{Server, Targets};
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::ids::user_for;
 use mainstay_supervisor::protocol::{Child, Refusal};
-use mainstay_types::{ChildName, ChildRole, Member, Secret, Seen, Timeline, Timestamp};
+use mainstay_types::{ChildName, ChildRole, Member, Secret, Seen, Timeline, Timestamp, full_text};
 use tokio::sync::mpsc;
 
-use super::{Effects, chain};
+use super::Effects;
 use crate::clock::now;
 use crate::message::{Message, Outcome};
 use crate::observers::{self, Silence};
@@ -98,7 +98,7 @@ impl Cluster {
             Step::StartPostgres { member, follow } => self.start(effects, *member, *follow).await,
             Step::Fence { member } => self.fence(effects, *member).await,
             Step::Promote { member } => {
-                let promoted = cluster::promote(self.access(*member)?).await.map_err(|error| chain(&error))?;
+                let promoted = cluster::promote(self.access(*member)?).await.map_err(|error| full_text(&error))?;
                 Ok(Outcome::Promoted { timeline: promoted.timeline, lsn: promoted.lsn })
             }
             Step::WriteRecord { record } => self.write_record(record).await,
@@ -107,12 +107,12 @@ impl Cluster {
                     effects.mistakes.before_unblock().await;
                 }
                 let access = self.access(*primary)?;
-                cluster::set_synchronous(access, standbys).await.map_err(|error| chain(&error))?;
+                cluster::set_synchronous(access, standbys).await.map_err(|error| full_text(&error))?;
                 self.drop_old(standbys);
                 Ok(Outcome::Done)
             }
             Step::Checkpoint { primary } => {
-                cluster::checkpoint(self.access(*primary)?).await.map_err(|error| chain(&error))?;
+                cluster::checkpoint(self.access(*primary)?).await.map_err(|error| full_text(&error))?;
                 Ok(Outcome::Done)
             }
             Step::PointRouter { epoch, write, read } => self.point(effects, *epoch, *write, read).await,
@@ -120,7 +120,7 @@ impl Cluster {
                 let name = effects.settings.database_name().ok_or("the stack has no database")?;
                 let access = self.access(*primary)?;
                 let _alone = self.roles.lock().await;
-                prepare::prepare(access, name, &self.passwords).await.map_err(|error| chain(&error))?;
+                prepare::prepare(access, name, &self.passwords).await.map_err(|error| full_text(&error))?;
                 Ok(Outcome::Prepared)
             }
             Step::Migrate { primary } => self.migrate(effects, *primary).await,
@@ -139,15 +139,15 @@ impl Cluster {
         deadline: Duration,
     ) -> Result<mainstay_types::ExitReason, String> {
         let spec = task.spec(Effects::nonce()?);
-        effects.keep()?.run_task(spec, deadline).await.map_err(|error| chain(&error))
+        effects.keep()?.run_task(spec, deadline).await.map_err(|error| full_text(&error))
     }
 
     async fn init(&self, effects: &Effects, member: Member) -> Result<Outcome, String> {
         let log = effects.settings.paths.log(&format!("postgres-{member}-init"));
         let task =
-            init::prepare(&self.layout, member, &self.passwords.superuser, &log).map_err(|error| chain(&error))?;
+            init::prepare(&self.layout, member, &self.passwords.superuser, &log).map_err(|error| full_text(&error))?;
         let ended = self.run_task(effects, &task, INIT_DEADLINE).await?;
-        init::finish(&self.layout, member, &task, &ended).map_err(|error| chain(&error))?;
+        init::finish(&self.layout, member, &task, &ended).map_err(|error| full_text(&error))?;
         Ok(Outcome::Done)
     }
 
@@ -162,12 +162,12 @@ impl Cluster {
         };
         let task = {
             let _alone = self.roles.lock().await;
-            clone::prepare(&request).await.map_err(|error| chain(&error))?
+            clone::prepare(&request).await.map_err(|error| full_text(&error))?
         };
         let ended = self.run_task(effects, &task, CLONE_DEADLINE).await?;
         let layout = self.layout.clone();
         let finished = tokio::task::spawn_blocking(move || clone::finish(&layout, member, &task, &ended)).await;
-        finished.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        finished.map_err(|error| error.to_string())?.map_err(|error| full_text(&error))?;
         Ok(Outcome::Done)
     }
 
@@ -188,7 +188,7 @@ impl Cluster {
             nonce: Effects::nonce()?,
             log: effects.settings.paths.log(name.as_str()),
         })
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| full_text(&error))?;
         effects.spawn(spec).await
     }
 
@@ -196,12 +196,12 @@ impl Cluster {
     /// lives, so what is left is killed. The step is planned only for a member whose postmaster has ended.
     async fn clear_remains(&self, effects: &Effects, name: &ChildName) -> Result<(), String> {
         let keep = effects.keep()?;
-        let children = keep.list().await.map_err(|error| chain(&error))?;
+        let children = keep.list().await.map_err(|error| full_text(&error))?;
         let ended = children.iter().find(|child| child.name == *name && child.ended.is_some());
         match ended {
             None => Ok(()),
             Some(child) => match keep.kill_tree(&child.nonce, FENCE_DEADLINE).await {
-                Err(error) if error.refusal() != Some(Refusal::NotRunning) => Err(chain(&error)),
+                Err(error) if error.refusal() != Some(Refusal::NotRunning) => Err(full_text(&error)),
                 _ => Ok(()),
             },
         }
@@ -213,13 +213,13 @@ impl Cluster {
         effects.mistakes.before_fence().await;
         let name = ChildName::postgres(member);
         let keep = effects.keep()?;
-        let children = keep.list().await.map_err(|error| chain(&error))?;
+        let children = keep.list().await.map_err(|error| full_text(&error))?;
         if let Some(child) = children.iter().find(|child| child.name == name) {
             // What counts is the proof below; a tree that is gone already is refused as not running.
             if let Err(error) = self.kill(keep, child, member).await
                 && proof::check(&self.layout, member) == proof::Proof::Alive
             {
-                return Err(chain(&error));
+                return Err(full_text(&error));
             }
         }
         let deadline = tokio::time::Instant::now() + FENCE_DEADLINE;
@@ -266,7 +266,7 @@ impl Cluster {
     async fn write_record(&self, record: &Record) -> Result<Outcome, String> {
         let (file, written) = (self.record.clone(), record.clone());
         let result = tokio::task::spawn_blocking(move || file.write(&written)).await;
-        result.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+        result.map_err(|error| error.to_string())?.map_err(|error| full_text(&error))?;
         Ok(Outcome::Recorded(record.clone()))
     }
 
@@ -304,7 +304,7 @@ impl Cluster {
             },
         );
         let folder = settings.launch.folder.join(folder);
-        mainstay_postgres::migrate::migrate(&access, &folder).await.map_err(|error| chain(&error))?;
+        mainstay_postgres::migrate::migrate(&access, &folder).await.map_err(|error| full_text(&error))?;
         Ok(Outcome::Migrated(versions(&folder)))
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use mainstay_api::CommandContext;
 use mainstay_decide::schedule::{Run, ScheduleRecord};
 use mainstay_supervisor::protocol::{Child, Limits, Refusal};
-use mainstay_types::{ChildName, ChildRole, ExitReason, InstanceId, Nonce, Secret, ServiceName};
+use mainstay_types::{ChildName, ChildRole, ExitReason, InstanceId, Nonce, Secret, ServiceName, full_text};
 use serde::{Deserialize, Serialize};
 
-use super::{Effects, chain};
+use super::Effects;
 use crate::message::Outcome;
 
 /// A release command (schema changes of an application) may take this long.
@@ -65,11 +65,11 @@ impl Effects {
             Ok(pid) => Ok(Outcome::Started { name, nonce: run.nonce.clone(), pid }),
             // It was started by a control plane that did not live to hear so.
             Err(error) if error.refusal() == Some(Refusal::AlreadyRunning) => {
-                let known = keep.list().await.map_err(|error| chain(&error))?;
+                let known = keep.list().await.map_err(|error| full_text(&error))?;
                 let found = known.into_iter().find(|child| child.nonce == run.nonce);
-                found.map(Outcome::Found).ok_or_else(|| chain(&error))
+                found.map(Outcome::Found).ok_or_else(|| full_text(&error))
             }
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(full_text(&error)),
         }
     }
 
@@ -84,7 +84,7 @@ impl Effects {
                 let env = self.settings.service_env(service_name, None)?;
                 let spec = self.service_process(service_name, name.clone(), ChildRole::Task, command, env)?;
                 self.note_before(service_name, spec.nonce.clone()).await?;
-                self.keep()?.run_task(spec, BEFORE_DEADLINE).await.map_err(|error| chain(&error))?
+                self.keep()?.run_task(spec, BEFORE_DEADLINE).await.map_err(|error| full_text(&error))?
             }
         };
         if !reason.is_success() {
@@ -111,7 +111,7 @@ impl Effects {
         let Some(run) = known.filter(|run| run.release == self.settings.launch.release) else { return Ok(None) };
         let deadline = tokio::time::Instant::now() + BEFORE_DEADLINE;
         loop {
-            let children = self.keep()?.list().await.map_err(|error| chain(&error))?;
+            let children = self.keep()?.list().await.map_err(|error| full_text(&error))?;
             let Some(child) = children.into_iter().find(|child| child.nonce == run.nonce) else { return Ok(None) };
             if let Some(ended) = child.ended {
                 return Ok(Some(ended.reason));

@@ -267,7 +267,7 @@ fn refuse_unsupported(migration: &Migration, statements: &[Statement<'_>]) -> Re
 /// Line of the error in the file, and PostgreSQL's message with its hint.
 fn explain(statement: &Statement<'_>, error: &tokio_postgres::Error) -> (usize, String) {
     let Some(database) = error.as_db_error() else {
-        return (statement.line, crate::access::full_text(error));
+        return (statement.line, mainstay_types::full_text(error));
     };
     let within = match database.position() {
         // Counted in characters, from 1.

@@ -9,7 +9,7 @@ use mainstay_backup::wal::{self, PushError};
 use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Progress, Whose};
 use mainstay_controller::launch::Launch;
 use mainstay_controller::paths::Paths;
-use mainstay_types::{Bytes, exit_code};
+use mainstay_types::{Bytes, exit_code, full_text};
 use serde_json::{Value, json};
 
 use crate::Global;
@@ -227,32 +227,25 @@ pub(crate) fn wal_push(options: &WalPush) -> Result<u8, Failure> {
     let data = std::env::current_dir().map_err(io)?;
     match wal::push(&options.archive, &options.recipient, &data, &options.path) {
         Ok(_) => Ok(exit_code::DONE),
-        Err(error @ PushError::Different { .. }) => Err(Failure::refused("MS4110", chain(&error))),
-        Err(error) => Err(Failure::environment("MS3110", chain(&error))),
+        Err(error @ PushError::Different { .. }) => Err(Failure::refused("MS4110", full_text(&error))),
+        Err(error) => Err(Failure::environment("MS3110", full_text(&error))),
     }
-}
-
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 pub(super) fn failure(error: &Error) -> Failure {
-    let text = chain(error);
+    let text = full_text(error);
     match error {
         Error::NotConfigured => Failure::refused("MS4111", text)
             .help("write [database.backup] with target = \"/some/folder\" into the stack file, then `down` and `up`"),
         Error::OtherStack { .. } | Error::OtherState(_) => Failure::refused("MS4110", text)
             .help("name another folder as database.backup.target; this one is left as it is"),
-        Error::Closed { folder, .. } => {
-            Failure::environment("MS3110", text).help(format!("chmod o+x {}, or another target", folder.display()))
+        Error::Closed { folder, .. } => Failure::environment("MS3110", text).help(format!(
+            "another target, as below /srv; or `chmod o+x {}`, if others may pass through it",
+            folder.display()
+        )),
+        Error::NoBackup(_) | Error::Unreachable(_) => {
+            Failure::user("MS2110", text).help("`mainstay backup list` shows the base backups")
         }
-        Error::Unreachable(_) => Failure::user("MS2110", text).help("`mainstay backup list` shows the base backups"),
         Error::NotReached { .. } => Failure::failed("MS1112", text)
             .help("nothing is left of the attempt; `mainstay backup check` looks for damage and gaps"),
         Error::NoSpace { .. } => Failure::environment("MS3110", text).help("make space there"),

@@ -38,12 +38,7 @@ pub(crate) fn thaw_later(options: &ThawLater) -> Result<u8, Failure> {
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
-    let mut text = format!("{what}: {error}");
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(&format!(": {inner}"));
-        source = inner.source();
-    }
+    let text = format!("{what}: {}", mainstay_types::full_text(error));
     Failure::environment("MS3010", text)
 }
 

@@ -7,11 +7,11 @@ use mainstay_backup::wal::{self, GetError};
 use mainstay_controller::backups::{Backups, past};
 use mainstay_controller::launch::Launch;
 use mainstay_decide::past::Moment;
-use mainstay_types::{Bytes, Secret, exit_code};
+use mainstay_types::{Bytes, Secret, exit_code, full_text};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::backup::{chain, failure};
+use super::backup::failure;
 use crate::Global;
 use crate::failure::Failure;
 use crate::screen;
@@ -170,6 +170,6 @@ pub(crate) fn wal_get(options: &WalGet) -> Result<u8, Failure> {
     match wal::get(&options.archive, &Secret::new(key.trim()), options.system, &options.name, &options.into) {
         Ok(()) => Ok(exit_code::DONE),
         Err(GetError::Missing(_)) => Ok(exit_code::FAILED),
-        Err(error) => Err(Failure { code: DAMAGED, ..Failure::failed("MS1111", chain(&error)) }),
+        Err(error) => Err(Failure { code: DAMAGED, ..Failure::failed("MS1111", full_text(&error)) }),
     }
 }
