@@ -128,7 +128,8 @@ impl Arena<'_> {
             after.reasons.extend(answers.broken().map(|text| format!("run {number}: {text}")));
             after.proof.push(answers.text());
         }
-        let events = self.client.events(Some(seq), 10_000).await.unwrap_or_default();
+        // Without them nobody can say that the former primary was proven dead.
+        let events = self.client.events(Some(seq), 10_000).await?;
         after.reasons.extend(timeline::unfenced(options.fault, &events));
         if let Ok(injected) = &injected {
             after.reasons.extend(timeline::untold(options.fault, injected.wall, &events));

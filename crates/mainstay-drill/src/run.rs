@@ -167,6 +167,12 @@ pub async fn drill(
         done = rounds(client, stack, options, progress) => done,
         reason = options.stop.wait() => Err(Error::Stopped(reason)),
     };
+    if options.sabotage.is_some()
+        && let Err(error) = client.sabotage(mainstay_api::Sabotage::Off).await
+    {
+        // A mistake that nobody has made yet must not wait for the next fault, which is a real one perhaps.
+        progress.say(&format!("the planted mistake may still be there ({error}): `mainstay down` and `up` end it"));
+    }
     match outcome {
         Ok(done) => {
             let case = judge::Case { stack, options, began, load: done.load };
@@ -177,10 +183,6 @@ pub async fn drill(
         }
         Err(error) => {
             log.abort(&error.to_string())?;
-            if options.sabotage.is_some() {
-                // A mistake that nobody has made yet must not wait for the next fault, which is a real one perhaps.
-                client.sabotage(mainstay_api::Sabotage::Off).await.ok();
-            }
             Err(error)
         }
     }

@@ -225,7 +225,9 @@ impl Relay {
         match self.stop {
             Stop::Never => false,
             Stop::WhenChanged => {
-                let is_quiet = self.tracker.is_idle() && self.void.is_empty() && self.outbox.is_empty();
+                // A session with state of its own is not carried to another server anyway; one that listens would miss
+                // what arrives while the router asks.
+                let is_quiet = self.tracker.is_free() && self.void.is_empty() && self.outbox.is_empty();
                 is_quiet && self.tracker.has_changed()
             }
             Stop::WhenFree => {

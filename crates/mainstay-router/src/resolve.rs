@@ -18,24 +18,25 @@ use crate::startup::Startup;
 /// An answer comes from memory; a server that takes longer has other worries.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Asks the server that took over. `lost` is the reign under which the transaction ran.
-pub(crate) async fn outcome(shared: &Shared, link: &mut Link, lost: u64, xid: u64) -> Outcome {
+/// Asks the server that took over. `lost` is the reign under which the transaction ran. `None`: nothing was found out,
+/// and an answer may still come on this connection, so it is for nobody any more.
+pub(crate) async fn outcome(shared: &Shared, link: &mut Link, lost: u64, xid: u64) -> Option<Outcome> {
     let fence = *shared.fence.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     // With two changes in between, or none (the same server came back), nothing is known of what it gives out again.
     let Some(fence) = fence.filter(|fence| fence.reign == link.reign && fence.reign == lost + 1) else {
-        return Outcome::Unknown;
+        return Some(Outcome::Unknown);
     };
     if xid >= fence.first_own {
-        return Outcome::NotCommitted;
+        return Some(Outcome::NotCommitted);
     }
     let question = format!("select pg_catalog.pg_xact_status('{xid}'::pg_catalog.xid8), ''");
     match timeout(DEADLINE, ask(link, &question)).await {
-        Ok(Ok(rows)) => match rows.first().map(|(status, _)| status.as_str()) {
+        Ok(Ok(rows)) => Some(match rows.first().map(|(status, _)| status.as_str()) {
             Some("committed") => Outcome::Committed,
             Some("aborted") => Outcome::NotCommitted,
             _ => Outcome::Unknown,
-        },
-        Ok(Err(_)) | Err(_) => Outcome::Unknown,
+        }),
+        Ok(Err(_)) | Err(_) => None,
     }
 }
 

@@ -133,7 +133,7 @@ impl Session {
                 LiveEnd::Lost => self.go_on(Some(link)).await,
                 LiveEnd::Changed => match self.settle(&mut link).await {
                     true => {
-                        self.cancel.point(Some(link.cancel.clone()));
+                        self.take_up(&mut link);
                         Some(link)
                     }
                     false => self.go_on(Some(link)).await,
@@ -141,8 +141,8 @@ impl Session {
                 LiveEnd::Free { is_client_gone } => match self.give_back(link, is_client_gone).await {
                     GivenBack::Yes if is_client_gone => return,
                     GivenBack::Yes => self.rest().await,
-                    GivenBack::No(link) => {
-                        self.cancel.point(Some(link.cancel.clone()));
+                    GivenBack::No(mut link) => {
+                        self.take_up(&mut link);
                         Some(link)
                     }
                     GivenBack::Lost => self.go_on(None).await,
@@ -391,13 +391,16 @@ impl Session {
         if fate == Fate::UnknownAndEnd && self.relay.unresolved().is_none() {
             return None;
         }
-        let mut found = match self.mode {
-            PoolMode::Session => self.find(false, held).await,
-            PoolMode::Transaction => self.find_shared(&mut Some(held)).await,
-        };
-        self.resolve(fate, found.as_mut().ok()).await;
+        let mut found = self.find_another(held).await;
+        let is_clean = self.resolve(fate, found.as_mut().ok()).await;
         if fate == Fate::UnknownAndEnd {
             return None;
+        }
+        if !is_clean && found.is_ok() {
+            // Closed before the next one is looked for: its answer to our question would be taken for the client's.
+            drop(found);
+            let held = Held::new(Arc::clone(&self.shared), self.door);
+            found = self.find_another(held).await;
         }
         if let Fate::End { reason } = fate {
             if !matches!(found, Err(NoServer::ClientGone)) {
@@ -421,15 +424,24 @@ impl Session {
         }
     }
 
-    /// Tells what became of a COMMIT in flight, as far as the new server knows.
-    async fn resolve(&mut self, fate: Fate, link: Option<&mut Box<Link>>) {
-        let Some(xid) = self.relay.unresolved() else { return };
-        let outcome = match link {
+    async fn find_another(&mut self, held: Held) -> Result<Box<Link>, NoServer> {
+        match self.mode {
+            PoolMode::Session => self.find(false, held).await,
+            PoolMode::Transaction => self.find_shared(&mut Some(held)).await,
+        }
+    }
+
+    /// Tells what became of a COMMIT in flight, as far as the new server knows. `false`: that server's connection is
+    /// not to be used.
+    async fn resolve(&mut self, fate: Fate, link: Option<&mut Box<Link>>) -> bool {
+        let Some(xid) = self.relay.unresolved() else { return true };
+        let found = match link {
             Some(link) => outcome(&self.shared, link, self.lost_reign, xid).await,
-            None => Outcome::Unknown,
+            None => Some(Outcome::Unknown),
         };
         let severity = if fate == Fate::UnknownAndEnd { Severity::Fatal } else { Severity::Error };
-        self.relay.resolved(outcome, severity);
+        self.relay.resolved(found.unwrap_or(Outcome::Unknown), severity);
+        found.is_some()
     }
 
     /// Waits for a server, with the client held.
@@ -469,6 +481,12 @@ impl Session {
             }
         }
         self.parameters = Arc::clone(&link.side.parameters);
+    }
+
+    /// The same server again, after the router has asked it something: what it said meanwhile is the client's.
+    fn take_up(&mut self, link: &mut Link) {
+        self.adopt(link);
+        self.relay.take_leftover(link);
     }
 
     fn give_up(&mut self, no_server: NoServer) {
@@ -524,10 +542,13 @@ impl Session {
 
     /// Gives the client its last message.
     async fn farewell(mut self) {
-        // A client that is gone or does not read learns nothing more: there is no one to tell.
-        if let Ok(Ok(())) = timeout(FAREWELL, poll_fn(|cx| self.relay.poll_flushed(cx))).await {
-            self.relay.into_client().shutdown().await.ok();
-        }
+        // A client that is gone or does not read learns nothing more: there is no one to tell. With TLS the end is a
+        // message too, which waits for room like any other.
+        let last = async move {
+            poll_fn(|cx| self.relay.poll_flushed(cx)).await?;
+            self.relay.into_client().shutdown().await
+        };
+        timeout(FAREWELL, last).await.ok();
     }
 }
 

@@ -603,7 +603,11 @@ impl Tracker {
             self.xid = None;
         }
         let mut took = None;
-        while let Some(Cycle { asked, since, .. }) = self.asked.pop_front() {
+        while let Some(Cycle { asked, since, doing }) = self.asked.pop_front() {
+            if doing.ends {
+                // `COMMIT AND CHAIN` leaves the status as it was, in a transaction of another number.
+                self.xid = None;
+            }
             if asked != Asked::CopyEnd {
                 took = Some(now.saturating_duration_since(since));
                 self.cycles_done += 1;

@@ -42,6 +42,8 @@ pub struct Plan {
     pub segments: usize,
     /// Their bytes in the archive. **Unit**: bytes.
     pub wal_bytes: u64,
+    /// Space that it needs there. **Unit**: bytes.
+    pub wanted_bytes: u64,
     /// Free space where it would go. **Unit**: bytes.
     pub free_bytes: u64,
     /// How long it takes by the rates of the last restore here; `None`: there was none yet.
@@ -119,7 +121,10 @@ pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str
         Duration::from_secs_f64(files + replay)
     });
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    Ok(Plan { backup, moment: moment.clone(), segments: needed.len(), wal_bytes, free_bytes, expected })
+    // Some segments lie beside the files while they are replayed.
+    let wanted_bytes = backup.label.bytes + SEGMENT * 8;
+    let moment = moment.clone();
+    Ok(Plan { backup, moment, segments: needed.len(), wal_bytes, wanted_bytes, free_bytes, expected })
 }
 
 /// Where the newest archived segment ends.
@@ -166,9 +171,8 @@ pub async fn open(backups: Backups, paths: &Paths, plan: &Plan) -> Result<Open, 
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
     std::fs::set_permissions(&folder, mode).map_err(io("set the mode of", &folder))?;
     remove_left_over(paths, &backups.layout)?;
-    let wanted = plan.backup.label.bytes + SEGMENT * 8;
-    if plan.free_bytes < wanted {
-        return Err(Error::NoSpace { free: Bytes(plan.free_bytes), wanted: Bytes(wanted), folder });
+    if plan.free_bytes < plan.wanted_bytes {
+        return Err(Error::NoSpace { free: Bytes(plan.free_bytes), wanted: Bytes(plan.wanted_bytes), folder });
     }
     let id = format!("{}-{}", now().as_millis(), std::process::id());
     let layout = layout_of(paths, &backups.layout, &id);

@@ -75,14 +75,20 @@ impl Relay {
         self.outbox.clear();
         let message = std::mem::take(&mut self.streaming_up);
         match fate {
-            Fate::Carry | Fate::End { .. } => {}
+            Fate::Carry => {
+                // Nothing of the client's is in flight; the router's own never is answered.
+                self.tracker.lose();
+            }
+            Fate::End { .. } => {}
             Fate::Abort => {
                 let is_awaited = self.tracker.awaits_answer();
                 self.is_untold |= !is_awaited && self.tracker.is_in_transaction();
                 self.after = self.tracker.after_abort();
                 self.owed = self.tracker.lose();
-                // What is in the inbox goes to the next server, whose transaction has failed too.
-                self.void = Void { message, until_sync: self.owed.is_batch_open, bytes: 0 };
+                // What is in the inbox goes to the next server, whose transaction has failed too. Behind a BEGIN that was
+                // lost there is none, and what was pipelined for it would be a transaction of its own there.
+                let bytes = if self.after == IDLE { self.inbox.len() } else { 0 };
+                self.void = Void { message, until_sync: self.owed.is_batch_open, bytes };
                 self.tracker.now(self.after);
                 if is_awaited {
                     self.transaction_lost();
@@ -99,6 +105,11 @@ impl Relay {
             }
         }
         Some(fate)
+    }
+
+    /// What a server has sent that nobody has looked at.
+    pub(crate) fn take_leftover(&mut self, link: &mut Link) {
+        self.tail.append(&mut link.leftover);
     }
 
     /// A new server takes over: the client gets what it still waits for.

@@ -139,7 +139,13 @@ struct Keep {
 pub fn run(options: Options) -> Result<(), Error> {
     let boot = crate::proc::boot_id().map_err(io_error("read", "/proc/sys/kernel/random/boot_id"))?;
     for folder in [&options.state, &options.runtime] {
+        // Children that dropped root pass through, whatever the umask says.
+        let is_new = !folder.exists();
         std::fs::create_dir_all(folder).map_err(io_error("make", folder))?;
+        if is_new {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+            std::fs::set_permissions(folder, mode).map_err(io_error("set the mode of", folder))?;
+        }
     }
     let since = crate::now();
     let me = Pid(i32::try_from(std::process::id()).unwrap_or(0));

@@ -62,9 +62,7 @@ const NICE: i32 = 10;
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let paths = crate::place::paths(global)?;
-    let launch = Launch::load(&paths).map_err(|_| {
-        Failure::user("MS4111", "this stack was never up: it has no backups").help("`mainstay up` starts it")
-    })?;
+    let launch = launch(&paths)?;
     let open = || Backups::open(&paths, launch.stack.as_str()).map_err(|error| failure(&error));
     match &options.what {
         What::Now { name } => now(global, open()?, name.clone()).await,
@@ -72,6 +70,17 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         What::Check { quick } => check(global, open()?, !quick).await,
         What::Card => card(global, &paths, &launch),
     }
+}
+
+/// What this state folder was up with last.
+pub(super) fn launch(paths: &Paths) -> Result<Launch, Failure> {
+    Launch::load(paths).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::user("MS4111", "this stack was never up: it has no backups").help("`mainstay up` starts it")
+        }
+        _ => Failure::environment("MS3110", format!("cannot read {}: {error}", paths.launch_file().display()))
+            .help("the backups are untouched; their folder's README.txt says how they are read without this file"),
+    })
 }
 
 async fn now(global: &Global, backups: Backups, name: Option<String>) -> Result<u8, Failure> {

@@ -64,12 +64,33 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     Err(Failure::environment("MS3004", format!("cannot run psql: {error}")).help("apt-get install postgresql-client"))
 }
 
-/// `postgres://user:password@host/db` → the URL without the password, and the password.
+/// `postgres://user:password@host/db` → the URL without the password, and the password as it is meant.
 pub(crate) fn without_password(url: &str) -> Option<(String, String)> {
     let (scheme, rest) = url.split_once("://")?;
     let (credentials, place) = rest.split_once('@')?;
     let (user, password) = credentials.split_once(':')?;
-    Some((format!("{scheme}://{user}@{place}"), password.to_owned()))
+    Some((format!("{scheme}://{user}@{place}"), decoded(password)))
+}
+
+/// What `%40` and the like stand for in a URL; what is none stays as it is.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|two| *first == b'%' && two.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|two| std::str::from_utf8(two).ok());
+        match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -81,5 +102,14 @@ mod tests {
         let (url, password) = without_password("postgres://users:abc@127.0.0.1:6432/users").expect("splits");
         assert_eq!(url, "postgres://users@127.0.0.1:6432/users");
         assert_eq!(password, "abc");
+    }
+
+    #[test]
+    fn a_password_that_a_url_has_to_write_otherwise_is_taken_as_it_is_meant() {
+        let of =
+            |password: &str| without_password(&format!("postgres://u:{password}@h/db")).map(|(_, password)| password);
+        assert_eq!(of("p%40s%2Fs").as_deref(), Some("p@s/s"));
+        assert_eq!(of("100%").as_deref(), Some("100%"));
+        assert_eq!(of("%+1%zz%e2%82%ac").as_deref(), Some("%+1%zz€"));
     }
 }

@@ -229,9 +229,13 @@ pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
 }
 
 /// Sockets of what is down are of no use: their folder goes. Only under keep's lock, and not when `up` is at work
-/// again; what cannot be removed is the next start's to use.
+/// again, when children outlived their keep, or while somebody looks at the past; what cannot be removed is the next
+/// start's to use.
 pub(crate) fn tidy(paths: &Paths) {
-    if let Ok(_lock) = delete::locked(&paths.state) {
+    let Ok(_lock) = delete::locked(&paths.state) else { return };
+    let is_past = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("past-");
+    let has_past = std::fs::read_dir(&paths.runtime).into_iter().flatten().flatten().any(is_past);
+    if !has_past && !has_running_children(&paths.state) {
         std::fs::remove_dir_all(&paths.runtime).ok();
     }
 }

@@ -125,7 +125,10 @@ async fn whole_again(client: &Client, former: Member) -> Result<(), Failure> {
     eprintln!("  postgres-{former} is started as a standby");
     let begun = Instant::now();
     while begun.elapsed() < WHOLE_WITHIN {
-        if cluster(client).await?.lag_bytes.contains_key(&former) {
+        // A control plane that is being restarted answers the next look.
+        if let Ok(database) = cluster(client).await
+            && database.lag_bytes.contains_key(&former)
+        {
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
@@ -148,15 +151,20 @@ async fn carry_out(client: &Client, asked: &ErrandAsked) -> Result<ErrandStatus,
     let (asked_at, mut shown) = (known.asked_at, 0);
     let mut lost_since: Option<Instant> = None;
     let mut over_since: Option<Instant> = None;
+    let mut unseen_since: Option<Instant> = None;
     loop {
         match client.status().await.map(|status| status.database) {
             Ok(Some(database)) => {
                 let was_lost = lost_since.take().is_some();
                 match database.errand.clone().filter(|errand| errand.asked_at == asked_at) {
-                    Some(errand) => known = errand,
+                    Some(errand) => (known, unseen_since) = (errand, None),
                     None if was_lost => return Ok(forgotten(known, &database)),
-                    // The picture is older than the answer.
-                    None => {}
+                    // The picture is older than the answer, or another control plane has taken over between two looks.
+                    None => {
+                        if unseen_since.get_or_insert_with(Instant::now).elapsed() >= CONTROL_BACK {
+                            return Ok(forgotten(known, &database));
+                        }
+                    }
                 }
             }
             Ok(None) | Err(_) => {
@@ -186,7 +194,8 @@ async fn carry_out(client: &Client, asked: &ErrandAsked) -> Result<ErrandStatus,
 fn forgotten(known: ErrandStatus, now: &DatabaseStatus) -> ErrandStatus {
     let is_done = known.errand != ErrandKind::Restart && now.primary == Some(known.member);
     let reason = (!is_done).then(|| "the control plane was restarted on the way; ask again".to_owned());
-    ErrandStatus { is_done, reason, ended_at: Some(known.asked_at), ..known }
+    // When it ended nobody knows.
+    ErrandStatus { is_done, reason, ended_at: None, ..known }
 }
 
 fn describe(stage: &str, status: &ErrandStatus) -> String {
@@ -232,9 +241,13 @@ fn finish(global: &Global, all: &[ErrandStatus]) -> Result<u8, Failure> {
 
 fn sentence(status: &ErrandStatus) -> String {
     let (member, primary) = (status.member, status.primary);
-    let took = status.ended_at.map_or(0, |ended| ended.saturating_since(status.asked_at).as_millis());
+    let took = status.ended_at.map(|ended| ended.saturating_since(status.asked_at).as_millis());
+    let took = took.map_or_else(
+        || "in a time that a restarted control plane does not know".to_owned(),
+        |ms| format!("after {ms} ms"),
+    );
     if status.errand == ErrandKind::Restart {
-        return format!("postgres-{member} was restarted and is a standby again, after {took} ms");
+        return format!("postgres-{member} was restarted and is a standby again, {took}");
     }
     let sessions = match &status.sessions {
         None => String::new(),
@@ -243,7 +256,7 @@ fn sentence(status: &ErrandStatus) -> String {
             counts.longest_hold_ms, counts.carried, counts.ended, counts.in_flight
         ),
     };
-    format!("postgres-{member} is primary, postgres-{primary} becomes a standby, after {took} ms{sessions}")
+    format!("postgres-{member} is primary, postgres-{primary} becomes a standby, {took}{sessions}")
 }
 
 #[cfg(test)]

@@ -102,6 +102,10 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
         // The rest of it is not repeated: there may be a password in it.
         return Err(unreadable(&format!("{scheme}://…"), &"only a running PostgreSQL is read"));
     }
+    if is_url(&options.source) && options.source.contains("password=") {
+        let text = "a password in the query of a URL is seen by everyone on the machine";
+        return Err(Failure::user("MS2031", text).help("write it as postgres://USER:PASSWORD@HOST/DATABASE"));
+    }
     if is_url(&options.source) {
         refuse_itself(&options.source, target)?;
     }
@@ -256,7 +260,13 @@ impl Source {
             // Its end closes the pipe; that it was whole is told by the exit statuses of both.
             std::thread::spawn(move || {
                 let mut watched = tar::Watched::new(&mut stream);
-                let copied = std::io::copy(&mut watched, &mut stdin);
+                let mut copied = std::io::copy(&mut watched, &mut stdin);
+                drop(stdin);
+                if copied.is_err() {
+                    // pg_restore does not read a tar's last member and closes the pipe: whoever feeds us must still end
+                    // well. Its own failure is told by its exit status.
+                    copied = std::io::copy(&mut watched, &mut std::io::sink());
+                }
                 if is_tar && copied.is_ok() && !watched.is_whole() {
                     cut.store(true, Ordering::SeqCst);
                     // It waits for ever for the rest of an archive that was cut off.

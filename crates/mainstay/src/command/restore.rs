@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use mainstay_backup::wal::{self, GetError};
 use mainstay_controller::backups::{Backups, past};
-use mainstay_controller::launch::Launch;
 use mainstay_decide::past::Moment;
 use mainstay_types::{Bytes, Secret, exit_code, full_text};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::backup::failure;
+use super::backup::{failure, launch};
 use crate::Global;
 use crate::failure::Failure;
 use crate::screen;
@@ -67,9 +66,9 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     })?;
     let Into::Scratch = options.into;
     let paths = crate::place::paths(global)?;
-    let launch = Launch::load(&paths).map_err(|_| {
-        Failure::user("MS4111", "this stack was never up: it has no backups").help("`mainstay up` starts it")
-    })?;
+    let launch = launch(&paths)?;
+    // A stack that is down has no folder for sockets, and this server needs one.
+    paths.create().map_err(|error| crate::place::folder_failure(&error))?;
     let backups = Backups::open(&paths, launch.stack.as_str()).map_err(|error| failure(&error))?;
     let plan = past::plan(&backups, &paths, &moment, options.backup.as_deref()).map_err(|error| failure(&error))?;
     if options.dry_run {
@@ -99,7 +98,7 @@ fn dry_run(global: &Global, plan: &past::Plan) -> Result<u8, Failure> {
             json!({
                 "backup": plan.backup.id, "consistent_at": label.ended, "consistent_lsn": label.stop.to_string(),
                 "to": plan.moment.to_string(), "bytes": label.bytes, "segments": plan.segments,
-                "wal_bytes": plan.wal_bytes, "free_bytes": plan.free_bytes,
+                "wal_bytes": plan.wal_bytes, "wanted_bytes": plan.wanted_bytes, "free_bytes": plan.free_bytes,
                 "expected_ms": plan.expected.map(|expected| expected.as_millis()),
             })
         );
@@ -108,7 +107,7 @@ fn dry_run(global: &Global, plan: &past::Plan) -> Result<u8, Failure> {
     println!("to       {}", plan.moment);
     println!("backup   {}, consistent at {} ({}), {}", short(plan), label.ended, label.stop, Bytes(label.bytes));
     println!("WAL      at most {} segments, {} in the archive", plan.segments, Bytes(plan.wal_bytes));
-    println!("space    {} needed, {} free", Bytes(label.bytes), Bytes(plan.free_bytes));
+    println!("space    {} needed, {} free", Bytes(plan.wanted_bytes), Bytes(plan.free_bytes));
     let expected = plan.expected.map_or_else(
         || "not known: nothing was restored here yet".to_owned(),
         |expected| {
@@ -147,10 +146,12 @@ fn show(global: &Global, open: &past::Open, plan: &past::Plan) {
 async fn stay(mut open: past::Open) -> Result<u8, Failure> {
     let stream = |kind| signal(kind).map_err(|error| Failure::environment("MS3001", error.to_string()));
     let (mut interrupt, mut terminate) = (stream(SignalKind::interrupt())?, stream(SignalKind::terminate())?);
+    let mut hangup = stream(SignalKind::hangup())?;
     eprintln!("it only reads; Ctrl-C closes it and removes it");
     let has_ended = tokio::select! {
         _ = interrupt.recv() => false,
         _ = terminate.recv() => false,
+        _ = hangup.recv() => false,
         () = open.ended() => true,
     };
     let words = if has_ended { mainstay_postgres::past::last_words(&open.log) } else { String::new() };

@@ -310,7 +310,12 @@ async fn stay(paths: &Paths, client: &Client, unit: Option<&Beside>) -> Result<u
                 // Both died at once. A `down` leaves no child behind; a crash does.
                 if down::has_running_children(&paths.state) {
                     eprintln!("keep and the control plane are gone, what they started runs: taking it over");
-                    start_keep(paths, unit)?;
+                    // Another `up` or a `down` may have been quicker: then it is theirs.
+                    if let Err(failure) = start_keep(paths, unit)
+                        && keep_of(paths).is_none()
+                    {
+                        return Err(failure);
+                    }
                 } else {
                     println!("the stack was brought down; data stays in {}", paths.state.display());
                     return Ok(exit_code::DONE);

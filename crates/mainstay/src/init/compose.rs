@@ -256,8 +256,10 @@ fn interpolated(text: &str) -> String {
     while let Some((before, after)) = rest.split_once("${") {
         let Some((inner, behind)) = after.split_once('}') else { break };
         out.push_str(before);
-        match inner.split_once(":-").or_else(|| inner.split_once('-')) {
-            Some((_, value)) => out.push_str(value),
+        // Only directly after the name: in `${A:?set it in .env-file}` the dash belongs to the words.
+        let name = inner.trim_start_matches(|letter: char| letter.is_ascii_alphanumeric() || letter == '_');
+        match name.strip_prefix(":-").or_else(|| name.strip_prefix('-')) {
+            Some(value) => out.push_str(value),
             None => out.push_str(&format!("${{{inner}}}")),
         }
         rest = behind;
