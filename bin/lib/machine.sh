@@ -75,7 +75,7 @@ trap 'kill "$qemu" 2>/dev/null || true; rm -rf "$work"' EXIT
 # What the machine says, as it says it.
 tail -n +1 --pid="$qemu" -f "$work/serial" 2>/dev/null | sed -u 's:\r::g' | grep --line-buffered -a '^\(==\|  \)' || true
 wait "$qemu" || { cat "$work/qemu"; tail -n 40 "$work/serial"; echo "the virtual machine did not end by itself"; exit 1; }
-if ! tr -d '\r' <"$work/serial" | grep -qa '^== machine passed'; then
+if ! tr -d '\r' <"$work/serial" | grep -ca '^== machine passed' >/dev/null; then
   tail -n 100 "$work/serial" | tr -d '\r'
   echo "the machine's checks failed"
   exit 1

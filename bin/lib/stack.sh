@@ -9,6 +9,9 @@ say() { printf '\n== %s\n' "$1"; }
 ok() { CHECKS=$((CHECKS + 1)); printf '  ok    %s\n' "$1"; }
 fail() { printf '  FAIL  %s\n' "$1"; exit 1; }
 
+# In these scripts `COMMAND | grep -c WORDS >/dev/null` asks whether a command says something, and not `grep -q`, which
+# leaves at the first match: a command that still writes then fails, and with it the pipe.
+
 # Compares and says so: WHAT GOT WANTED
 same() { if [ "$2" = "$3" ]; then ok "$1"; else fail "$1: got '$2', wanted '$3'"; fi; }
 

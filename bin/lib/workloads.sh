@@ -39,7 +39,7 @@ until_so() {
   ms status || true
   fail "$what: not so within 30 s"
 }
-event_said() { events | grep -q "\"kind\":\"$1\".*$2"; }
+event_said() { events | grep -c "\"kind\":\"$1\".*$2" >/dev/null; }
 # None while nobody answers: the control plane may be just starting.
 pid_of() { ms ps --json | value "next((p['pid'] for p in it if p['name'] == '$1'), None) if isinstance(it, list) else None"; }
 kill_control() {
@@ -69,7 +69,7 @@ workers() {
   until_so "a worker that ends at once backs off and is shown as a crash loop" is_looping
   home mails broken
   until_so "it is started again when the cause is gone" is_ready
-  ms logs mails | grep -q "mails-2 works" || fail "logs of a worker"
+  ms logs mails | grep -c "mails-2 works" >/dev/null || fail "logs of a worker"
   ok "logs of workers"
 }
 
@@ -247,7 +247,7 @@ kill_control
 wait "$up" || fail "up after a crash of the control plane in the middle of a release command"
 home report sleep 0
 until_so "times that were missed are made up for once" event_said RunMissed "had no run"
-ms events --lines 5000 | grep -q "stubborn-1 did not end within 1 s and is killed" || fail "a worker that ignores SIGTERM is not killed"
+ms events --lines 5000 | grep -c "stubborn-1 did not end within 1 s and is killed" >/dev/null || fail "a worker that ignores SIGTERM is not killed"
 ok "a worker that ignores SIGTERM is killed after its drain"
 until_so "and runs go on" is_ready
 release_command 2

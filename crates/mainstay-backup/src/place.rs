@@ -14,7 +14,7 @@ use crate::repository::{Repository, RepositoryError};
 /// Version of [`About`].
 const SCHEMA: u32 = 1;
 /// Names that an interrupted [`Place::create`] leaves; no backup is in them before `mainstay.json` is there.
-const OF_MAKING: [&str; 5] = ["restic", "wal", "wal-key.age", "README.txt", "lost+found"];
+const OF_MAKING: [&str; 6] = ["restic", "wal", "wal-key.age", "README.txt", "lock", "lost+found"];
 const README: &str = include_str!("readme.txt");
 
 /// Why a place cannot be used.

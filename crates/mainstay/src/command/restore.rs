@@ -78,7 +78,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         eprintln!("restoring backup {} ({}), then replaying to {moment}", short(&plan), Bytes(plan.backup.label.bytes));
     }
     let open = past::open(backups, &paths, &plan).await.map_err(|error| failure(&error))?;
-    show(global, &open, &plan);
+    show(global, &open, &plan, !options.once);
     if options.once {
         open.close().await;
         return Ok(exit_code::DONE);
@@ -122,7 +122,8 @@ fn dry_run(global: &Global, plan: &past::Plan) -> Result<u8, Failure> {
     Ok(exit_code::DONE)
 }
 
-fn show(global: &Global, open: &past::Open, plan: &past::Plan) {
+/// What was reached, and the way in while it `stays`.
+fn show(global: &Global, open: &past::Open, plan: &past::Plan, stays: bool) {
     let replay = &open.replay;
     let lsn = replay.lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
     let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -139,8 +140,10 @@ fn show(global: &Global, open: &past::Open, plan: &past::Plan) {
     let commit = replay.last_commit.map_or_else(|| "none after the backup".to_owned(), |at| at.to_string());
     println!("{} {} at {lsn}; last commit {commit}", screen::green("reached"), plan.moment);
     println!("files {}, WAL {}", screen::took(millis(open.restored_in)), screen::took(millis(open.replayed_in)));
-    println!("psql \"{} dbname=NAME\"", open.conninfo());
-    println!("or 127.0.0.1:{} with the application's own role and password", open.port);
+    if stays {
+        println!("psql \"{} dbname=NAME\"", open.conninfo());
+        println!("or 127.0.0.1:{} with the application's own role and password", open.port);
+    }
 }
 
 async fn stay(mut open: past::Open) -> Result<u8, Failure> {
