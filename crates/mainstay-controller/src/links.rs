@@ -32,10 +32,6 @@ pub(crate) enum Ask {
     Metrics(oneshot::Sender<String>),
     /// Router only: how its pools are.
     Pools(oneshot::Sender<Vec<PoolState>>),
-    /// Router only: new transactions wait; answered with how many still run, once none does or after the limit.
-    Drain(Duration, oneshot::Sender<u64>),
-    /// Router only: the end of a drain without a change.
-    Resume(oneshot::Sender<()>),
     /// Router only: these targets, answered when they are in force.
     Point(Targets, oneshot::Sender<Result<(), String>>),
 }
@@ -71,31 +67,12 @@ impl Link {
         self.ask(Ask::Point(targets, answer), answered).await?
     }
 
-    /// Before a planned change of primary: the router holds new transactions and waits for running ones, at most
-    /// for `limit`. Gives how many still run. Ended by [`Link::point`] or [`Link::resume`].
-    #[allow(dead_code, reason = "for the planned switchover")]
-    pub(crate) async fn drain(&self, limit: Duration) -> Result<u64, String> {
-        let (answer, answered) = oneshot::channel();
-        self.ask_for(Ask::Drain(limit, answer), answered, limit + ANSWER).await
-    }
-
-    /// The change is called off.
-    #[allow(dead_code, reason = "for the planned switchover")]
-    pub(crate) async fn resume(&self) -> Result<(), String> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Ask::Resume(answer), answered).await
-    }
-
     async fn ask<T>(&self, ask: Ask, answered: oneshot::Receiver<T>) -> Result<T, String> {
-        self.ask_for(ask, answered, ANSWER).await
-    }
-
-    async fn ask_for<T>(&self, ask: Ask, answered: oneshot::Receiver<T>, limit: Duration) -> Result<T, String> {
         let whole = async {
             self.asks.send(ask).await.map_err(|_| "the link has ended".to_owned())?;
             answered.await.map_err(|_| "the connection broke".to_owned())
         };
-        tokio::time::timeout(limit, whole).await.map_err(|_| format!("no answer within {} s", limit.as_secs()))?
+        tokio::time::timeout(ANSWER, whole).await.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?
     }
 }
 
@@ -168,7 +145,7 @@ pub(crate) async fn edge(
                         Ok(())
                     }
                     // Dropped unanswered: the edge has no pools.
-                    Ask::Pools(_) | Ask::Drain(..) | Ask::Resume(_) => Ok(()),
+                    Ask::Pools(_) => Ok(()),
                 },
             };
             if sent.is_err() {
@@ -238,15 +215,6 @@ pub(crate) async fn router(
                         waiting.pools = Some(answer);
                         wire::send(&mut write, &ToRouter::Pools).await
                     }
-                    Ask::Drain(limit, answer) => {
-                        waiting.drain = Some(answer);
-                        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                        wire::send(&mut write, &ToRouter::Drain { limit_ms }).await
-                    }
-                    Ask::Resume(answer) => {
-                        waiting.resume = Some(answer);
-                        wire::send(&mut write, &ToRouter::Resume).await
-                    }
                     Ask::Point(targets, answer) => {
                         waiting.point = Some((targets.clone(), answer));
                         wire::send(&mut write, &ToRouter::Targets { targets }).await
@@ -269,8 +237,6 @@ struct Waiting {
     leaving: Option<BTreeMap<Member, u64>>,
     metrics: Option<oneshot::Sender<String>>,
     pools: Option<oneshot::Sender<Vec<PoolState>>>,
-    drain: Option<oneshot::Sender<u64>>,
-    resume: Option<oneshot::Sender<()>>,
     point: Option<(Targets, oneshot::Sender<Result<(), String>>)>,
 }
 
@@ -312,18 +278,6 @@ async fn take_router(frame: FromRouter, sender: &mpsc::Sender<Message>, waiting:
         FromRouter::Report { window_ms, write, read } => Message::RouterReport { window_ms, write, read },
         FromRouter::FailoverDone { carried, ended, aborted, in_flight, longest_hold_ms, .. } => {
             Message::FailoverDone { carried, ended, aborted, in_flight, longest_hold_ms }
-        }
-        FromRouter::Drained { left } => {
-            if let Some(answer) = waiting.drain.take() {
-                answer.send(left).ok();
-            }
-            return;
-        }
-        FromRouter::Resumed => {
-            if let Some(answer) = waiting.resume.take() {
-                answer.send(()).ok();
-            }
-            return;
         }
         FromRouter::Pools { pools } => {
             if let Some(answer) = waiting.pools.take() {

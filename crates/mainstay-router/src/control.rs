@@ -41,9 +41,6 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// How often the end of a failover is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often running transactions are counted: a fraction of what a switchover takes.
-const DRAIN_LOOK: Duration = Duration::from_millis(2);
-
 /// What the control connections share.
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -170,11 +167,6 @@ impl Control {
             ToRouter::Pools => Ok(FromRouter::Pools { pools: self.shared.pools.states(&self.shared) }),
             ToRouter::Policy { policy } => self.take_policy(*policy).await,
             ToRouter::Targets { targets } => self.take_targets(targets).await,
-            ToRouter::Drain { limit_ms } => Ok(self.drain(Duration::from_millis(limit_ms)).await),
-            ToRouter::Resume => {
-                self.shared.view.send_modify(|view| view.drain = None);
-                Ok(FromRouter::Resumed)
-            }
             ToRouter::Metrics => {
                 let epoch = self.shared.view.borrow().targets.as_ref().map(|targets| targets.epoch);
                 let doors = [("write", &self.shared.write), ("read", &self.shared.read)];
@@ -245,7 +237,6 @@ impl Control {
         self.shared.view.send_modify(|view| {
             view.targets = Some(Arc::new(targets.clone()));
             view.reign += u64::from(is_other);
-            view.drain = view.drain.filter(|_| view.targets.as_ref().is_some_and(|targets| targets.write.is_none()));
         });
         self.shared.pools.purge(&self.shared.view.borrow());
         if primary.is_some() && before.is_some_and(|before| before.epoch < epoch) {
@@ -271,31 +262,6 @@ impl Control {
         });
         saved.map_err(|error| unsaved(&error))?;
         Ok(FromRouter::Pointed { epoch })
-    }
-
-    /// Lets what runs end, and nothing begin.
-    async fn drain(&self, limit: Duration) -> FromRouter {
-        let hold = self.shared.view.borrow().hold();
-        let drain = self.shared.drains.fetch_add(1, Ordering::Relaxed) + 1;
-        self.shared.view.send_modify(|view| view.drain = Some(drain));
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            // A control plane that died meanwhile must not cost the held clients their connections.
-            tokio::time::sleep(hold * 3 / 4).await;
-            shared.view.send_if_modified(|view| {
-                let is_forgotten = view.drain == Some(drain);
-                view.drain = view.drain.filter(|_| !is_forgotten);
-                is_forgotten
-            });
-        });
-        let deadline = Instant::now() + limit.min(hold / 2);
-        loop {
-            let left = self.shared.not_drained(drain);
-            if left == 0 || Instant::now() >= deadline {
-                return FromRouter::Drained { left };
-            }
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
     }
 
     fn remember(&self, change: impl FnOnce(&mut Store)) -> io::Result<()> {

@@ -18,7 +18,7 @@ use crate::glance::CARRIED;
 use crate::message::{self, Failure, sqlstate};
 use crate::protocol::Server;
 use crate::scram::{MECHANISM, Proof, ScramError, nonce};
-use crate::shared::{CancelAt, Door, Quiet, Registered, Route, Shared, View};
+use crate::shared::{CancelAt, Door, Registered, Route, Shared, View};
 use crate::startup::{self, Startup};
 use crate::statements::{Known, Statement};
 
@@ -119,11 +119,6 @@ impl Side {
 }
 
 impl Link {
-    /// What a drain looks at.
-    pub(crate) fn quiet(&self) -> &Quiet {
-        self.registered.quiet()
-    }
-
     /// Nothing is under way here and nothing will be sent, or something may be from now on.
     pub(crate) fn park(&self, is_parked: bool) {
         self.registered.park(is_parked);

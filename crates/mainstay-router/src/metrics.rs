@@ -205,6 +205,8 @@ pub(crate) fn page(doors: [(&str, &DoorCounters); 2], epoch: Option<u64>) -> Str
             field(door).page(&mut out, name, label);
         }
     }
+    let (name, bytes) = ("mainstay_router_statement_bytes", crate::statements::bytes());
+    writeln!(out, "# HELP {name} Prepared statements kept for clients.\n# TYPE {name} gauge\n{name} {bytes}").ok();
     if let Some(epoch) = epoch {
         let name = "mainstay_router_epoch";
         writeln!(out, "# HELP {name} Epoch of the targets in force.\n# TYPE {name} gauge\n{name} {epoch}").ok();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::fit::{Suit, fit, is_fresh};
 use crate::link::{self, ATTEMPT, AttemptError, Link, Luggage, Parameters, RETRY, Refused, Wanted};
@@ -318,7 +318,6 @@ impl Pool {
                 let at = idle.iter().rposition(|idle| idle.link.route == *route && *idle.link.startup == *startup)?;
                 idle.remove(at).link
             };
-            link.quiet().taken();
             // Before anything is sent: whoever counts those at work must not miss it.
             link.park(false);
             if is_fresh(&mut link) {
@@ -342,37 +341,12 @@ impl Pool {
             let mut idle = lock(&self.idle);
             // Looked at under the lock that a purge takes after the view has changed.
             if is_current(&shared.view.borrow(), self.name.0, &link.route) {
-                link.quiet().pooled();
                 link.park(true);
                 idle.push(Idle { link, since: Instant::now() });
             }
         }
         // After the connection: whoever gets it finds that.
         drop(permit);
-    }
-
-    /// Waits for the turn of this session.
-    async fn queue(self: &Arc<Self>, wait: Duration, most: u32) -> Result<OwnedSemaphorePermit, Refused> {
-        let permits = Arc::clone(&self.permits);
-        if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-            return Ok(permit);
-        }
-        let begun = Instant::now();
-        let waiting = Waiting::new(Arc::clone(self));
-        if self.waiting.load(Ordering::Relaxed) > u64::from(most) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Refused::Crowded { most });
-        }
-        let permit = timeout(wait, permits.acquire_owned()).await;
-        drop(waiting);
-        self.waits.record(begun.elapsed());
-        match permit {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                Err(Refused::Waited)
-            }
-        }
     }
 
     /// Room for one more connection of this session's kind.
@@ -416,10 +390,9 @@ impl Asker {
         mut view: watch::Receiver<View>,
         held: &mut Option<Held>,
     ) -> Result<Box<Link>, Refused> {
-        let PoolPolicy { wait_ms, queue, .. } = policy(&view.borrow());
         let mut permit = match link.as_mut().and_then(|link| link.permit.take()) {
             Some(permit) => Some(permit),
-            None => Some(self.pool.queue(Duration::from_millis(wait_ms), queue).await?),
+            None => Some(self.queue(&mut view, held).await?),
         };
         loop {
             let now = view.borrow_and_update().clone();
@@ -448,6 +421,63 @@ impl Asker {
                 return Err(Refused::Expired);
             }
         }
+    }
+
+    /// Waits for the turn of this session: for as long as the policy says that clients wait for each other, and, when
+    /// there is no server that any of them could have, as long as it holds them.
+    async fn queue(
+        &self,
+        view: &mut watch::Receiver<View>,
+        held: &mut Option<Held>,
+    ) -> Result<OwnedSemaphorePermit, Refused> {
+        let pool = &self.pool;
+        if let Ok(permit) = Arc::clone(&pool.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let begun = Instant::now();
+        let PoolPolicy { wait_ms, queue: most, .. } = policy(&view.borrow());
+        let wait = Duration::from_millis(wait_ms);
+        let is_routed = |view: &View| view.route(self.door, 0).is_some();
+        let waiting = Waiting::new(Arc::clone(pool));
+        let is_crowded = pool.waiting.load(Ordering::Relaxed) > u64::from(most);
+        if is_crowded && held.is_none() && is_routed(&view.borrow()) {
+            pool.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Refused::Crowded { most });
+        }
+        let acquired = Arc::clone(&pool.permits).acquire_owned();
+        tokio::pin!(acquired);
+        // Since when the wait is one for other clients.
+        let mut routed = Some(begun);
+        let found = loop {
+            let now = view.borrow_and_update().clone();
+            if now.is_stopping {
+                break Err(Refused::Stopping);
+            }
+            if is_routed(&now) {
+                routed.get_or_insert_with(Instant::now);
+            } else {
+                routed = None;
+                held.get_or_insert_with(|| Held::new(Arc::clone(&self.shared), self.door));
+            }
+            let patience = held.as_ref().map(|held| held.since() + now.hold());
+            // One of the two is there.
+            let deadline = patience.max(routed.map(|routed| routed + wait)).unwrap_or(begun);
+            tokio::select! {
+                biased;
+                // Nobody closes the semaphore.
+                permit = &mut acquired => break permit.map_err(|_| Refused::Stopping),
+                _ = view.changed() => {}
+                () = sleep_until(deadline) => {
+                    break Err(if routed.is_some() { Refused::Waited } else { Refused::Expired });
+                }
+            }
+        };
+        drop(waiting);
+        pool.waits.record(begun.elapsed());
+        if matches!(found, Err(Refused::Waited)) {
+            pool.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        found
     }
 
     /// `None`: the connection is lost, or not what the session needs; another one may be.

@@ -24,15 +24,6 @@ pub enum ToRouter {
         /// The targets.
         targets: Targets,
     },
-    /// Before a planned change of primary: new transactions wait, running ones may end. Answered by `Drained` when
-    /// nothing runs on the primary any more, or after the limit. Ended by targets with a primary, by `Resume`, or by
-    /// itself before the held clients' patience is over.
-    Drain {
-        /// How long running transactions may take; at most half of the policy's hold. **Unit**: milliseconds.
-        limit_ms: u64,
-    },
-    /// Ends a `Drain` without a change. Answered by `Resumed`.
-    Resume,
     /// Ask for the metrics page. Answered by `Metrics`.
     Metrics,
     /// Ask how the pools are. Answered by `Pools`.
@@ -62,13 +53,6 @@ pub enum FromRouter {
         /// Their epoch.
         epoch: u64,
     },
-    /// New transactions wait.
-    Drained {
-        /// Server connections on the primary on which something still runs: a change now ends it.
-        left: u64,
-    },
-    /// New transactions run again.
-    Resumed,
     /// Not taken; what was before stays.
     Rejected {
         /// Which rule it breaks.

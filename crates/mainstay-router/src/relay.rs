@@ -14,8 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::client::Client;
 use crate::frame::{Frame, HEADER, Malformed, peek};
-use crate::link::{Link, Side, record_parameter};
-use crate::message::{self, Failure, Severity};
+use crate::glance::is_readable;
+use crate::link::{Link, Parameters, Side, record_parameter};
+use crate::message::{self, Failure, Severity, sqlstate};
 use crate::pool::{Pool, Tied};
 use crate::shared::{Door, Knowing, Shared};
 use crate::tracker::{Answer, IDLE, Owed, Received, Tracker};
@@ -96,6 +97,8 @@ pub(crate) struct Relay {
     owed: Owed,
     /// Where answers to what was lost leave the client.
     after: u8,
+    /// Whether what was in flight took effect is unknown.
+    is_unknown: bool,
     /// Its transaction was lost, and it does not know yet.
     is_untold: bool,
     /// Whether this transaction was committed is asked of the next server.
@@ -155,6 +158,7 @@ impl Relay {
             void: Void::default(),
             owed: Owed::default(),
             after: IDLE,
+            is_unknown: false,
             is_untold: false,
             unresolved: None,
             knowing: None,
@@ -170,6 +174,14 @@ impl Relay {
     /// From now on servers come from this pool.
     pub(crate) fn share(&mut self, pool: Arc<Pool>) {
         self.pool = Some(pool);
+    }
+
+    /// A session whose SQL is not read rightly keeps its server: what it leaves there is not known.
+    pub(crate) fn check_readable(&mut self, parameters: &Parameters) {
+        let is_read = |name: &str| parameters.get(name).is_none_or(|value| is_readable(name, value));
+        if self.pool.is_some() && !(is_read("client_encoding") && is_read("standard_conforming_strings")) {
+            self.tracker.unread();
+        }
     }
 
     /// For messages of our own: at a boundary, see [`Relay::lose`].
@@ -403,7 +415,10 @@ impl Relay {
                     self.shared.counters(self.door).cycle(took);
                 }
             }
-            Received::Parameter => record_parameter(Arc::make_mut(&mut side.parameters), body),
+            Received::Parameter => {
+                record_parameter(Arc::make_mut(&mut side.parameters), body);
+                self.check_readable(&side.parameters);
+            }
             Received::Confirmed { answer, on_server } => {
                 if let Some(number) = on_server {
                     side.known.confirm(number);
@@ -412,6 +427,12 @@ impl Relay {
             }
             Received::Dropped => side.dropped(),
             Received::Ours => return Ok(Answer::Swallow),
+            Received::NotFailed => {
+                // Should never be; what the client sends must not take effect outside of its transaction.
+                let text = "the transaction was lost with its database server, and the next one does not refuse it";
+                self.error(Severity::Fatal, sqlstate::ADMIN_SHUTDOWN, text);
+                return Err(Event::ServerEnded);
+            }
             Received::Error => {
                 // A Parse that was skipped has left the former one.
                 side.unnamed = None;
@@ -449,7 +470,7 @@ impl Relay {
         let mut has_moved = ready!(self.flush_server(link, cx))?;
         if !self.void.is_empty() {
             let before = self.to_client.len();
-            self.answer_void().map_err(Event::ClientMalformed)?;
+            self.void(link).map_err(Event::ClientMalformed)?;
             // Answers are flushed at the start of the next turn.
             has_moved |= self.to_client.len() > before;
         }
@@ -463,6 +484,9 @@ impl Relay {
             self.tracker.sent_more(&self.inbox[..written], self.streaming_up == 0);
             consume(&mut self.inbox, written);
             return Poll::Ready(Ok(true));
+        }
+        if self.tracker.must_fail() {
+            return Poll::Ready(Ok(has_moved));
         }
         if self.is_untold && self.tell().map_err(Event::ClientMalformed)? {
             // Goes on at the start of the next turn.

@@ -134,7 +134,6 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         targets: memory.targets.map(Arc::new),
         is_stopping: false,
         reign: 0,
-        drain: None,
     };
     emit(&Event::RouterStarted {
         generation: view.policy.as_ref().map(|in_force| in_force.policy.generation.0),

@@ -227,8 +227,9 @@ impl Session {
                 return GivenBack::No(link);
             }
         }
-        self.active = None;
+        // Counted all the time: whoever looks in between must not take it for gone.
         self.pool.put(link, &self.shared);
+        self.active = None;
         GivenBack::Yes
     }
 
@@ -305,14 +306,11 @@ impl Session {
     async fn live(&mut self, link: &mut Link) -> LiveEnd {
         let mut view = self.view.clone();
         let mut held: Option<(Held, Instant)> = None;
-        let mut drained = None;
         let mut is_parked = false;
         loop {
             let stance = stance(&view.borrow_and_update(), self.door, link);
             self.relay.is_paused = stance == Stance::Pause;
-            let drain = view.borrow().drain.filter(|_| stance == Stance::Pause);
-            let is_asked = drain.is_some() && drain != drained;
-            self.relay.tells_idle = is_asked || stance == Stance::Pause && !is_parked;
+            self.relay.tells_idle = stance == Stance::Pause && !is_parked;
             if stance != Stance::Pause {
                 // Also what an earlier time with this server parked.
                 link.park(false);
@@ -320,7 +318,6 @@ impl Session {
             }
             if stance == Stance::Run {
                 link.reign = view.borrow().reign;
-                link.quiet().taken();
             }
             self.relay.stop = match stance {
                 Stance::Run | Stance::Pause if self.mode == PoolMode::Transaction => Stop::WhenFree,
@@ -341,10 +338,6 @@ impl Session {
                 _ = view.changed() => {}
                 event = poll_fn(|cx| self.relay.poll_live(link, cx)) => match event {
                     Event::Stopped if self.relay.tells_idle => {
-                        if let Some(drain) = drain {
-                            link.quiet().for_drain(drain);
-                            drained = Some(drain);
-                        }
                         // What was begun is over, and nothing is begun before somebody says where.
                         link.park(true);
                         is_parked = true;
@@ -472,6 +465,7 @@ impl Session {
         self.cancel.point(Some(link.cancel.clone()));
         self.active = Some(Active::new(Arc::clone(&self.pool)));
         self.initial = Arc::clone(&link.initial);
+        self.relay.check_readable(&link.side.parameters);
         if Arc::ptr_eq(&self.parameters, &link.side.parameters) {
             return;
         }
@@ -576,7 +570,6 @@ fn stance(view: &View, door: Door, link: &Link) -> Stance {
     let route = &link.route;
     match &targets.write {
         Some(primary) if route.is_primary && *primary == route.server => match door {
-            _ if view.drain.is_some() => Stance::Pause,
             Door::Write => Stance::Run,
             // Standbys are back, or still none.
             Door::Read if targets.read.is_empty() => Stance::Run,

@@ -68,8 +68,6 @@ pub(crate) struct View {
     pub(crate) is_stopping: bool,
     /// Counts changes of the primary.
     pub(crate) reign: u64,
-    /// Number of the drain that is under way: new transactions wait, although there is a primary.
-    pub(crate) drain: Option<u64>,
 }
 
 /// Where a session's statements go.
@@ -84,8 +82,7 @@ impl View {
     /// Where a new server connection goes; `None`: hold.
     pub(crate) fn route(&self, door: Door, turn: usize) -> Option<Route> {
         let targets = self.targets.as_ref()?;
-        let write = targets.write.as_ref().filter(|_| self.drain.is_none());
-        let primary = || write.cloned().map(|server| Route { server, is_primary: true });
+        let primary = || targets.write.clone().map(|server| Route { server, is_primary: true });
         match door {
             Door::Write => primary(),
             Door::Read if targets.read.is_empty() => primary(),
@@ -166,7 +163,6 @@ impl std::ops::Deref for Cancelling {
 /// A server connection that exists.
 struct Counted {
     route: Route,
-    quiet: Quiet,
     /// Nothing is under way on it, and nothing is sent before somebody says otherwise.
     is_parked: bool,
 }
@@ -187,7 +183,6 @@ pub(crate) struct Shared {
     pub(crate) failover: Mutex<Failover>,
     /// Sessions that know the number of a transaction whose outcome may have to be found out.
     pub(crate) knowing: AtomicU64,
-    pub(crate) drains: AtomicU64,
     pub(crate) fence: Mutex<Option<Fence>>,
     /// Salts and mock verifiers come from it; kept on disk so that salts do not change.
     pub(crate) secret: [u8; 32],
@@ -216,7 +211,6 @@ impl Shared {
             turned_away: AtomicU64::new(0),
             failover: Mutex::new(Failover::default()),
             knowing: AtomicU64::new(0),
-            drains: AtomicU64::new(0),
             fence: Mutex::default(),
             secret,
             links: Mutex::new(BTreeMap::new()),
@@ -288,10 +282,9 @@ impl Shared {
 
     fn registered(self: &Arc<Self>, links: &mut BTreeMap<u64, Counted>, door: Door, route: Route) -> Registered {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let quiet = Quiet::default();
-        links.insert(number, Counted { route, quiet: quiet.clone(), is_parked: false });
+        links.insert(number, Counted { route, is_parked: false });
         self.counters(door).servers.fetch_add(1, Ordering::Relaxed);
-        Registered { shared: Arc::clone(self), door, number, quiet }
+        Registered { shared: Arc::clone(self), door, number }
     }
 
     /// Waits until a server connection is closed.
@@ -312,18 +305,11 @@ impl Shared {
         }
     }
 
-    /// Server connections to the primary on which something may run that began before this drain.
-    pub(crate) fn not_drained(&self, drain: u64) -> u64 {
-        let links = lock(&self.links);
-        let is_busy = |one: &&Counted| one.route.is_primary && !one.quiet.is_since(drain);
-        links.values().filter(is_busy).count() as u64
-    }
-
     /// Connections at work that the targets in force no longer lead to, by member.
     pub(crate) fn leaving(&self) -> BTreeMap<mainstay_types::Member, u64> {
         let mut leaving = BTreeMap::new();
         let Some(targets) = self.view.borrow().targets.clone() else { return leaving };
-        for Counted { route, is_parked, .. } in lock(&self.links).values() {
+        for Counted { route, is_parked } in lock(&self.links).values() {
             let is_target = match route.is_primary {
                 true => targets.write.as_ref() == Some(&route.server),
                 false => targets.read.contains(&route.server),
@@ -359,43 +345,11 @@ impl Shared {
     }
 }
 
-/// Since which drain a server connection is known to be quiet.
-#[derive(Clone, Default)]
-pub(crate) struct Quiet(Arc<AtomicU64>);
-
-impl Quiet {
-    /// Nothing runs there, and nothing will during this drain.
-    pub(crate) fn for_drain(&self, drain: u64) {
-        self.0.store(drain, Ordering::Release);
-    }
-
-    /// Nobody has it.
-    pub(crate) fn pooled(&self) {
-        self.0.store(u64::MAX, Ordering::Release);
-    }
-
-    /// Somebody has it.
-    pub(crate) fn taken(&self) {
-        self.0.store(0, Ordering::Release);
-    }
-
-    fn is_since(&self, drain: u64) -> bool {
-        self.0.load(Ordering::Acquire) >= drain
-    }
-}
-
 /// A server connection that is counted until this is dropped.
 pub(crate) struct Registered {
     shared: Arc<Shared>,
     door: Door,
     number: u64,
-    quiet: Quiet,
-}
-
-impl Registered {
-    pub(crate) fn quiet(&self) -> &Quiet {
-        &self.quiet
-    }
 }
 
 impl Registered {

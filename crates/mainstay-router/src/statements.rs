@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use crate::frame::split_string;
@@ -14,6 +15,23 @@ use crate::message;
 /// Statements that one server connection keeps prepared; beyond it the one not used for longest is closed.
 /// Drivers cache 100 (sqlx, psycopg) to 256 (pgJDBC) in a session of their own.
 const MAX_KNOWN: usize = 500;
+
+/// Most bytes of statements that are kept for clients in the whole router: beyond it sessions keep their servers.
+/// A thousand sessions with statements of their own have some hundred KiB each; shared ones count once.
+const MAX_BYTES: usize = 256 * 1024 * 1024;
+
+/// What of it is taken. One for the process, as memory is.
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether that much more can be kept.
+pub(crate) fn has_room(bytes: usize) -> bool {
+    BYTES.load(Ordering::Relaxed) + bytes <= MAX_BYTES
+}
+
+/// Bytes of statements that are kept now.
+pub(crate) fn bytes() -> usize {
+    BYTES.load(Ordering::Relaxed)
+}
 
 /// A statement that no server has: closing it always succeeds, binding it always fails.
 pub(crate) const NOBODY: &[u8] = b"mainstay_none";
@@ -28,9 +46,14 @@ pub(crate) struct Statement {
 }
 
 impl Statement {
+    fn new(number: u64, tail: &[u8], seen: Ties) -> Self {
+        BYTES.fetch_add(tail.len(), Ordering::Relaxed);
+        Self { number, tail: tail.into(), seen }
+    }
+
     /// Of one session alone.
     pub(crate) fn own(tail: &[u8], seen: Ties) -> Arc<Self> {
-        Arc::new(Self { number: 0, tail: tail.into(), seen })
+        Arc::new(Self::new(0, tail, seen))
     }
 
     /// Its SQL.
@@ -58,6 +81,12 @@ impl Statement {
     /// Its name on shared servers.
     pub(crate) fn name(&self) -> Vec<u8> {
         name_of(self.number)
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        BYTES.fetch_sub(self.tail.len(), Ordering::Relaxed);
     }
 }
 
@@ -113,7 +142,7 @@ impl Registry {
             all.sweep_at = all.by_hash.len() * 2;
         }
         all.last += 1;
-        let made = Arc::new(Statement { number: all.last, tail: tail.into(), seen });
+        let made = Arc::new(Statement::new(all.last, tail, seen));
         all.by_hash.entry(hash).or_default().push(Arc::downgrade(&made));
         made
     }

@@ -18,8 +18,8 @@ use crate::xid;
 /// that the session then keeps.
 const MAX_STATEMENTS: usize = 10_000;
 
-/// Most bytes of them in one session: some KiB for each, which is what generated SQL takes.
-const MAX_STATEMENT_BYTES: usize = 32 * 1024 * 1024;
+/// Most bytes of them in one session: pgJDBC's cache, the largest of the drivers', takes 5 MiB.
+const MAX_STATEMENT_BYTES: usize = 8 * 1024 * 1024;
 
 /// Transaction status in ReadyForQuery.
 pub(crate) const IDLE: u8 = b'I';
@@ -46,6 +46,8 @@ struct Doing {
     ends: bool,
     /// It begins with BEGIN.
     opens: bool,
+    /// Whether a transaction is open behind it; `None`: as before.
+    leaves: Option<bool>,
     /// Its only statement asks for the number of its transaction.
     asks_xid: bool,
     /// How many statements it has; of a simple query: one, or more.
@@ -76,6 +78,16 @@ pub(crate) enum Effect {
     Keep { name: Vec<u8>, statement: Arc<Statement> },
     Forget { name: Vec<u8> },
     Unnamed { statement: Arc<Statement> },
+}
+
+impl Effect {
+    /// How many statements will be kept by it, and their bytes.
+    fn keeps(&self) -> (usize, usize) {
+        match self {
+            Self::Keep { name, statement } => (1, name.len() + statement.len()),
+            Self::Nothing | Self::Forget { .. } | Self::Unnamed { .. } => (0, 0),
+        }
+    }
 }
 
 /// What a ParseComplete or CloseComplete will confirm.
@@ -162,6 +174,8 @@ pub(crate) enum Received {
     Dropped,
     /// Of a cycle of the router's own.
     Ours,
+    /// What had to fail did not: where the server is nobody knows.
+    NotFailed,
 }
 
 /// One session's state.
@@ -177,6 +191,12 @@ pub(crate) struct Tracker {
     portals_end: bool,
     /// The unnamed statement asks for the number of its transaction.
     unnamed_asks: bool,
+    /// Whether a transaction is open behind the unnamed statement.
+    unnamed_leaves: Option<bool>,
+    /// The BEGIN that is in flight, of which nothing was heard.
+    begin: Option<Box<[u8]>>,
+    /// A statement of the router's own that has to fail is in flight.
+    must_fail: bool,
     /// The number of the open transaction, if the client has asked for it.
     xid: Option<u64>,
     is_copying_in: bool,
@@ -187,23 +207,18 @@ pub(crate) struct Tracker {
     changers: Ties,
     /// What the unnamed statement does whenever it is executed.
     unnamed_seen: Ties,
+    /// What the one of this batch does: a Bind behind a Parse that fails is skipped with it.
+    unnamed_now: Option<Ties>,
     unnamed: Unnamed,
     statements: BTreeMap<Vec<u8>, Arc<Statement>>,
     statement_bytes: usize,
     awaited: VecDeque<Awaited>,
+    /// Of these, statements that will be kept: how many, and their bytes.
+    coming: (usize, usize),
     /// Cycles asked for and answered.
     cycles_asked: u64,
     cycles_done: u64,
     passing: Option<Passing>,
-}
-
-/// What is still owed to the client when something in flight was lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Owed {
-    /// ReadyForQuery messages that the client waits for.
-    pub(crate) cycles: usize,
-    /// A batch without Sync: everything up to the client's Sync is void.
-    pub(crate) is_batch_open: bool,
 }
 
 impl Tracker {
@@ -215,16 +230,21 @@ impl Tracker {
             batch: Doing::default(),
             portals_end: false,
             unnamed_asks: false,
+            unnamed_leaves: None,
+            begin: None,
+            must_fail: false,
             xid: None,
             is_copying_in: false,
             ties: Ties::NONE,
             has_changed: false,
             changers: Ties::NONE,
             unnamed_seen: Ties::NONE,
+            unnamed_now: None,
             unnamed: Unnamed::Absent,
             statements: BTreeMap::new(),
             statement_bytes: 0,
             awaited: VecDeque::new(),
+            coming: (0, 0),
             cycles_asked: 0,
             cycles_done: 0,
             passing: None,
@@ -281,6 +301,11 @@ impl Tracker {
         self.ties.add(Ties::SETTING);
     }
 
+    /// What it sends is not read rightly, and may make state that is not seen.
+    pub(crate) fn unread(&mut self) {
+        self.ties.add(Ties::UNREAD);
+    }
+
     /// It leaves its server: a long unnamed statement stays behind.
     pub(crate) fn leave(&mut self) {
         if matches!(self.unnamed, Unnamed::Long { .. }) {
@@ -294,7 +319,7 @@ impl Tracker {
     }
 
     pub(crate) fn fate(&self) -> Fate {
-        let is_quiet = !self.awaits_answer();
+        let is_quiet = !self.awaits_answer() || self.is_begin_alone();
         let is_safe = is_quiet || self.is_uncommitted();
         match (is_safe, self.ties.is_empty()) {
             (true, true) if is_quiet && self.status == IDLE => Fate::Carry,
@@ -325,13 +350,6 @@ impl Tracker {
         self.status == b'T'
     }
 
-    /// Where a client is left whose transaction is lost: a BEGIN that fails begins nothing.
-    pub(crate) fn after_abort(&self) -> u8 {
-        let mut all = self.asked.iter().map(|cycle| cycle.doing).chain(self.is_batch_open.then_some(self.batch));
-        let is_begin_alone = self.status == IDLE && all.all(|doing| doing.opens && doing.binds == 1);
-        if is_begin_alone { IDLE } else { FAILED }
-    }
-
     /// In a transaction that has failed.
     pub(crate) fn is_failed(&self) -> bool {
         self.status == FAILED
@@ -349,14 +367,17 @@ impl Tracker {
 
     /// Forgets what was in flight on a lost server, and says what the client waits for.
     pub(crate) fn lose(&mut self) -> Owed {
-        let cycles = self.asked.iter().filter(|cycle| !matches!(cycle.asked, Asked::CopyEnd | Asked::Ours)).count();
-        let owed = Owed { cycles, is_batch_open: self.is_batch_open };
+        let owed = self.owed();
         self.asked.clear();
         self.awaited.clear();
+        self.coming = (0, 0);
         self.is_batch_open = false;
         self.batch = Doing::default();
         self.portals_end = false;
         self.xid = None;
+        self.begin = None;
+        self.unnamed_now = None;
+        self.must_fail = false;
         self.is_copying_in = false;
         self.passing = None;
         self.status = IDLE;
@@ -443,6 +464,7 @@ impl Tracker {
                 if let Some(Cycle { doing, .. }) = self.asked.back_mut() {
                     doing.ends |= seen.has(Ties::ENDS);
                     doing.opens |= seen.has(Ties::OPENS);
+                    doing.leaves = belief::leaves(seen);
                 }
             }
             Text::Named => self.changers.add(seen.among(Ties::CHANGES)),
@@ -451,6 +473,8 @@ impl Tracker {
         }
         if matches!(text, Text::Unnamed { .. }) {
             self.unnamed_asks = false;
+            self.unnamed_now = Some(seen);
+            self.unnamed_leaves = belief::leaves(seen);
         }
         self.tie(seen);
     }
@@ -461,6 +485,9 @@ impl Tracker {
         if let (Text::Query, Some(Cycle { doing, .. })) = (text, self.asked.back_mut()) {
             let sql = sql.trim_ascii();
             doing.binds = if sql.strip_suffix(b";").unwrap_or(sql).contains(&b';') { 2 } else { 1 };
+        }
+        if text == Text::Query {
+            self.note_begin(sql);
         }
         if seen.has(Ties::XID) && xid::asks(sql) {
             match text {
@@ -478,22 +505,23 @@ impl Tracker {
     /// A Bind: what its statement does when it is executed. Of one that is not known, everything.
     fn bound(&mut self, body: &[u8]) {
         let name = split_string(body).and_then(|(_, rest)| Some(split_string(rest)?.0));
-        let (seen, asks_xid) = match name {
-            Some([]) => (Some(self.unnamed_seen), self.unnamed_asks),
+        let (seen, asks_xid, leaves) = match name {
+            Some([]) => (Some(self.unnamed_now.unwrap_or(self.unnamed_seen)), self.unnamed_asks, self.unnamed_leaves),
             Some(name) => match self.named(name) {
                 Named::Statement(statement) => {
                     let seen = statement.seen;
-                    (Some(seen), seen.has(Ties::XID) && xid::asks(statement.text()))
+                    (Some(seen), seen.has(Ties::XID) && xid::asks(statement.text()), belief::leaves(seen))
                 }
-                Named::Absent | Named::Undecided => (None, false),
+                Named::Absent | Named::Undecided => (None, false, None),
             },
-            None => (None, false),
+            None => (None, false, None),
         };
         let ends = seen.is_none_or(|seen| seen.has(Ties::ENDS));
         self.portals_end |= ends;
         let batch = &mut self.batch;
         batch.opens |= batch.binds == 0 && seen.is_some_and(|seen| seen.has(Ties::OPENS));
         batch.ends |= ends;
+        batch.leaves = leaves.or(batch.leaves);
         batch.asks_xid = batch.binds == 0 && asks_xid;
         batch.binds += 1;
     }
@@ -521,6 +549,8 @@ impl Tracker {
     }
 
     fn await_answer(&mut self, effect: Effect, answer: Answer, on_server: Option<u64>) {
+        let (count, bytes) = effect.keeps();
+        self.coming = (self.coming.0 + count, self.coming.1 + bytes);
         self.awaited.push_back(Awaited { cycle: self.cycles_asked, effect, answer, on_server });
     }
 
@@ -548,7 +578,12 @@ impl Tracker {
         } else {
             let seen = Glance::at(text);
             self.seen(seen, Text::Named);
-            Effect::Keep { name: name.to_vec(), statement: Statement::own(rest, seen) }
+            if self.has_room(name.len() + rest.len()) {
+                Effect::Keep { name: name.to_vec(), statement: Statement::own(rest, seen) }
+            } else {
+                self.ties.add(Ties::TOO_MUCH);
+                Effect::Forget { name: name.to_vec() }
+            }
         };
         if !name.is_empty() && !is_whole {
             self.ties.add(Ties::TOO_MUCH);
@@ -564,6 +599,9 @@ impl Tracker {
     fn ask(&mut self, asked: Asked, now: Instant) {
         self.cycles_asked += 1;
         let doing = if asked == Asked::Sync { std::mem::take(&mut self.batch) } else { Doing::default() };
+        if asked != Asked::Ours {
+            self.unnamed_now = None;
+        }
         self.asked.push_back(Cycle { asked, since: now, doing });
     }
 
@@ -581,6 +619,8 @@ impl Tracker {
             b'D' if self.asked.front().is_some_and(|cycle| cycle.doing.asks_xid) => self.xid = xid::value(body),
             b'S' => return Received::Parameter,
             b'1' | b'3' => return self.confirmed(),
+            // It has begun there.
+            b'C' if self.begin.is_some() => self.begin = None,
             b'G' => self.copy_in(),
             b'C' if body.starts_with(b"DISCARD ALL") => {
                 self.discarded();
@@ -599,6 +639,7 @@ impl Tracker {
     fn ready(&mut self, body: &[u8], now: Instant) -> Received {
         self.status = body.first().copied().unwrap_or(IDLE);
         self.is_copying_in = false;
+        self.begin = None;
         if self.status == IDLE {
             self.xid = None;
         }
@@ -628,7 +669,11 @@ impl Tracker {
     /// What a cycle did not confirm never will be.
     fn answered(&mut self) {
         let done = self.cycles_done;
-        self.awaited.retain(|awaited| awaited.cycle >= done);
+        if self.awaited.iter().any(|awaited| awaited.cycle < done) {
+            self.awaited.retain(|awaited| awaited.cycle >= done);
+            let coming = self.awaited.iter().map(|awaited| awaited.effect.keeps());
+            self.coming = coming.fold((0, 0), |sum, (count, bytes)| (sum.0 + count, sum.1 + bytes));
+        }
     }
 
     fn received_ours(&mut self, kind: u8, body: &[u8]) -> Received {
@@ -638,12 +683,15 @@ impl Tracker {
             b'N' | b'A' => return Received::Nothing,
             b'Z' => {
                 self.asked.pop_front();
+                self.cycles_done += 1;
+                self.answered();
                 // One of the router's own that follows says what the client is in.
                 if !self.asked.iter().any(|cycle| cycle.asked == Asked::Ours) {
                     self.status = body.first().copied().unwrap_or(IDLE);
+                    if std::mem::take(&mut self.must_fail) && self.status != FAILED {
+                        return Received::NotFailed;
+                    }
                 }
-                self.cycles_done += 1;
-                self.answered();
             }
             _ => {}
         }
@@ -654,6 +702,8 @@ impl Tracker {
         let Some(Awaited { effect, answer, on_server, .. }) = self.awaited.pop_front() else {
             return Received::Nothing;
         };
+        let (count, bytes) = effect.keeps();
+        self.coming = (self.coming.0 - count, self.coming.1 - bytes);
         match effect {
             Effect::Keep { name, statement } => self.keep(name, statement),
             Effect::Forget { name } => self.forget(&name),
@@ -665,17 +715,13 @@ impl Tracker {
 
     fn keep(&mut self, name: Vec<u8>, statement: Arc<Statement>) {
         self.forget(&name);
-        if self.statements.len() >= MAX_STATEMENTS || self.statement_bytes + statement.len() > MAX_STATEMENT_BYTES {
-            self.ties.add(Ties::TOO_MUCH);
-            return;
-        }
-        self.statement_bytes += statement.len();
+        self.statement_bytes += name.len() + statement.len();
         self.statements.insert(name, statement);
     }
 
     fn forget(&mut self, name: &[u8]) {
         if let Some(statement) = self.statements.remove(name) {
-            self.statement_bytes -= statement.len();
+            self.statement_bytes -= name.len() + statement.len();
         }
     }
 
@@ -690,6 +736,7 @@ impl Tracker {
                     self.cycles_done += 1;
                     self.is_batch_open = true;
                     self.batch.ends |= doing.ends;
+                    self.batch.leaves = doing.leaves.or(self.batch.leaves);
                 }
                 Asked::CopyEnd => {
                     self.asked.remove(at);
@@ -706,7 +753,7 @@ impl Tracker {
         self.has_changed = true;
         // What was sent behind it may have made new ties already.
         if self.asked.len() <= 1 && !self.is_batch_open {
-            self.ties = Ties::NONE;
+            self.ties = self.ties.among(Ties::UNREAD);
         }
     }
 
@@ -725,6 +772,9 @@ impl Tracker {
     }
 }
 
+mod belief;
 mod names;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use belief::{Owed, leaves, lost_status};

@@ -3,13 +3,15 @@
 //!
 //! Never says of anything that it did not happen unless that is certain, and repeats nothing.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::{Relay, consume};
 use crate::frame::{HEADER, Malformed, peek, split_string};
+use crate::glance::Glance;
 use crate::link::Link;
 use crate::message::{self, Severity, sqlstate};
-use crate::tracker::{FAILED, Fate, IDLE, Named};
+use crate::tracker::{FAILED, Fate, IDLE, Named, leaves, lost_status};
 
 /// Brings a server to where the client is: in a transaction that has failed. The name is for the server's log.
 const FAIL: &str = "BEGIN; ROLLBACK TO SAVEPOINT \"of a transaction that was lost with the former server\"";
@@ -23,7 +25,12 @@ pub(super) struct Void {
     until_sync: bool,
     /// What was in the inbox when the server was lost.
     bytes: usize,
+    /// What the names of statements mean to the client that no server has confirmed.
+    meant: BTreeMap<Vec<u8>, Option<bool>>,
 }
+
+/// Most of these: a batch that begins or ends transactions under more names is taken for one that leaves one open.
+const MAX_MEANT: usize = 64;
 
 impl Void {
     pub(super) fn is_empty(&self) -> bool {
@@ -76,35 +83,49 @@ impl Relay {
         let message = std::mem::take(&mut self.streaming_up);
         match fate {
             Fate::Carry => {
-                // Nothing of the client's is in flight; the router's own never is answered.
+                // Nothing of the client's is in flight; the router's own never is answered. A BEGIN alone has done
+                // nothing: it goes to the next server as if it had not been sent.
+                let begin = self.tracker.take_begin();
                 self.tracker.lose();
+                if let Some(mut begin) = begin {
+                    begin.append(&mut self.inbox);
+                    self.inbox = begin;
+                }
             }
             Fate::End { .. } => {}
             Fate::Abort => {
                 let is_awaited = self.tracker.awaits_answer();
                 self.is_untold |= !is_awaited && self.tracker.is_in_transaction();
-                self.after = self.tracker.after_abort();
-                self.owed = self.tracker.lose();
-                // What is in the inbox goes to the next server, whose transaction has failed too. Behind a BEGIN that was
-                // lost there is none, and what was pipelined for it would be a transaction of its own there.
-                let bytes = if self.after == IDLE { self.inbox.len() } else { 0 };
-                self.void = Void { message, until_sync: self.owed.is_batch_open, bytes };
-                self.tracker.now(self.after);
+                self.is_unknown = false;
+                // What is in the inbox goes to the next server, whose transaction has failed too.
+                self.leave_lost(message);
                 if is_awaited {
                     self.transaction_lost();
                 }
             }
             Fate::Unknown | Fate::UnknownAndEnd => {
                 self.unresolved = self.tracker.xid();
-                self.owed = self.tracker.lose();
-                self.void = Void { message, until_sync: self.owed.is_batch_open, bytes: self.inbox.len() };
-                self.after = IDLE;
+                self.is_unknown = true;
+                self.leave_lost(message);
                 if self.unresolved.is_none() {
                     self.unknown(if fate == Fate::Unknown { Severity::Error } else { Severity::Fatal }, "");
                 }
             }
         }
         Some(fate)
+    }
+
+    /// The client is where it takes itself to be: in a transaction that has failed, if in one. What it has sent ahead,
+    /// and what it will before it has read that, was meant for that place.
+    fn leave_lost(&mut self, message: usize) {
+        let meant = self.tracker.meant();
+        self.owed = self.tracker.lose();
+        self.after = self.owed.after;
+        // A failed transaction's server refuses what was pipelined behind it; outside of one it is refused here, as far
+        // as it has come.
+        let bytes = if self.after == IDLE { self.inbox.len() } else { 0 };
+        self.void = Void { message, until_sync: self.owed.is_batch_open, bytes, meant };
+        self.tracker.now(self.after);
     }
 
     /// What a server has sent that nobody has looked at.
@@ -116,21 +137,36 @@ impl Relay {
     pub(crate) fn resume(&mut self, link: &mut Link) {
         self.tail = std::mem::take(&mut link.leftover);
         if self.tracker.is_failed() {
-            // A simple query drops the unnamed statement.
-            link.side.unnamed = None;
-            message::query(&mut self.outbox, FAIL);
-            self.tracker.sent_ours(Instant::now());
+            self.fail(link);
         }
         let owed = std::mem::take(&mut self.owed);
-        for cycle in 0..owed.cycles {
+        for (cycle, status) in owed.cycles.iter().enumerate() {
             if cycle > 0 {
                 self.lost_too();
             }
-            message::ready(&mut self.to_client, self.after);
+            message::ready(&mut self.to_client, *status);
         }
-        if owed.is_batch_open && owed.cycles > 0 {
+        if owed.is_batch_open && !owed.cycles.is_empty() {
             self.lost_too();
         }
+    }
+
+    /// Brings the server into a transaction that has failed.
+    fn fail(&mut self, link: &mut Link) {
+        // A simple query drops the unnamed statement.
+        link.side.unnamed = None;
+        message::query(&mut self.outbox, FAIL);
+        self.tracker.sent_failing(Instant::now());
+        self.tracker.now(FAILED);
+    }
+
+    /// Answers what was meant for a lost server, and leaves the next one where the client takes itself to be.
+    pub(super) fn void(&mut self, link: &mut Link) -> Result<(), Malformed> {
+        self.answer_void()?;
+        if self.void.is_empty() && self.after == FAILED && !self.tracker.is_failed() {
+            self.fail(link);
+        }
+        Ok(())
     }
 
     /// The number of the transaction whose outcome is to be found out before anything else is said.
@@ -169,7 +205,7 @@ impl Relay {
 
     /// For what was in flight behind the first.
     fn lost_too(&mut self) {
-        if self.after == FAILED { self.transaction_lost() } else { self.unknown(Severity::Error, "") }
+        if self.is_unknown { self.unknown(Severity::Error, "") } else { self.transaction_lost() }
     }
 
     /// Tells a client whose transaction was lost while it said nothing, once it says something.
@@ -206,20 +242,56 @@ impl Relay {
         if is_simple {
             message::ready(&mut self.to_client, self.after);
         }
-        self.void = Void { message: frame.len, until_sync: !is_simple, bytes: 0 };
+        self.void = Void { message: frame.len, until_sync: !is_simple, ..Void::default() };
         Ok(true)
     }
 
     fn ending_of_bound(&self, body: &[u8]) -> Ending {
-        let name = split_string(body).and_then(|(_, rest)| Some(split_string(rest)?.0)).unwrap_or_default();
-        match self.tracker.named(name) {
+        match self.tracker.named(bound_name(body)) {
             Named::Statement(statement) => Ending::of(statement.text()),
             Named::Absent | Named::Undecided => Ending::No,
         }
     }
 
+    /// What the client takes to be done by a message that is not done.
+    fn believe(&mut self, kind: u8, length: usize) {
+        let body = &self.inbox[HEADER..length.min(self.inbox.len())];
+        let left = match kind {
+            b'Q' => leaves(Glance::at(body)),
+            b'P' => self.believe_parse(length),
+            b'B' => {
+                let name = bound_name(body);
+                match (self.void.meant.get(name), self.tracker.named(name)) {
+                    (Some(meant), _) => *meant,
+                    (None, Named::Statement(statement)) => leaves(statement.seen),
+                    (None, Named::Absent | Named::Undecided) => None,
+                }
+            }
+            _ => None,
+        };
+        self.after = lost_status(self.after, left);
+    }
+
+    fn believe_parse(&mut self, length: usize) -> Option<bool> {
+        let body = &self.inbox[HEADER..length.min(self.inbox.len())];
+        let (name, rest) = split_string(body)?;
+        let left = leaves(Glance::at(split_string(rest).map_or(rest, |(text, _)| text)));
+        let was = match self.tracker.named(name) {
+            Named::Statement(statement) => leaves(statement.seen),
+            Named::Absent | Named::Undecided => None,
+        };
+        let meant = &mut self.void.meant;
+        if name.is_empty() || left.is_some() || was.is_some() || meant.contains_key(name) {
+            if meant.len() >= MAX_MEANT {
+                return Some(true);
+            }
+            meant.insert(name.to_vec(), left);
+        }
+        None
+    }
+
     /// Answers what was meant for a lost server.
-    pub(super) fn answer_void(&mut self) -> Result<(), Malformed> {
+    fn answer_void(&mut self) -> Result<(), Malformed> {
         loop {
             if self.void.message > 0 {
                 let count = self.void.message.min(self.inbox.len());
@@ -236,6 +308,7 @@ impl Relay {
             if frame.len > self.inbox.len() && frame.is_small() {
                 return Ok(());
             }
+            self.believe(frame.kind, frame.len);
             match (self.void.until_sync, frame.kind) {
                 (_, b'X') => {
                     self.void = Void::default();
@@ -273,6 +346,11 @@ impl Relay {
             "an earlier statement was lost with the database server; this one was not begun and may be repeated",
         );
     }
+}
+
+/// The statement in a Bind.
+fn bound_name(body: &[u8]) -> &[u8] {
+    split_string(body).and_then(|(_, rest)| Some(split_string(rest)?.0)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ impl Relay {
             self.tracker.sent_parse(seen, Effect::Unnamed { statement }, Answer::Forward, None);
             return Staged::Done;
         }
-        if !self.tracker.has_room(rest.len()) {
+        if !self.tracker.has_room(name.len() + rest.len()) {
             self.outbox.extend_from_slice(part.bytes);
             self.tracker.sent_surplus(seen, name);
             return Staged::Done;

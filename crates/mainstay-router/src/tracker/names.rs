@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Answer, Awaited, Effect, MAX_STATEMENT_BYTES, MAX_STATEMENTS, Named, Text, Tracker, Unnamed};
 use crate::glance::Ties;
-use crate::statements::Statement;
+use crate::statements::{self, Statement};
 
 impl Tracker {
     /// The cycle that what is sent now belongs to.
@@ -75,15 +75,10 @@ impl Tracker {
     }
 
     /// Whether one more statement of this size can be kept, behind those that are on their way.
-    pub(crate) fn has_room(&self, statement: usize) -> bool {
-        let (mut count, mut bytes) = (self.statements.len(), self.statement_bytes);
-        for awaited in &self.awaited {
-            if let Effect::Keep { statement, .. } = &awaited.effect {
-                count += 1;
-                bytes += statement.len();
-            }
-        }
-        count < MAX_STATEMENTS && bytes + statement <= MAX_STATEMENT_BYTES
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let (count, coming) = self.coming;
+        let is_many = self.statements.len() + count >= MAX_STATEMENTS;
+        !is_many && self.statement_bytes + coming + bytes <= MAX_STATEMENT_BYTES && statements::has_room(bytes)
     }
 
     /// A Parse for which there is no room goes to the server, under the client's own name: the session stays there.

@@ -21,6 +21,16 @@ fn sent(tracker: &mut Tracker, message: &[u8]) {
     tracker.sent(message[0], message, true, Instant::now());
 }
 
+fn bind(tracker: &mut Tracker, name: &str) {
+    let mut message = Vec::new();
+    message::put(&mut message, b'B', |out| {
+        message::put_string(out, b"");
+        message::put_string(out, name.as_bytes());
+        out.extend_from_slice(&[0; 6]);
+    });
+    sent(tracker, &message);
+}
+
 fn send_kinds(tracker: &mut Tracker, kinds: &[u8]) {
     for kind in kinds {
         sent(tracker, &[*kind, 0, 0, 0, 4]);
@@ -51,7 +61,7 @@ fn an_open_transaction_is_aborted_until_its_end_is_sent() {
     sent(&mut tracker, &simple("begin"));
     receive(&mut tracker, &[(b'Z', b"T")]);
     assert_eq!(tracker.fate(), Fate::Abort);
-    assert_eq!(tracker.after_abort(), FAILED);
+    assert_eq!(tracker.owed().after, FAILED);
     sent(&mut tracker, &simple("insert into t values (1)"));
     assert_eq!(tracker.fate(), Fate::Abort);
     sent(&mut tracker, &simple("commit"));
@@ -62,13 +72,25 @@ fn an_open_transaction_is_aborted_until_its_end_is_sent() {
 }
 
 #[test]
-fn a_begin_in_flight_begins_nothing() {
-    for (text, after) in [("begin", IDLE), (" START transaction; ", IDLE), ("begin; insert into t values (1)", FAILED)]
-    {
+fn a_begin_in_flight_is_sent_again_while_nothing_was_heard_of_it() {
+    for text in ["begin", " START transaction isolation level serializable; "] {
         let mut tracker = Tracker::new();
         sent(&mut tracker, &simple(text));
-        assert_eq!((tracker.fate(), tracker.after_abort()), (Fate::Abort, after), "{text}");
+        assert_eq!(tracker.fate(), Fate::Carry, "{text}");
+        assert_eq!(tracker.take_begin(), Some(simple(text)));
+        let mut tracker = Tracker::new();
+        sent(&mut tracker, &simple(text));
+        receive(&mut tracker, &[(b'C', b"BEGIN\0")]);
+        assert_eq!((tracker.fate(), tracker.owed().after), (Fate::Abort, FAILED), "{text}");
     }
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &simple("begin; insert into t values (1)"));
+    assert_eq!((tracker.fate(), tracker.owed().after), (Fate::Abort, FAILED));
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse("", "begin"));
+    bind(&mut tracker, "");
+    send_kinds(&mut tracker, b"ES");
+    assert_eq!((tracker.fate(), tracker.owed().after), (Fate::Abort, FAILED));
     // Behind a BEGIN that fails, the insert would be a transaction of its own; with a COMMIT it would be done.
     for texts in [&["begin", "insert into t values (1)"][..], &["begin; insert into t values (1); commit"]] {
         let mut tracker = Tracker::new();
@@ -80,6 +102,52 @@ fn a_begin_in_flight_begins_nothing() {
 }
 
 #[test]
+fn who_loses_a_server_is_left_where_he_takes_himself_to_be() {
+    let texts: [(&[&str], &[u8]); 6] = [
+        (&["begin", "insert into t values (1)"], b"EE"),
+        (&["begin", "insert into t values (1)", "commit"], b"EEI"),
+        (&["insert into t values (1)", "begin; select 1"], b"IE"),
+        (&["begin", "rollback; begin"], b"EE"),
+        (&["begin", "commit and chain"], b"EE"),
+        (&["begin", "rollback to a"], b"EE"),
+    ];
+    for (texts, left) in texts {
+        let mut tracker = Tracker::new();
+        for text in texts {
+            sent(&mut tracker, &simple(text));
+        }
+        assert_eq!(tracker.fate(), Fate::Unknown, "{texts:?}");
+        let owed = tracker.lose();
+        assert_eq!((owed.cycles.as_slice(), owed.after), (left, left[left.len() - 1]), "{texts:?}");
+    }
+    // As pgJDBC sends it.
+    let mut tracker = Tracker::new();
+    for (text, after) in [("begin", FAILED), ("insert into t values (1)", FAILED), ("commit", IDLE)] {
+        sent(&mut tracker, &parse("", text));
+        bind(&mut tracker, "");
+        send_kinds(&mut tracker, b"E");
+        assert_eq!(tracker.owed(), Owed { cycles: vec![], is_batch_open: true, after });
+    }
+    tracker.lose();
+    let message = simple(&format!("begin; select '{}'", "y".repeat(20_000)));
+    tracker.sent(b'Q', &message[..9_000], false, Instant::now());
+    assert_eq!(tracker.lose(), Owed { cycles: vec![FAILED], is_batch_open: false, after: FAILED });
+}
+
+#[test]
+fn what_has_to_fail_is_checked_to_have_failed() {
+    for (status, expected) in [(b"E", Received::Ours), (b"T", Received::NotFailed), (b"I", Received::NotFailed)] {
+        let mut tracker = Tracker::new();
+        tracker.sent_failing(Instant::now());
+        tracker.now(FAILED);
+        assert!(tracker.must_fail());
+        receive(&mut tracker, &[(b'C', b"BEGIN\0"), (b'E', b"")]);
+        assert_eq!(tracker.received(b'Z', status, Instant::now()), expected);
+        assert!(!tracker.must_fail());
+    }
+}
+
+#[test]
 fn a_prepared_commit_is_an_end_whenever_it_is_executed() {
     let mut tracker = Tracker::new();
     sent(&mut tracker, &parse("c", "commit"));
@@ -87,13 +155,7 @@ fn a_prepared_commit_is_an_end_whenever_it_is_executed() {
     send_kinds(&mut tracker, b"S");
     receive(&mut tracker, &[(b'1', b""), (b'1', b""), (b'Z', b"T")]);
     for (name, fate) in [("i", Fate::Abort), ("c", Fate::Unknown)] {
-        let mut bind = Vec::new();
-        message::put(&mut bind, b'B', |out| {
-            message::put_string(out, b"");
-            message::put_string(out, name.as_bytes());
-            out.extend_from_slice(&[0; 6]);
-        });
-        sent(&mut tracker, &bind);
+        bind(&mut tracker, name);
         send_kinds(&mut tracker, b"ES");
         assert_eq!(tracker.fate(), fate, "{name}");
         receive(&mut tracker, &[(b'2', b""), (b'C', b""), (b'Z', b"T")]);
@@ -105,7 +167,7 @@ fn pipelined_batches_are_owed_one_by_one() {
     let mut tracker = Tracker::new();
     send_kinds(&mut tracker, b"BESBESBE");
     receive(&mut tracker, &[(b'Z', b"I")]);
-    assert_eq!(tracker.lose(), Owed { cycles: 1, is_batch_open: true });
+    assert_eq!(tracker.lose(), Owed { cycles: vec![IDLE], is_batch_open: true, after: IDLE });
     assert_eq!(tracker.fate(), Fate::Carry);
 }
 
@@ -125,7 +187,8 @@ fn named_statements_are_kept_once_the_server_has_them() {
     receive(&mut tracker, &[(b'1', b""), (b'1', b""), (b'3', b""), (b'Z', b"I")]);
     assert_eq!(tracker.statements(), [parse("b", "select 3")]);
     assert_eq!(tracker.fate(), Fate::Carry);
-    assert_eq!(tracker.statement_bytes, "select 3".len() + 3);
+    assert_eq!(tracker.statement_bytes, "b".len() + "select 3".len() + 3);
+    assert_eq!(tracker.coming, (0, 0));
 }
 
 #[test]

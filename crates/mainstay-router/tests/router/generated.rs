@@ -13,12 +13,25 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 /// What a client does next; what makes no sense in its state is passed over.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Insert { form: Form, sleep_ms: u8 },
-    Begin,
+    Insert {
+        form: Form,
+        sleep_ms: u8,
+    },
+    Begin {
+        form: Form,
+    },
+    /// A whole transaction at once: the answers are read when all is sent.
+    Pipelined {
+        form: Form,
+        sleep_ms: u8,
+        pause_ms: u8,
+    },
     Commit,
     Rollback,
     Fail,
-    Pause { ms: u8 },
+    Pause {
+        ms: u8,
+    },
 }
 
 /// How a statement is sent.
@@ -32,10 +45,13 @@ enum Form {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let form = prop_oneof![Just(Form::Simple), Just(Form::Unnamed), Just(Form::Named), Just(Form::Flushed)];
+    let form = || prop_oneof![Just(Form::Simple), Just(Form::Unnamed), Just(Form::Named), Just(Form::Flushed)];
     prop_oneof![
-        5 => (form, 0_u8..15).prop_map(|(form, sleep_ms)| Step::Insert { form, sleep_ms }),
-        3 => Just(Step::Begin),
+        5 => (form(), 0_u8..15).prop_map(|(form, sleep_ms)| Step::Insert { form, sleep_ms }),
+        3 => form().prop_map(|form| Step::Begin { form }),
+        2 => (form(), 0_u8..8, 0_u8..8).prop_map(|(form, sleep_ms, pause_ms)| {
+            Step::Pipelined { form, sleep_ms, pause_ms }
+        }),
         2 => Just(Step::Commit),
         1 => Just(Step::Rollback),
         1 => Just(Step::Fail),
@@ -95,11 +111,16 @@ impl Model {
     async fn run(&mut self, step: Step) {
         match step {
             Step::Pause { ms } => tokio::time::sleep(Duration::from_millis(ms.into())).await,
-            Step::Begin if self.status == 'I' => {
-                self.raw.query("begin").await;
+            Step::Begin { form } if self.status == 'I' => {
+                self.send(form, "begin").await;
                 let (code, status) = self.answer().await;
-                assert!(matches!((code.as_deref(), status), (None, 'T') | (Some("40001"), 'I')), "{code:?} {status}");
+                // Whatever became of it, what follows is meant for its transaction.
+                let is_expected = matches!((code.as_deref(), status), (None, 'T') | (Some("40001" | "08007"), 'E'));
+                assert!(is_expected, "{code:?} {status}");
                 self.status = status;
+            }
+            Step::Pipelined { form, sleep_ms, pause_ms } if self.status == 'I' => {
+                self.pipelined(form, sleep_ms, pause_ms).await;
             }
             Step::Commit if self.status != 'I' => self.commit().await,
             Step::Rollback if self.status != 'I' => {
@@ -117,7 +138,7 @@ impl Model {
                 self.failed();
             }
             Step::Insert { form, sleep_ms } => self.insert(form, sleep_ms).await,
-            Step::Begin | Step::Commit | Step::Rollback | Step::Fail => {}
+            Step::Begin { .. } | Step::Pipelined { .. } | Step::Commit | Step::Rollback | Step::Fail => {}
         }
     }
 
@@ -189,6 +210,35 @@ impl Model {
             ('E', Some("25P02" | "40001"), 'E') => self.settle(vec![id], Row::Absent),
             other => panic!("{other:?} of {form:?}"),
         }
+    }
+
+    /// Whatever is lost of it: all rows of the transaction are there, or none.
+    async fn pipelined(&mut self, form: Form, sleep_ms: u8, pause_ms: u8) {
+        let ids: Vec<i64> = (0..3).map(|more| self.number * 1_000 + self.next + more).collect();
+        self.next += 3;
+        self.send(form, "begin").await;
+        for id in &ids {
+            tokio::time::sleep(Duration::from_millis(pause_ms.into())).await;
+            self.send(form, &format!("insert into ledger select {id} from pg_sleep(0.0{sleep_ms:02})")).await;
+        }
+        self.send(form, "commit").await;
+        let mut codes = Vec::new();
+        let mut last = 'I';
+        for _ in 0..ids.len() + 2 {
+            let (code, status) = self.answer().await;
+            codes.push(code);
+            last = status;
+        }
+        assert_eq!(last, 'I', "{codes:?}");
+        let row = match codes.last().unwrap().as_deref() {
+            None if codes.iter().all(Option::is_none) => Row::There,
+            // A COMMIT behind an error is a ROLLBACK.
+            None => Row::Absent,
+            Some("40001") => Row::Absent,
+            Some("08007") => self.unknown(),
+            other => panic!("{other:?}"),
+        };
+        self.settle(ids, row);
     }
 
     async fn finish(&mut self) {

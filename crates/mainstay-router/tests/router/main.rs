@@ -5,6 +5,7 @@ mod encrypted;
 mod failover;
 mod garbage;
 mod generated;
+mod pipelined;
 mod sessions;
 mod support;
 mod transactions;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::raw::Raw;
 use crate::support::*;
-use mainstay_router::protocol::{FromRouter, ToRouter};
+use mainstay_router::protocol::FromRouter;
 use tokio_postgres::{Client, Error};
 
 async fn fail_over(primary: &mut Cluster, standby: &Cluster, control: &mut Control) {
@@ -136,7 +136,7 @@ async fn a_commit_in_flight_is_resolved_when_the_number_of_its_transaction_is_kn
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_planned_change_behind_a_drain_fails_no_statement() {
+async fn a_planned_change_behind_a_hold_fails_no_statement() {
     let (mut primary, standby, router, mut control) = pair().await;
     let is_over = Arc::new(AtomicBool::new(false));
     let total = Arc::new(AtomicU64::new(0));
@@ -176,10 +176,11 @@ async fn a_planned_change_behind_a_drain_fails_no_statement() {
     more(60).await;
     let idle = router.connect().await;
     idle.batch_execute("set timezone = 'Asia/Tokyo'").await.unwrap();
-    assert_eq!(control.ask(ToRouter::Drain { limit_ms: 4_000 }).await, FromRouter::Drained { left: 0 });
+    control.point(1, None, &[]).await;
+    control.leaving(0).await;
     let done = total.load(Ordering::Relaxed);
     caught_up(&primary, &standby).await;
-    assert_eq!(total.load(Ordering::Relaxed), done, "something ran behind the drain");
+    assert_eq!(total.load(Ordering::Relaxed), done, "something ran behind the hold");
     primary.kill();
     standby.promote().await;
     control.point(2, Some(&standby), &[]).await;
@@ -194,33 +195,21 @@ async fn a_planned_change_behind_a_drain_fails_no_statement() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_waits_for_its_limit_only_and_can_be_called_off() {
-    let (_primary, router, mut control) = single().await;
+async fn a_hold_tells_who_is_still_at_work_and_can_be_called_off() {
+    let (primary, router, mut control) = single().await;
     let open = router.connect().await;
     open.batch_execute("begin; insert into ledger values (1)").await.unwrap();
     let idle = Arc::new(router.connect().await);
     idle.batch_execute("select 1").await.unwrap();
-    assert_eq!(control.ask(ToRouter::Drain { limit_ms: 300 }).await, FromRouter::Drained { left: 1 });
+    control.point(1, None, &[]).await;
+    control.leaving(1).await;
     let waiting = Arc::clone(&idle);
     let held = tokio::spawn(async move { waiting.batch_execute("insert into ledger values (2)").await });
     // What was begun goes on.
     open.batch_execute("insert into ledger values (3)").await.unwrap();
     assert!(!held.is_finished());
-    assert_eq!(control.ask(ToRouter::Resume).await, FromRouter::Resumed);
+    control.point(1, Some(&primary), &[]).await;
     held.await.unwrap().unwrap();
     open.batch_execute("commit").await.unwrap();
     assert_eq!(count(&idle).await, 3);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_whose_asker_dies_ends_before_the_held_clients_do() {
-    let (_primary, router, mut control) = single().await;
-    let mut short = policy();
-    short.generation = mainstay_types::Generation(2);
-    short.hold_ms = 2_000;
-    let client = router.connect().await;
-    control.policy(short).await;
-    assert_eq!(control.ask(ToRouter::Drain { limit_ms: 100 }).await, FromRouter::Drained { left: 0 });
-    drop(control);
-    client.batch_execute("insert into ledger values (1)").await.unwrap();
 }

@@ -9,6 +9,9 @@ mod failover;
 mod garbage;
 #[path = "../router/generated.rs"]
 mod generated;
+mod held;
+#[path = "../router/pipelined.rs"]
+mod pipelined;
 mod pooling;
 mod prepared;
 #[path = "../router/sessions.rs"]
@@ -17,3 +20,4 @@ mod sessions;
 mod support;
 #[path = "../router/transactions.rs"]
 mod transactions;
+mod typed;

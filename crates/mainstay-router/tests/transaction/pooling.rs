@@ -14,7 +14,7 @@ pub(crate) async fn pooled(size: u32) -> (Cluster, Router, Control) {
     with_pool(PoolPolicy { mode: mode(), size, ..PoolPolicy::default() }).await
 }
 
-async fn with_pool(pool: PoolPolicy) -> (Cluster, Router, Control) {
+pub(crate) async fn with_pool(pool: PoolPolicy) -> (Cluster, Router, Control) {
     let (primary, router, mut control) = single().await;
     let mut narrow = policy();
     narrow.generation = mainstay_types::Generation(2);

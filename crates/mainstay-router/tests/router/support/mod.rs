@@ -177,6 +177,16 @@ impl Cluster {
         }
     }
 
+    /// Its processes go on no further, until it is killed: what is sent to them stays unanswered.
+    pub(crate) fn freeze(&self) {
+        let parent = self.postmaster.as_ref().expect("it runs").id();
+        signal(parent, rustix::process::Signal::STOP);
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            signal(child.parse().unwrap(), rustix::process::Signal::STOP);
+        }
+    }
+
     pub(crate) async fn promote(&self) {
         let admin = self.admin("postgres").await;
         admin.query_one("select pg_promote(true, 20)", &[]).await.unwrap();
