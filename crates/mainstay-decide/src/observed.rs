@@ -121,6 +121,10 @@ impl DatabaseSeen {
     /// Takes a new look at a member. Always use this, never insert into `members`.
     pub fn look(&mut self, member: Member, seen: MemberSeen, at: Timestamp) {
         let memory = self.memory.entry(member).or_default();
+        memory.answers_since = match &seen.answer {
+            Seen::Fact { .. } => Some(memory.answers_since.unwrap_or(at)),
+            Seen::Silent { .. } | Seen::Unknown => None,
+        };
         if let Seen::Fact { value: answer, .. } = &seen.answer {
             if answer.is_in_recovery && !answer.is_streaming {
                 memory.detached_since.get_or_insert(at);
@@ -151,6 +155,8 @@ pub struct MemberMemory {
     /// A primary: the members that it names as synchronous, and its position when they were first seen. What
     /// was acknowledged without waiting for them lies before it.
     pub synchronous: Option<(Vec<Member>, Lsn)>,
+    /// Since when it has answered each look in time.
+    pub answers_since: Option<Timestamp>,
     /// When its directory was last made as a copy.
     pub cloned_at: Option<Timestamp>,
 }

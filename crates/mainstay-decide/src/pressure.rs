@@ -5,5 +5,5 @@
 pub const EXPLAINS_SILENCE: u32 = 6000;
 
 /// Pressure explains silence, so more of it is needed to mean a hang; yet on a machine that is always busy a frozen
-/// server must be noticed too. At the default of 3 s this is 15 s: half of what the router holds sessions.
+/// server must be noticed too. Where another member answers all the while it is given none of this. At the default of 3 s this is 15 s: half of what the router holds sessions.
 pub const PATIENCE: u32 = 5;

@@ -156,10 +156,22 @@ impl<'a> View<'a> {
         }
     }
 
-    /// When silence that lasts since then means a hang. The planner looks again then.
-    pub(crate) fn hung_at(&self, since: Timestamp) -> Timestamp {
+    /// When this member's silence since then means a hang. The planner looks again then.
+    ///
+    /// What a busy machine does to one server it does to its equals. So pressure explains nothing once another member
+    /// has answered every look for as long as this one may be silent.
+    pub(crate) fn hung_at(&self, member: Member, since: Timestamp) -> Timestamp {
         let hang_after = self.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);
-        since.after(self.patience(hang_after))
+        let borne = since.after(self.patience(hang_after));
+        let others = self.database().into_iter().flat_map(|seen| seen.members.keys()).filter(|other| **other != member);
+        let steady = others.filter_map(|other| self.answers_since(*other)).min();
+        steady.map_or(borne, |steady| steady.max(since).after(hang_after).min(borne))
+    }
+
+    /// Since when this member has answered every look in time, and does so still.
+    fn answers_since(&self, member: Member) -> Option<Timestamp> {
+        let Answer::Fact(_) = self.answer(member) else { return None };
+        self.database()?.memory.get(&member)?.answers_since
     }
 
     /// How long silence is borne that means a hang after `usual` on a machine that has time.

@@ -6,7 +6,7 @@ use mainstay_api::Status;
 use mainstay_decide::drills::Fault;
 use mainstay_decide::pressure;
 use mainstay_supervisor::proc::{self, Resource};
-use mainstay_types::{ChildName, Member, Timestamp};
+use mainstay_types::{BoxId, ChildName, Member, State, Timestamp, Waiting};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -53,7 +53,8 @@ pub(crate) enum Hit {
 pub(crate) struct After {
     /// From the injection until the stack was whole again.
     pub(crate) whole: Option<Duration>,
-    /// Pressure of the machine gave silence more time than `hang_after`.
+    /// Tasks waited for the machine so much that more time is given. Of a frozen primary only when the stack itself said that
+    /// it bears the silence: another member that answers all the while takes that excuse from it.
     pub(crate) was_pressed: bool,
     /// More for the proof of the fault.
     pub(crate) proof: Vec<String>,
@@ -73,6 +74,13 @@ pub(crate) fn primary(status: &Status) -> Option<(Member, ChildName)> {
 fn is_pressed() -> bool {
     let resources = [Resource::Cpu, Resource::Io, Resource::Memory];
     resources.into_iter().filter_map(proc::pressure).max().is_some_and(|worst| worst > pressure::EXPLAINS_SILENCE)
+}
+
+/// Whether the stack bears this member's silence for longer than `hang_after`: then it draws it degraded.
+fn is_borne(status: &Status, member: Member) -> bool {
+    status.boxes.iter().filter(|shown| shown.id == BoxId::Postgres { member }).any(|shown| {
+        shown.state == State::Degraded && shown.waiting.iter().any(|waiting| matches!(waiting, Waiting::Silence { .. }))
+    })
 }
 
 impl Arena<'_> {
@@ -154,13 +162,13 @@ impl Arena<'_> {
         load: &Running,
         drill: &str,
     ) -> After {
-        let mut after = After { was_pressed: is_pressed(), ..After::default() };
+        let mut after = After::default();
         let within = self.longest_silence() * 2;
         let mut is_promoted = false;
         while !is_promoted && at.elapsed() < within {
             tokio::time::sleep(LOOK).await;
-            after.was_pressed |= is_pressed();
             let status = self.client.status().await.ok();
+            after.was_pressed |= status.as_ref().is_some_and(|status| is_borne(status, member));
             is_promoted = status.as_ref().and_then(primary).is_some_and(|(other, _)| other != member);
         }
         let (count, alive) = (frozen.count(), frozen.alive().len());

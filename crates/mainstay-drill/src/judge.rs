@@ -87,17 +87,11 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
     let mut notes = Vec::new();
     let pressed = rounds.iter().filter(|round| round.was_pressed).count();
     if pressed > 0 && case.options.fault.bounds_stall() {
-        let (share, limit) = (pressure::EXPLAINS_SILENCE / 100, stall_limit(true, promise).as_millis());
-        let borne = match case.options.fault {
-            Fault::DatabaseFreeze => {
-                format!(", which explains silence: it was borne {} times as long", pressure::PATIENCE)
-            }
-            _ => String::new(),
-        };
+        let limit = stall_limit(true, promise).as_millis();
         notes.push(format!(
-            "in {pressed} of {} rounds tasks waited for this machine more than {share} % of the time{borne}; the stall \
-             there is held to {limit} ms",
+            "in {pressed} of {} rounds {}; the stall there is held to {limit} ms",
             rounds.len(),
+            excuse(case.options.fault),
         ));
     }
     match case.options.fault {
@@ -208,8 +202,21 @@ fn extended(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Option<Exten
         of: u32::try_from(rounds.len()).unwrap_or(u32::MAX),
         promised_ms,
         bar_ms,
-        reason: format!("tasks waited for the machine more than {} % of the time", pressure::EXPLAINS_SILENCE / 100),
+        reason: excuse(case.options.fault),
     })
+}
+
+/// What a round under pressure saw.
+fn excuse(fault: Fault) -> String {
+    let share = pressure::EXPLAINS_SILENCE / 100;
+    let waited = format!("tasks waited for this machine more than {share} % of the time");
+    match fault {
+        Fault::DatabaseFreeze => format!(
+            "{waited} and no other member answered all the while: the stack bore the silence, up to {} times as long",
+            pressure::PATIENCE
+        ),
+        _ => waited,
+    }
 }
 
 /// What promises a stall promises it at the 95th percentile, of the rounds in which nothing else explained the silence and of

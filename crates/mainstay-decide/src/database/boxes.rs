@@ -36,7 +36,7 @@ pub(super) fn router(draft: &Draft<'_>, mut shown: BoxPlan) -> BoxPlan {
 fn is_serving(draft: &Draft<'_>, primary: Member) -> bool {
     match draft.view.answer(primary) {
         Answer::Fact(answer) => !answer.is_in_recovery,
-        Answer::Silent { since } => draft.view.now < draft.view.hung_at(since),
+        Answer::Silent { since } => draft.view.now < draft.view.hung_at(primary, since),
         Answer::Unknown => false,
     }
 }
@@ -110,10 +110,10 @@ fn running_state(draft: &Draft<'_>, member: Member, waiting: &mut Vec<Waiting>) 
 fn borne(draft: &Draft<'_>, member: Member) -> Option<String> {
     let Answer::Silent { since } = draft.view.answer(member) else { return None };
     let hang_after = draft.view.stack.database.as_ref()?.hang_after;
-    let (now, hung_at) = (draft.view.now, draft.view.hung_at(since));
+    let (now, hung_at) = (draft.view.now, draft.view.hung_at(member, since));
     (now >= since.after(hang_after) && now < hung_at).then(|| {
         let (usual, most) = (hang_after.as_secs(), hung_at.saturating_since(since).as_secs());
-        format!("silent for more than {usual} s, borne for {most} s: tasks of this machine wait for CPU or disk")
+        format!("silent for more than {usual} s, borne for {most} s: tasks of this machine wait for CPU or disk, and no other member answers all the time")
     })
 }
 

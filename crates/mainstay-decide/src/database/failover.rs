@@ -61,7 +61,7 @@ pub(super) fn ended(draft: &mut Draft<'_>, notes: &mut Notes, database: &Databas
 pub(super) fn silent(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record, since: Timestamp) {
     let primary = record.primary;
     let reason = format!("postgres-{primary} does not answer");
-    let hung_at = draft.view.hung_at(since);
+    let hung_at = draft.view.hung_at(primary, since);
     if draft.view.now < hung_at {
         draft.wake(hung_at);
         return wait(notes, primary, Waiting::Silence { since });
@@ -136,7 +136,7 @@ pub(super) fn go_on(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, p
         Answer::Fact(answer) if answer.is_in_recovery => draft.ask_urgent(Step::Promote { member: promoting }),
         Answer::Fact(answer) => draft.ask_urgent(Step::WriteRecord { record: taken_over(record, promoting, answer) }),
         Answer::Silent { since } => {
-            let hung_at = draft.view.hung_at(since);
+            let hung_at = draft.view.hung_at(promoting, since);
             if draft.view.now >= hung_at {
                 draft.ask_urgent(Step::Fence { member: promoting })
             } else {

@@ -81,7 +81,7 @@ fn running(
             }
         }
         Answer::Silent { since } => {
-            let hung_at = draft.view.hung_at(since);
+            let hung_at = draft.view.hung_at(member, since);
             if draft.view.now < hung_at {
                 draft.wake(hung_at);
                 return wait(notes, member, Waiting::Silence { since });
@@ -192,7 +192,7 @@ pub(super) fn is_lost(view: &View<'_>, record: &Record, member: Member, primary:
         || !primary.standbys.contains_key(&member);
     let is_wrong = match view.answer(member) {
         Answer::Fact(answer) => !answer.is_in_recovery || answer.timeline != record.timeline,
-        Answer::Silent { since } => view.now >= view.hung_at(since),
+        Answer::Silent { since } => view.now >= view.hung_at(member, since),
         Answer::Unknown => false,
     };
     is_gone || is_wrong || !view.wanted_members().contains(&member)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{A, B, Bench, at, fact};
-use mainstay_decide::observed::{DataDirectory, Record, RunningStep};
+use mainstay_decide::observed::{DataDirectory, MemberSeen, Record, RunningStep};
 use mainstay_decide::plan::{Step, StepKey};
 use mainstay_stack::model::Durability;
 use mainstay_types::{BoxId, ChildName, Lsn, Seen, State, Timeline, Waiting};
@@ -187,6 +187,45 @@ fn pressure_that_never_ends_does_not_hide_a_frozen_primary() {
     let steps = bench.steps();
     assert_eq!(record(&steps).expect("the bench is whole").promoting, Some(B));
     assert!(steps.contains(&Step::Fence { member: A }));
+}
+
+/// Compilers at idle priority are pressure by the kernel's count, and take nothing from a server: a primary that was
+/// frozen beside them was borne for 15 s while its standby answered every look.
+#[test]
+fn pressure_does_not_explain_what_an_equal_on_the_same_machine_does_not_suffer() {
+    let mut bench = Bench::ready();
+    bench.database().is_under_pressure = true;
+    bench.database().members.get_mut(&A).expect("the bench is whole").answer = Seen::Silent { since: at(97_000) };
+    let promotes = |bench: &Bench| record(&bench.steps()).is_some_and(|record| record.promoting == Some(B));
+    let steady = |bench: &mut Bench, since: Option<i64>| {
+        bench.database().memory.entry(B).or_default().answers_since = since.map(at);
+    };
+    steady(&mut bench, Some(50_000));
+    assert!(promotes(&bench), "it answered for all of the 3 s");
+    steady(&mut bench, Some(98_000));
+    assert_eq!(bench.steps(), vec![], "2 s of steady answers prove nothing");
+    assert_eq!(bench.plan().wake_at, Some(at(101_000)));
+    steady(&mut bench, None);
+    assert_eq!(bench.steps(), vec![], "it does not answer every look either");
+    steady(&mut bench, Some(50_000));
+    bench.database().members.get_mut(&B).expect("the bench is whole").answer = Seen::Silent { since: at(99_900) };
+    assert_eq!(bench.steps(), vec![], "it is silent itself");
+}
+
+#[test]
+fn a_member_answers_since_the_first_look_after_its_last_silence() {
+    let mut bench = Bench::ready();
+    let answers = bench.database().members[&B].clone();
+    let silent = MemberSeen { answer: Seen::Silent { since: at(100_300) }, ..answers.clone() };
+    let since = |bench: &mut Bench| bench.database().memory[&B].answers_since;
+    bench.database().look(B, silent.clone(), at(99_995));
+    bench.database().look(B, answers.clone(), at(100_000));
+    bench.database().look(B, answers.clone(), at(100_250));
+    assert_eq!(since(&mut bench), Some(at(100_000)));
+    bench.database().look(B, silent, at(100_500));
+    assert_eq!(since(&mut bench), None);
+    bench.database().look(B, answers, at(100_750));
+    assert_eq!(since(&mut bench), Some(at(100_750)));
 }
 
 #[test]
