@@ -27,6 +27,7 @@ const LAYERS: &[(&str, u32)] = &[
     // Test only, and the application side: on top of what they use, used by none of ours.
     ("mainstay-sim", 60),
     ("mainstay-kit", 60),
+    ("mainstay-rig", 60),
     ("integers", 70),
     ("users", 70),
     ("xtask", 70),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::rig::{ADMIN_PASSWORD, App, Call};
 use crate::{PASSWORD, World};
+use mainstay_rig::{ADMIN_PASSWORD, App, Call};
 
 crate::scenarios![
     every_route_wants_to_know_who_calls,
@@ -124,7 +124,7 @@ fn signs_in_and_refuses_everything_else(world: &mut World) {
     assert!(ask("guessed", "not the password").is(429).header("retry-after").is_some());
 }
 
-fn refresh(world: &World, token: &Value) -> crate::rig::Answer {
+fn refresh(world: &World, token: &Value) -> mainstay_rig::Answer {
     world.app.send("POST", "", "/auth/refresh", json!({ "refreshToken": token }))
 }
 

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 
 use serde_json::json;
 
-use crate::rig::{Answer, Call, wait_until};
 use crate::{Person, World};
+use mainstay_rig::{Answer, Call, wait_until};
 
 crate::scenarios![
     counts_from_one_without_gaps,

@@ -4,18 +4,15 @@
 //! because the usual harness has no place to end servers. `cargo test -p integers --test api NAME`
 //! runs those whose name holds NAME.
 
-#![expect(clippy::print_stdout, reason = "it is its own test harness and says what ran")]
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 mod access;
 mod counter;
 mod operation;
-mod rig;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use rig::{ADMIN_PASSWORD, App, Rig};
+use mainstay_rig::{ADMIN_PASSWORD, App, Application, Rig};
 use serde_json::json;
 
 /// What a scenario works with.
@@ -26,7 +23,7 @@ pub(crate) struct World {
     pub(crate) admin: String,
 }
 
-pub(crate) type Scenario = (&'static str, fn(&mut World));
+pub(crate) type Scenario = mainstay_rig::Scenario<World>;
 
 /// Names scenarios by their functions.
 #[macro_export]
@@ -58,21 +55,19 @@ impl World {
     }
 }
 
+const APPLICATION: Application = Application {
+    name: "integers",
+    program: env!("CARGO_BIN_EXE_integers"),
+    migrations: concat!(env!("CARGO_MANIFEST_DIR"), "/migrations"),
+    // Usage is rolled up and cleaned up every second, and everybody may register.
+    variables: &[("USAGE_ROLLUP_SECONDS", "1"), ("PURGE_SECONDS", "1"), ("REGISTRATIONS_PER_MINUTE", "1000")],
+};
+
 fn main() -> ExitCode {
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let rig = Rig::start();
+    let rig = Rig::start(APPLICATION);
     let app = rig.app();
     let mut world = World { rig, app, admin: String::new() };
     world.admin = world.sign_in("admin", ADMIN_PASSWORD);
-    let mut failed = 0;
-    for (name, scenario) in [access::ALL, counter::ALL, operation::ALL].concat() {
-        if wanted.as_deref().is_some_and(|wanted| !name.contains(wanted)) {
-            continue;
-        }
-        let is_good = catch_unwind(AssertUnwindSafe(|| scenario(&mut world))).is_ok();
-        failed += u32::from(!is_good);
-        println!("{name} ... {}", if is_good { "ok" } else { "FAILED" });
-    }
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let all = [access::ALL, counter::ALL, operation::ALL].concat();
+    mainstay_rig::run(&mut world, &all)
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::rig::{App, Call, wait_until};
 use crate::{Person, World};
+use mainstay_rig::{App, Call, wait_until};
 
 crate::scenarios![
     answers_about_its_health_on_both_ports,
@@ -146,7 +146,7 @@ fn finishes_and_exits_zero_at_sigterm(world: &mut World) {
         let rig = &world.rig;
         scope.spawn(move || rig.sql("integers", &lock));
         std::thread::sleep(Duration::from_millis(200));
-        let waiting = scope.spawn(move || crate::rig::exchange(port, &in_flight(&person)));
+        let waiting = scope.spawn(move || mainstay_rig::exchange(port, &in_flight(&person)));
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(app.terminate(), Some(0));
         assert_eq!(waiting.join().unwrap().is(200).json()["value"], 1, "what was in flight was finished");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::World;
-use crate::rig::{ADMIN_PASSWORD, Call};
+use mainstay_rig::{ADMIN_PASSWORD, Call};
 
 crate::scenarios![
     every_route_but_the_open_ones_wants_a_token,
@@ -144,7 +144,7 @@ fn login(world: &World, username: &str) -> Value {
     world.app.send("POST", "", "/api/auth/login", body).is(200).json()
 }
 
-fn refresh(world: &World, token: &Value) -> crate::rig::Answer {
+fn refresh(world: &World, token: &Value) -> mainstay_rig::Answer {
     world.app.send("POST", "", "/api/auth/refresh", json!({ "refreshToken": token }))
 }
 

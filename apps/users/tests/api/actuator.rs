@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::World;
-use crate::rig::{ADMIN_PASSWORD, Call, wait_until};
+use mainstay_rig::{ADMIN_PASSWORD, Call, wait_until};
 
 crate::scenarios![
     every_endpoint_has_the_shape_that_spring_documents,
@@ -79,7 +79,7 @@ fn the_index_names_what_is_there_and_nothing_else(world: &mut World) {
     let index = world.app.management("/actuator").is(200).json();
     let links = index["_links"].as_object().unwrap();
     for (name, link) in links {
-        let path = link["href"].as_str().unwrap().strip_prefix("http://users.localhost").unwrap();
+        let path = link["href"].as_str().unwrap().strip_prefix("http://app.localhost").unwrap();
         assert_eq!(link["templated"].as_bool().unwrap(), path.contains('{'), "{name}");
         // The table of migrations is not there: the rig ran them by hand.
         if !path.contains('{') && name != "flyway" {
@@ -109,7 +109,7 @@ fn shows_no_secret_anywhere(world: &mut World) {
     assert_eq!(bean["inputs"]["databasePool"]["origin"], "default");
 }
 
-fn set(world: &World, logger: &str, level: Value) -> crate::rig::Answer {
+fn set(world: &World, logger: &str, level: Value) -> mainstay_rig::Answer {
     let path = format!("/actuator/loggers/{logger}");
     world.app.manage(Call::new("POST", &path).body(json!({ "configuredLevel": level })))
 }

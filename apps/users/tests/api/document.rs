@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::World;
 use crate::access::{OPEN, PROTECTED};
-use crate::rig::Call;
+use mainstay_rig::Call;
 
 crate::scenarios![
     what_is_described_is_served_and_nothing_else,

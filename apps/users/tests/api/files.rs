@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::World;
-use crate::rig::{Answer, Call};
+use mainstay_rig::{Answer, Call};
 
 crate::scenarios![
     a_dry_run_reports_every_line_and_changes_nothing,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::World;
-use crate::rig::{ADMIN_PASSWORD, App, Call, wait_until};
+use mainstay_rig::{ADMIN_PASSWORD, App, Call, wait_until};
 
 crate::scenarios![
     speaks_the_actuators_shapes,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::World;
-use crate::rig::{Answer, App, Call, wait_until};
+use mainstay_rig::{Answer, App, Call, wait_until};
 
 crate::scenarios![
     a_browser_signs_in_with_a_cookie_that_scripts_cannot_read,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::World;
-use crate::rig::Call;
+use mainstay_rig::Call;
 
 crate::scenarios![
     creates_with_201_and_refuses_doubles_with_409,

@@ -1,16 +1,23 @@
-//! A real PostgreSQL, a real Redis and the real binary, on Unix sockets in a folder that is removed.
+//! What the tests of an application stand on: a real PostgreSQL and a real Redis, on Unix sockets in a folder that is
+//! removed, instances of its real program, requests to them, and scenarios that run one after another.
+//!
+//! For tests only: nothing that is shipped depends on it.
+
+#![expect(clippy::unwrap_used, reason = "a rig that cannot go on has failed the test")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-pub(crate) const ADMIN_PASSWORD: &str = "first-password-of-admin";
+/// What `ADMIN_PASSWORD` is for every instance.
+pub const ADMIN_PASSWORD: &str = "first-password-of-admin";
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// Folder of the server programs, newest version first.
@@ -30,7 +37,22 @@ fn id_of(argument: &str) -> u32 {
     text.trim().parse().unwrap_or_else(|_| panic!("id {argument}: {text}"))
 }
 
-pub(crate) struct Rig {
+/// The application under test.
+#[derive(Clone, Copy, Debug)]
+pub struct Application {
+    /// Its name, which its database has too.
+    pub name: &'static str,
+    /// Its program, built.
+    pub program: &'static str,
+    /// Folder of its migrations.
+    pub migrations: &'static str,
+    /// What [`Rig::app`] sets beside addresses and the administrator's password.
+    pub variables: &'static [(&'static str, &'static str)],
+}
+
+/// The servers.
+pub struct Rig {
+    application: Application,
     folder: tempfile::TempDir,
     programs: PathBuf,
     is_root: bool,
@@ -38,7 +60,8 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) fn start() -> Self {
+    /// Starts the servers, with the application's database.
+    pub fn start(application: Application) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let is_root = id_of("-u") == 0;
         // PostgreSQL runs as a user of its own when we are root, and must reach its folder.
@@ -48,12 +71,12 @@ impl Rig {
         if is_root {
             chown(&data, Some(id_of("-u postgres")), Some(id_of("-g postgres"))).unwrap();
         }
-        let mut rig = Self { folder, programs: postgres_programs(), is_root, redis: None };
+        let mut rig = Self { application, folder, programs: postgres_programs(), is_root, redis: None };
         let data = data.display().to_string();
         rig.postgres("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "--no-sync"]);
         let options = format!("-c listen_addresses= -k {data} -c fsync=off");
         rig.postgres("pg_ctl", &["-D", &data, "-w", "-l", &format!("{data}/log"), "-o", &options, "start"]);
-        rig.create_database("users");
+        rig.create_database(application.name);
         rig.start_redis();
         rig
     }
@@ -81,17 +104,18 @@ impl Rig {
     }
 
     /// A database with all migrations, run by psql in the order of their versions.
-    pub(crate) fn create_database(&self, name: &str) {
+    pub fn create_database(&self, name: &str) {
         self.sql("postgres", &format!("CREATE DATABASE {name}"));
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
-        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let entries = std::fs::read_dir(self.application.migrations).unwrap();
+        let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
         files.sort();
         for file in files {
             self.sql(name, &std::fs::read_to_string(file).unwrap());
         }
     }
 
-    pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
+    /// What psql answers, as a superuser.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
         let mut command = Command::new(self.programs.join("psql"));
         command.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql]);
         let output = command.arg("-h").arg(self.data()).output().unwrap();
@@ -99,12 +123,14 @@ impl Rig {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    pub(crate) fn redis_cli(&self, arguments: &[&str]) -> String {
+    /// What redis-cli answers.
+    pub fn redis_cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli").arg("-s").arg(self.redis_socket()).args(arguments).output();
         String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned()
     }
 
-    pub(crate) fn start_redis(&mut self) {
+    /// Starts Redis, until it answers.
+    pub fn start_redis(&mut self) {
         let mut command = Command::new("redis-server");
         command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(self.redis_socket());
         command.arg("--dir").arg(self.folder.path());
@@ -112,16 +138,17 @@ impl Rig {
         wait_until("redis answers", || self.redis_cli(&["PING"]) == "PONG");
     }
 
-    pub(crate) fn stop_redis(&mut self) {
+    /// Kills Redis.
+    pub fn stop_redis(&mut self) {
         if let Some(mut redis) = self.redis.take() {
             let _ = redis.kill();
             let _ = redis.wait();
         }
     }
 
-    /// The binary on ports of the kernel's choice, with further variables.
-    pub(crate) fn command(&self, database: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_users"));
+    /// The program on ports of the kernel's choice, with the addresses of this database and of Redis.
+    pub fn command(&self, database: &str) -> Command {
+        let mut command = Command::new(self.application.program);
         let redis = self.redis_socket().display().to_string();
         command
             .env_clear()
@@ -134,13 +161,14 @@ impl Rig {
         command
     }
 
-    pub(crate) fn app(&self) -> App {
-        self.app_with(&[("REQUESTS_PER_MINUTE", "0")])
+    /// An instance with the application's own variables.
+    pub fn app(&self) -> App {
+        self.app_with(self.application.variables)
     }
 
-    /// With further variables.
-    pub(crate) fn app_with(&self, variables: &[(&str, &str)]) -> App {
-        let mut command = self.command("users");
+    /// An instance with these variables instead.
+    pub fn app_with(&self, variables: &[(&str, &str)]) -> App {
+        let mut command = self.command(self.application.name);
         App::start(command.env("ADMIN_PASSWORD", ADMIN_PASSWORD).envs(variables.iter().copied()))
     }
 }
@@ -154,15 +182,18 @@ impl Drop for Rig {
 }
 
 /// A running instance.
-pub(crate) struct App {
-    pub(crate) child: Child,
-    port: u16,
+pub struct App {
+    /// Its process.
+    pub child: Child,
+    /// The port that it chose.
+    pub port: u16,
     management_port: u16,
     log: Arc<Mutex<Vec<String>>>,
 }
 
 impl App {
-    pub(crate) fn start(command: &mut Command) -> Self {
+    /// Starts it, until it says on which ports it listens.
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -184,32 +215,37 @@ impl App {
     }
 
     /// How many lines it has logged that hold this text.
-    pub(crate) fn logged(&self, text: &str) -> usize {
+    pub fn logged(&self, text: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
     /// A request at the management port.
-    pub(crate) fn manage(&self, request: Call<'_>) -> Answer {
+    pub fn manage(&self, request: Call<'_>) -> Answer {
         exchange(self.management_port, &request)
     }
 
-    pub(crate) fn call(&self, request: Call<'_>) -> Answer {
+    /// A request at the main port.
+    pub fn call(&self, request: Call<'_>) -> Answer {
         exchange(self.port, &request)
     }
 
-    pub(crate) fn get(&self, token: &str, path: &str) -> Answer {
+    /// A read by whoever has this token.
+    pub fn get(&self, token: &str, path: &str) -> Answer {
         self.call(Call::new("GET", path).token(token))
     }
 
-    pub(crate) fn send(&self, method: &'static str, token: &str, path: &str, body: Value) -> Answer {
+    /// A request with a JSON body by whoever has this token.
+    pub fn send(&self, method: &'static str, token: &str, path: &str, body: Value) -> Answer {
         self.call(Call::new(method, path).token(token).body(body))
     }
 
-    pub(crate) fn management(&self, path: &str) -> Answer {
+    /// A read at the management port.
+    pub fn management(&self, path: &str) -> Answer {
         exchange(self.management_port, &Call::new("GET", path))
     }
 
-    pub(crate) fn terminate(&mut self) -> Option<i32> {
+    /// Ends it by SIGTERM; its exit status.
+    pub fn terminate(&mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.child.wait().unwrap().code()
@@ -223,7 +259,8 @@ impl Drop for App {
     }
 }
 
-pub(crate) struct Call<'a> {
+/// A request.
+pub struct Call<'a> {
     method: &'a str,
     path: &'a str,
     headers: Vec<(&'a str, String)>,
@@ -231,46 +268,57 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(method: &'a str, path: &'a str) -> Self {
+    /// Without headers and body.
+    pub fn new(method: &'a str, path: &'a str) -> Self {
         Self { method, path, headers: Vec::new(), body: String::new() }
     }
 
-    pub(crate) fn header(mut self, name: &'a str, value: impl Into<String>) -> Self {
+    /// With a further header.
+    pub fn header(mut self, name: &'a str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    pub(crate) fn token(self, token: &str) -> Self {
+    /// By whoever has this token.
+    pub fn token(self, token: &str) -> Self {
         self.header("authorization", format!("Bearer {token}"))
     }
 
-    pub(crate) fn body(self, body: Value) -> Self {
+    /// With a JSON body.
+    pub fn body(self, body: Value) -> Self {
         self.text(body.to_string())
     }
 
-    pub(crate) fn text(self, body: impl Into<String>) -> Self {
+    /// With a body that is called JSON, whatever it is.
+    pub fn text(self, body: impl Into<String>) -> Self {
         self.of_kind("application/json", body)
     }
 
-    pub(crate) fn of_kind(mut self, kind: &str, body: impl Into<String>) -> Self {
+    /// With a body of another kind.
+    pub fn of_kind(mut self, kind: &str, body: impl Into<String>) -> Self {
         self.body = body.into();
         self.header("content-type", kind)
     }
 }
 
+/// What came back.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
+pub struct Answer {
+    /// The status.
+    pub status: u16,
     head: String,
-    pub(crate) text: String,
+    /// The body.
+    pub text: String,
 }
 
 impl Answer {
-    pub(crate) fn json(&self) -> Value {
+    /// The body, which must be JSON.
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(": ")?;
             key.eq_ignore_ascii_case(name).then_some(value.trim())
@@ -279,7 +327,7 @@ impl Answer {
 
     /// Checks the status and hands the answer on.
     #[track_caller]
-    pub(crate) fn is(self, status: u16) -> Self {
+    pub fn is(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self:?}");
         if status >= 400 {
             assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
@@ -288,11 +336,12 @@ impl Answer {
     }
 }
 
-fn exchange(port: u16, request: &Call<'_>) -> Answer {
+/// One request over a connection of its own.
+pub fn exchange(port: u16, request: &Call<'_>) -> Answer {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(WITHIN)).unwrap();
     let mut text =
-        format!("{} {} HTTP/1.1\r\nhost: users.localhost\r\nconnection: close\r\n", request.method, request.path);
+        format!("{} {} HTTP/1.1\r\nhost: app.localhost\r\nconnection: close\r\n", request.method, request.path);
     for (name, value) in &request.headers {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -307,10 +356,35 @@ fn exchange(port: u16, request: &Call<'_>) -> Answer {
     Answer { status, head: head.to_owned(), text: text.to_owned() }
 }
 
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+/// Looks again and again until it is so.
+///
+/// # Panics
+/// When it is not so for long.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
         assert!(started.elapsed() < WITHIN, "{what}: not within {WITHIN:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A scenario and its name; `W` is what all of them work with.
+pub type Scenario<W> = (&'static str, fn(&mut W));
+
+/// Runs the scenarios whose name holds the first argument of the process, or all: a main function of its own, because
+/// the usual harness has no place to end servers.
+#[expect(clippy::print_stdout, reason = "it is a test harness and says what ran")]
+pub fn run<W>(world: &mut W, scenarios: &[Scenario<W>]) -> ExitCode {
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let mut failed = 0;
+    for (name, scenario) in scenarios {
+        if wanted.as_deref().is_some_and(|wanted| !name.contains(wanted)) {
+            continue;
+        }
+        let is_good = catch_unwind(AssertUnwindSafe(|| scenario(world))).is_ok();
+        failed += u32::from(!is_good);
+        println!("{name} ... {}", if is_good { "ok" } else { "FAILED" });
+    }
+    println!("{failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
