@@ -1,14 +1,15 @@
 //! The pages of the codes that the command line and the admin API use; those of the stack file are the stack
-//! crate's. A code keeps its meaning for ever.
+//! crate's; and those of the SQLSTATEs of the router. A code keeps its meaning for ever.
 
 macro_rules! pages {
-    ($($code:literal)+) => {
-        const PAGES: &[(&str, &str)] =
+    ($name:ident: $($code:literal)+) => {
+        const $name: &[(&str, &str)] =
             &[$(($code, include_str!(concat!("../../../docs/errors/", $code, ".md"))),)+];
     };
 }
 
 pages! {
+    PAGES:
     "MS1001"
     "MS1002"
     "MS1003"
@@ -110,9 +111,31 @@ pages! {
     "MS3040"
 }
 
+// What clients of the database are told by the router, or because of it.
+pages! {
+    SQLSTATES:
+    "08007"
+    "08P01"
+    "0A000"
+    "26000"
+    "28P01"
+    "3D000"
+    "40001"
+    "53300"
+    "57P01"
+    "57P02"
+    "57P03"
+}
+
+/// Whether this has the form of a SQLSTATE: five digits and letters, as PostgreSQL gives its errors.
+pub(crate) fn is_sqlstate(code: &str) -> bool {
+    code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// The page of a code, given as people type it.
 pub(crate) fn explain(code: &str) -> Option<&'static str> {
-    let ours = PAGES.iter().find(|(known, _)| known.eq_ignore_ascii_case(code)).map(|(_, page)| *page);
+    let mut ours = PAGES.iter().chain(SQLSTATES);
+    let ours = ours.find(|(known, _)| known.eq_ignore_ascii_case(code)).map(|(_, page)| *page);
     ours.or_else(|| mainstay_stack::explain(code))
 }
 
@@ -165,13 +188,16 @@ mod tests {
             assert_eq!(explain(&code), Some(text.as_str()), "{code} is not what `mainstay explain` prints");
             files.insert(code);
         }
-        let unused: Vec<_> = files.difference(&used()).cloned().collect();
+        let pages_of_router: BTreeSet<String> = SQLSTATES.iter().map(|(code, _)| (*code).to_owned()).collect();
+        let known: BTreeSet<String> = used().union(&pages_of_router).cloned().collect();
+        let unused: Vec<_> = files.difference(&known).cloned().collect();
         assert!(unused.is_empty(), "pages of codes that nothing says: {unused:?}");
     }
 
     #[test]
     fn every_page_says_what_it_means_shows_it_and_says_what_to_do() {
-        let pages = used().into_iter().map(|code| (explain(&code).expect("a page"), code));
+        let all = used().into_iter().chain(SQLSTATES.iter().map(|(code, _)| (*code).to_owned()));
+        let pages = all.map(|code| (explain(&code).expect("a page"), code));
         for (page, code) in pages {
             let parts: Vec<&str> = page.split("\n## ").collect();
             let [meaning, example, mending] = parts.as_slice() else { panic!("{code} has {} parts", parts.len()) };
@@ -202,10 +228,47 @@ mod tests {
         }
     }
 
+    /// Every SQLSTATE that stands in the router's own code, its tests left out.
+    fn sqlstates_in(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).expect("the router's sources").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                sqlstates_in(&path, found);
+            } else if path.file_name().is_some_and(|name| name != "tests.rs") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+                let is_code = |text: &&str| {
+                    is_sqlstate(text)
+                        && text.starts_with(|first: char| first.is_ascii_digit())
+                        && *text == text.to_uppercase()
+                };
+                found.extend(text.split('"').filter(is_code).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn every_sqlstate_that_the_router_can_send_has_a_page_that_says_whether_to_retry() {
+        let mut sent = BTreeSet::new();
+        sqlstates_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../mainstay-router/src"), &mut sent);
+        assert!(sent.len() >= 10 && sent.contains("08007"), "the router's codes were not found: {sent:?}");
+        let without: Vec<&String> = sent.iter().filter(|code| explain(code).is_none()).collect();
+        assert!(without.is_empty(), "the router sends these, and they have no page: {without:?}");
+        for (code, page) in SQLSTATES {
+            assert!(page.starts_with(&format!("# {code}: ")), "{code} has no title");
+            let (_, mending) = page.split_once("## How to mend it").expect("a part that says what to do");
+            let is_said = ["Retrying", "retry", "repeat", "Connect again"].iter().any(|word| mending.contains(word));
+            assert!(is_said, "{code} does not say whether to retry");
+            assert!(mending.contains("`mainstay "), "{code} names no next command");
+        }
+    }
+
     #[test]
     fn stack_file_codes_are_explained_too_in_either_case() {
         assert!(explain("ms0020").is_some_and(|page| page.starts_with("# MS0020")));
         assert!(explain("ms4001").is_some_and(|page| page.starts_with("# MS4001")));
+        assert!(explain("57p03").is_some_and(|page| page.starts_with("# 57P03")));
         assert_eq!(explain("MS9999"), None);
+        assert_eq!(explain("42P01"), None);
     }
 }
