@@ -4,16 +4,18 @@
 //! The stream's own last line commits, and is sent only after the source ended well: whatever else ends this command
 //! or psql, PostgreSQL takes everything back.
 
+mod progress;
 mod tar;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use mainstay_postgres::import::{self, Filter, Format};
@@ -22,10 +24,12 @@ use mainstay_types::{Bytes, Timestamp, exit_code};
 use crate::Global;
 use crate::failure::Failure;
 use crate::screen;
+use progress::Progress;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// A dump (SQL text, custom or tar archive, each also gzipped; a folder of pg_dump) or a postgres:// URL
+    /// A dump (SQL text, custom or tar archive, each also gzipped; a folder of pg_dump), `-` for one on the standard
+    /// input, or a postgres:// URL
     source: String,
     /// Tables that are there already move to a schema before_import_TIME first, in the same transaction
     #[arg(long)]
@@ -186,10 +190,16 @@ fn unreadable(place: &str, error: &dyn std::fmt::Display) -> Failure {
         .help("a dump of pg_dump (text, custom, tar, folder; gzipped or not) or a postgres:// URL is taken")
 }
 
+/// What a dump on the standard input is called.
+const STANDARD_INPUT: &str = "the standard input";
+
 impl Source {
     fn open(source: &str, target: &Target) -> Result<Self, Failure> {
         if is_url(source) {
             return Self::of_database(source, target);
+        }
+        if source == "-" {
+            return Self::of_standard_input(target);
         }
         let path = Path::new(source);
         if path.is_dir() {
@@ -214,14 +224,58 @@ impl Source {
                 Self::of_archive(target, Input::Path(path), format!("{source} (archive)"), Vec::new())
             }
             Format::Custom => Self::of_archive(target, Input::Path(path), format!("{source} (archive)"), Vec::new()),
-            Format::Gzip => Self::of_gzip(source, path, target),
+            Format::Gzip => Self::of_gzip(source, Input::Path(path), target),
             Format::Unknown => Err(unreadable(source, &"neither SQL text nor an archive of pg_dump")),
         }
     }
 
-    fn of_gzip(source: &str, path: &Path, target: &Target) -> Result<Self, Failure> {
+    /// What comes through a pipe cannot be looked at before: that it was whole is known at its end, and until then
+    /// nothing is committed.
+    fn of_standard_input(target: &Target) -> Result<Self, Failure> {
+        let input = std::io::stdin();
+        if input.is_terminal() {
+            return Err(Failure::user("MS2031", "the standard input is a terminal, and no dump comes from there")
+                .help("as in `pg_dump -Fc shop | mainstay db import -`, or `mainstay db import - < shop.dump`"));
+        }
+        eprintln!("reading a dump from {STANDARD_INPUT}");
+        let cannot = |error: std::io::Error| unreadable(STANDARD_INPUT, &error);
+        // A handle that another thread may read.
+        let mut input = File::from(input.as_fd().try_clone_to_owned().map_err(cannot)?);
+        let head = head_of(&mut input).map_err(cannot)?;
+        let format = Format::of(&head);
+        let what = |kind: &str| format!("{STANDARD_INPUT} ({kind})");
+        match format {
+            Format::Sql => Ok(Self { what: what("SQL"), reader: Box::new(again(head, input)), makers: Vec::new() }),
+            Format::Custom | Format::Tar => {
+                let stream = Input::Stream(Box::new(again(head, input)), format == Format::Tar);
+                Self::of_archive(target, stream, what("archive"), Vec::new())
+            }
+            Format::Gzip => {
+                let stream = Input::Stream(Box::new(again(head, input)), false);
+                Self::of_gzip(STANDARD_INPUT, stream, target)
+            }
+            Format::Unknown => Err(unreadable(STANDARD_INPUT, &"neither SQL text nor an archive of pg_dump")),
+        }
+    }
+
+    fn of_gzip(source: &str, packed: Input<'_>, target: &Target) -> Result<Self, Failure> {
         let mut gzip = Command::new("gzip");
-        let (mut maker, mut out) = spawn(gzip.arg("-dc").arg("--").arg(path), "gzip")?;
+        gzip.arg("-dc");
+        let packed = match packed {
+            Input::Path(path) => {
+                gzip.arg("--").arg(path);
+                None
+            }
+            Input::Stream(stream, _) => {
+                gzip.stdin(Stdio::piped());
+                Some(stream)
+            }
+        };
+        let (mut maker, mut out) = spawn(&mut gzip, "gzip")?;
+        if let (Some(mut stream), Some(mut stdin)) = (packed, maker.stdin.take()) {
+            // Its end closes the pipe, and an end that comes too early is an error of gzip's.
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut stdin));
+        }
         let head = head_of(&mut out).map_err(|error| unreadable(source, &error))?;
         match Format::of(&head) {
             Format::Sql => {
@@ -438,7 +492,7 @@ fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) ->
     let mut psql = psql.spawn().map_err(|error| no_psql(&error))?;
     let mut said = Said::of(psql.stderr.take());
     let mut rows = Rows::of(psql.stdout.take());
-    let progress = Progress { talk: talk && std::io::stderr().is_terminal(), rows: Arc::clone(&rows.count) };
+    let progress = Progress::begin(talk && std::io::stderr().is_terminal(), &rows.count);
     let filter = match feed(&mut source, &mut psql, aside, &progress) {
         Ok(filter) => filter,
         Err(Fault::Psql) => return Err(psql_failed(psql, &mut said)),
@@ -455,11 +509,6 @@ fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) ->
         return Err(refused_by_psql(&said.all()));
     }
     Ok((filter, rows.all()))
-}
-
-struct Progress {
-    talk: bool,
-    rows: Arc<AtomicU64>,
 }
 
 enum Fault {
@@ -493,13 +542,13 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, progress: &P
     }
     send(preamble.as_bytes())?;
     let mut filter = Filter::default();
-    let (mut part, mut bytes, mut told) = (Vec::new(), 0u64, Instant::now());
+    let mut part = Vec::new();
     loop {
         let length = next_part(&mut source.reader, &mut part).map_err(|error| unreadable(&source.what, &error))?;
         if part.is_empty() {
             break;
         }
-        bytes += length;
+        progress.read(length);
         // A part shorter than the most has met the end, of its line or of all.
         let is_last = part.last() == Some(&b'\n') || part.len() < import::PART;
         match filter.part(&part, is_last) {
@@ -519,11 +568,8 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, progress: &P
                 return Err(Failure::user("MS2032", text).help(help).into());
             }
         }
-        if progress.talk && told.elapsed() > Duration::from_millis(500) {
-            eprint!("\r  {} read, {} rows ", Bytes(bytes), progress.rows.load(Ordering::Relaxed));
-            told = Instant::now();
-        }
     }
+    progress.read_all();
     source.ended_well()?;
     if filter.is_cut_off() || filter.is_empty() {
         let why = if filter.is_empty() && !filter.is_cut_off() { "nothing is in it" } else { "it is cut off" };
@@ -546,7 +592,7 @@ fn ended_well(maker: &mut Maker) -> Result<(), Failure> {
     let status = maker.child.wait().map_err(|error| Failure::bug(format!("{name}: {error}")))?;
     if maker.is_cut_off.load(Ordering::SeqCst) {
         return Err(
-            cut_off("what is gzipped").help("nothing was imported; `gzip -dc FILE | tar -t` shows where it ends")
+            cut_off("the stream").help("nothing was imported; `tar -t` shows where the (unpacked) archive ends")
         );
     }
     if status.success() {

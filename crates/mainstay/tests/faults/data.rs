@@ -48,6 +48,12 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
     world.import(&["commit.sql"]).fails(2, "MS2032", &["commit.sql", "line 1", "transaction"]);
     world.import(&["photo.png"]).fails(2, "MS2031", &["photo.png"]);
     world.import(&["missing.sql"]).fails(2, "MS2031", &["missing.sql"]);
+    let half = DUMP.split("ALTER TABLE ONLY").next().expect("before");
+    world.import_piped(half.as_bytes(), &[]).fails(2, "MS2031", &["the standard input (SQL)", "cut off"]);
+    world.import_piped(&cut[..cut.len() - 12], &[]).fails(1, "MS1013", &["gzip failed", "unexpected end of file"]);
+    world.import_piped(b"", &[]).fails(2, "MS2031", &["the standard input", "nothing is in it"]);
+    world.import_piped(b"\x89PNG\r\n\x1a\n\0\0\0", &[]).fails(2, "MS2031", &["the standard input", "neither SQL"]);
+    world.import_piped(format!("{DUMP}\\! touch hacked\n").as_bytes(), &[]).fails(2, "MS2032", &["touch hacked"]);
     assert_eq!(world.sql(tables), "0", "something of a refused import was kept");
     assert!(!world.app().join("hacked").exists(), "a dump ran a program");
 
@@ -70,6 +76,7 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
     write("orders.sql.gz", &gzip(DUMP.as_bytes()));
     world.import(&["orders.sql.gz", "--replace"]).succeeds();
     assert_eq!(world.sql("select count(*) from public.orders"), "3");
+    world.import_piped(DUMP.as_bytes(), &[]).fails(4, "MS4004", &["--replace"]);
     assert_eq!(
         world.sql("select count(*) from information_schema.tables where table_schema like 'before_import_%'"),
         "2",
@@ -127,6 +134,12 @@ fn an_import_ends_when_its_source_is_cut_off_counts_every_row_and_holds_no_line(
         write(&format!("{name}.gz"), &gzip(&tar[..length]));
         world.import(&[name, "--replace"]).fails(2, "MS2031", &[name, "cut off"]);
         world.import(&[&format!("{name}.gz"), "--replace"]).fails(2, "MS2031", &["cut off"]);
+        world.import_piped(&tar[..length], &["--replace"]).fails(2, "MS2031", &["cut off", "nothing was imported"]);
+    }
+    let custom = dump("whole.dump", &["-Fc"]);
+    for whole in [&custom, &gzip(&custom)] {
+        let piped = &whole[..whole.len() / 2];
+        world.import_piped(piped, &["--replace"]).fails(1, "MS1013", &["failed", "nothing was imported"]);
     }
     world.import(&[&url, "--replace"]).fails(4, "MS4006", &["this stack's own database"]);
     assert_eq!(world.sql("select count(*) from pg_namespace where nspname like 'before_import_%'"), "0");
@@ -135,6 +148,11 @@ fn an_import_ends_when_its_source_is_cut_off_counts_every_row_and_holds_no_line(
         let ran = world.import(&[source, "--replace"]);
         ran.succeeds();
         assert!(ran.text.contains("imported 1 tables, 3000 rows"), "{source}:\n{}", ran.text);
+    }
+    for piped in [std::fs::read(world.app().join("rows.sql")).expect("reads"), gzip(&custom), custom, gzip(&tar), tar] {
+        let ran = world.import_piped(&piped, &["--replace"]);
+        ran.succeeds();
+        assert!(ran.text.contains("imported 1 tables, 3000 rows"), "{}", ran.text);
     }
     let row =
         |length: usize| format!("CREATE TABLE long (t text);\nCOPY long FROM stdin;\n{}\n\\.\n", "x".repeat(length));

@@ -175,6 +175,19 @@ impl World {
         self.run(&[&["db", "import"], arguments].concat())
     }
 
+    /// `db import` with these bytes on its standard input, which is a pipe.
+    pub(crate) fn import_piped(&self, bytes: &[u8], arguments: &[&str]) -> Ran {
+        let mut command = self.command(&[&["db", "import", "-"], arguments].concat());
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let bytes = bytes.to_vec();
+        // Whoever refuses early reads no more.
+        let feeder = std::thread::spawn(move || writer.write_all(&bytes).ok());
+        command.stdin(reader);
+        let ran = finish(command);
+        feeder.join().expect("ends");
+        ran
+    }
+
     /// `db import` that goes on.
     pub(crate) fn begin_import(&self, arguments: &[&str]) -> Child {
         let mut command = self.command(&[&["db", "import"], arguments].concat());
