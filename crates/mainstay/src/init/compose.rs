@@ -5,9 +5,13 @@
 
 use super::docker::{self, Image, Start};
 use super::folder::{View, is_compose};
-use super::text::{Command, one_word, reason};
+use super::given::{self, Place};
+use super::shell::{self, Word};
+use super::text::{Command, reason};
 use super::yaml::{self, Node, Value};
 use super::{Part, Service, Unread};
+
+mod environment;
 
 const DATABASE: [&str; 6] = ["postgres", "postgresql", "postgis", "timescaledb", "pgvector", "timescaledb-ha"];
 const CACHE: [&str; 5] = ["redis", "valkey", "keydb", "redis-stack", "redis-stack-server"];
@@ -41,8 +45,13 @@ pub(super) fn read(view: &View<'_>, is_known: bool) -> Option<Part> {
     // Why it cannot be read is said by `unread`.
     let root = root(&file, view.text(path)?).ok()?;
     let mut part = Part::default();
-    for (name, node) in root.get("services")?.entries() {
-        one(&mut part, view, &file, &Entry { name, node }, is_known);
+    if let Some((name, line)) = root.get("name").and_then(|node| Some((interpolated(node.text()?), node.line))) {
+        part.name = Some((name, reason("", &file, Some(line), "`name`")));
+    }
+    let services = root.get("services")?.entries();
+    let hosts: Vec<&str> = services.iter().map(|(name, _)| name.as_str()).collect();
+    for (name, node) in services {
+        one(&mut part, view, &file, &Entry { name, node, hosts: &hosts }, is_known);
     }
     if let Some(include) = root.get("include") {
         part.open.push(format!("{file}:{} includes other files, which init does not read", include.line));
@@ -59,6 +68,8 @@ pub(super) fn read(view: &View<'_>, is_known: bool) -> Option<Part> {
 struct Entry<'n> {
     name: &'n str,
     node: &'n Node,
+    /// The names of all, by which containers reach each other.
+    hosts: &'n [&'n str],
 }
 
 impl Entry<'_> {
@@ -82,7 +93,8 @@ fn one(part: &mut Part, view: &View<'_>, file: &str, entry: &Entry<'_>, is_known
             let base = build.image.base.clone().map(|(base, at)| (base, build.dockerfile.clone(), at));
             match base.filter(|(base, _, _)| kind(base) != Kind::Other) {
                 Some((base, dockerfile, at)) => image_part(part, &dockerfile, entry, &base, at),
-                None if is_known => {}
+                // Its command is in other files; what it is given stands here.
+                None if is_known => environment::take(part, None, file, entry),
                 None => built(part, file, entry, &build),
             }
         }
@@ -162,13 +174,18 @@ fn built(part: &mut Part, file: &str, entry: &Entry<'_>, build: &Build<'_>) {
     let has_ports = entry.has("ports") || entry.has("expose");
     let words = |key: &str| entry.node.get(key).and_then(command);
     let start = build.image.start(words("entrypoint"), words("command"));
-    let (line, from, found) = match start {
-        Some((start, true)) => (start.line, (file.to_owned(), start.at), "its command"),
-        Some((start, false)) => (start.line, (build.dockerfile.clone(), start.at), "its command"),
-        None => ("./server".to_owned(), (file.to_owned(), build.line), "it is built here, and no command is said"),
+    let (command, from, found) = match start {
+        Some((start, true)) => (start.command, (file.to_owned(), start.at), "its command"),
+        Some((start, false)) => (start.command, (build.dockerfile.clone(), start.at), "its command"),
+        None => {
+            let found = "it is built here, and no command is said";
+            (Command::new("./server"), (file.to_owned(), build.line), found)
+        }
     };
+    let place = Place { file: &from.0, line: Some(from.1) };
+    let (command, taken) = given::fit(&command, has_ports, place);
     let is_guess = found != "its command";
-    let mut service = Service::new(entry.name, Command::new(line), has_ports);
+    let mut service = Service::new(entry.name, command, has_ports);
     service.dir = build.inner.dir();
     if is_guess {
         service
@@ -187,17 +204,10 @@ fn built(part: &mut Part, file: &str, entry: &Entry<'_>, build: &Build<'_>) {
         part.reasons.push(reason(format!("health {path}"), file, Some(line), "its health check"));
         service.health = Some(path);
     }
-    for key in ["environment", "env_file"] {
-        if let Some(node) = entry.node.get(key).filter(|node| !node.is_empty()) {
-            part.open.push(format!(
-                "{file}:{}: what `{key}` of {} sets is not taken over: put what it still needs into \
-                 [service.{}.env], without the addresses of database and cache",
-                node.line, entry.name, service.name
-            ));
-        }
-    }
     let what = format!("service {} runs {}", service.name, service.run.line);
     part.reasons.push(reason(what, &from.0, Some(from.1), found));
+    taken.give(part, Some(&mut service), place);
+    environment::take(part, Some(&mut service), file, entry);
     if !has_ports {
         let why = "it has no `ports`";
         part.reasons.push(reason(format!("{} is a worker", service.name), file, Some(entry.node.line), why));
@@ -205,16 +215,26 @@ fn built(part: &mut Part, file: &str, entry: &Entry<'_>, build: &Build<'_>) {
     part.services.push(service);
 }
 
-/// `command` or `entrypoint`: a list of words, or a line that is split into words.
+/// `command` or `entrypoint`: a list of words, or a line that is split into words. No shell reads either, so what a
+/// `$` begins is put in by Compose, and `$$` is a dollar sign that the program is given.
 fn command(node: &Node) -> Option<Start> {
-    let line = match &node.value {
-        Value::Text(text) => unfolded(text),
-        Value::List(items) => items.iter().filter_map(Node::text).map(one_word).collect::<Vec<_>>().join(" "),
+    let texts: Vec<String> = match &node.value {
+        Value::Text(text) => {
+            let line = interpolated(&unfolded(text));
+            // A quotation mark that is not closed: as it stands.
+            shell::split(&line).unwrap_or_else(|| vec![line.trim().to_owned()])
+        }
+        Value::List(items) => items.iter().filter_map(Node::text).map(interpolated).collect(),
         Value::Empty | Value::Map(_) => return None,
     };
-    // `$$` is how Compose writes a `$` that is not its own.
-    let line = line.trim().replace("$$", "$");
-    Some(Start { line, at: node.line, is_shell: false }).filter(|start| !start.line.is_empty())
+    let words: Vec<Word> = texts.iter().map(|text| Word::template(text)).collect();
+    let command = if words.iter().any(Word::expands) {
+        // The service is given these variables, if they are in its environment.
+        Command::new(words.iter().map(Word::quoted).collect::<Vec<_>>().join(" "))
+    } else {
+        Command::of_words(words.iter().map(Word::text).collect())
+    };
+    Some(Start { command, at: node.line }).filter(|start| !start.command.line.trim().is_empty())
 }
 
 /// Line breaks are blanks between words, and stay what they are within quotation marks.

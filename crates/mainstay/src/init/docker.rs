@@ -1,6 +1,6 @@
 //! A Dockerfile: from which image, and with which command its container starts.
 
-use super::text::one_word;
+use super::text::Command;
 
 /// What the last stage says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,10 +16,16 @@ pub(super) struct Image {
 /// ENTRYPOINT or CMD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Start {
-    pub(super) line: String,
+    pub(super) command: Command,
     pub(super) at: usize,
-    /// A shell runs it: an ENTRYPOINT of this form takes no further words.
-    pub(super) is_shell: bool,
+}
+
+impl Start {
+    /// The words that a program is given; those of a line for the shell are the shell's.
+    fn words(&self) -> Vec<String> {
+        let shell = || ["/bin/sh", "-c", &self.command.line].map(str::to_owned).to_vec();
+        self.command.words.clone().unwrap_or_else(shell)
+    }
 }
 
 impl Image {
@@ -31,15 +37,16 @@ impl Image {
         let entry = entry.or_else(|| self.entry.clone());
         let command = command.or_else(|| if own_entry { None } else { self.command.clone() });
         let start = match (entry, command) {
-            (Some(entry), Some(command)) if !entry.is_shell => {
+            // An ENTRYPOINT for the shell takes no further words.
+            (Some(entry), Some(command)) if entry.command.words.is_some() => {
                 let at = if is_ours && !own_entry { command.at } else { entry.at };
-                Start { line: format!("{} {}", entry.line, command.line), at, is_shell: false }
+                Start { command: Command::of_words([entry.words(), command.words()].concat()), at }
             }
             (Some(entry), _) => entry,
             (None, Some(command)) => command,
             (None, None) => return None,
         };
-        Some((start, is_ours)).filter(|(start, _)| !start.line.trim().is_empty())
+        Some((start, is_ours)).filter(|(start, _)| !start.command.line.trim().is_empty())
     }
 }
 
@@ -115,11 +122,8 @@ fn instructions(text: &str) -> Vec<(String, usize)> {
 /// `["a", "b c"]` or a shell's line.
 fn started(text: &str, at: usize) -> Start {
     match serde_json::from_str::<Vec<String>>(text) {
-        Ok(words) => {
-            let words: Vec<String> = words.iter().map(|word| one_word(word)).collect();
-            Start { line: words.join(" "), at, is_shell: false }
-        }
-        Err(_) => Start { line: text.to_owned(), at, is_shell: true },
+        Ok(words) => Start { command: Command::of_words(words), at },
+        Err(_) => Start { command: Command::new(text), at },
     }
 }
 
@@ -130,7 +134,7 @@ mod tests {
     fn line(text: &str, target: Option<&str>) -> String {
         read(text, target)
             .start(None, None)
-            .map(|(start, _)| format!("{}:{}", start.at, start.line))
+            .map(|(start, _)| format!("{}:{}", start.at, start.command.line))
             .unwrap_or_default()
     }
 
@@ -148,6 +152,7 @@ mod tests {
     fn entry_point_and_command_are_one_line_unless_a_shell_has_it() {
         assert_eq!(line("FROM a\nENTRYPOINT [\"/s\"]\nCMD [\"--port\", \"8 0\"]\n", None), "2:/s --port '8 0'");
         assert_eq!(line("FROM a\nENTRYPOINT exec /s\nCMD [\"--port\"]\n", None), "2:exec /s");
+        assert_eq!(line("FROM a\nENTRYPOINT [\"/s\"]\nCMD node x $Y\n", None), "2:/s /bin/sh -c 'node x $Y'");
         assert_eq!(line("FROM a\ncmd [\"a\", \\\n  # why\n  \"b\"]\n", None), "2:a b");
     }
 }

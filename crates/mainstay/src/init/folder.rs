@@ -43,7 +43,7 @@ pub(crate) fn is_skipped(name: &str) -> bool {
 }
 
 /// Files whose text is wanted, by name.
-const READ: [&str; 15] = [
+const READ: [&str; 17] = [
     "Procfile",
     "Cargo.toml",
     "package.json",
@@ -55,6 +55,8 @@ const READ: [&str; 15] = [
     "build.gradle.kts",
     "settings.gradle",
     "settings.gradle.kts",
+    "gradle.properties",
+    "puma.rb",
     "Dockerfile",
     "routes.rb",
     "urls.py",
@@ -155,6 +157,12 @@ impl<'f> View<'f> {
     /// A path of the folder as seen from here, when it is here or below.
     pub(super) fn relative<'p>(&self, path: &'p str) -> Option<&'p str> {
         path.strip_prefix(&self.prefix)
+    }
+
+    /// The name of this folder itself.
+    pub(super) fn name(&self) -> &str {
+        let inner = self.prefix.trim_end_matches('/').rsplit('/').next().filter(|name| !name.is_empty());
+        inner.unwrap_or(&self.folder.name)
     }
 
     pub(super) fn has(&self, path: &str) -> bool {

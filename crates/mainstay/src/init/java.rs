@@ -1,36 +1,43 @@
 //! pom.xml or build.gradle: a Spring Boot application, started from the jar that its build makes.
 
+use roxmltree::{Document, Node};
+
 use super::folder::View;
 use super::text::{Command, add_service, line_of, reason};
 use super::{Part, Service};
 
 /// How the build names its jar, and how it is begun.
-struct Build<'f> {
+struct Build {
     file: &'static str,
-    text: &'f str,
+    /// What it depends on and is built by, with lines.
+    says: Vec<(String, usize)>,
     name: String,
-    /// The file that names the project, and its line.
-    named: (&'static str, Option<usize>),
+    /// The file that names the project, and its line; `None`: its folder does.
+    named: Option<(&'static str, Option<usize>)>,
     jar: String,
     command: &'static str,
 }
 
+impl Build {
+    fn line_of(&self, needle: &str) -> Option<usize> {
+        self.says.iter().find(|(text, _)| text.contains(needle)).map(|(_, line)| *line)
+    }
+}
+
 pub(super) fn read(view: &View<'_>) -> Option<Part> {
     let build = maven(view).or_else(|| gradle(view))?;
-    if !build.text.contains("org.springframework.boot") {
-        return None;
-    }
+    let spring = build.line_of("org.springframework.boot")?;
     let file = view.full(build.file);
-    let mut part = Part::default();
-    let at = |needle: &str| line_of(build.text, needle);
-    part.name =
-        Some((build.name.clone(), reason("", &view.full(build.named.0), build.named.1, "the name of the project")));
+    let name = build
+        .named
+        .map(|(file, line)| (build.name.clone(), reason("", &view.full(file), line, "the name of the project")));
+    let mut part = Part { name, ..Part::default() };
     let mut web = Service::new(&build.name, Command::new(format!("java -jar {}", build.jar)), true);
     web.env.insert("SERVER_PORT".to_owned(), "${PORT}".to_owned());
+    web.env.insert("SERVER_ADDRESS".to_owned(), "127.0.0.1".to_owned());
     web.env.insert("SERVER_SHUTDOWN".to_owned(), "graceful".to_owned());
-    let found = ("spring-boot", "Spring Boot");
-    add_service(&mut part, view, web, (build.file, at(found.0), found.1.to_owned()));
-    if let Some(line) = at("spring-boot-starter-actuator") {
+    add_service(&mut part, view, web, (build.file, Some(spring), "Spring Boot".to_owned()));
+    if let Some(line) = build.line_of("spring-boot-starter-actuator") {
         set_health(&mut part, "/actuator/health");
         let why = "`spring-boot-starter-actuator`";
         part.reasons.push(reason("health /actuator/health", &file, Some(line), why));
@@ -40,6 +47,9 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         );
     }
     data(&mut part, view, &build);
+    if build.jar.contains("${") {
+        part.open.push(format!("{file} makes the jar's name of what init does not know: put its name into `run`"));
+    }
     part.open.push(format!("the jar must be there before `mainstay up`: {}", build.command));
     Some(part)
 }
@@ -51,11 +61,10 @@ fn set_health(part: &mut Part, path: &str) {
     }
 }
 
-fn data(part: &mut Part, view: &View<'_>, build: &Build<'_>) {
+fn data(part: &mut Part, view: &View<'_>, build: &Build) {
     let file = view.full(build.file);
-    let find = |needles: &[&'static str]| {
-        needles.iter().find_map(|needle| line_of(build.text, needle).map(|line| (*needle, line)))
-    };
+    let find =
+        |needles: &[&'static str]| needles.iter().find_map(|needle| build.line_of(needle).map(|line| (*needle, line)));
     if let Some((name, line)) = find(&["org.postgresql", "r2dbc-postgresql"]) {
         part.has_database = true;
         part.reasons.push(reason("database (PostgreSQL)", &file, Some(line), format!("`{name}`")));
@@ -81,47 +90,95 @@ fn data(part: &mut Part, view: &View<'_>, build: &Build<'_>) {
     }
 }
 
-fn maven<'f>(view: &View<'f>) -> Option<Build<'f>> {
-    let text = view.text("pom.xml")?;
-    // The parent has names of its own, which come first.
-    let own = text.split_once("</parent>").map_or(text, |(_, rest)| rest);
-    let own = own.split_once("<dependencies>").map_or(own, |(head, _)| head);
-    let name = tag(own, "artifactId")?.to_owned();
-    let version = tag(own, "version").unwrap_or("0.0.1-SNAPSHOT");
-    let jar = match tag(text, "finalName").filter(|name| !name.contains('$')) {
-        Some(name) => format!("target/{name}.jar"),
-        None => format!("target/{name}-{version}.jar"),
-    };
+fn maven(view: &View<'_>) -> Option<Build> {
+    // Why it cannot be read is said by `unread`.
+    let document = Document::parse(view.text("pom.xml")?).ok()?;
+    let project = document.root_element();
+    // One that only gathers others makes no jar: they are looked at, each in its folder.
+    let packaging = text_of(project, &["packaging"]).unwrap_or("jar");
+    if packaging == "pom" {
+        return None;
+    }
+    let name = text_of(project, &["artifactId"])?.to_owned();
+    let version = text_of(project, &["version"]).or_else(|| text_of(project, &["parent", "version"]));
+    let version = resolved(project, version.unwrap_or("0.0.1-SNAPSHOT"));
+    let jar = text_of(project, &["build", "finalName"]).map(|name| resolved(project, name));
+    let jar = jar.unwrap_or_else(|| format!("{name}-{version}"));
+    let extension = if packaging == "war" { "war" } else { "jar" };
+    let line = |node: Node<'_, '_>| document.text_pos_at(node.range().start).row as usize;
+    let ids = document.descendants().filter(|node| ["groupId", "artifactId"].contains(&node.tag_name().name()));
+    let says = ids.filter_map(|node| Some((node.text()?.trim().to_owned(), line(node)))).collect();
+    let named = child(project, "artifactId").map(line);
     let command = if view.has("mvnw") { "./mvnw --batch-mode package" } else { "mvn --batch-mode package" };
-    let named = ("pom.xml", line_of(text, &name));
-    Some(Build { file: "pom.xml", text, name, named, jar, command })
+    let jar = format!("target/{jar}.{extension}");
+    Some(Build { file: "pom.xml", says, name, named: Some(("pom.xml", named)), jar, command })
 }
 
-fn tag<'t>(text: &'t str, name: &str) -> Option<&'t str> {
-    let (_, rest) = text.split_once(&format!("<{name}>"))?;
-    rest.split_once("</").map(|(value, _)| value.trim())
+fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
+    node.children().find(|child| child.tag_name().name() == name)
 }
 
-fn gradle<'f>(view: &View<'f>) -> Option<Build<'f>> {
+/// The text of an element, by its path.
+fn text_of<'a>(node: Node<'a, '_>, path: &[&str]) -> Option<&'a str> {
+    let found = path.iter().try_fold(node, |node, name| child(node, name))?;
+    found.text().map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// `${revision}` and its like, as the pom's own properties say; what they do not say stays.
+fn resolved(project: Node<'_, '_>, text: &str) -> String {
+    let mut out = text.to_owned();
+    // Properties may be made of properties; a circle ends all the same.
+    for _ in 0..4 {
+        let Some((before, (name, after))) =
+            out.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+        else {
+            break;
+        };
+        let value = match name.strip_prefix("project.").or_else(|| name.strip_prefix("pom.")) {
+            Some("version") => text_of(project, &["version"]).or_else(|| text_of(project, &["parent", "version"])),
+            Some(own) => text_of(project, &[own]),
+            None => text_of(project, &["properties", name]),
+        };
+        let Some(value) = value else { break };
+        out = format!("{before}{value}{after}");
+    }
+    out
+}
+
+fn gradle(view: &View<'_>) -> Option<Build> {
     let file = ["build.gradle", "build.gradle.kts"].into_iter().find(|file| view.text(file).is_some())?;
     let text = view.text(file)?;
     let settings =
         ["settings.gradle", "settings.gradle.kts"].into_iter().find_map(|file| Some((file, view.text(file)?)));
-    let name = settings.and_then(|(_, text)| assigned(text, "rootProject.name")).or_else(|| view.dir());
-    let name = name.unwrap_or_else(|| "app".to_owned());
-    let named = settings.map_or((file, None), |(file, text)| (file, line_of(text, "rootProject.name")));
-    let jar = match assigned(text, "version") {
-        Some(version) => format!("build/libs/{name}-{version}.jar"),
-        None => format!("build/libs/{name}.jar"),
+    let given = settings.and_then(|(file, text)| Some((assigned(text, "rootProject.name")?, file, text)));
+    // Without a name in the settings, a project has that of its folder.
+    let (name, named) = match given {
+        Some((name, file, text)) => (name, Some((file, line_of(text, "rootProject.name")))),
+        None => (view.name().to_owned(), None),
     };
+    let properties = view.text("gradle.properties").unwrap_or_default();
+    let property =
+        properties.lines().find_map(|line| line.trim().strip_prefix("version")?.trim_start().strip_prefix('='));
+    let version = assigned(text, "version").or_else(|| property.map(|version| version.trim().to_owned()));
+    let base = assigned(text, "archiveBaseName").unwrap_or_else(|| name.clone());
+    let jar = match (assigned(text, "archiveFileName"), version) {
+        (Some(whole), _) => format!("build/libs/{whole}"),
+        (None, Some(version)) => format!("build/libs/{base}-{version}.jar"),
+        (None, None) => format!("build/libs/{base}.jar"),
+    };
+    let code = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+    let says = code.map(|(index, line)| (line.to_owned(), index + 1)).collect();
     let command = if view.has("gradlew") { "./gradlew bootJar" } else { "gradle bootJar" };
-    Some(Build { file, text, name, named, jar, command })
+    Some(Build { file, says, name, named, jar, command })
 }
 
-/// `KEY = "VALUE"` in either of Gradle's languages.
+/// `KEY = "VALUE"` and `KEY.set("VALUE")` in either of Gradle's languages.
 fn assigned(text: &str, key: &str) -> Option<String> {
     text.lines().find_map(|line| {
-        let rest = line.trim_start().strip_prefix(key)?.trim_start();
+        // In a block of one line too: `bootJar { archiveFileName = "app.jar" }`.
+        let line = line.trim_start();
+        let rest = line.strip_prefix(key).or_else(|| line.split_once("{ ")?.1.trim_start().strip_prefix(key))?;
+        let rest = rest.strip_prefix(".set(").unwrap_or(rest).trim_start();
         let rest = rest.strip_prefix('=').unwrap_or(rest).trim();
         let quote = rest.chars().next().filter(|letter| matches!(letter, '"' | '\''))?;
         rest[1..].split(quote).next().map(str::to_owned)

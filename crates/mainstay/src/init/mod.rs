@@ -7,6 +7,7 @@
 mod compose;
 mod docker;
 mod folder;
+mod given;
 mod java;
 mod node;
 mod procfile;
@@ -14,6 +15,7 @@ mod python;
 mod render;
 mod ruby;
 mod rust;
+mod shell;
 mod text;
 mod unread;
 mod yaml;
@@ -191,6 +193,11 @@ fn lay_together(folder: &Folder, procfile: Option<Part>, parts: Vec<Part>) -> Pr
     name(&mut proposal, folder, &parts);
     if let Some(part) = &procfile {
         proposal.services.clone_from(&part.services);
+        for service in &mut proposal.services {
+            put_on(service, &part.env, &part.secrets);
+        }
+        proposal.has_database |= part.has_database;
+        proposal.has_cache |= part.has_cache;
         proposal.reasons.extend(part.reasons.clone());
         proposal.open.extend(part.open.clone());
     }
@@ -203,6 +210,10 @@ fn lay_together(folder: &Folder, procfile: Option<Part>, parts: Vec<Part>) -> Pr
             let kept = part.reasons.into_iter().filter(is_kept);
             proposal.reasons.extend(kept);
         } else {
+            // A compose file says what is given to what other files start.
+            for service in proposal.services.iter_mut().filter(|_| part.services.is_empty()) {
+                put_on(service, &part.env, &part.secrets);
+            }
             let mut services = part.services;
             for service in &mut services {
                 put_on(service, &part.env, &part.secrets);
@@ -223,6 +234,11 @@ fn lay_together(folder: &Folder, procfile: Option<Part>, parts: Vec<Part>) -> Pr
         proposal.reasons.push(reason);
     }
     tell_apart(&mut proposal);
+    // Two services with one environment say the same.
+    let mut seen = std::collections::BTreeSet::new();
+    proposal.open.retain(|line| seen.insert(line.clone()));
+    let mut seen = std::collections::BTreeSet::new();
+    proposal.reasons.retain(|reason| seen.insert(format!("{reason:?}")));
     proposal
 }
 
@@ -245,11 +261,14 @@ fn name(proposal: &mut Proposal, folder: &Folder, parts: &[Part]) {
 fn put_on(service: &mut Service, env: &BTreeMap<String, String>, secrets: &[String]) {
     for (key, value) in env {
         // What says where it listens is nothing to a worker.
-        if service.has_port || !value.contains("${PORT}") {
+        let is_sealed = service.secrets.contains(key);
+        if !is_sealed && (service.has_port || !value.contains("${PORT}")) {
             service.env.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
-    service.secrets.extend(secrets.iter().filter(|name| !service.secrets.contains(name)).cloned().collect::<Vec<_>>());
+    let is_new = |name: &&String| !service.secrets.contains(name) && !service.env.contains_key(*name);
+    let new: Vec<String> = secrets.iter().filter(is_new).cloned().collect();
+    service.secrets.extend(new);
 }
 
 /// A Procfile says which processes run; the language's own files say what they need.

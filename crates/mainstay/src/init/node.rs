@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::folder::View;
+use super::given::{self, Place, Taken};
 use super::text::{Command, add_health, add_service, data_tier, first_of, line_of, port_note, reason};
 use super::{Part, Service, Site};
 
@@ -91,59 +92,102 @@ fn site(part: &mut Part, view: &View<'_>, package: &Value, text: &str, builder: 
 }
 
 fn server(part: &mut Part, view: &View<'_>, package: &Value, text: &str, production: &[String]) {
-    let Some((command, needle, found)) = start(view, package, production) else { return };
+    let Some((begin, needle, found)) = start(view, package, production) else { return };
     let name = named(part, view, package, text);
+    let file = view.full("package.json");
+    let line = line_of(text, &needle);
+    let place = Place { file: &file, line };
+    let (command, taken) = match begin {
+        Begin::Command(command) => (command, Taken::default()),
+        Begin::Script(script, name) => script_command(script, name, true, place),
+    };
     let mut service = Service::new(&name, command, true);
     let framework = first_of(production, text, &SERVERS);
     match framework.as_ref().map(|known| known.name) {
         Some("next" | "nuxt") => {
             part.open.push("it must be built before `mainstay up`: npm run build".to_owned());
         }
-        _ => port_note(&mut service, view),
+        _ => port_note(part, &mut service, view),
     }
     service.env.insert("NODE_ENV".to_owned(), "production".to_owned());
     let found = framework.map_or(found.clone(), |known| format!("{found}, with `{}`", known.name));
-    add_service(part, view, service, ("package.json", line_of(text, &needle), found));
+    add_service(part, view, service, ("package.json", line, found));
+    give(part, taken, place);
     if let Some(script) = package["scripts"]["worker"].as_str() {
-        let mut worker = Service::new("worker", script_command(script, "worker"), false);
+        let line = line_of(text, "\"worker\"");
+        let place = Place { file: &file, line };
+        let (command, taken) = script_command(script, "worker", false, place);
+        let mut worker = Service::new("worker", command, false);
         worker.env.insert("NODE_ENV".to_owned(), "production".to_owned());
-        let from = ("package.json", line_of(text, "\"worker\""), "`scripts.worker`".to_owned());
-        add_service(part, view, worker, from);
+        add_service(part, view, worker, ("package.json", line, "`scripts.worker`".to_owned()));
+        give(part, taken, place);
     }
 }
 
+/// To the service that was added last.
+fn give(part: &mut Part, taken: Taken, place: Place<'_>) {
+    let mut service = part.services.pop();
+    taken.give(part, service.as_mut(), place);
+    part.services.extend(service);
+}
+
+/// How a server is begun.
+enum Begin<'p> {
+    /// A script, with its name.
+    Script(&'p str, &'static str),
+    Command(Command),
+}
+
 /// The command that starts the server, what to look for in the file, and what was found.
-fn start(view: &View<'_>, package: &Value, production: &[String]) -> Option<(Command, String, String)> {
+fn start<'p>(view: &View<'_>, package: &'p Value, production: &[String]) -> Option<(Begin<'p>, String, String)> {
     // Nest's own `start` compiles first; this is the one for production.
     for name in ["start:prod", "start"] {
         if let Some(script) = package["scripts"][name].as_str() {
-            return Some((script_command(script, name), format!("\"{name}\""), format!("`scripts.{name}`")));
+            return Some((Begin::Script(script, name), format!("\"{name}\""), format!("`scripts.{name}`")));
         }
     }
     let is_web = SERVERS.iter().any(|server| production.iter().any(|name| name == server));
     let main = package["main"].as_str().filter(|main| is_web && view.has(main.trim_start_matches("./")));
     if let Some(main) = main {
-        return Some((Command::new(format!("node {main}")), "\"main\"".to_owned(), "`main`".to_owned()));
+        let command = Begin::Command(Command::new(format!("node {main}")));
+        return Some((command, "\"main\"".to_owned(), "`main`".to_owned()));
     }
     // npm itself starts server.js when there is no start script.
     let guesses = if is_web { &["server.js", "index.js", "app.js"][..] } else { &["server.js"][..] };
     let file = guesses.iter().find(|file| view.has(file))?;
-    Some((Command::new(format!("node {file}")), "\"name\"".to_owned(), format!("no start script, and {file} is there")))
+    let command = Begin::Command(Command::new(format!("node {file}")));
+    Some((command, "\"name\"".to_owned(), format!("no start script, and {file} is there")))
 }
 
 /// A script without npm in between, where that is possible: npm forwards signals late and costs memory.
-fn script_command(script: &str, name: &str) -> Command {
-    let command = Command::new(script);
-    let first = script.split_whitespace().next().unwrap_or_default();
-    if command.wants_shell() {
-        return Command::new(format!("npm run --silent {name}"));
+fn script_command(script: &str, name: &str, has_port: bool, place: Place<'_>) -> (Command, Taken) {
+    let before = Command::new(script);
+    let (command, taken) = given::fit(&before, has_port, place);
+    let by_npm = Command::new(format!("npm run --silent {name}"));
+    if command == before && command.wants_shell() {
+        return (by_npm, taken);
     }
-    match first {
-        "node" => command,
-        "npm" | "npx" | "yarn" | "pnpm" | "bun" | "deno" => command,
-        path if path.contains('/') => command,
-        _ => Command::new(format!("node_modules/.bin/{script}")),
+    // What needs more of a shell than variables is left to npm, which runs the script as it is.
+    if command != before && !command.is_simple() {
+        let what: Vec<&str> = taken.said.iter().map(|(what, _)| what.as_str()).collect();
+        let what = if what.is_empty() { "a password" } else { &what.join("; ") };
+        let mut left = Taken::default();
+        left.open.push(format!(
+            "{place}: npm runs the script `{name}` as it is, and it sets itself what the stack gives ({what}): take \
+             that out of the script"
+        ));
+        return (by_npm, left);
     }
+    let words = command.line.split_whitespace();
+    let is_setting = |word: &&str| word.split_once('=').is_some_and(|(name, _)| given::is_variable(name));
+    let first = words.clone().find(|word| !is_setting(word)).unwrap_or_default();
+    let is_here = ["node", "npm", "npx", "yarn", "pnpm", "bun", "deno"].contains(&first) || first.contains('/');
+    if is_here || first.is_empty() {
+        return (command, taken);
+    }
+    let at = command.line.find(first).unwrap_or_default();
+    let (settings, rest) = command.line.split_at(at);
+    (Command::new(format!("{settings}node_modules/.bin/{rest}")), taken)
 }
 
 /// Queues live in the Redis that evicts nothing.

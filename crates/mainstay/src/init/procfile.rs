@@ -1,6 +1,7 @@
 //! A Procfile: `NAME: COMMAND` a line. `web` listens, `release` runs once before, the others are workers.
 
 use super::folder::View;
+use super::given::{self, Place};
 use super::text::{Command, reason};
 use super::{Part, Service};
 
@@ -14,12 +15,16 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         // What is none is said by `unread`.
         let Some((name, command)) = process(line.trim()) else { continue };
         let at = Some(index + 1);
+        let place = Place { file: &file, line: at };
         if name == "release" {
+            let (command, taken) = given::fit(&command, false, place);
             part.reasons.push(reason(format!("before: {}", command.line), &file, at, "the process `release`"));
             release = Some(command);
+            taken.give(&mut part, None, place);
             continue;
         }
         let is_web = name == "web" || command.line.contains("$PORT") || command.line.contains("${PORT");
+        let (command, taken) = given::fit(&command, is_web, place);
         let mut service = Service::new(name, command, is_web);
         if is_web && !service.run.line.contains("PORT") {
             service.notes.push("It must listen on the port in the environment variable PORT.".to_owned());
@@ -27,6 +32,7 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         let kind = if is_web { "" } else { ", a worker," };
         let what = format!("service {}{kind} runs {}", service.name, service.run.line);
         part.reasons.push(reason(what, &file, at, format!("the process `{name}`")));
+        taken.give(&mut part, Some(&mut service), place);
         part.services.push(service);
     }
     // The web process is the one that people look for first.

@@ -172,28 +172,59 @@ fn asgi_or_wsgi(part: &mut Part, project: &Project<'_, '_>) -> bool {
         if !project.has(package) {
             continue;
         }
-        for (file, text) in view.texts().filter(|(file, _)| file.ends_with(".py") && !file.contains("test")) {
-            let Some((index, object)) = object(text, call) else { continue };
-            let module =
-                file.trim_end_matches(".py").trim_end_matches("/__init__").trim_start_matches("src/").replace('/', ".");
-            let is_async = !matches!(package, "flask" | "bottle" | "falcon");
-            let line = if is_async {
-                let tool = project.tool(part, "uvicorn");
-                format!("{tool} {module}:{object} --host 127.0.0.1 --port $PORT")
-            } else {
-                let tool = project.tool(part, "gunicorn");
-                format!("{tool} {module}:{object} --bind 127.0.0.1:$PORT")
-            };
-            let mut web = Service::new("web", Command::new(line), true);
-            if file.starts_with("src/") {
-                web.env.insert("PYTHONPATH".to_owned(), "src".to_owned());
-            }
-            add_service(part, view, web, (file, Some(index + 1), format!("`{object} = {call}…)`")));
-            return true;
+        let Some(Found { file, line, object, is_factory, why }) = callable(view, call) else { continue };
+        let module =
+            file.trim_end_matches(".py").trim_end_matches("/__init__").trim_start_matches("src/").replace('/', ".");
+        let is_async = !matches!(package, "flask" | "bottle" | "falcon");
+        let command = match (is_async, is_factory) {
+            (true, false) => format!("{} {module}:{object}", project.tool(part, "uvicorn")),
+            (true, true) => format!("{} --factory {module}:{object}", project.tool(part, "uvicorn")),
+            (false, false) => format!("{} {module}:{object}", project.tool(part, "gunicorn")),
+            (false, true) => format!("{} '{module}:{object}()'", project.tool(part, "gunicorn")),
+        };
+        let place = if is_async { "--host 127.0.0.1 --port $PORT" } else { "--bind 127.0.0.1:$PORT" };
+        let mut web = Service::new("web", Command::new(format!("{command} {place}")), true);
+        let has_source = view.paths().any(|path| path.starts_with("src/") && path.ends_with(".py"));
+        if file.starts_with("src/") || has_source && view.text(file).is_some_and(|text| text.contains("import")) {
+            web.env.insert("PYTHONPATH".to_owned(), "src".to_owned());
         }
+        add_service(part, view, web, (file, Some(line), why));
+        return true;
     }
     false
 }
+
+/// What a server is told to call.
+struct Found<'f> {
+    file: &'f str,
+    line: usize,
+    object: &'f str,
+    /// It makes the application first.
+    is_factory: bool,
+    why: String,
+}
+
+/// The application of a program text: made there, made by a factory of the application's own, or that factory.
+fn callable<'f>(view: &View<'f>, call: &str) -> Option<Found<'f>> {
+    let texts = || view.texts().filter(|(file, _)| file.ends_with(".py") && !file.contains("test"));
+    let made = |call: &str| {
+        texts().find_map(|(file, text)| {
+            let (index, object) = object(text, call)?;
+            Some(Found { file, line: index + 1, object, is_factory: false, why: format!("`{object} = {call}…)`") })
+        })
+    };
+    made(call).or_else(|| FACTORIES.into_iter().find_map(|name| made(&format!("{name}(")))).or_else(|| {
+        FACTORIES.into_iter().find_map(|name| {
+            // One that asks for something cannot be called from outside.
+            let needle = format!("def {name}()");
+            let (file, line) = texts().find_map(|(file, text)| Some((file, line_of(text, &needle)?)))?;
+            Some(Found { file, line, object: name, is_factory: true, why: format!("`{needle}`") })
+        })
+    })
+}
+
+/// How functions that make an application are named.
+const FACTORIES: [&str; 4] = ["create_app", "make_app", "get_app", "create_application"];
 
 fn object<'t>(text: &'t str, call: &str) -> Option<(usize, &'t str)> {
     text.lines().enumerate().find_map(|(index, line)| {
@@ -213,7 +244,7 @@ fn program(part: &mut Part, project: &Project<'_, '_>) -> bool {
     let mut web = Service::new("web", Command::new(format!("{}/python {file}", project.bin)), true);
     let text = view.text(file).unwrap_or_default();
     let line = ["\"PORT\"", "'PORT'"].iter().find_map(|needle| line_of(text, needle));
-    port_note(&mut web, view);
+    port_note(part, &mut web, view);
     let found = if line.is_some() { "it reads PORT" } else { "the program that is there" };
     add_service(part, view, web, (file, line, found.to_owned()));
     true

@@ -19,8 +19,9 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
     } else {
         ["sinatra", "hanami", "roda", "rack"].into_iter().find(|gem| has(gem)).unwrap_or("puma")
     };
-    // Rails' own config/puma.rb listens on PORT.
-    let command = match (has("puma"), view.has("config/puma.rb")) {
+    // Rails' own config/puma.rb listens on PORT; one that fixes a port is overruled by what the command says.
+    let reads_port = view.text("config/puma.rb").is_some_and(|text| text.trim().is_empty() || text.contains("PORT"));
+    let command = match (has("puma"), reads_port) {
         (true, true) => "bundle exec puma -C config/puma.rb",
         (true, false) => "bundle exec puma -b tcp://127.0.0.1:$PORT",
         (false, _) if is_rails => "bundle exec rails server -b 127.0.0.1 -p $PORT",

@@ -70,7 +70,7 @@ fn package(part: &mut Part, root: &View<'_>, view: &View<'_>, text: &str) {
         service.env.insert("ROCKET_PORT".to_owned(), "${PORT}".to_owned());
         service.env.insert("ROCKET_ADDRESS".to_owned(), "127.0.0.1".to_owned());
     } else {
-        port_note(&mut service, view);
+        port_note(part, &mut service, view);
     }
     let found = format!("the program `{program}`, with `{}`", web.name);
     let line = line_of(text, &format!("\"{program}\"")).or(name_line);

@@ -99,6 +99,20 @@ fn every_guess_names_a_file_that_is_there_and_a_line_that_it_has() {
     }
 }
 
+/// `hunter2` is every password of the golden files.
+#[test]
+fn no_password_reaches_the_stack_file_or_what_is_said() {
+    let mut seen = 0;
+    for (name, _, whole) in goldens() {
+        let (input, _) = whole.split_once(RULE).unwrap_or((whole.as_str(), ""));
+        let proposal = propose(&folder(&name, input)).expect("recognised");
+        seen += usize::from(input.contains("hunter2"));
+        let told = format!("{}{:?}", said(&proposal), proposal.open);
+        assert!(!told.contains("hunter2"), "{name}: {told}");
+    }
+    assert!(seen >= 4, "only {seen} golden files hold a password");
+}
+
 #[test]
 fn a_folder_without_any_known_file_has_no_proposal() {
     assert_eq!(propose(&folder("notes", "== README.md\nhello\n== data/a.csv\n1\n")), Err(Vec::new()));
@@ -169,6 +183,8 @@ fn what_cannot_be_read_is_said_with_file_line_and_reason() {
         ("compose.yaml", "web:\n  image: redis\n", "compose.yaml:1 was not read: it has no `services`"),
         ("compose.yaml", "services:\n  web: redis\n", "compose.yaml:2 was not read: the service `web` is no map"),
         ("compose.yaml", "services:\n  a: {}\n  a: {}\n", "compose.yaml:3 was not read: the key `a` is there twice"),
+        ("pom.xml", "<project>\n<a></b></project>", "pom.xml:2 was not read: it is no XML: expected 'a' tag, not 'b'"),
+        ("pom.xml", "<!DOCTYPE x [<!ENTITY a 'b'>]>\n<x/>", "pom.xml:1 was not read: it is no XML: XML with DTD"),
         ("compose.yaml", "", "compose.yaml:1 was not read: it has no `services`"),
     ] {
         let found = unread(file, text.as_bytes());

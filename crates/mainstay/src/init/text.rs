@@ -3,7 +3,7 @@
 use mainstay_types::ServiceName;
 
 use super::folder::{View, is_program};
-use super::{Part, Reason, Service};
+use super::{Part, Reason, Service, shell};
 
 /// A name by the rule for names, as near to the given one as possible.
 pub(super) fn name_of(wished: &str) -> Option<String> {
@@ -26,11 +26,20 @@ pub(super) fn name_of(wished: &str) -> Option<String> {
 pub(crate) struct Command {
     /// As a person types it.
     pub(crate) line: String,
+    /// The words of a list, which no shell reads: `["prog", "$HOME"]` is given `$HOME`.
+    pub(super) words: Option<Vec<String>>,
 }
 
 impl Command {
+    /// What a shell reads.
     pub(super) fn new(line: impl Into<String>) -> Self {
-        Self { line: line.into().trim().to_owned() }
+        Self { line: line.into().trim().to_owned(), words: None }
+    }
+
+    /// What a program is given word by word.
+    pub(super) fn of_words(words: Vec<String>) -> Self {
+        let line = words.iter().map(|word| one_word(word)).collect::<Vec<_>>().join(" ");
+        Self { line, words: Some(words) }
     }
 
     fn sets_variables(&self) -> bool {
@@ -51,8 +60,22 @@ impl Command {
             || self.line.contains(['$', '|', '&', ';', '<', '>', '`', '*', '?', '~', '(', ')', '{', '}', '#'])
     }
 
+    /// Whether a shell has nothing to do but to put variables in.
+    pub(super) fn is_simple(&self) -> bool {
+        !self.has_open_end()
+            && !self.line.contains(['|', '&', ';', '<', '>', '`', '*', '?', '~', '(', ')', '{', '}', '#', '\n'])
+    }
+
     /// The value in TOML.
     pub(super) fn toml(&self) -> String {
+        if let Some(words) = &self.words {
+            // As text it would be split into the same words; as a list it is seen that nothing is put in.
+            let is_plain = words.iter().all(|word| !word.is_empty() && word.chars().all(shell::is_plain));
+            if is_plain {
+                return quoted(&self.line);
+            }
+            return format!("[{}]", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", "));
+        }
         if !self.wants_shell() {
             return quoted(&self.line);
         }
@@ -90,7 +113,7 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// A word of a command line.
 pub(super) fn one_word(word: &str) -> String {
-    let is_plain = !word.is_empty() && !word.contains([' ', '\t', '\n', '"', '\'', '\\']);
+    let is_plain = !word.is_empty() && word.chars().all(shell::is_plain);
     if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
@@ -154,11 +177,47 @@ pub(super) fn add_service(part: &mut Part, view: &View<'_>, mut service: Service
 }
 
 /// What a person must see to, unless a program's text reads `PORT` already.
-pub(super) fn port_note(service: &mut Service, view: &View<'_>) {
+pub(super) fn port_note(part: &mut Part, service: &mut Service, view: &View<'_>) {
     let reads = |text: &str| ["\"PORT\"", "'PORT'", "env.PORT"].iter().any(|needle| text.contains(needle));
-    if !view.texts().any(|(file, text)| is_program(file) && reads(text)) {
-        service.notes.push("It must listen on 127.0.0.1 and the port in the environment variable PORT.".to_owned());
+    let programs = || view.texts().filter(|(file, _)| is_program(file));
+    if service.run.line.contains("PORT") || programs().any(|(_, text)| reads(text)) {
+        return;
     }
+    let fixed = programs().find_map(|(file, text)| {
+        text.lines().enumerate().find_map(|(index, line)| Some((file, index + 1, fixed_port(line)?)))
+    });
+    if let Some((file, line, port)) = fixed {
+        part.open.push(format!(
+            "{}:{line}: it seems to listen on port {port}, whatever PORT says: mainstay does not reach it there, and a \
+             second instance cannot start. Make it the port in the environment variable PORT, on 127.0.0.1",
+            view.full(file)
+        ));
+    }
+    service.notes.push("It must listen on 127.0.0.1 and the port in the environment variable PORT.".to_owned());
+}
+
+/// The port on which a line of a program listens: `listen(3000`, `run(port=5000`, `bind("0.0.0.0:3000")`,
+/// `const port = 3000`.
+fn fixed_port(line: &str) -> Option<u16> {
+    let code = line.trim_start();
+    if code.starts_with("//") || code.starts_with('#') {
+        return None;
+    }
+    let lower = code.to_lowercase();
+    let is_about_other = ["redis", "postgres", "smtp", "mongo", "mysql", "database", "db"];
+    let listens = ["listen", "bind", "serve", "run("].iter().any(|word| lower.contains(word));
+    if !listens && is_about_other.iter().any(|word| lower.contains(word)) {
+        return None;
+    }
+    let in_call = ["listen(", "0.0.0.0:", "127.0.0.1:", "localhost:", "[::]:", "port:", "], "];
+    let anywhere = ["port=", "port ="];
+    let markers = in_call.into_iter().filter(|_| listens).chain(anywhere);
+    markers.into_iter().find_map(|marker| {
+        let (_, rest) = lower.split_once(marker)?;
+        let rest = rest.trim_start();
+        let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..end].parse::<u16>().ok().filter(|port| *port >= 80)
+    })
 }
 
 /// Paths under which programs answer whether they are well, the most telling first: ready before alive.

@@ -73,6 +73,7 @@ pub(super) fn of(folder: &Folder, view: &View<'_>) -> Vec<Unread> {
         ("package.json", json as fn(&str, &str) -> Vec<Unread>),
         ("Cargo.toml", toml_file),
         ("pyproject.toml", toml_file),
+        ("pom.xml", xml),
         ("Procfile", procfile),
         ("requirements.txt", requirements),
     ] {
@@ -123,6 +124,15 @@ fn toml_file(file: &str, text: &str) -> Vec<Unread> {
     let Err(error) = DeTable::parse(text) else { return Vec::new() };
     let line = error.span().map(|span| line_at(text, span.start));
     vec![Unread::new(file, line, format!("it is no TOML: {}", error.message()))]
+}
+
+fn xml(file: &str, text: &str) -> Vec<Unread> {
+    let Err(error) = roxmltree::Document::parse(text) else { return Vec::new() };
+    let line = usize::try_from(error.pos().row).ok();
+    let reason = error.to_string();
+    // The place is said by us, as for every file.
+    let reason = reason.rsplit_once(" at ").map_or(reason.as_str(), |(reason, _)| reason);
+    vec![Unread::new(file, line, format!("it is no XML: {reason}"))]
 }
 
 fn procfile(file: &str, text: &str) -> Vec<Unread> {

@@ -1,0 +1,159 @@
+//! Commands as people write them, and what becomes of them.
+
+use super::*;
+
+const PLACE: Place<'_> = Place { file: "Procfile", line: Some(3) };
+
+/// The command of a service that listens, and what was said.
+fn fitted(line: &str) -> (String, String) {
+    let (command, taken) = fit(&Command::new(line), true, PLACE);
+    let mut said: Vec<String> = taken.said.iter().map(|(what, _)| what.clone()).collect();
+    said.extend(taken.open);
+    (command.line, said.join("\n"))
+}
+
+#[test]
+fn a_fixed_port_becomes_the_one_that_is_given() {
+    for (before, after) in [
+        ("next start -p 3000", "next start -p $PORT"),
+        ("PORT=3000 node x", "node x"),
+        ("NODE_ENV=production PORT=3000 node x", "NODE_ENV=production node x"),
+        ("cross-env PORT=3000 node x", "cross-env node x"),
+        ("export PORT=3000 && node x", "export PORT=$PORT && node x"),
+        ("uvicorn main:app --host 0.0.0.0 --port 8080", "uvicorn main:app --host 127.0.0.1 --port $PORT"),
+        ("uvicorn main:app --host=0.0.0.0 --port=8080", "uvicorn main:app --host=127.0.0.1 --port=$PORT"),
+        ("gunicorn -b 0.0.0.0:8000 app:app", "gunicorn -b 127.0.0.1:$PORT app:app"),
+        ("gunicorn -b0.0.0.0:8000 app:app", "gunicorn -b127.0.0.1:$PORT app:app"),
+        ("gunicorn --bind '0.0.0.0:8000' app:app", "gunicorn --bind 127.0.0.1:$PORT app:app"),
+        ("gunicorn --bind=:8000 app:app", "gunicorn --bind=127.0.0.1:$PORT app:app"),
+        ("./server -addr :8080", "./server -addr 127.0.0.1:$PORT"),
+        ("gunicorn --bind 0.0.0.0:$PORT app:app", "gunicorn --bind 127.0.0.1:$PORT app:app"),
+        ("puma -b tcp://0.0.0.0:9292", "puma -b tcp://127.0.0.1:$PORT"),
+        ("python manage.py runserver 0.0.0.0:8000", "python manage.py runserver 127.0.0.1:$PORT"),
+        ("java -Dserver.port=8080 -jar a.jar", "java -Dserver.port=$PORT -jar a.jar"),
+        ("java -jar a.jar --server.port=8080", "java -jar a.jar --server.port=$PORT"),
+        ("php -S 0.0.0.0:8000 -t public", "php -S 127.0.0.1:$PORT -t public"),
+        ("PORT=3000 next start -p 3000", "next start -p $PORT"),
+        ("sh -c \"node x -p 3000\"", "sh -c 'node x -p $PORT'"),
+        ("psql -p 5432 -c 'select 1' && node x -p 3000", "psql -p 5432 -c 'select 1' && node x -p $PORT"),
+    ] {
+        let (found, said) = fitted(before);
+        assert_eq!(found, after, "{before}\n{said}");
+        assert!(said.contains("it listens on"), "{before}: {said}");
+    }
+}
+
+#[test]
+fn what_fixes_no_port_stays_as_it_is() {
+    for line in [
+        "node server.js",
+        "mkdir -p log && node server.js",
+        "gunicorn app:app --timeout 3000 --workers 80",
+        "gunicorn app:app -b unix:/run/app.sock",
+        "celery -A shop --import 8000",
+        "app --redis-port 6379 --redis localhost:6379",
+        "wait-for-it.sh localhost:5432 -- ./server",
+        "./server --port ${PORT:-8080} --metrics-port 9090",
+        "echo 'open",
+    ] {
+        let (found, said) = fitted(line);
+        assert_eq!((found.as_str(), said.as_str()), (line, ""));
+    }
+    let (command, taken) = fit(&Command::new("flower --port 5555"), false, PLACE);
+    assert_eq!((command.line.as_str(), taken.said.len()), ("flower --port 5555", 0), "a worker's port is its own");
+}
+
+#[test]
+fn two_ports_are_said_with_file_and_line() {
+    let (found, said) = fitted("./server --http-port 8080 --https-port 8443");
+    assert_eq!(found, "./server --http-port 8080 --https-port 8443");
+    assert!(said.contains("Procfile:3: it listens on port 8080 and 8443, whatever PORT says"), "{said}");
+}
+
+#[test]
+fn a_password_reaches_neither_the_command_nor_what_is_said() {
+    for (before, after) in [
+        ("DATABASE_URL=postgres://u:hunter2@db/shop node x", "node x"),
+        ("DATABASE_URL='postgresql+asyncpg://u:hunter2@db/shop' node x", "node x"),
+        ("SECRET_KEY=hunter2 DEBUG=0 node x", "DEBUG=0 node x"),
+        ("export SECRET_KEY=hunter2 && node x", "export SECRET_KEY && node x"),
+        ("env JWT_SECRET=\"hunter2 x\" node x", "env node x"),
+        ("node x --db postgres://u:hunter2@db/shop", "node x --db \"$DATABASE_URL\""),
+        ("node x --cache=redis://:hunter2@cache:6379/1", "node x \"--cache=$REDIS_URL\""),
+        ("node x --mq amqp://u:hunter2@mq:5672/", "node x --mq \"amqp://u:$MQ_PASSWORD@mq:5672/\""),
+        ("node x --admin-password hunter2", "node x --admin-password \"$ADMIN_PASSWORD\""),
+        ("node x --api-token=hunter2", "node x \"--api-token=$API_TOKEN\""),
+        ("sh -c 'DB_PASSWORD=hunter2 exec node x'", "sh -c 'exec node x'"),
+        ("curl $(echo http://u:hunter2@x/)", "./server"),
+        ("node x 'DATABASE_URL=postgres://u:hunter2@x", "./server"),
+        ("node x PASSWORD=hunter2", "./server"),
+    ] {
+        let (found, said) = fitted(before);
+        assert_eq!(found, after, "{before}\n{said}");
+        assert!(!found.contains("hunter2") && !said.contains("hunter2"), "{before}: {found}\n{said}");
+        assert!(!said.is_empty(), "{before}: nothing was said");
+    }
+    // Names that a stack file keeps for itself are never proposed for a secret.
+    for name in ["--database-password hunter2", "--redis mysql://u:hunter2@h/", "--mainstay-token=hunter2"] {
+        let taken = fit(&Command::new(format!("node x {name}")), true, PLACE).1;
+        assert!(taken.secrets.iter().all(|secret| secret.starts_with("APP_")), "{name}: {:?}", taken.secrets);
+    }
+    // What is no secret stays.
+    for line in ["node x --key /etc/tls.key", "SECRET_KEY=$KEY node x", "TOKEN_TTL=3600 node x", "node x http://u@h/"] {
+        assert_eq!(fitted(line), (line.to_owned(), String::new()));
+    }
+}
+
+#[test]
+fn addresses_become_those_of_the_stack() {
+    for (name, value, wanted) in [
+        ("DATABASE_URL", "postgres://u:p@db:5432/shop?sslmode=require", "given"),
+        ("REDIS_URL", "redis://cache:6379/0", "given"),
+        ("PORT", "3000", "given"),
+        ("DB_URL", "postgres://u:p@db/shop", "${DATABASE_URL}"),
+        (
+            "DATABASE_URL",
+            "postgresql+asyncpg://u:p/w@db/shop?prepared_statement_cache_size=0",
+            "postgresql+asyncpg://${DATABASE_USER}:${DATABASE_PASSWORD}@${DATABASE_HOST}:${DATABASE_PORT}/\
+             ${DATABASE_NAME}?prepared_statement_cache_size=0",
+        ),
+        (
+            "SPRING_DATASOURCE_URL",
+            "jdbc:postgresql://db:5432/shop",
+            "jdbc:postgresql://${DATABASE_HOST}:${DATABASE_PORT}/${DATABASE_NAME}",
+        ),
+        ("CELERY_BROKER_URL", "redis://cache:6379/0", "${REDIS_STORE_URL}"),
+        ("DB_PASSWORD", "hunter2", "${DATABASE_PASSWORD}"),
+        ("PGHOST", "db", "${DATABASE_HOST}"),
+        ("DATABASE_HOST", "db", "given"),
+        ("AMQP_URL", "amqp://u:p$$w@mq/", "amqp://u:${AMQP_PASSWORD}@mq/"),
+        ("SECRET_KEY", "hunter2", "secret"),
+        ("REDIS_PASSWORD", "hunter2", "given"),
+        ("MAINSTAY_TOKEN", "hunter2", "given"),
+        ("STRIPE_PUBLIC_KEY", "pk", "own"),
+        ("DATABASE_URL", "sqlite:///x.db", "own"),
+        ("LOG_LEVEL", "info", "own"),
+    ] {
+        let mut taken = Taken::default();
+        let found = match taken.setting(name, value) {
+            Setting::Given => "given".to_owned(),
+            Setting::Secret => "secret".to_owned(),
+            Setting::Own => "own".to_owned(),
+            Setting::Template(template) => template,
+        };
+        assert_eq!(found, wanted, "{name}={value}");
+        assert!(taken.open.iter().all(|line| !line.contains("p$$w")), "{:?}", taken.open);
+    }
+}
+
+#[test]
+fn words_of_a_list_are_given_as_they_are() {
+    let of =
+        |words: &[&str]| fit(&Command::of_words(words.iter().map(|word| (*word).to_owned()).collect()), true, PLACE).0;
+    assert_eq!(of(&["prog", "$HOME", "a b"]).toml(), r#"["prog", "$HOME", "a b"]"#);
+    assert_eq!(of(&["sh", "-c", "echo $X"]).toml(), r#"["sh", "-c", "echo $X"]"#);
+    assert_eq!(of(&["prog", "--plain"]).toml(), r#""prog --plain""#);
+    assert_eq!(of(&["prog", "-p", "3000", "$HOME"]).toml(), r#"["sh", "-c", "exec prog -p $PORT '$HOME'"]"#);
+    assert_eq!(of(&["sh", "-c", "exec node x -p 3000"]).toml(), r#"["sh", "-c", "exec node x -p $PORT"]"#);
+    assert_eq!(of(&["env", "SECRET_KEY=x", "node", ""]).toml(), r#"["env", "node", ""]"#);
+}
