@@ -220,6 +220,9 @@ pub struct Progress {
     pub took_ms: Option<u64>,
     /// Its state.
     pub state: State,
+    /// Why it will not come up by waiting: `up` ends here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
 }
 
 /// The cluster as recorded and as observed.

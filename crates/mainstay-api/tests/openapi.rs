@@ -175,6 +175,7 @@ fn status() -> Status {
             text: "x".to_owned(),
             took_ms: Some(1),
             state: State::Ready,
+            lost: Some("edge ended 5 times in a row, last by exit 1".to_owned()),
         }],
         database: Some(DatabaseStatus {
             primary: Some(Member::A),

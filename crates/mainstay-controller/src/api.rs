@@ -213,6 +213,17 @@ async fn login(State(shared): Ctx, Json(login): Json<Login>) -> Result<Response,
 }
 
 async fn console_link(State(shared): Ctx) -> Result<Json<ConsoleLink>, Failure> {
+    if !*shared.published.console.borrow() {
+        // A link would lead to somebody else, and bring a token along.
+        let port = shared.console_port;
+        let holder = tokio::task::spawn_blocking(move || crate::ports::holder(port)).await.ok().flatten();
+        let holder = holder.unwrap_or_else(|| "another process".to_owned());
+        let title = format!("the console has no door: port {port} is taken by {holder}");
+        let help = Some(
+            "stop what listens there: the console opens within a second; or another console.port in the stack file, then `mainstay down` and `mainstay up`",
+        );
+        return Err(failure(StatusCode::CONFLICT, "MS4092", title, help));
+    }
     let token = crate::secrets::random_password()
         .map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))?;
     let at = now();
@@ -348,10 +359,7 @@ async fn log_lines(State(shared): Ctx, Query(query): Query<LogQuery>) -> Result<
     let known = shared.effects.log_files();
     let files: Vec<_> = known
         .into_iter()
-        .filter(|(name, _)| match &query.child {
-            None => true,
-            Some(wanted) => name.as_str() == wanted || name.as_str().rsplit_once('-').is_some_and(|(s, _)| s == wanted),
-        })
+        .filter(|(name, _)| query.child.as_ref().is_none_or(|wanted| logs::is_meant(name, wanted)))
         .collect();
     if let (true, Some(wanted)) = (files.is_empty(), &query.child) {
         let title = format!("no child or service named {wanted:?} has a log");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay_api::{ErrandSessions, Sabotage, Status, Traffic};
 use mainstay_decide::health::HealthMachine;
-use mainstay_decide::observed::{ChildSeen, FailedStep, MemberAnswer, Observed, RunningStep};
+use mainstay_decide::observed::{ChildSeen, FailedStep, Health, HealthSeen, MemberAnswer, Observed, RunningStep};
 use mainstay_decide::plan::{Plan, Step, StepKey};
 use mainstay_decide::{invariants, restart};
 use mainstay_stack::Stack;
@@ -41,6 +41,8 @@ pub(crate) struct Published {
     pub(crate) children: watch::Sender<Vec<Child>>,
     /// Who keep is; `None` while there is none.
     pub(crate) keep: watch::Sender<Option<mainstay_supervisor::client::Hello>>,
+    /// Whether the console's port is ours; another process may have it.
+    pub(crate) console: watch::Sender<bool>,
 }
 
 /// The history of drills, and what follows from it.
@@ -467,15 +469,22 @@ impl Core {
         for (name, service) in &self.stack.services {
             for slot in 1..=service.instances {
                 let id = InstanceId { service: name.clone(), slot };
-                let child = children.get(&ChildName::instance(&id)).filter(|child| child.ended.is_none());
-                let Some(child) = child else {
+                let latest = children.get(&ChildName::instance(&id));
+                let Some(child) = latest.filter(|child| child.ended.is_none()) else {
                     self.machines.remove(&id);
-                    self.observed.health.remove(&id);
+                    // Why it was stopped: its end by our own signal says nothing.
+                    let is_told = |seen: &HealthSeen| {
+                        seen.health == Health::NeverReady && latest.is_some_and(|child| child.nonce == seen.nonce)
+                    };
+                    if !self.observed.health.get(&id).is_some_and(is_told) {
+                        self.observed.health.remove(&id);
+                    }
                     continue;
                 };
                 let machine = self.machines.get(&id).filter(|machine| machine.nonce() == &child.nonce);
                 if machine.is_none() {
-                    self.machines.insert(id.clone(), HealthMachine::new(child.nonce.clone(), child.since));
+                    self.machines
+                        .insert(id.clone(), HealthMachine::new(child.nonce.clone(), child.since, child.quick_ends));
                 }
             }
         }
@@ -550,6 +559,7 @@ impl Core {
             generation: self.generation,
             drills: &self.drills.standings,
             errand: self.errand.as_ref(),
+            is_console_open: *self.published.console.borrow(),
             now: at,
         };
         let status = self.picture.draw(plan, &scene);

@@ -183,18 +183,7 @@ impl Effects {
 
     /// Every log that there is, by child.
     pub(crate) fn log_files(&self) -> Vec<(ChildName, PathBuf)> {
-        let mut files: Vec<(ChildName, PathBuf)> = std::fs::read_dir(self.settings.paths.state.join("logs"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| {
-                let path = entry.path();
-                let name = path.file_name()?.to_str()?.strip_suffix(".log")?.to_owned();
-                Some((ChildName::new(name).ok()?, path))
-            })
-            .collect();
-        files.sort();
-        files
+        crate::logs::files(&self.settings.paths.state)
     }
 
     /// What a service is given.

@@ -16,7 +16,7 @@ mod first_looks;
 mod journal;
 pub mod launch;
 mod links;
-mod logs;
+pub mod logs;
 mod message;
 mod metrics;
 mod observers;

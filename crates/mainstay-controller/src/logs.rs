@@ -21,6 +21,25 @@ const CHUNK: usize = 64 * 1024;
 
 type Sender = mpsc::Sender<io::Result<Bytes>>;
 
+/// Logs in a state folder, by child.
+pub fn files(state: &Path) -> Vec<(ChildName, PathBuf)> {
+    let entries = std::fs::read_dir(state.join("logs")).into_iter().flatten().flatten();
+    let mut files: Vec<(ChildName, PathBuf)> = entries
+        .filter_map(|entry| {
+            let path = entry.path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".log")?.to_owned();
+            Some((ChildName::new(name).ok()?, path))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// Whether a log is meant by a name: the child's own, or that of its service.
+pub fn is_meant(child: &ChildName, wanted: &str) -> bool {
+    child.as_str() == wanted || child.as_str().rsplit_once('-').is_some_and(|(service, _)| service == wanted)
+}
+
 struct Tail {
     child: ChildName,
     path: PathBuf,

@@ -45,6 +45,39 @@ pub enum Error {
     NoHome,
 }
 
+/// What was not there before, in the order in which it was made.
+#[derive(Debug, Default)]
+pub struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes a folder and those above it; only those that were not there are taken back.
+    fn folder(&mut self, folder: &Path) -> Result<(), Error> {
+        let missing: Vec<&Path> = folder.ancestors().take_while(|path| path.symlink_metadata().is_err()).collect();
+        self.0.extend(missing.iter().rev().map(|path| (*path).to_owned()));
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder);
+        made.map_err(|source| Error::Io { action: "make the folder", path: folder.to_owned(), source })
+    }
+
+    /// Takes note of a file that is about to be written.
+    pub fn file(&mut self, file: &Path) {
+        if file.symlink_metadata().is_err() {
+            self.0.push(file.to_owned());
+        }
+    }
+
+    /// Removes what was made, the last first. A folder that somebody else has put something into stays.
+    pub fn take_back(self) {
+        for path in self.0.iter().rev() {
+            // What is gone or not empty is no longer ours to remove.
+            if path.is_dir() {
+                std::fs::remove_dir(path).ok();
+            } else {
+                std::fs::remove_file(path).ok();
+            }
+        }
+    }
+}
+
 /// In the state folder: where its sockets are.
 const RUNTIME: &str = "runtime";
 
@@ -106,18 +139,26 @@ impl Paths {
         Ok(Self { state, runtime: runtime_base.join(short) })
     }
 
-    /// Makes both folders, checks their owner and that one can write.
+    /// Makes both folders, checks their owner and that one can write. What it made is told, so that a start that is
+    /// refused can take it back; when it fails itself, it has done so already.
     ///
     /// Mode 0711: children that dropped root pass through to their own folders, and list nothing.
     ///
     /// **Errors**: the file system's, or a folder of somebody else's.
-    pub fn create(&self) -> Result<(), Error> {
+    pub fn create(&self) -> Result<Made, Error> {
+        let mut made = Made::default();
+        match self.create_all(&mut made) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                made.take_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn create_all(&self, made: &mut Made) -> Result<(), Error> {
         for folder in [&self.state, &self.runtime] {
-            std::fs::DirBuilder::new().recursive(true).mode(0o711).create(folder).map_err(|source| Error::Io {
-                action: "make the folder",
-                path: folder.clone(),
-                source,
-            })?;
+            made.folder(folder)?;
             let metadata = std::fs::metadata(folder).map_err(|source| Error::Io {
                 action: "look at",
                 path: folder.clone(),
@@ -127,9 +168,11 @@ impl Paths {
                 return Err(Error::WrongOwner { path: folder.clone(), owner: metadata.uid(), me: me() });
             }
             let probe = folder.join(".probe");
-            std::fs::write(&probe, b"mainstay")
-                .and_then(|()| std::fs::remove_file(&probe))
-                .map_err(|source| Error::Io { action: "write to", path: folder.clone(), source })?;
+            std::fs::write(&probe, b"mainstay").and_then(|()| std::fs::remove_file(&probe)).map_err(|source| {
+                // Half a file on a full disk.
+                std::fs::remove_file(&probe).ok();
+                Error::Io { action: "write to", path: folder.clone(), source }
+            })?;
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).map_err(|source| Error::Io {
                 action: "set the mode of",
                 path: folder.clone(),
@@ -137,20 +180,13 @@ impl Paths {
             })?;
         }
         let note = self.state.join(RUNTIME);
+        made.file(&note);
         std::fs::write(&note, self.runtime.as_os_str().as_encoded_bytes()).map_err(|source| Error::Io {
             action: "write",
             path: note,
             source,
         })?;
-        for name in ["logs", "bin"] {
-            let folder = self.state.join(name);
-            std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&folder).map_err(|source| Error::Io {
-                action: "make the folder",
-                path: folder.clone(),
-                source,
-            })?;
-        }
-        Ok(())
+        ["logs", "bin"].iter().try_for_each(|name| made.folder(&self.state.join(name)))
     }
 
     /// Says whose the state is, when it is there and somebody else's: no socket of that stack is for us.
@@ -232,6 +268,30 @@ mod tests {
         assert_eq!(paths(), elsewhere);
         std::fs::remove_dir_all(base.path().join("session")).expect("removed");
         assert_eq!(paths(), computed);
+    }
+
+    #[test]
+    fn what_was_made_is_taken_back_and_nothing_else() {
+        let base = tempfile::tempdir().expect("a folder");
+        let stack = StackName::new("users").expect("valid");
+        let state = base.path().join("users/development");
+        let paths = Paths { runtime: base.path().join("run/0123456789"), state: state.clone() };
+        let below = |folder: &Path| std::fs::read_dir(folder).expect("lists").count();
+        paths.create().expect("made").take_back();
+        assert_eq!(below(base.path()), 0, "a first start that was refused left something");
+        std::fs::create_dir_all(state.join("logs")).expect("made");
+        std::fs::write(state.join("kept"), b"mine").expect("written");
+        let made = paths.create().expect("made");
+        std::fs::write(state.join("bin/another"), b"of somebody else").expect("written");
+        made.take_back();
+        assert!(state.join("logs").is_dir() && state.join("kept").is_file() && state.join("bin/another").is_file());
+        assert!(!state.join(RUNTIME).exists() && !base.path().join("run").exists());
+        // One that fails in the middle has taken back what it made.
+        let blocked =
+            Paths { runtime: base.path().join("users/development/kept/run"), state: base.path().join("new/one") };
+        blocked.create().expect_err("a file is in the way");
+        assert!(!base.path().join("new").exists());
+        assert_eq!(Paths::new(base.path(), &stack, &EnvironmentName::default()).expect("absolute").state, state);
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Ports {
     is_served: bool,
     #[serde(skip)]
     file: PathBuf,
+    /// What is chosen is not written down yet.
+    #[serde(skip)]
+    is_draft: bool,
     /// While a choice goes on: what others have chosen and may not serve yet.
     #[serde(skip)]
     turn: Option<turn::Turn>,
@@ -202,19 +205,29 @@ impl Ports {
                 ports.file = file;
                 Ok(ports)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self { version: 1, file, ..Self::default() }),
+            // Of a state folder that cannot be made its maker tells.
+            Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
+                Ok(Self { version: 1, file, ..Self::default() })
+            }
             Err(error) => Err(failed(error)),
         }
     }
 
-    /// The same to choose from: no other stack of this user chooses until this is dropped.
+    /// The same to choose from: no other stack of this user chooses until this is dropped. Nothing is written before
+    /// [`Self::keep`]: a start that is refused leaves its ports as they were.
     ///
     /// **Errors**: as [`Self::load`].
     pub fn begin(paths: &Paths) -> Result<Self, Error> {
         let turn = turn::Turn::take(&paths.runtime);
-        let ports = Self { turn: Some(turn), ..Self::load(&paths.state)? };
-        ports.tell()?;
-        Ok(ports)
+        Ok(Self { turn: Some(turn), is_draft: true, ..Self::load(&paths.state)? })
+    }
+
+    /// Writes down what was chosen since [`Self::begin`], and tells others; then it is their turn.
+    ///
+    /// **Errors**: the file cannot be written.
+    pub fn keep(mut self) -> Result<(), Error> {
+        self.is_draft = false;
+        self.save()
     }
 
     /// The same, where all may be chosen already: then nobody is waited for.
@@ -329,6 +342,9 @@ impl Ports {
     }
 
     fn save(&self) -> Result<(), Error> {
+        if self.is_draft {
+            return Ok(());
+        }
         let failed = |source| Error::File { path: self.file.clone(), source };
         let bytes = serde_json::to_vec_pretty(self).map_err(|error| failed(error.into()))?;
         durable::replace(&self.file, &bytes, 0o644).map_err(failed)?;
@@ -389,10 +405,28 @@ mod tests {
     fn chosen(paths: &Paths) -> Vec<u16> {
         let mut ports = Ports::begin(paths).expect("loads");
         let doors = DOORS.map(|(purpose, first)| ports.choose(purpose, Wish::Default(first), true).expect("free"));
-        drop(ports);
+        ports.keep().expect("saves");
         let mut ports = Ports::begin(paths).expect("loads");
         let others = (0..20).map(|n| ports.choose(&format!("other-{n}"), Wish::Any, false).expect("free"));
-        doors.into_iter().chain(others).collect()
+        let all = doors.into_iter().chain(others).collect();
+        ports.keep().expect("saves");
+        all
+    }
+
+    #[test]
+    fn a_choice_that_is_not_kept_changes_no_file() {
+        let base = tempfile::tempdir().expect("folder");
+        let paths = stack_of(base.path(), 1);
+        let mut ports = Ports::begin(&paths).expect("loads");
+        let first = ports.choose("edge-https", Wish::Default(23_743), true).expect("free");
+        ports.keep().expect("saves");
+        let kept = std::fs::read(paths.state.join("ports.json")).expect("written");
+        let mut ports = Ports::begin(&paths).expect("loads");
+        ports.choose("edge-https", Wish::Declared(first + 7), true).expect("free");
+        ports.choose("console", Wish::Default(23_780), true).expect("free");
+        ports.forget("edge-https").expect("forgets");
+        drop(ports);
+        assert_eq!(std::fs::read(paths.state.join("ports.json")).expect("there"), kept);
     }
 
     #[test]
@@ -424,7 +458,8 @@ mod tests {
             if is_served {
                 ports.served().expect("saves");
             }
-            ports.choose("edge-https", Wish::Default(23_543), true)
+            let chosen = ports.choose("edge-https", Wish::Default(23_543), true)?;
+            ports.keep().map(|()| chosen)
         };
         let first = choose(false).expect("free");
         let winner = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).expect("binds");
@@ -441,7 +476,9 @@ mod tests {
         let [one, two] = [1, 2].map(|number| stack_of(base.path(), number));
         let choose = |paths: &Paths| {
             let mut ports = Ports::begin(paths).expect("loads");
-            ports.choose("edge-https", Wish::Default(23_643), true).expect("free")
+            let chosen = ports.choose("edge-https", Wish::Default(23_643), true).expect("free");
+            ports.keep().expect("saves");
+            chosen
         };
         let first = choose(&one);
         assert_ne!(choose(&two), first);

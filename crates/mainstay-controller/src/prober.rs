@@ -27,6 +27,10 @@ pub(crate) async fn probe(probe: &Probe, port: Option<u16>, timeout: Duration) -
                 Ok(Ok(status)) if (200..400).contains(&status) => {
                     ProbeResult::Good { text: format!("{what}: {status}") }
                 }
+                // 408, 425 and 429 are about the moment, all others of their kind about the question.
+                Ok(Ok(status)) if (400..500).contains(&status) && ![408, 425, 429].contains(&status) => {
+                    ProbeResult::Wrong { text: format!("{what}: {status}") }
+                }
                 Ok(Ok(status)) => ProbeResult::Bad { text: format!("{what}: {status}") },
                 Ok(Err(error)) => refused_or_bad(&what, &error),
                 Err(_) => ProbeResult::Bad { text: format!("{what}: no answer within {} ms", timeout.as_millis()) },

@@ -306,28 +306,30 @@ async fn open_doors(paths: &Paths, shared: Arc<Shared>, console_port: u16) -> an
     std::fs::rename(&aside, &socket)?;
     let owner = api::owner(Arc::clone(&shared));
     tokio::spawn(async move { axum::serve(listener, owner).await });
-    let journal = shared.journal.clone();
-    let browser = api::browser(shared);
+    let browser = api::browser(Arc::clone(&shared));
     // The one before may be just gone; the port is ours by ports.json.
     for _ in 0..50 {
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, console_port)).await {
+            shared.published.console.send_replace(true);
             tokio::spawn(async move { axum::serve(listener, browser).await });
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tokio::spawn(open_later(journal, browser, console_port));
+    tokio::spawn(open_later(shared, browser, console_port));
     Ok(())
 }
 
 /// Somebody took the console's port while no control plane ran. Databases and services need one more than people need
 /// the console: it waits for its port, and everything else goes on.
-async fn open_later(journal: Journal, browser: axum::Router, console_port: u16) {
+async fn open_later(shared: Arc<Shared>, browser: axum::Router, console_port: u16) {
+    let journal = &shared.journal;
     let text = format!("port {console_port} is taken by another process: no console until it is free");
     journal.emit(NewEvent::warn(now(), "ConsoleWithoutPort", text));
     loop {
         tokio::time::sleep(CONSOLE_RETRY).await;
         if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, console_port)).await {
+            shared.published.console.send_replace(true);
             let text = format!("the console is open at port {console_port}");
             journal.emit(NewEvent::info(now(), "ConsoleOpened", text));
             axum::serve(listener, browser).await.ok();

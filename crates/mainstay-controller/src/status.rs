@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use mainstay_api::{API_VERSION, Arrow, BoxStatus, DatabaseStatus, Progress, Status};
 use mainstay_decide::observed::{Observed, Program};
-use mainstay_decide::plan::Plan;
+use mainstay_decide::plan::{Plan, StepKey};
 use mainstay_stack::Stack;
 use mainstay_stack::model::Durability;
-use mainstay_types::{BoxId, Generation, Member, Seen, ServiceName, State, Timestamp};
+use mainstay_types::{BoxId, ChildName, Generation, Member, Seen, ServiceName, State, Timestamp};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) generation: Generation,
     pub(crate) drills: &'a [mainstay_api::DrillStanding],
     pub(crate) errand: Option<&'a mainstay_api::ErrandStatus>,
+    /// The console's port is this control plane's.
+    pub(crate) is_console_open: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -78,7 +80,7 @@ impl Picture {
     /// Draws it.
     pub(crate) fn draw(&mut self, plan: &Plan, scene: &Scene<'_>) -> Status {
         let boxes = self.boxes(plan, scene.now);
-        let progress = self.progress(&boxes, scene);
+        let progress = self.progress(&boxes, plan, scene);
         let all_done = progress.iter().all(|line| matches!(line.state, State::Ready | State::NotConfigured));
         self.memory.was_up |= all_done && !scene.observed.is_stopping;
         Status {
@@ -95,7 +97,7 @@ impl Picture {
             boxes,
             progress,
             database: database(scene),
-            urls: scene.urls.clone(),
+            urls: open_doors(scene),
             schedules: schedules::status(scene),
             drills: scene.drills.to_vec(),
         }
@@ -127,7 +129,7 @@ impl Picture {
         boxes
     }
 
-    fn progress(&mut self, boxes: &[BoxStatus], scene: &Scene<'_>) -> Vec<Progress> {
+    fn progress(&mut self, boxes: &[BoxStatus], plan: &Plan, scene: &Scene<'_>) -> Vec<Progress> {
         let mut lines = Vec::new();
         if scene.stack.database.is_some() {
             lines.push(database_line(boxes, scene));
@@ -159,6 +161,7 @@ impl Picture {
         }
         lines.push(line("console", scene.urls.get("console").map_or("", String::as_str), State::Ready));
         for progress in &mut lines {
+            progress.lost = lost(&progress.what, plan, scene.stack);
             self.time(progress, scene);
         }
         lines
@@ -178,8 +181,60 @@ impl Picture {
     }
 }
 
+/// Addresses behind which this stack is. A port that was chosen once may be another's by now.
+fn open_doors(scene: &Scene<'_>) -> BTreeMap<String, String> {
+    let is_open = |name: &str| match name {
+        "console" => scene.is_console_open,
+        "site" => is_held(scene.observed, "edge"),
+        child => is_held(scene.observed, child),
+    };
+    scene.urls.iter().filter(|(name, _)| is_open(name)).map(|(name, url)| (name.clone(), url.clone())).collect()
+}
+
+/// Whether a child has its door: it was started, and its last start was not refused. keep holds the door while it is
+/// started again.
+fn is_held(observed: &Observed, child: &str) -> bool {
+    let Ok(name) = ChildName::new(child) else { return false };
+    let is_known = observed.children.value().is_none_or(|children| children.contains_key(&name));
+    is_known && !observed.failed.contains_key(&StepKey::Child { name })
+}
+
 fn line(what: &str, text: &str, state: State) -> Progress {
-    Progress { what: what.to_owned(), text: text.to_owned(), took_ms: None, state }
+    Progress { what: what.to_owned(), text: text.to_owned(), took_ms: None, state, lost: None }
+}
+
+/// Why what this line is about does not come up by waiting.
+fn lost(what: &str, plan: &Plan, stack: &Stack) -> Option<String> {
+    let mut all = plan.lost.iter().filter(|(key, _)| line_of(key, stack) == what).map(|(_, why)| why.as_str());
+    let first = all.next()?;
+    match all.count() {
+        0 => Some(first.to_owned()),
+        others => Some(format!("{first}; and {others} more of the kind")),
+    }
+}
+
+/// The line of `up` that a step belongs to.
+fn line_of<'a>(key: &'a StepKey, stack: &Stack) -> &'a str {
+    let name = match key {
+        StepKey::Before { service } => return service.as_str(),
+        StepKey::Cluster | StepKey::Checkpoint => return "database",
+        StepKey::Schema if stack.database.as_ref().is_some_and(|database| database.migrations.is_some()) => {
+            return "migrate";
+        }
+        StepKey::Schema => return "database",
+        StepKey::Child { name } => name.as_str(),
+    };
+    match name {
+        "router" => "database",
+        "cache" | "store" => "cache",
+        "prometheus" | "alertmanager" => "telemetry",
+        // `web-1` of `web`, `postgres-a` of the database.
+        other => match other.rsplit_once('-') {
+            Some(("postgres", _)) => "database",
+            Some((service, _)) => service,
+            None => other,
+        },
+    }
 }
 
 fn state_of(boxes: &[BoxStatus], id: &BoxId) -> State {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mainstay_api::{Event, Level};
 use mainstay_types::Timestamp;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
 /// Version of the tables; the store reads this and the one before.
@@ -120,6 +120,26 @@ impl Store {
             .map_err(failed)?;
         let (last_seq, last_hash) = last.unwrap_or_default();
         Ok(Self { connection, path, last_seq, last_hash })
+    }
+
+    /// Opens the `state.db` that is there, as it is: to read what a stack that is down has left. `None`: there is none.
+    ///
+    /// **Errors**: SQLite's, or a later version.
+    pub fn look(state: &Path) -> Result<Option<Self>, Error> {
+        let path = state.join("state.db");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let failed = |source| Error::Database { path: path.clone(), source };
+        // Not read-only: what a killed control plane wrote last is still beside the file, and is read with it only so.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags).map_err(failed)?;
+        connection.execute_batch("PRAGMA busy_timeout=5000").map_err(failed)?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        if found > SCHEMA_VERSION {
+            return Err(Error::TooNew { path, found });
+        }
+        Ok(Some(Self { connection, path, last_seq: 0, last_hash: String::new() }))
     }
 
     fn failed(&self) -> impl Fn(rusqlite::Error) -> Error + use<> {
@@ -307,6 +327,20 @@ mod tests {
         assert_eq!(texts, ["two", "three"]);
         let newest: Vec<u64> = store.events(None, 2).expect("reads").into_iter().map(|e| e.seq).collect();
         assert_eq!(newest, [2, 3]);
+    }
+
+    #[test]
+    fn events_of_a_stack_that_is_down_are_read_and_nothing_is_made_for_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        assert!(Store::look(folder.path()).expect("looks").is_none());
+        assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 0);
+        let mut store = Store::open(folder.path()).expect("opens");
+        store.append(vec![event("one"), event("two")]).expect("appends");
+        // Killed: what it wrote last is not in the main file yet.
+        std::mem::forget(store);
+        let left = Store::look(folder.path()).expect("looks").expect("is there");
+        let texts: Vec<String> = left.events(None, 10).expect("reads").into_iter().map(|event| event.text).collect();
+        assert_eq!(texts, ["one", "two"]);
     }
 
     #[test]

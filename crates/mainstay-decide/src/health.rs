@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use mainstay_stack::model;
+use mainstay_stack::model::{self, Probe};
 use mainstay_types::{Nonce, Timestamp};
 
 use crate::observed::{Health, HealthSeen};
+use crate::restart;
 
 /// Pause between looks at an instance that is starting or refuses connections: a tenth of what a person
 /// notices; a look costs a fraction of a millisecond.
@@ -25,6 +26,11 @@ pub enum ProbeResult {
     /// It answered badly, or not in time.
     Bad {
         /// For people: "GET /healthz: 503".
+        text: String,
+    },
+    /// It answers, and says that the question is wrong: no such path, not allowed. Time does not mend that.
+    Wrong {
+        /// For people: "GET /healthz: 404".
         text: String,
     },
     /// Nobody listens on its port.
@@ -57,11 +63,13 @@ pub struct HealthMachine {
     good_in_row: u32,
     bad_in_row: u32,
     is_refusing: bool,
+    wrong_since: Option<Timestamp>,
+    settles_after: Duration,
 }
 
 impl HealthMachine {
-    /// For the start with this nonce, begun at `since`.
-    pub fn new(nonce: Nonce, since: Timestamp) -> Self {
+    /// For the start with this nonce, begun at `since`, after so many quick ends in a row.
+    pub fn new(nonce: Nonce, since: Timestamp, quick_ends: u32) -> Self {
         Self {
             nonce,
             started: since,
@@ -72,6 +80,8 @@ impl HealthMachine {
             good_in_row: 0,
             bad_in_row: 0,
             is_refusing: false,
+            wrong_since: None,
+            settles_after: restart::settles_after(quick_ends),
         }
     }
 
@@ -82,7 +92,8 @@ impl HealthMachine {
 
     /// What the planner sees. An empty `last` says that no answer has come yet.
     pub fn seen(&self) -> HealthSeen {
-        HealthSeen { nonce: self.nonce.clone(), health: self.health, since: self.since, last: self.last.clone() }
+        let (nonce, last) = (self.nonce.clone(), self.last.clone());
+        HealthSeen { nonce, health: self.health, since: self.since, last, wrong_since: self.wrong_since }
     }
 
     /// When to ask next; the past means now.
@@ -105,7 +116,8 @@ impl HealthMachine {
         if self.started > now {
             self.started = now;
         }
-        let is_late = now.saturating_since(self.started) >= policy.start_within;
+        // Who is asked nothing cannot fail to answer.
+        let is_late = policy.probe != Probe::Process && now.saturating_since(self.started) >= policy.start_within;
         // Before the first answer nothing is known: a control plane that has just begun may adopt an old start.
         if self.health == Health::Starting && is_late && self.asked_at.is_some() {
             return self.become_(Health::NeverReady, now, Transition::NeverReady);
@@ -116,15 +128,20 @@ impl HealthMachine {
     /// A result came.
     pub fn step(&mut self, policy: &model::Health, now: Timestamp, result: &ProbeResult) -> Option<Transition> {
         self.asked_at = Some(now);
-        let (ProbeResult::Good { text } | ProbeResult::Bad { text } | ProbeResult::Refused { text }) = result;
+        let (ProbeResult::Good { text }
+        | ProbeResult::Bad { text }
+        | ProbeResult::Wrong { text }
+        | ProbeResult::Refused { text }) = result;
         self.last.clone_from(text);
+        let is_wrong = matches!(result, ProbeResult::Wrong { .. });
+        self.wrong_since = is_wrong.then(|| self.wrong_since.unwrap_or(now).min(now));
         match result {
             ProbeResult::Good { .. } => {
                 self.bad_in_row = 0;
                 self.good_in_row = self.good_in_row.saturating_add(1);
                 self.good(policy, now)
             }
-            ProbeResult::Bad { .. } => {
+            ProbeResult::Bad { .. } | ProbeResult::Wrong { .. } => {
                 self.count_bad(false);
                 let is_over = self.bad_in_row >= policy.down_after;
                 self.bad(is_over, policy, now)
@@ -137,7 +154,10 @@ impl HealthMachine {
     }
 
     fn good(&mut self, policy: &model::Health, now: Timestamp) -> Option<Transition> {
+        // A process that merely runs may be about to end: it has to stay up for a while.
+        let is_settled = policy.probe != Probe::Process || now.saturating_since(self.started) >= self.settles_after;
         match self.health {
+            Health::Starting if !is_settled => None,
             Health::Starting => self.become_(Health::Ready, now, Transition::Admitted),
             Health::Suspended if self.good_in_row >= policy.up_after => {
                 self.become_(Health::Ready, now, Transition::Admitted)
@@ -170,8 +190,6 @@ impl HealthMachine {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_stack::model::Probe;
-
     use super::*;
 
     fn policy() -> model::Health {
@@ -202,7 +220,7 @@ mod tests {
     }
 
     fn machine() -> HealthMachine {
-        HealthMachine::new(Nonce::from_bytes([1; 16]), at(0))
+        HealthMachine::new(Nonce::from_bytes([1; 16]), at(0), 0)
     }
 
     fn ready() -> HealthMachine {
@@ -257,6 +275,44 @@ mod tests {
         let mut machine = machine();
         assert_eq!(machine.tick(&policy(), at(900_000)), None);
         assert_eq!(machine.step(&policy(), at(900_001), &good()), Some(Transition::Admitted));
+    }
+
+    fn worker() -> model::Health {
+        model::Health { probe: Probe::Process, ..policy() }
+    }
+
+    #[test]
+    fn a_worker_is_ready_once_it_has_stayed_up_and_later_after_each_quick_end() {
+        let ready_at = |quick_ends: u32| {
+            let mut machine = HealthMachine::new(Nonce::from_bytes([1; 16]), at(0), quick_ends);
+            let looks = (0..200).map(|look| at(look * 100));
+            let ready = looks.into_iter().find(|now| machine.step(&worker(), *now, &good()).is_some());
+            ready.expect("ready at last").saturating_since(at(0))
+        };
+        assert_eq!([0, 1, 2, 3, 9].map(|ends| ready_at(ends).as_secs()), [3, 3, 6, 10, 10]);
+        // One that is adopted has stayed up already.
+        let mut machine = HealthMachine::new(Nonce::from_bytes([1; 16]), at(0), 0);
+        assert_eq!(machine.step(&worker(), at(900_000), &good()), Some(Transition::Admitted));
+    }
+
+    #[test]
+    fn a_worker_is_never_given_up_for_being_slow() {
+        let hasty = model::Health { start_within: Duration::from_millis(500), ..worker() };
+        let mut machine = machine();
+        assert_eq!(machine.step(&hasty, at(100), &good()), None);
+        assert_eq!(machine.tick(&hasty, at(2_900)), None);
+        assert_eq!(machine.step(&hasty, at(3_000), &good()), Some(Transition::Admitted));
+    }
+
+    #[test]
+    fn how_long_the_question_has_been_wrong_is_known_and_ends_with_another_answer() {
+        let wrong = || ProbeResult::Wrong { text: "GET /healthz: 404".to_owned() };
+        let mut machine = machine();
+        machine.step(&policy(), at(100), &wrong());
+        machine.step(&policy(), at(5_000), &wrong());
+        assert_eq!(machine.seen().wrong_since, Some(at(100)));
+        machine.step(&policy(), at(6_000), &bad());
+        assert_eq!(machine.seen().wrong_since, None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod drills;
 mod endpoints;
 pub mod health;
 pub mod invariants;
+mod lost;
 pub mod observed;
 pub mod past;
 pub mod plan;

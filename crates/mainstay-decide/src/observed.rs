@@ -29,7 +29,8 @@ pub struct Observed {
     pub wish: Option<Wish>,
     /// Redis by name (`cache`, `store`): answers PING.
     pub redis: BTreeMap<String, Seen<()>>,
-    /// Health of instances, from the health machine that is fed by probes.
+    /// Health of instances, from the health machine that is fed by probes. That of a start which never became ready
+    /// stays until the next start: it is why that one was stopped.
     pub health: BTreeMap<InstanceId, HealthSeen>,
     /// The edge: the control connection stands and the policy of this generation is accepted.
     pub edge: Seen<()>,
@@ -313,6 +314,8 @@ pub struct HealthSeen {
     pub since: Timestamp,
     /// Last result, for people: "GET /healthz: 503" or "GET /healthz: 200".
     pub last: String,
+    /// Since when it has said nothing but that the question is wrong ("GET /healthz: 404").
+    pub wrong_since: Option<Timestamp>,
 }
 
 /// State of the health machine.

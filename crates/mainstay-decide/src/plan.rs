@@ -28,6 +28,8 @@ pub struct Plan {
     /// Endpoints by upstream (service name; `NAME:management` for its management port). An upstream that is not
     /// there keeps what it has: its instances are not known yet (a control plane that has just begun).
     pub endpoints: BTreeMap<String, Vec<EndpointPlan>>,
+    /// What will not come up by waiting, and why, by what would have to succeed. It is tried on all the same.
+    pub lost: BTreeMap<StepKey, String>,
     /// When to plan again at the latest, although nothing happened.
     pub wake_at: Option<Timestamp>,
 }

@@ -8,7 +8,7 @@ use crate::observed::Observed;
 use crate::plan::{BoxPlan, Plan};
 use crate::services::Tiers;
 use crate::view::View;
-use crate::{children, database, endpoints, services, stop};
+use crate::{children, database, endpoints, lost, services, stop};
 
 pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
     let Seen::Fact { value: children, .. } = &observed.children else { return blind(stack) };
@@ -36,6 +36,7 @@ pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
     draft.plan.boxes.extend(telemetry);
     draft.show(control(State::Ready, vec![]));
     draft.plan.endpoints = endpoints::plan(&draft, false);
+    draft.plan.lost = lost::find(&draft.view);
     draft.plan
 }
 

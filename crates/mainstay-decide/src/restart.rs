@@ -25,6 +25,15 @@ pub const MAX_STEP_PAUSE: Duration = Duration::from_secs(10);
 /// meanwhile, so the cost of a futile try is less than that of a late one.
 pub const MAX_URGENT_PAUSE: Duration = Duration::from_millis(250);
 
+/// A process that is asked nothing counts as ready when it has stayed up for this long: most that miss a setting, a
+/// module or a server end within it, and it is added to each `up` of a stack with a worker.
+pub const SETTLES_AFTER: Duration = Duration::from_secs(3);
+
+/// The same after quick ends in a row. The first is forgiven: it may have followed a steady run.
+pub fn settles_after(quick_ends: u32) -> Duration {
+    SETTLES_AFTER.saturating_mul(1 << quick_ends.saturating_sub(1).min(8)).min(STEADY)
+}
+
 fn doubled(times: u32, limit: Duration) -> Duration {
     // 100 ms doubled 20 times is a day: past every limit here, and far from an overflow.
     FIRST_PAUSE.saturating_mul(1 << times.min(20)).min(limit)

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use mainstay_stack::model::Service;
+use mainstay_stack::model::{Probe, Service};
 use mainstay_types::{BoxId, ChildName, InstanceId, ServiceName, State, Waiting};
 
 use crate::children::TERMINATE;
 use crate::draft::{Draft, Stop, end_reason, idle_state};
 use crate::endpoints::health_of;
-use crate::observed::Health;
+use crate::observed::{Health, HealthSeen};
 use crate::plan::{BoxPlan, Step, StepKey};
+use crate::restart;
 use crate::schedule;
 use crate::view::{Life, View};
 
@@ -125,7 +126,7 @@ fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: 
             None => draft.start(life, Step::StartInstance { id: id.clone() }),
         };
         shown.state = idle_state(life, &waiting);
-        shown.reason = end_reason(life);
+        shown.reason = never_ready(&draft.view, id, life, service).or_else(|| end_reason(life));
         shown.waiting.push(waiting);
         return shown;
     };
@@ -135,6 +136,12 @@ fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: 
     };
     match health.health {
         Health::Ready => shown.state = State::Ready,
+        Health::Starting if service.health.probe == Probe::Process => {
+            let settles_after = restart::settles_after(child.quick_ends);
+            let probe = format!("it to stay up for {} s", settles_after.as_secs());
+            shown.waiting.push(Waiting::Readiness { probe });
+            draft.wake(child.since.after(settles_after));
+        }
         Health::Starting => {
             let probe = if health.last.is_empty() { "its first answer" } else { &health.last };
             shown.waiting.push(Waiting::Readiness { probe: probe.to_owned() });
@@ -147,8 +154,7 @@ fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: 
         }
         Health::NeverReady => {
             shown.state = State::Failed;
-            let within = service.health.start_within.as_secs();
-            shown.reason = Some(format!("was not ready within {within} s: {}; it is started again", health.last));
+            shown.reason = Some(format!("{}; it is started again", not_ready(service, health)));
             shown.waiting.push(draft.stop(&name, child, drain(service)));
         }
     }
@@ -158,6 +164,20 @@ fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: 
         shown.waiting = vec![Waiting::Step { what: running.what.clone(), since: running.since }];
     }
     shown
+}
+
+/// What a start that never became ready said last.
+pub(crate) fn not_ready(service: &Service, health: &HealthSeen) -> String {
+    let within = mainstay_stack::units::show_duration(service.health.start_within);
+    format!("was not ready within {within}: {}", health.last)
+}
+
+/// A start that was stopped because it never became ready: its end by our own signal says nothing.
+fn never_ready(view: &View<'_>, id: &InstanceId, life: Life<'_>, service: &Service) -> Option<String> {
+    let Life::Ended { child, .. } = life else { return None };
+    let health = view.observed.health.get(id)?;
+    let is_it = health.nonce == child.nonce && health.health == Health::NeverReady;
+    is_it.then(|| format!("{}; it is started again", not_ready(service, health)))
 }
 
 /// An instance that nobody wants any more.

@@ -78,8 +78,15 @@ fn evidence(case: &Case<'_>, rounds: &[Round], promise: Promise, reasons: Vec<St
         stall_ms: rounds.iter().map(|round| millis(round.stall)).collect(),
         load: case.load.clone(),
         not_tested: not_tested(options.fault),
-        reproduce: format!("mainstay drill {} --runs {} --seed {}", options.fault.name(), options.runs, options.seed),
+        reproduce: again(options),
     }
+}
+
+/// The line that runs the same drill on the same stack.
+pub(crate) fn again(options: &Options) -> String {
+    let mistake = options.sabotage.map(|mistake| format!(" --sabotage {}", mistake.name()));
+    let (call, drill) = (&options.call, options.fault.name());
+    format!("{call} drill {drill} --runs {} --seed {}{}", options.runs, options.seed, mistake.unwrap_or_default())
 }
 
 /// What a reader of the figures must know.

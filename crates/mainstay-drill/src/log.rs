@@ -136,8 +136,18 @@ mod tests {
             history: folder.join("drills/history.jsonl"),
             release: "0.1.0".to_owned(),
             stack_hash: "abc".to_owned(),
+            call: "mainstay".to_owned(),
             stop: crate::run::Stop::never(),
         }
+    }
+
+    #[test]
+    fn the_line_that_runs_a_drill_again_names_its_stack_and_its_mistake() {
+        let plain = Options { call: "./mainstay --state /srv/s".to_owned(), ..options(std::path::Path::new("/s")) };
+        let line = "./mainstay --state /srv/s drill edge-crash --runs 3 --seed 7";
+        assert_eq!(crate::judge::again(&plain), line);
+        let control = Options { sabotage: Some(crate::run::Sabotage::CloseListeners), ..plain };
+        assert_eq!(crate::judge::again(&control), format!("{line} --sabotage close-listeners"));
     }
 
     #[test]

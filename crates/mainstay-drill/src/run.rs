@@ -75,6 +75,8 @@ pub struct Options {
     pub release: String,
     /// SHA-256 of the stack file.
     pub stack_hash: String,
+    /// How mainstay is called for this stack, for the line that runs the drill again.
+    pub call: String,
     /// What ends it before its time.
     pub stop: Stop,
 }

@@ -317,14 +317,15 @@ impl Control {
             for slot in 1..=service.instances {
                 let id = InstanceId { service: name.clone(), slot };
                 let child = children.get(&ChildName::instance(&id)).filter(|child| child.ended.is_none());
-                running.extend(child.map(|child| (id, (child.nonce.clone(), child.since))));
+                running.extend(child.map(|child| (id, (child.nonce.clone(), child.since, child.quick_ends))));
             }
         }
-        self.machines.retain(|id, machine| running.get(id).is_some_and(|(nonce, _)| nonce == machine.nonce()));
+        self.machines.retain(|id, machine| running.get(id).is_some_and(|(nonce, ..)| nonce == machine.nonce()));
         self.probing.retain(|id| self.machines.contains_key(id));
         self.observed.health.retain(|id, _| running.contains_key(id));
-        for (id, (nonce, since)) in running {
-            let machine = self.machines.entry(id.clone()).or_insert_with(|| HealthMachine::new(nonce.clone(), since));
+        for (id, (nonce, since, quick_ends)) in running {
+            let machine = self.machines.entry(id.clone());
+            let machine = machine.or_insert_with(|| HealthMachine::new(nonce.clone(), since, quick_ends));
             let Some(service) = stack.services.get(&id.service) else { continue };
             machine.tick(&service.health, world.now);
             if machine.next_probe_at(&service.health) <= world.now && self.probing.insert(id.clone()) {

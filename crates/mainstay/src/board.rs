@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str, state: State) -> Progress {
-        Progress { what: "database".to_owned(), text: text.to_owned(), took_ms: Some(1900), state }
+        Progress { what: "database".to_owned(), text: text.to_owned(), took_ms: Some(1900), state, lost: None }
     }
 
     #[test]

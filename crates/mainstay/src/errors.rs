@@ -109,6 +109,8 @@ pages! {
     "MS4091"
     "MS4020"
     "MS3040"
+    "MS3042"
+    "MS4092"
 }
 
 // What clients of the database are told by the router, or because of it.

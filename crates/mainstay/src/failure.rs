@@ -2,6 +2,8 @@
 
 use mainstay_types::exit_code;
 
+use crate::again;
+
 /// A failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -12,11 +14,13 @@ pub(crate) struct Failure {
     pub(crate) text: String,
     /// The next step.
     pub(crate) help: Option<String>,
+    /// What failed as well; the first one's exit status counts.
+    pub(crate) more: Vec<Failure>,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, name: &'static str, text: impl Into<String>) -> Self {
-        Self { code, name, text: text.into(), help: None }
+        Self { code, name, text: text.into(), help: None, more: Vec::new() }
     }
 
     /// The user's mistake.
@@ -51,15 +55,38 @@ impl Failure {
         self
     }
 
+    /// One failure of several; `None` when there is none.
+    pub(crate) fn of_all(all: Vec<Self>) -> Option<Self> {
+        let mut all = all.into_iter();
+        let first = all.next()?;
+        Some(Self { more: all.collect(), ..first })
+    }
+
+    /// As JSON, with commands as they are to be typed.
+    pub(crate) fn value(&self) -> serde_json::Value {
+        let (text, help) = (again::text(&self.text), self.help.as_deref().map(again::text));
+        serde_json::json!({"code": self.name, "text": text, "help": help, "exit": self.code})
+    }
+
     pub(crate) fn print(&self, json: bool) {
+        // Where the text is empty, all was said already.
+        if self.text.is_empty() {
+            return;
+        }
         if json {
-            let value = serde_json::json!({"error": {"code": self.name, "text": self.text, "help": self.help, "exit": self.code}});
-            println!("{value}");
-        } else if !self.text.is_empty() {
-            eprintln!("{} {}", crate::screen::red(&format!("error[{}]:", self.name)), self.text);
-            if let Some(help) = &self.help {
-                eprintln!("hint: {help}");
+            let mut value = serde_json::json!({"error": self.value()});
+            if !self.more.is_empty() {
+                value["more"] = self.more.iter().map(Self::value).collect();
             }
+            println!("{value}");
+            return;
+        }
+        eprintln!("{} {}", crate::screen::red(&format!("error[{}]:", self.name)), self.text);
+        if let Some(help) = &self.help {
+            eprintln!("hint: {help}");
+        }
+        for other in &self.more {
+            other.print(json);
         }
     }
 }
@@ -69,7 +96,7 @@ impl From<mainstay_client::Error> for Failure {
         use mainstay_client::Error;
         match &error {
             Error::NotRunning { .. } => Self::failed("MS1001", format!("{error}: the stack is not up"))
-                .help("`mainstay up` starts it; `--env` and `--state` must be those of its `up`"),
+                .help("`mainstay up` starts it, `mainstay logs` and `mainstay events` show its last run; `--env` and `--state` must be those of its `up`"),
             Error::Refused(problem) => {
                 let failure = Self::failed("MS1002", problem.title.clone());
                 match &problem.help {

@@ -1,6 +1,14 @@
 //! The command line (L5): one file per command, thin. stdout is data, stderr is talk.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
 
+/// Talk on stderr. It names commands to copy, so all of it passes the one place that completes them.
+macro_rules! eprintln {
+    ($($argument:tt)+) => {
+        std::eprintln!("{}", $crate::again::text(&format!($($argument)+)))
+    };
+}
+
+mod again;
 mod board;
 mod command;
 mod doctor;
@@ -10,7 +18,7 @@ mod init;
 mod place;
 mod screen;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -112,6 +120,18 @@ enum Command {
     Router(command::internal::Options),
 }
 
+impl Command {
+    /// The file or folder that an argument names.
+    fn about(&self) -> Option<&Path> {
+        match self {
+            Self::Up(options) => options.stack_file.as_deref(),
+            Self::Check(options) => options.stack_file.as_deref(),
+            Self::Init(options) => options.folder(),
+            _ => None,
+        }
+    }
+}
+
 /// `mainstay status | head` ends when nobody reads any more, without a backtrace; a stack that runs goes on.
 #[expect(clippy::exit, reason = "nobody is left to tell, and unwinding would end in the same place")]
 fn end_quietly_when_nobody_reads() {
@@ -135,6 +155,7 @@ fn main() -> ExitCode {
         }
     };
     let json = cli.global.json;
+    again::remember(&cli.global, cli.command.about());
     match run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

@@ -31,9 +31,38 @@ fn init_writes_a_file_that_check_accepts_and_says_what_it_guessed() {
     assert!(init.status.success(), "{}", err(&init));
     assert!(err(&init).contains("app.py:3") && err(&init).contains("requirements.txt:3"), "{}", err(&init));
     assert!(err(&init).lines().all(|line| line.chars().count() <= 120), "{}", err(&init));
-    let check = mainstay(folder.path(), &["check"]);
-    assert!(check.status.success(), "{}", err(&check));
-    assert!(out(&check).contains("services   web × 2"), "{}", out(&check));
+    let check = || mainstay(folder.path(), &["check"]);
+    let unbuilt = check();
+    // The file is right; what it runs is not there yet, and `check` says so as `up` would.
+    assert_eq!(unbuilt.status.code(), Some(3), "{}", err(&unbuilt));
+    assert!(out(&unbuilt).contains("has no mistake, but `up` would refuse it"), "{}", out(&unbuilt));
+    assert!(err(&unbuilt).contains("MS3021") && err(&unbuilt).contains("it is not built yet"), "{}", err(&unbuilt));
+    let text = std::fs::read_to_string(folder.path().join("mainstay.toml")).expect("written");
+    let program =
+        text.split(['"', ' ']).find(|word| word.ends_with("bin/gunicorn")).expect("a program of the proposal");
+    let program = folder.path().join(program);
+    std::fs::create_dir_all(program.parent().expect("a folder")).expect("made");
+    std::fs::copy("/bin/true", &program).expect("a program");
+    let checked = check();
+    assert!(checked.status.success() && out(&checked).contains("is valid"), "{}", err(&checked));
+    assert!(out(&checked).contains("services   web × 2"), "{}", out(&checked));
+}
+
+#[test]
+fn service_install_prints_the_unit_as_text_and_as_json() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("mainstay.toml"), "stack = \"shop\"\n[cache]\n").expect("written");
+    let print = |more: &[&str]| {
+        let all = [&["--state", "s", "service", "install", "--print"], more].concat();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+        command.args(all).current_dir(folder.path()).env("HOME", "/root").output().expect("it runs")
+    };
+    let text = out(&print(&[]));
+    assert!(text.contains("[Service]") && text.contains("up --service"), "{text}");
+    let json: serde_json::Value = serde_json::from_slice(&print(&["--json"]).stdout).expect("JSON");
+    assert_eq!(json["text"].as_str(), Some(text.as_str()));
+    assert_eq!(json["unit"], "mainstay-shop-development.service");
+    assert!(json["file"].as_str().is_some_and(|file| file.ends_with("/mainstay-shop-development.service")), "{json}");
 }
 
 #[test]
@@ -130,7 +159,7 @@ fn trust_says_that_there_is_no_authority_before_the_first_up() {
     let state = folder.path().display().to_string();
     let none = mainstay(folder.path(), &["--state", &state, "trust"]);
     assert_eq!(none.status.code(), Some(1));
-    assert!(err(&none).contains("MS1070") && err(&none).contains("mainstay up"), "{}", err(&none));
+    assert!(err(&none).contains("MS1070") && err(&none).contains(&format!("--state {state} up`")), "{}", err(&none));
 }
 
 /// Names of commands that help shows.

@@ -1,6 +1,7 @@
 //! The planner's rules: each by an example, all of them over random observations.
 
 mod database;
+mod lost;
 mod random;
 mod schedules;
 mod stack;

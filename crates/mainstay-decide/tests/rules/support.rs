@@ -204,7 +204,8 @@ impl Bench {
 
     pub(crate) fn health(&mut self, id: &InstanceId, health: Health) {
         let nonce = self.children()[&ChildName::instance(id)].nonce.clone();
-        let seen = HealthSeen { nonce, health, since: at(2_000), last: "GET /healthz: 200".to_owned() };
+        let seen =
+            HealthSeen { nonce, health, since: at(2_000), last: "GET /healthz: 200".to_owned(), wrong_since: None };
         self.observed.health.insert(id.clone(), seen);
     }
 

@@ -139,9 +139,14 @@ pub(crate) fn is_elf(file: &OwnedFd) -> bool {
 
 pub(crate) fn explain(spec: &SpawnSpec, program: &Path, failed: &StartError) -> Refused {
     let error = &failed.error;
-    let (program, dir) = (program.display(), spec.dir.display());
+    let (file, program, dir) = (program, program.display(), spec.dir.display());
     let user = spec.user.as_ref().map_or_else(String::new, |user| format!(" as user {}", user.uid));
+    let is_there = error.kind() == io::ErrorKind::NotFound && file.exists();
     environment(match failed.stage {
+        // The kernel's words are about the interpreter then, and people look at the file.
+        Stage::Exec if is_there => {
+            format!("cannot execute {program}{user}: the interpreter that its first line names is not there")
+        }
         Stage::Exec => format!("cannot execute {program} in {dir}{user}: {error}"),
         Stage::Folder => format!("cannot enter {dir}{user} to run {program}: {error}"),
         Stage::User => format!("cannot become user {:?} to run {program}: {error}", spec.user),

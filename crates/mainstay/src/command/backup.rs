@@ -13,6 +13,7 @@ use mainstay_types::{Bytes, exit_code, full_text};
 use serde_json::{Value, json};
 
 use crate::Global;
+use crate::again;
 use crate::board;
 use crate::failure::Failure;
 use crate::place::Place;
@@ -128,7 +129,7 @@ fn list(global: &Global, backups: &Backups) -> Result<u8, Failure> {
         return Ok(exit_code::DONE);
     }
     if listed.is_empty() {
-        println!("no base backup yet: `mainstay backup now` takes one");
+        println!("{}", again::text("no base backup yet: `mainstay backup now` takes one"));
         return Ok(exit_code::DONE);
     }
     println!("{}", screen::bold("ID        CONSISTENT AT             SIZE        ADDED       FROM        FOR"));
@@ -218,7 +219,11 @@ pub(crate) fn establish(place: &Place) -> Result<Option<Established>, Failure> {
 pub(crate) fn say(established: &Established) {
     board::say(
         "backups",
-        &format!("WAL goes to {}; `mainstay backup now` takes a base backup", established.folder.display()),
+        &format!(
+            "WAL goes to {}; `{}` takes a base backup",
+            established.folder.display(),
+            again::command("backup now")
+        ),
     );
     if established.is_same_device {
         board::say("", "this is the disk of the data: it does not outlive that disk");

@@ -1,11 +1,13 @@
-//! `mainstay check`: every mistake of a stack file at once.
+//! `mainstay check`: every mistake of a stack file at once, then what it names and is not there: `up` would refuse the
+//! same things in the same words.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use mainstay_stack::model::Service;
-use mainstay_types::ServiceName;
+use mainstay_types::{ServiceName, exit_code};
 
+use super::preflight;
 use crate::Global;
 use crate::failure::Failure;
 
@@ -14,30 +16,34 @@ pub(crate) struct Options {
     /// Stack file or folder (default: --file, else mainstay.toml here)
     // Not named `file`: clap takes the same id for the same argument, and `--file` would be unknown here.
     #[arg(value_name = "FILE")]
-    stack_file: Option<PathBuf>,
+    pub(crate) stack_file: Option<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let global = Global { file: options.stack_file.clone().or_else(|| global.file.clone()), ..global.clone() };
     let place = crate::place::read(&global)?;
     let stack = &place.parsed.stack;
+    let missing = preflight::missing(&place);
     if global.json {
+        let status = missing.first().map_or(exit_code::DONE, |first| first.code);
+        let missing: Vec<_> = missing.iter().map(Failure::value).collect();
         println!(
             "{}",
             serde_json::json!({"file": place.file, "stack": stack.name, "environment": stack.environment,
-                "diagnostics": place.parsed.warnings})
+                "diagnostics": place.parsed.warnings, "missing": missing})
         );
-    } else {
-        let services: Vec<String> = stack.services.iter().map(|(name, service)| described(name, service)).collect();
-        println!("{} is valid: stack {}, environment {}", place.file.display(), stack.name, stack.environment);
-        println!("  services   {}", if services.is_empty() { "none".to_owned() } else { services.join(", ") });
-        let database = stack.database.as_ref().map_or("none".to_owned(), |database| {
-            format!("primary and {} standby, {:?}", database.standbys, database.durability).to_lowercase()
-        });
-        println!("  database   {database}");
-        println!("  cache      {}", if stack.cache.is_some() { "cache, store" } else { "none" });
+        return Ok(status);
     }
-    Ok(mainstay_types::exit_code::DONE)
+    let services: Vec<String> = stack.services.iter().map(|(name, service)| described(name, service)).collect();
+    let verdict = if missing.is_empty() { "is valid" } else { "has no mistake, but `up` would refuse it" };
+    println!("{} {verdict}: stack {}, environment {}", place.file.display(), stack.name, stack.environment);
+    println!("  services   {}", if services.is_empty() { "none".to_owned() } else { services.join(", ") });
+    let database = stack.database.as_ref().map_or("none".to_owned(), |database| {
+        format!("primary and {} standby, {:?}", database.standbys, database.durability).to_lowercase()
+    });
+    println!("  database   {database}");
+    println!("  cache      {}", if stack.cache.is_some() { "cache, store" } else { "none" });
+    Failure::of_all(missing).map_or(Ok(exit_code::DONE), Err)
 }
 
 fn described(name: &ServiceName, service: &Service) -> String {

@@ -70,13 +70,56 @@ fn ours(state: &Path) -> Result<String, Failure> {
         Failure::refused("MS4003", format!("{} is not a state folder of mainstay: {why}", state.display()))
             .help("nothing was deleted; look at the folder, and remove it by hand if it is yours")
     };
-    let text = std::fs::read(state.join("launch.json")).map_err(|error| foreign(format!("launch.json: {error}")))?;
-    let launch: Launch = serde_json::from_slice(&text).map_err(|error| foreign(format!("launch.json: {error}")))?;
     let (environment, stack) = (state.file_name(), state.parent().and_then(Path::file_name));
+    let text = match std::fs::read(state.join("launch.json")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let strange = strangers(state).map_err(|error| foreign(error.to_string()))?;
+            if let Some(strange) = strange.first() {
+                return Err(foreign(format!("it has no launch.json, and holds {}", strange.display())));
+            }
+            return Ok(stack.unwrap_or_default().to_string_lossy().into_owned());
+        }
+        read => read.map_err(|error| foreign(format!("launch.json: {error}")))?,
+    };
+    let launch: Launch = serde_json::from_slice(&text).map_err(|error| foreign(format!("launch.json: {error}")))?;
     if stack != Some(launch.stack.as_str().as_ref()) || environment != Some(launch.environment.as_str().as_ref()) {
         return Err(foreign(format!("launch.json speaks of {} in {}", launch.stack, launch.environment)));
     }
     Ok(launch.stack.to_string())
+}
+
+/// What a start that was refused before it wrote `launch.json` may have left in a state folder, as earlier versions
+/// did. It ran nothing: there are no data.
+const OF_A_REFUSED_START: [&str; 11] = [
+    "backup.json",
+    "bin",
+    "bin/mainstay",
+    "bin/mainstay.new",
+    "identity.age",
+    "keep.lock",
+    "logs",
+    "ports.json",
+    "runtime",
+    "secrets.age",
+    "stack.toml",
+];
+
+/// What is in the folder besides.
+fn strangers(state: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut strange = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(state.join(&folder))? {
+            let entry = entry?;
+            let name = folder.join(entry.file_name());
+            if !OF_A_REFUSED_START.iter().any(|known| name == Path::new(known)) {
+                strange.push(name);
+            } else if entry.file_type()?.is_dir() {
+                folders.push(name);
+            }
+        }
+    }
+    Ok(strange)
 }
 
 /// Removes the state and the sockets; the stack must be down. Answers how many bytes the files held.
@@ -149,4 +192,30 @@ fn size(folder: &Path) -> u64 {
         Err(_) => 0,
     };
     entries.flatten().map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_of_a_refused_start_are_ours_and_anything_beside_them_is_not() {
+        let base = tempfile::tempdir().expect("a folder");
+        let state = base.path().join("shop/development");
+        for folder in ["bin", "logs"] {
+            std::fs::create_dir_all(state.join(folder)).expect("made");
+        }
+        for file in ["keep.lock", "ports.json", "runtime", "bin/mainstay"] {
+            std::fs::write(state.join(file), b"").expect("written");
+        }
+        assert_eq!(ours(&state).expect("ours"), "shop");
+        for stranger in ["logs/web.log", "bin/tool", "pg"] {
+            std::fs::write(state.join(stranger), b"").expect("written");
+            let refused = ours(&state).expect_err("refused");
+            assert!(refused.name == "MS4003" && refused.text.contains(stranger), "{refused:?}");
+            std::fs::remove_file(state.join(stranger)).expect("removed");
+        }
+        std::fs::write(state.join("launch.json"), b"{}").expect("written");
+        assert!(ours(&state).is_err(), "a launch.json that cannot be read is not taken for none");
+    }
 }

@@ -3,12 +3,16 @@
 use mainstay_types::exit_code;
 
 use crate::Global;
+use crate::again;
 use crate::doctor::{Finding, Health, judge, look};
 use crate::failure::Failure;
 use crate::screen;
 
 pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
-    let findings = judge(&look::machine(global).await?);
+    let findings = judge(&look::machine(global).await?)
+        .into_iter()
+        .map(|finding| Finding { mend: finding.mend.iter().map(|line| again::line(line)).collect(), ..finding });
+    let findings: Vec<Finding> = findings.collect();
     let is_whole = findings.iter().all(|finding| finding.health != Health::Missing);
     if global.json {
         println!("{}", serde_json::to_string(&findings).map_err(|error| Failure::bug(error.to_string()))?);

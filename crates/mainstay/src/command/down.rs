@@ -232,6 +232,10 @@ pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
 /// again, when children outlived their keep, or while somebody looks at the past; what cannot be removed is the next
 /// start's to use.
 pub(crate) fn tidy(paths: &Paths) {
+    // Without it no keep ever ran here, and looking must make nothing.
+    if !paths.state.join("keep.lock").exists() {
+        return;
+    }
     let Ok(_lock) = delete::locked(&paths.state) else { return };
     let is_past = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("past-");
     let has_past = std::fs::read_dir(&paths.runtime).into_iter().flatten().flatten().any(is_past);

@@ -4,8 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use mainstay_api::{Event, Level};
+use mainstay_client::{Client, Error};
+use mainstay_controller::paths::Paths;
+use mainstay_controller::store::Store;
+use mainstay_types::exit_code;
 
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
@@ -23,13 +28,15 @@ pub(crate) struct Options {
 const LOOK: Duration = Duration::from_millis(300);
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
-    let client = crate::place::client(global)?;
+    let paths = crate::place::paths(global)?;
+    let client = Client::new(paths.api_socket());
     let mut after = None;
     loop {
         let events = match client.events(after, if after.is_none() { options.lines } else { 1000 }).await {
             Ok(events) => events,
             // A control plane that is just being restarted comes back; its events are durable.
             Err(_) if after.is_some() => Vec::new(),
+            Err(error @ Error::NotRunning { .. }) => return of_last_run(global, options, &paths, error),
             Err(error) => return Err(error.into()),
         };
         for event in &events {
@@ -37,10 +44,24 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         }
         after = events.last().map(|event| event.seq).or(after).or(Some(0));
         if !options.follow {
-            return Ok(mainstay_types::exit_code::DONE);
+            return Ok(exit_code::DONE);
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// The stack is down; its events are still there.
+fn of_last_run(global: &Global, options: &Options, paths: &Paths, error: Error) -> Result<u8, Failure> {
+    let broken = |error: &mainstay_controller::store::Error| {
+        Failure::environment("MS3042", error.to_string()).help("as the user whose stack it is")
+    };
+    let Some(store) = Store::look(&paths.state).map_err(|error| broken(&error))? else { return Err(error.into()) };
+    for event in store.events(None, options.lines).map_err(|error| broken(&error))? {
+        print(&event, global.json)?;
+    }
+    let more = if options.follow { "; nothing more comes while it is down" } else { "" };
+    eprintln!("the stack is not up: these are the last events of its last run{more}");
+    Ok(exit_code::DONE)
 }
 
 fn print(event: &Event, json: bool) -> Result<(), Failure> {
@@ -53,6 +74,6 @@ fn print(event: &Event, json: bool) -> Result<(), Failure> {
         Level::Warn => screen::yellow("warn "),
         Level::Error => screen::red("error"),
     };
-    println!("{}  {level}  {:<20} {}", event.at, event.kind, event.text);
+    println!("{}  {level}  {:<20} {}", event.at, event.kind, again::text(&event.text));
     Ok(())
 }

@@ -22,6 +22,7 @@ use mainstay_postgres::import::{self, Filter, Format};
 use mainstay_types::{Bytes, Timestamp, exit_code};
 
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 use progress::Progress;
@@ -135,7 +136,7 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
     }
     if let Some(schema) = &aside {
         println!("  what was there is in the schema {schema}; when it is no longer needed:");
-        println!("  mainstay db psql -- -c 'DROP SCHEMA {schema} CASCADE'");
+        println!("  {}", again::command(&format!("db psql -- -c 'DROP SCHEMA {schema} CASCADE'")));
     }
     if !has_history && has_migrations(global) {
         eprintln!(

@@ -21,6 +21,13 @@ pub(crate) struct Options {
     print: bool,
 }
 
+impl Options {
+    /// The folder, when it is named.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+}
+
 /// Deeper than this lie an application's sources, not what says how it runs.
 const DEPTH: usize = 5;
 /// More names than this are data: looking at them all would take long and say nothing.

@@ -9,36 +9,49 @@ use mainstay_controller::programs;
 use crate::failure::Failure;
 use crate::place::Place;
 
-/// Looks at everything; the first thing that is missing ends `up` with nothing started.
-pub(crate) fn run(place: &Place) -> Result<Vec<String>, Failure> {
+/// Looks at everything, with nothing written. What the stack file names and is not there is told all at once; it ends
+/// `up`, as a full disk or a port in use does.
+pub(crate) fn run(place: &Place) -> Result<Doors, Failure> {
+    if let Some(failure) = Failure::of_all(missing(place)) {
+        return Err(failure);
+    }
+    space(place)?;
+    ports(place)
+}
+
+/// What the stack needs and this machine lacks: programs, folders. `check` tells the same.
+pub(crate) fn missing(place: &Place) -> Vec<Failure> {
     let stack = &place.parsed.stack;
-    required_programs(place)?;
+    let mut missing = Vec::new();
+    missing.extend(required_programs(place).err());
     for (name, service) in &stack.services {
         let dir = place.folder.join(&service.dir);
         if !dir.is_dir() {
-            return Err(Failure::user("MS2010", format!("service {name}: there is no folder {}", dir.display()))
-                .help("`dir` is relative to the stack file's folder"));
+            let text = format!("service {name}: there is no folder {}", dir.display());
+            missing.push(Failure::user("MS2010", text).help("`dir` is relative to the stack file's folder"));
+            continue;
         }
         for command in [Some(&service.run), service.before.as_ref()].into_iter().flatten() {
-            program_of(name.as_str(), command, &dir)?;
+            missing.extend(program_of(name.as_str(), command, &dir).err());
         }
     }
     for (name, site) in &stack.sites {
         let dir = place.folder.join(&site.dir);
         if !dir.is_dir() {
-            return Err(Failure::user("MS2011", format!("site {name}: there is no folder {}", dir.display()))
-                .help("build the site first; `dir` is relative to the stack file's folder"));
+            let text = format!("site {name}: there is no folder {}", dir.display());
+            let help = "build the site first; `dir` is relative to the stack file's folder";
+            missing.push(Failure::user("MS2011", text).help(help));
         }
     }
     if let Some(migrations) = stack.database.as_ref().and_then(|database| database.migrations.as_ref()) {
         let dir = place.folder.join(migrations);
         if !dir.is_dir() {
-            return Err(Failure::user("MS2012", format!("there is no migrations folder {}", dir.display()))
-                .help("`migrations` in [database] is relative to the stack file's folder"));
+            let text = format!("there is no migrations folder {}", dir.display());
+            let help = "`migrations` in [database] is relative to the stack file's folder";
+            missing.push(Failure::user("MS2012", text).help(help));
         }
     }
-    space(place)?;
-    ports(place)
+    missing
 }
 
 /// What a new cluster takes: 40 MiB of catalogs and two segments of WAL of 16 MiB, and room for a third.
@@ -52,7 +65,9 @@ fn space(place: &Place) -> Result<(), Failure> {
     let cannot = |what: &Path, error: &dyn std::fmt::Display| {
         Failure::environment("MS3031", format!("cannot look at {}: {error}", what.display()))
     };
-    let stat = rustix::fs::statvfs(state).map_err(|error| cannot(state, &error))?;
+    // Before the first start there is none: its file system is that of the folder in which it will be made.
+    let there = state.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(state);
+    let stat = rustix::fs::statvfs(there).map_err(|error| cannot(there, &error))?;
     let me = std::env::current_exe().map_err(|error| cannot(state, &error))?;
     let program = me.metadata().map_err(|error| cannot(&me, &error))?.len();
     let wanted = place.parsed.stack.database.as_ref().map_or(0, |database| u64::from(database.standbys) + 1);
@@ -91,7 +106,7 @@ fn required_programs(place: &Place) -> Result<(), Failure> {
 
 /// A service's program: with a slash relative to its folder, else from PATH.
 fn program_of(service: &str, command: &[String], dir: &Path) -> Result<(), Failure> {
-    let Some(program) = command.first() else { return Ok(()) };
+    let Some(program) = executed(command) else { return Ok(()) };
     let is_executable =
         |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
     let found = if program.contains('/') {
@@ -103,13 +118,63 @@ fn program_of(service: &str, command: &[String], dir: &Path) -> Result<(), Failu
     if found {
         return Ok(());
     }
+    let path = dir.join(program);
+    if program.contains('/') && path.is_file() {
+        let text = format!("service {service}: {} is not executable", path.display());
+        return Err(Failure::environment("MS3021", text).help(format!("`chmod +x {}`", path.display())));
+    }
     let place = if program.contains('/') { format!("in {}", dir.display()) } else { "in PATH".to_owned() };
     Err(Failure::environment("MS3021", format!("service {service}: there is no program {program} {place}"))
-        .help("build or install it first; `run` with a slash is relative to the service's `dir`"))
+        .help(maker(program, dir)))
 }
 
-/// Chooses and keeps the ports of all doors; says which of them the file declares.
-fn ports(place: &Place) -> Result<Vec<String>, Failure> {
+/// The program that a command comes to: its first word, or what a shell is told to become at once.
+fn executed(command: &[String]) -> Option<&str> {
+    let first = command.first()?.as_str();
+    let [_, flag, script] = command else { return Some(first) };
+    let is_shell = ["sh", "bash", "/bin/sh", "/bin/bash"].contains(&first) && flag == "-c";
+    let become_ = script.strip_prefix("exec ").and_then(|rest| rest.split_whitespace().next());
+    // Only what a shell would take as it is; a bare name may come from a PATH of the service's own.
+    let is_plain = |word: &&str| word.contains('/') && word.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c));
+    Some(become_.filter(|_| is_shell).filter(is_plain).unwrap_or(first))
+}
+
+/// What makes a program that is not there, as far as its path tells.
+fn maker(program: &str, dir: &Path) -> String {
+    const MAKERS: [(&str, &str); 4] = [
+        ("target/release/", "cargo build --release"),
+        ("target/debug/", "cargo build"),
+        ("node_modules/.bin/", "npm ci"),
+        (".venv/bin/", "python3 -m venv .venv && .venv/bin/pip install …"),
+    ];
+    let made = MAKERS.iter().find_map(|(mark, how)| Some((program.split_once(mark)?.0, how)));
+    match made {
+        Some((before, how)) => {
+            let folder = dir.join(before);
+            let folder = folder.canonicalize().unwrap_or(folder);
+            format!("it is not built yet: `cd {} && {how}`", folder.display())
+        }
+        None => "build or install it first; `run` with a slash is relative to the service's `dir`".to_owned(),
+    }
+}
+
+/// Ports of all doors, chosen and not yet written down.
+pub(crate) struct Doors {
+    ports: Ports,
+    /// Those that the file declares.
+    declared: Vec<String>,
+}
+
+impl Doors {
+    /// Writes the ports down; returns which of them the file declares.
+    pub(crate) fn keep(self) -> Result<Vec<String>, Failure> {
+        self.ports.keep().map_err(|error| ports_file(&error))?;
+        Ok(self.declared)
+    }
+}
+
+/// Chooses the ports of all doors.
+fn ports(place: &Place) -> Result<Doors, Failure> {
     let stack = &place.parsed.stack;
     let mut ports = Ports::begin(&place.paths).map_err(|error| ports_file(&error))?;
     let mut doors = vec![
@@ -140,7 +205,7 @@ fn ports(place: &Place) -> Result<Vec<String>, Failure> {
                 .help(format!("stop what listens there, or set another {path} in the stack file"))
         })?;
     }
-    Ok(declared)
+    Ok(Doors { ports, declared })
 }
 
 /// `ports.json` cannot be read or written.

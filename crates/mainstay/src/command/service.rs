@@ -11,6 +11,7 @@ use mainstay_supervisor::durable;
 use mainstay_types::exit_code;
 
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::place;
 
@@ -174,7 +175,14 @@ fn no_systemd(why: &str) -> Failure {
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     match options.what {
         What::Install { print: true, .. } => {
-            print!("{}", Unit::of(global)?.text());
+            let unit = Unit::of(global)?;
+            if global.json {
+                let value = serde_json::json!({"unit": unit.name, "file": unit.file, "program": unit.program,
+                    "text": unit.text()});
+                println!("{value}");
+            } else {
+                print!("{}", unit.text());
+            }
             Ok(exit_code::DONE)
         }
         What::Install { no_start, .. } => install(global, &Unit::of(global)?, !no_start).await,
@@ -218,7 +226,8 @@ async fn install(global: &Global, unit: &Unit, start: bool) -> Result<u8, Failur
         return Ok(exit_code::DONE);
     }
     println!("unit     {}", unit.file.display());
-    println!("program  {} (`mainstay service install` again after an update of mainstay)", unit.program.display());
+    let renew = again::command("service install");
+    println!("program  {} (`{renew}` again after an update of mainstay)", unit.program.display());
     if let Some(guard) = guard {
         println!("spared   from automatic restarts by needrestart: {}", guard.display());
     }
@@ -226,7 +235,7 @@ async fn install(global: &Global, unit: &Unit, start: bool) -> Result<u8, Failur
     if !unit.is_root {
         println!("it ends with your last session, unless: loginctl enable-linger");
     }
-    println!("undo: mainstay service remove");
+    println!("undo: {}", again::command("service remove"));
     Ok(exit_code::DONE)
 }
 
@@ -296,10 +305,11 @@ fn status(global: &Global, unit: &Unit) -> Result<u8, Failure> {
     } else if is_there {
         println!("{}  {active}, {enabled}", unit.name);
         if !is_current {
-            println!("its text is not what this mainstay writes: `mainstay service install` renews it");
+            let renew = again::command("service install");
+            println!("its text is not what this mainstay writes: `{renew}` renews it");
         }
     } else {
-        println!("not installed: `mainstay service install` makes {}", unit.name);
+        println!("not installed: `{}` makes {}", again::command("service install"), unit.name);
     }
     Ok(exit_code::DONE)
 }

@@ -7,6 +7,7 @@ use mainstay_api::{DrillStanding, ScheduleStatus, Standing, Status};
 use mainstay_types::{State, Timestamp, exit_code};
 
 use crate::Global;
+use crate::again;
 use crate::board;
 use crate::failure::Failure;
 use crate::screen;
@@ -93,10 +94,10 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
             note(width, &runs(schedule.1, status.at), screen::dim);
         }
         for waiting in &one.waiting {
-            note(width, &waiting.to_string(), screen::dim);
+            note(width, &again::text(&waiting.to_string()), screen::dim);
         }
         if let Some(reason) = &one.reason {
-            note(width, reason, screen::yellow);
+            note(width, &again::text(reason), screen::yellow);
         }
     }
     if let Some(database) = &status.database {
@@ -141,7 +142,7 @@ fn drills(standings: &[DrillStanding]) -> Option<String> {
         named(Standing::NeverRun, "never run").map(|text| screen::yellow(&text)),
         (fine > 0).then(|| format!("{fine} fine")),
         extended(standings).map(|text| screen::yellow(&text)),
-        (owed > 0).then(|| "`mainstay drill --all` runs them".to_owned()),
+        (owed > 0).then(|| again::text("`mainstay drill --all` runs them")),
     ];
     (!standings.is_empty()).then(|| all.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::{Progress, Status};
 use mainstay_controller::paths::Paths;
-use mainstay_types::State;
+use mainstay_types::{BoxId, State};
 
 use crate::failure::Failure;
 
@@ -13,19 +13,40 @@ const LAST_WORDS: usize = 6;
 /// Logs that are shown: a service of many instances says the same in each.
 const LOGS: usize = 3;
 
-/// A part is in a crash loop, or a step fails again and again.
+/// A part does not come up, or a step fails again and again.
 pub(super) fn why(paths: &Paths, line: &Progress, status: &Status) -> Failure {
-    let mut text = format!("{} does not come up: {}", line.what, line.text);
-    let boxes = status.boxes.iter().filter(|one| one.name.starts_with(&line.what));
+    let mut text = format!("{} does not come up: {}", line.what, line.lost.as_ref().unwrap_or(&line.text));
+    let boxes = status.boxes.iter().filter(|one| line.lost.is_none() && one.name.starts_with(&line.what));
     for reason in boxes.filter_map(|one| one.reason.as_ref()).filter(|reason| !line.text.contains(*reason)) {
         text.push_str(&format!("; {reason}"));
     }
     if line.what == "migrate" {
         return or_full_disk(paths, Failure::failed("MS1006", text).help("mend that file and run `mainstay up` again"));
     }
-    text.push_str(&last_words(paths, &line.what));
-    let help = format!("all of its output is in {}", paths.state.join("logs").display());
-    or_full_disk(paths, Failure::failed("MS1006", text).help(help))
+    let words = last_words(paths, &line.what, &text);
+    text.push_str(&words);
+    let is_service =
+        status.boxes.iter().any(|one| matches!(&one.id, BoxId::Service { name } if name.as_str() == line.what));
+    let all = if is_service {
+        format!("`mainstay logs {}` shows all of its output, `mainstay events` what happened", line.what)
+    } else {
+        format!("all of its output is in {}; `mainstay events` shows what happened", paths.state.join("logs").display())
+    };
+    or_full_disk(paths, Failure::failed("MS1006", text).help(format!("{}{all}", advice(line))))
+}
+
+/// What a service that runs and does not answer mostly lacks.
+fn advice(line: &Progress) -> &'static str {
+    let answers_nothing = line
+        .lost
+        .as_ref()
+        .is_some_and(|lost| ["was not ready within", "has answered for"].iter().any(|words| lost.contains(words)));
+    if answers_nothing {
+        "it must listen on 127.0.0.1 at the port in its variable PORT, and answer its `health` path with 200 to 399; \
+         `start_within` in `health` gives it more time; "
+    } else {
+        ""
+    }
 }
 
 /// Patience is over.
@@ -40,7 +61,8 @@ pub(super) fn too_long(paths: &Paths, status: Option<&Status>, patience: Duratio
     }
     let lines = status.iter().flat_map(|status| &status.progress);
     for line in lines.filter(|line| !matches!(line.state, State::Ready | State::NotConfigured | State::Waiting)) {
-        text.push_str(&last_words(paths, &line.what));
+        let words = last_words(paths, &line.what, &text);
+        text.push_str(&words);
     }
     or_full_disk(paths, Failure::failed("MS1007", text).help("--wait SECONDS waits longer"))
 }
@@ -48,28 +70,37 @@ pub(super) fn too_long(paths: &Paths, status: Option<&Status>, patience: Duratio
 /// The control plane ends again and again before it can answer: its own words say why.
 pub(super) fn no_control(paths: &Paths, patience: Duration) -> Failure {
     let text = format!("the control plane does not answer {} s after its start", patience.as_secs());
-    let text = format!("{text}{}", last_words(paths, "control"));
+    let text = format!("{text}{}", last_words(paths, "control", ""));
     let help = format!("all of its words are in {}", paths.log("control").display());
     or_full_disk(paths, Failure::environment("MS3033", text).help(help))
 }
 
-/// The ends of a part's logs.
-fn last_words(paths: &Paths, what: &str) -> String {
+/// The ends of a part's logs, but for those that were said already.
+fn last_words(paths: &Paths, what: &str, said: &str) -> String {
     let what = if what == "database" { "postgres" } else { what };
     let entries = std::fs::read_dir(paths.state.join("logs")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned));
     let is_its = |name: &String| name == what || name.strip_prefix(what).is_some_and(|rest| rest.starts_with('-'));
     let mut names: Vec<String> = names.filter(is_its).collect();
     names.sort();
-    let mut text = String::new();
+    let mut shown: Vec<(Vec<String>, Vec<String>)> = Vec::new();
     for name in names {
         let lines = mainstay_supervisor::logs::read_tail(&paths.log(&name), LAST_WORDS).map(|(lines, _)| lines);
         let lines = lines.unwrap_or_default();
-        if !lines.is_empty() && text.matches("\nthe last words of ").count() < LOGS {
-            text.push_str(&format!("\nthe last words of {name}:\n    {}", lines.join("\n    ")));
+        if !lines.is_empty() && said.contains(&lines.join("\n")) {
+            continue;
+        }
+        // Instances that fail alike say the same.
+        match shown.iter().position(|(_, known)| *known == lines) {
+            Some(same) => shown[same].0.push(name),
+            None if !lines.is_empty() && shown.len() < LOGS => shown.push((vec![name], lines)),
+            None => {}
         }
     }
-    text
+    let words = |(names, lines): &(Vec<String>, Vec<String>)| {
+        format!("\nthe last words of {}:\n    {}", names.join(", "), lines.join("\n    "))
+    };
+    shown.iter().map(words).collect()
 }
 
 /// The same, but when a full disk is what was behind it.

@@ -9,6 +9,7 @@ use clap::Args;
 use mainstay_types::exit_code;
 
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
@@ -212,7 +213,7 @@ fn change(global: &Global, authority: &Authority, pem: &[u8], wanted: bool) -> R
     let steps = plan(&seen, wanted).map_err(|obstacle| match obstacle {
         Obstacle::NotRoot => {
             Failure::environment("MS3071", "the trust store of this machine can be changed by root only")
-                .help(format!("sudo {} trust {option}", again(global)))
+                .help(format!("`sudo {}`", again::for_another_user(global, &format!("trust {option}"))))
         }
         Obstacle::NoStore => {
             Failure::environment("MS3072", format!("this machine has no {UPDATE} and no browser database"))
@@ -329,7 +330,7 @@ fn advise(global: &Global, authority: &Authority, seen: &Seen) {
     let key = authority.file.with_file_name("ca.key");
     let lines = [
         format!("one program: curl --cacert {} https://…", authority.file.display()),
-        format!("this machine: sudo {} trust --install", again(global)),
+        format!("this machine: sudo {}", again::for_another_user(global, "trust --install")),
         "Chromium: Settings, Privacy and security, Security, Manage certificates, Authorities, Import".to_owned(),
         "Firefox: Settings, Privacy & Security, View Certificates, Authorities, Import".to_owned(),
         match &authority.limits {
@@ -352,23 +353,6 @@ fn advise(global: &Global, authority: &Authority, seen: &Seen) {
     for line in lines.iter().skip(skipped) {
         eprintln!("{}", screen::wrap(line, "  ", "    "));
     }
-}
-
-/// How a command about this stack is called by another user: the state folder is that of this one.
-fn again(global: &Global) -> String {
-    let program = std::env::current_exe().map_or_else(|_| "mainstay".to_owned(), |path| path.display().to_string());
-    let mut words = vec![program];
-    let file = crate::place::stack_file(global).ok().and_then(|file| std::fs::canonicalize(file).ok());
-    if let Some(file) = file {
-        words.extend(["--file".to_owned(), file.display().to_string()]);
-    }
-    if let Some(environment) = &global.env {
-        words.extend(["--env".to_owned(), environment.clone()]);
-    }
-    if let Ok(base) = crate::place::state_base(global) {
-        words.extend(["--state".to_owned(), base.display().to_string()]);
-    }
-    words.join(" ")
 }
 
 #[cfg(test)]

@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use mainstay_api::Status;
 use mainstay_client::{Client, Error};
+use mainstay_controller::backups::Established;
 use mainstay_controller::launch::{self, Launch};
-use mainstay_controller::paths::Paths;
+use mainstay_controller::paths::{Made, Paths};
 use mainstay_supervisor::durable;
 use mainstay_supervisor::launch::Beside;
 use mainstay_types::{State, exit_code};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{down, preflight, trouble};
+use super::{delete, down, preflight, trouble};
 use crate::Global;
+use crate::again;
 use crate::board::{self, Board};
 use crate::failure::Failure;
 use crate::place::{self, Place};
@@ -26,7 +28,7 @@ pub(crate) struct Options {
     /// Stack file or folder (default: --file, else mainstay.toml here)
     // Not named `file`: clap takes the same id for the same argument, and `--file` would be unknown here.
     #[arg(value_name = "FILE")]
-    stack_file: Option<std::path::PathBuf>,
+    pub(crate) stack_file: Option<std::path::PathBuf>,
     /// Return once everything is ready; `mainstay down` stops it
     #[arg(long, short = 'd')]
     detach: bool,
@@ -48,24 +50,17 @@ const KEEP_ANSWER: Duration = Duration::from_secs(2);
 const KEEP_RESTARTS: u32 = 3;
 /// What failed for this long, although it was tried again, will not come up by waiting.
 const HOPELESS: Duration = Duration::from_secs(10);
-/// The same for a crash loop, whose tries are counted already: one more of them.
-const CRASH_LOOP: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let global = Global { file: options.stack_file.clone().or_else(|| global.file.clone()), ..global.clone() };
     let place = place::read(&global)?;
-    place.paths.create().map_err(|error| place::folder_failure(&error))?;
+    place.paths.refuse_foreign().map_err(|error| place::folder_failure(&error))?;
     let client = Client::new(place.paths.api_socket());
     if options.service {
         return serve(&place, &client, Duration::from_secs(options.wait)).await;
     }
     refuse_second(&place.paths, &client).await?;
-    let prepared = preflight::run(&place).and_then(|declared| {
-        let backups = super::backup::establish(&place)?;
-        prepare(&place, declared)?;
-        Ok(backups)
-    });
-    let backups = prepared.inspect_err(|_| down::tidy(&place.paths))?;
+    let backups = make_ready(&place)?;
     println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
     let began = Instant::now();
     start_keep(&place.paths, None)?;
@@ -75,12 +70,14 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
             if let Some(backups) = &backups {
                 super::backup::say(backups);
             }
-            let link = client.console_link().await.map(|link| link.url).unwrap_or_default();
-            board::say("console", &format!("{link}  (one use)"));
-            secrets(&place, &global);
+            match client.console_link().await {
+                Ok(link) => board::say("console", &format!("{}  (one use)", link.url)),
+                Err(error) => board::say("console", &error.to_string()),
+            }
+            secrets(&place);
             let took = status.at.saturating_since(status.since);
             let took = screen::took(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-            let end = if options.detach { format!("`{} down`", again(&global)) } else { "Ctrl-C".to_owned() };
+            let end = if options.detach { again::text("`mainstay down`") } else { "Ctrl-C".to_owned() };
             board::say("state", &format!("{} keeps the data", place.paths.state.display()));
             println!("{} in {took}; {end} brings it down", screen::green("ready"));
         }
@@ -108,11 +105,12 @@ async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8,
     if keep_of(&place.paths).is_some() {
         println!("the stack runs already: taken over as it is");
     } else {
-        let declared = preflight::run(place)?;
-        if super::backup::establish(place)?.is_some_and(|backups| backups.card.is_some()) {
-            println!("a repository for backups was made: `mainstay backup card` prints its recovery card");
+        if make_ready(place)?.is_some_and(|backups| backups.card.is_some()) {
+            println!(
+                "{}",
+                again::text("a repository for backups was made: `mainstay backup card` prints its recovery card")
+            );
         }
-        prepare(place, declared)?;
         start_keep(&place.paths, Some(&unit))?;
     }
     if let Err(failure) = watch(&place.paths, client, began, patience, Some(&unit)).await {
@@ -120,7 +118,7 @@ async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8,
         return Err(failure);
     }
     super::service::tell_ready();
-    println!("ready; `mainstay status` shows it, `mainstay console` gives a link");
+    println!("{}", again::text("ready; `mainstay status` shows it, `mainstay console` gives a link"));
     stay(&place.paths, client, Some(&unit)).await
 }
 
@@ -142,6 +140,33 @@ async fn refuse_second(paths: &Paths, client: &Client) -> Result<(), Failure> {
         format!("this stack is up already: keep pid {} holds {} ({state})", holder.pid, paths.state.display()),
     )
     .help("`mainstay status` shows it; `mainstay down` stops it"))
+}
+
+/// Looks at all that must be so, then writes what the control plane needs. A start that is refused leaves everything as
+/// it was.
+fn make_ready(place: &Place) -> Result<Option<Established>, Failure> {
+    let doors = preflight::run(place)?;
+    let paths = &place.paths;
+    let mut made = paths.create().map_err(|error| place::folder_failure(&error))?;
+    let written = write(place, doors, &mut made);
+    if written.is_err() {
+        // Another `up` may have been quicker on the same folder: what is under keep's lock is not ours any more.
+        let lock = paths.state.join("keep.lock").exists().then(|| delete::locked(&paths.state));
+        if !matches!(lock, Some(Err(_))) {
+            made.take_back();
+        }
+    }
+    written
+}
+
+fn write(place: &Place, doors: preflight::Doors, made: &mut Made) -> Result<Option<Established>, Failure> {
+    let paths = &place.paths;
+    [&paths.state, &paths.runtime].iter().for_each(|folder| made.file(&folder.join("ports.json")));
+    [paths.program(), paths.stack_file(), paths.launch_file()].iter().for_each(|file| made.file(file));
+    let declared = doors.keep()?;
+    let backups = super::backup::establish(place)?;
+    prepare(place, declared)?;
+    Ok(backups)
 }
 
 /// Everything that a control plane must find: the program, the stack file, what this run is.
@@ -196,11 +221,6 @@ fn is_broken(state: State) -> bool {
     matches!(state, State::CrashLoop | State::Failed)
 }
 
-/// How long to hope in that state. A crash loop is five quick ends in a row: it had its tries.
-fn hope(state: State) -> Duration {
-    if state == State::CrashLoop { CRASH_LOOP } else { HOPELESS }
-}
-
 /// Brings down what this `up` began: by the control plane, or by keep when that does not answer.
 async fn undo(paths: &Paths, client: &Client, json: bool) {
     let Err(first) = down::bring_down(paths, client, true).await else { return };
@@ -239,11 +259,14 @@ async fn watch(
                 board.finish();
                 return Ok(status.clone());
             }
-            match status.progress.iter().find(|line| is_broken(line.state)) {
+            // At a machine's start nobody waits, everything is slow, and a further try costs nothing.
+            let lost = status.progress.iter().find(|line| unit.is_none() && line.lost.is_some());
+            let broken = lost.or_else(|| status.progress.iter().find(|line| is_broken(line.state)));
+            match broken {
                 None => hopeless = None,
                 Some(line) => {
-                    let (since, patience) = (*hopeless.get_or_insert_with(Instant::now), hope(line.state));
-                    if since.elapsed() > patience {
+                    let since = *hopeless.get_or_insert_with(Instant::now);
+                    if lost.is_some() || since.elapsed() > HOPELESS {
                         board.finish();
                         return Err(trouble::why(paths, line, status));
                     }
@@ -325,30 +348,16 @@ async fn stay(paths: &Paths, client: &Client, unit: Option<&Beside>) -> Result<u
     }
 }
 
-/// How a command about this stack is called from here.
-fn again(global: &Global) -> String {
-    let mut words = vec![std::env::args().next().unwrap_or_else(|| "mainstay".to_owned())];
-    if let Some(file) = &global.file {
-        words.extend(["--file".to_owned(), file.display().to_string()]);
-    }
-    if let Some(environment) = &global.env {
-        words.extend(["--env".to_owned(), environment.clone()]);
-    }
-    if let Some(state) = &global.state {
-        words.extend(["--state".to_owned(), state.display().to_string()]);
-    }
-    words.join(" ")
-}
-
 /// Values that services are given and nobody typed in: how to see them.
-fn secrets(place: &Place, global: &Global) {
+fn secrets(place: &Place) {
     for (name, service) in &place.parsed.stack.services {
         if service.secrets.is_empty() {
             continue;
         }
         let names: Vec<&str> = service.secrets.iter().map(String::as_str).collect();
         let verb = if names.len() == 1 { "has a generated value" } else { "have generated values" };
-        let text = format!("{} {verb}: `{} env {name} --show-secrets`", names.join(", "), again(global));
+        let show = again::command(&format!("env {name} --show-secrets"));
+        let text = format!("{} {verb}: `{show}`", names.join(", "));
         board::say("secrets", &text);
     }
 }

@@ -89,8 +89,14 @@ fn a_console_port_that_was_taken_meanwhile_costs_the_console_alone_and_only_unti
     let taken = taken.expect("the port was never free");
     wait_until("the event is there", || world.run(&["events"]).text.contains("no console until it is free"));
     assert_eq!(world.sql("select 1"), "1");
+    // The port is another's: no link leads there, and no token.
+    world.run(&["console"]).fails(1, "MS1002", &["the console has no door", &world.ports[2].to_string(), "pid"]);
+    assert_eq!(world.status()["urls"]["console"], serde_json::Value::Null);
+    assert!(world.status()["urls"]["site"].is_string());
     drop(taken);
     wait_until("the console is there", || std::net::TcpStream::connect(port).is_ok());
+    world.run(&["console"]).succeeds();
+    wait_until("its address is told", || world.status()["urls"]["console"].is_string());
     world.down().succeeds();
     world.assert_nothing_runs();
 }

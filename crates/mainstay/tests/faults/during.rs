@@ -10,6 +10,57 @@ fn a_service_that_ends_at_once_is_told_with_its_last_words_and_all_goes_down() {
     world.write(&world.stack(service, "standbys = 0"));
     world.up().fails(1, "MS1006", &["web does not come up", "exit 3", "cannot find my settings"]);
     world.assert_nothing_runs();
+
+    // What explains it is still there to be read, also for programs.
+    let ran = world.run(&["logs", "web"]);
+    ran.succeeds();
+    assert!(ran.text.contains("cannot find my settings") && ran.text.contains("the stack is not up"), "{}", ran.text);
+    let ran = world.run(&["events", "--lines", "500"]);
+    ran.succeeds();
+    assert!(ran.text.contains("web-1") && ran.text.contains("ended: exit 3"), "{}", ran.text);
+    world.run(&["logs", "nobody"]).fails(1, "MS1002", &["\"nobody\"", "web-1"]);
+    let ran = world.run(&["logs", "web-1", "--lines", "1", "--json"]);
+    let line: serde_json::Value = serde_json::from_str(ran.text.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&line["child"], &line["text"]), (&"web-1".into(), &"cannot find my settings".into()));
+}
+
+/// It counted as ready in the moments in which it ran, and `up` said so.
+#[test]
+fn a_worker_that_ends_again_and_again_is_never_called_ready() {
+    let world = World::new("looping");
+    let service = "port = false\nrun = [\"sh\", \"-c\", \"echo no queue; sleep 0.7; exit 4\"]";
+    world.write(&world.stack(service, "standbys = 0"));
+    let ran = world.up();
+    ran.fails(1, "MS1006", &["web does not come up", "ended 5 times in a row", "exit 4", "no queue"]);
+    assert!(!ran.text.contains("ready in"), "{}", ran.text);
+    world.assert_nothing_runs();
+    world.write(&world.stack("port = false\nrun = \"sleep 1000\"", "standbys = 0"));
+    world.up().succeeds();
+    world.down().succeeds();
+    world.assert_nothing_runs();
+}
+
+/// `up` waited for a minute and more, and then named the SIGTERM that it had sent itself.
+#[test]
+fn a_start_that_waiting_does_not_mend_is_given_up_with_its_reason() {
+    let world = World::new("hopeless");
+    let service = format!("{ANSWERS}\nhealth = \"/no-such-page\"");
+    world.write(&world.stack(&service, "standbys = 0"));
+    let ran = world.run(&["up", "--detach", "--wait", "50"]);
+    ran.fails(1, "MS1006", &["web-1 has answered for 10 s", "GET /no-such-page on port", "404", "logs web"]);
+
+    let silent = "health = { path = \"/healthz\", start_within = \"3s\" }";
+    world.write(&world.stack(&format!("run = \"sleep 1000\"\n{silent}"), "standbys = 0"));
+    let ran = world.run(&["up", "--detach", "--wait", "50"]);
+    ran.fails(1, "MS1006", &["web-1 was not ready within 3s", "GET /healthz on port", "refused", "PORT"]);
+    assert!(!ran.text.contains("SIGTERM"), "{}", ran.text);
+
+    let script = world.app().join("server");
+    std::fs::write(&script, "#!/no/such/interpreter\n").expect("writes");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    world.write(&world.stack("run = \"./server\"", "standbys = 0"));
+    world.up().fails(1, "MS1006", &["web-1 cannot be started", "server", "interpreter"]);
+    world.assert_nothing_runs();
 }
 
 #[test]

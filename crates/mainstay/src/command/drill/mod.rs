@@ -245,6 +245,7 @@ impl Running {
             history: self.paths.drill_history(),
             release: mainstay_controller::drills::RELEASE.to_owned(),
             stack_hash: self.stack.stack_hash.clone(),
+            call: crate::again::prefix(),
             stop: self.stop.clone(),
         };
         let report = mainstay_drill::drill(&self.client, &self.stack.stack, &options, talk).await?;

@@ -1,0 +1,185 @@
+//! Commands that are printed for people to copy: with the program as it was called, and with `--file`, `--env` and
+//! `--state` as they were given. Without them a copied command is about another stack, or about none.
+//!
+//! Texts name commands as `` `mainstay status` ``, wherever they come from; what prints them sends them through here.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use crate::{Global, place};
+
+/// How this program was called; set once, before anything is printed.
+static CALL: OnceLock<Call> = OnceLock::new();
+
+/// Commands that are about no stack: options of one would only be in the way.
+const ABOUT_NO_STACK: [&str; 5] = ["init", "explain", "schema", "completions", "manual"];
+
+/// The words before a command's name.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    program: String,
+    /// Options that choose the stack, with a space before each; empty when none was given.
+    options: String,
+}
+
+impl Call {
+    fn new(program: &str, global: &Global) -> Self {
+        let mut options = String::new();
+        let mut option = |name: &str, value: &str| options.push_str(&format!(" {name} {}", quoted(value)));
+        if let Some(file) = &global.file {
+            option("--file", &file.display().to_string());
+        }
+        if let Some(environment) = &global.env {
+            option("--env", environment);
+        }
+        if let Some(state) = &global.state {
+            option("--state", &state.display().to_string());
+        }
+        Self { program: quoted(program), options }
+    }
+
+    fn command(&self, rest: &str) -> String {
+        let verb = rest.split(' ').next().unwrap_or_default();
+        let options = if ABOUT_NO_STACK.contains(&verb) { "" } else { &self.options };
+        format!("{}{options} {rest}", self.program)
+    }
+
+    /// Options stand before the command's name: after it they could belong to a command that is run.
+    fn text(&self, text: &str) -> String {
+        let mut parts = text.split("`mainstay ");
+        let mut out = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            match part.split_once('`') {
+                Some((rest, after)) => out.push_str(&format!("`{}`{after}", self.command(rest))),
+                // No command: the text has an odd number of marks.
+                None => out.push_str(&format!("`mainstay {part}")),
+            }
+        }
+        out
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@,%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Takes note of how this program was called. `about`: the file or folder, when it was no `--file` that named it.
+pub(crate) fn remember(global: &Global, about: Option<&Path>) {
+    let program =
+        std::env::args_os().next().map_or_else(|| "mainstay".into(), |name| name.to_string_lossy().into_owned());
+    let file = about.map(Path::to_owned).or_else(|| global.file.clone());
+    // Set once: a second call in a process would be about the same stack.
+    CALL.set(Call::new(&program, &Global { file, ..global.clone() })).ok();
+}
+
+fn call() -> &'static Call {
+    CALL.get_or_init(|| Call { program: "mainstay".to_owned(), options: String::new() })
+}
+
+/// A command about this stack: `status` becomes `mainstay --state /srv/s status`.
+pub(crate) fn command(rest: &str) -> String {
+    call().command(rest)
+}
+
+/// What stands before the name of a command about this stack.
+pub(crate) fn prefix() -> String {
+    let call = call();
+    format!("{}{}", call.program, call.options)
+}
+
+/// The commands that a text names between backticks, as they are to be typed.
+pub(crate) fn text(text: &str) -> String {
+    call().text(text)
+}
+
+/// The same for a line that is one command, such as `sudo mainstay up`.
+pub(crate) fn line(line: &str) -> String {
+    if let Some(rest) = line.strip_prefix("mainstay ") {
+        return command(rest);
+    }
+    match line.split_once(" mainstay ") {
+        Some((before, rest)) => format!("{before} {}", command(rest)),
+        None => line.to_owned(),
+    }
+}
+
+/// A command about this stack for another user, from any folder: the state folder is that of this one.
+pub(crate) fn for_another_user(global: &Global, rest: &str) -> String {
+    let program = std::env::current_exe().map_or_else(|_| "mainstay".to_owned(), |path| path.display().to_string());
+    let file = place::stack_file(global).ok().and_then(|file| std::fs::canonicalize(file).ok());
+    let state = place::state_base(global).ok().map(|base| std::path::absolute(&base).unwrap_or(base));
+    Call::new(&program, &Global { file, state, ..global.clone() }).command(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn global(file: Option<&str>, env: Option<&str>, state: Option<&str>) -> Global {
+        Global { file: file.map(Into::into), env: env.map(Into::into), state: state.map(Into::into), json: false }
+    }
+
+    #[test]
+    fn a_printed_command_has_the_options_that_chose_the_stack_and_works_when_it_is_copied() {
+        let call = Call::new("./mainstay", &global(Some("my shop/mainstay.toml"), Some("staging"), Some("/srv/s")));
+        let options = "--file 'my shop/mainstay.toml' --env staging --state /srv/s";
+        assert_eq!(call.command("drill --all"), format!("./mainstay {options} drill --all"));
+        assert_eq!(
+            call.text("`mainstay run web -- ls` or `mainstay init`, `--wait`"),
+            format!("`./mainstay {options} run web -- ls` or `./mainstay init`, `--wait`")
+        );
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+    }
+
+    #[test]
+    fn a_command_of_a_plain_call_is_printed_as_it_is_written() {
+        let call = Call::new("mainstay", &global(None, None, None));
+        let text = "`mainstay status` shows it; `mainstay down` stops it; mainstay goes on";
+        assert_eq!(call.text(text), text);
+        let odd = "an odd `mainstay mark";
+        assert_eq!(call.text(odd), odd);
+    }
+
+    /// From a call's name to its closing bracket.
+    fn whole_call(text: &str) -> &str {
+        let mut open = 0;
+        let end = text.find(|c| {
+            open += i32::from(c == '(') - i32::from(c == ')');
+            c == ')' && open == 0
+        });
+        end.map_or(text, |end| &text[..=end])
+    }
+
+    /// Texts for people of `eprintln!` and of failures go through here by themselves; those on stdout must ask for it.
+    #[test]
+    fn no_command_is_printed_around_the_one_place_that_completes_it() {
+        fn look(folder: &Path, found: &mut Vec<String>) {
+            for entry in std::fs::read_dir(folder).expect("sources").flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    look(&path, found);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).expect("a source");
+                let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+                let calls = ["println!(", "say("].iter().flat_map(|call| text.match_indices(call));
+                let on_stdout = calls.filter(|(at, _)| !text[..*at].ends_with('e'));
+                for (at, _) in on_stdout {
+                    let call = whole_call(&text[at..]);
+                    let is_named = ["`mainstay ", ": mainstay ", "  mainstay "].iter().any(|name| call.contains(name));
+                    if is_named && !call.contains("again::") {
+                        found.push(format!("{}: {call}", path.display()));
+                    }
+                }
+            }
+        }
+        let mut found = Vec::new();
+        look(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/command"), &mut found);
+        assert!(found.is_empty(), "printed as they stand: {found:#?}");
+    }
+}
