@@ -28,6 +28,9 @@ const MOST_BEFORE: Duration = Duration::from_secs(30);
 const JITTER_MS: u64 = 400;
 /// Load goes on for this long after the stack is whole again.
 const AFTER: Duration = Duration::from_millis(600);
+
+/// A stack that is whole by its own account may have answered nobody yet: the load goes on until it was, or for so long.
+const SERVED_WITHIN: Duration = Duration::from_secs(10);
 /// On a busy machine clients take a while to connect; past this the load counts as not proven.
 const LOAD_WITHIN: Duration = Duration::from_secs(15);
 /// Operations before the fault below which the load is not proven.
@@ -119,6 +122,9 @@ impl Arena<'_> {
             Err(_) => After::default(),
         };
         tokio::time::sleep(AFTER).await;
+        if injected.is_ok() {
+            load.wait_for(LEAST_LOAD.max(measure::RUN_OF_SUCCESSES), gone, gone.elapsed() + SERVED_WITHIN).await;
+        }
         let load_after = load.least_since(at);
         let times = Times { began, injected: at, gone, ended: Instant::now() };
         let of = format!("{} run {number}", options.fault.name());
