@@ -257,7 +257,7 @@ ms down
 home web fail yes
 same "up fails" "$(code_of ms up -d --wait 60)" 1
 for text in "release command of web ended: exit 5" "relation users does not exist" "--state $STATE logs web"; do
-  grep -q "$text" "$SCRATCH/out" "$SCRATCH/err" || { cat "$SCRATCH/out" "$SCRATCH/err"; fail "it does not say: $text"; }
+  grep -q -e "$text" "$SCRATCH/out" "$SCRATCH/err" || { cat "$SCRATCH/out" "$SCRATCH/err"; fail "it does not say: $text"; }
 done
 ok "it says why, with the last lines and the next step"
 nothing_runs
