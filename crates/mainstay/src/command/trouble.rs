@@ -1,10 +1,11 @@
 //! Why a stack does not come up, told by those who know: the boxes' reasons and the last words of the children.
 
+use std::path::Path;
 use std::time::Duration;
 
-use mainstay_api::{Progress, Status};
+use mainstay_api::{BoxStatus, Progress, Status};
 use mainstay_controller::paths::Paths;
-use mainstay_types::{BoxId, State};
+use mainstay_types::{BoxId, State, Timestamp};
 
 use crate::failure::Failure;
 
@@ -16,14 +17,17 @@ const LOGS: usize = 3;
 /// A part does not come up, or a step fails again and again.
 pub(super) fn why(paths: &Paths, line: &Progress, status: &Status) -> Failure {
     let mut text = format!("{} does not come up: {}", line.what, line.lost.as_ref().unwrap_or(&line.text));
-    let boxes = status.boxes.iter().filter(|one| line.lost.is_none() && one.name.starts_with(&line.what));
+    // How instances ended that were brought down in order is no reason.
+    let is_broken = |state| matches!(state, State::Failed | State::CrashLoop | State::BackingOff);
+    let is_its = |one: &&BoxStatus| one.name.starts_with(&line.what) && is_broken(one.state);
+    let boxes = status.boxes.iter().filter(|one| line.lost.is_none() && is_its(one));
     for reason in boxes.filter_map(|one| one.reason.as_ref()).filter(|reason| !line.text.contains(*reason)) {
         text.push_str(&format!("; {reason}"));
     }
     if line.what == "migrate" {
         return or_full_disk(paths, Failure::failed("MS1006", text).help("mend that file and run `mainstay up` again"));
     }
-    let words = last_words(paths, &line.what, &text);
+    let words = last_words(paths, &line.what, &text, Some(status.since));
     text.push_str(&words);
     let is_service =
         status.boxes.iter().any(|one| matches!(&one.id, BoxId::Service { name } if name.as_str() == line.what));
@@ -61,7 +65,7 @@ pub(super) fn too_long(paths: &Paths, status: Option<&Status>, patience: Duratio
     }
     let lines = status.iter().flat_map(|status| &status.progress);
     for line in lines.filter(|line| !matches!(line.state, State::Ready | State::NotConfigured | State::Waiting)) {
-        let words = last_words(paths, &line.what, &text);
+        let words = last_words(paths, &line.what, &text, status.map(|status| status.since));
         text.push_str(&words);
     }
     or_full_disk(paths, Failure::failed("MS1007", text).help("--wait SECONDS waits longer"))
@@ -70,13 +74,13 @@ pub(super) fn too_long(paths: &Paths, status: Option<&Status>, patience: Duratio
 /// The control plane ends again and again before it can answer: its own words say why.
 pub(super) fn no_control(paths: &Paths, patience: Duration) -> Failure {
     let text = format!("the control plane does not answer {} s after its start", patience.as_secs());
-    let text = format!("{text}{}", last_words(paths, "control", ""));
+    let text = format!("{text}{}", last_words(paths, "control", "", None));
     let help = format!("all of its words are in {}", paths.log("control").display());
     or_full_disk(paths, Failure::environment("MS3033", text).help(help))
 }
 
-/// The ends of a part's logs, but for those that were said already.
-fn last_words(paths: &Paths, what: &str, said: &str) -> String {
+/// The ends of a part's logs, but for those that were said already and those of earlier runs.
+fn last_words(paths: &Paths, what: &str, said: &str, since: Option<Timestamp>) -> String {
     let what = if what == "database" { "postgres" } else { what };
     let entries = std::fs::read_dir(paths.state.join("logs")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log").map(str::to_owned));
@@ -84,7 +88,7 @@ fn last_words(paths: &Paths, what: &str, said: &str) -> String {
     let mut names: Vec<String> = names.filter(is_its).collect();
     names.sort();
     let mut shown: Vec<(Vec<String>, Vec<String>)> = Vec::new();
-    for name in names {
+    for name in names.into_iter().filter(|name| is_written_since(&paths.log(name), since)) {
         let lines = mainstay_supervisor::logs::read_tail(&paths.log(&name), LAST_WORDS).map(|(lines, _)| lines);
         let lines = lines.unwrap_or_default();
         if !lines.is_empty() && said.contains(&lines.join("\n")) {
@@ -103,6 +107,14 @@ fn last_words(paths: &Paths, what: &str, said: &str) -> String {
     shown.iter().map(words).collect()
 }
 
+/// Whether a log has words of this run. One whose time cannot be told is taken for one that has.
+fn is_written_since(log: &Path, since: Option<Timestamp>) -> bool {
+    let written = std::fs::metadata(log).and_then(|log| log.modified()).ok();
+    let written = written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let written = written.and_then(|age| i64::try_from(age.as_micros()).ok()).map(Timestamp::from_micros);
+    written.zip(since).is_none_or(|(written, since)| written >= since)
+}
+
 /// The same, but when a full disk is what was behind it.
 fn or_full_disk(paths: &Paths, failure: Failure) -> Failure {
     // The C library's words, PostgreSQL's are the same; SQLite has its own.
@@ -115,4 +127,27 @@ fn or_full_disk(paths: &Paths, failure: Failure) -> Failure {
         "make space in the file system of {}, or keep state elsewhere: --state DIR",
         paths.state.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_an_earlier_run_or_that_were_said_already_are_not_the_last_ones_of_this() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = Paths { state: folder.path().to_owned(), runtime: folder.path().join("run") };
+        std::fs::create_dir(folder.path().join("logs")).expect("made");
+        for (name, text) in
+            [("web-1", "no queue\n"), ("web-2", "no queue\n"), ("web-before", "no table\n"), ("webs-1", "x\n")]
+        {
+            std::fs::write(paths.log(name), text).expect("written");
+        }
+        let all = "\nthe last words of web-1, web-2:\n    no queue\nthe last words of web-before:\n    no table";
+        assert_eq!(last_words(&paths, "web", "", Some(Timestamp::from_micros(1))), all);
+        let unsaid = "\nthe last words of web-1, web-2:\n    no queue";
+        assert_eq!(last_words(&paths, "web", "it ended: no table", None), unsaid);
+        let later = Timestamp::from_micros(i64::MAX);
+        assert_eq!(last_words(&paths, "web", "", Some(later)), "");
+    }
 }
