@@ -381,6 +381,15 @@ pub struct Pool {
     pub refused: u64,
     /// Clients of this door that are held for a primary now.
     pub held: u64,
+    /// How often a reader waited until a standby had what it must see.
+    #[serde(default)]
+    pub behind: u64,
+    /// 95th percentile of these waits. **Unit**: microseconds.
+    #[serde(default)]
+    pub behind_p95_us: Option<u64>,
+    /// Of these, how often none had in time and the primary served the reader.
+    #[serde(default)]
+    pub to_primary: u64,
 }
 
 /// How much an event matters.

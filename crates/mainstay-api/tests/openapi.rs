@@ -95,6 +95,9 @@ fn pool(wait_p95_us: Option<u64>) -> Pool {
         wait_p95_us,
         refused: 8,
         held: 9,
+        behind: 10,
+        behind_p95_us: wait_p95_us,
+        to_primary: 1,
     }
 }
 

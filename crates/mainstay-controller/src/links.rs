@@ -318,6 +318,9 @@ pub(crate) fn pool(state: PoolState) -> mainstay_api::Pool {
         wait_p95_us: state.wait_p95_us,
         refused: state.refused,
         held: state.held,
+        behind: state.behind,
+        behind_p95_us: state.behind_p95_us,
+        to_primary: state.to_primary,
     }
 }
 

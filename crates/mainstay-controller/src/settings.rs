@@ -363,6 +363,7 @@ impl Settings {
                 least_idle: database.pool.idle,
                 idle_ms: millis(database.pool.idle_timeout),
                 lifetime_ms: millis(database.pool.lifetime),
+                read_wait_ms: millis(database.pool.read_wait),
             },
             tls: Some(Identity { chain_pem: certificate.chain_pem.clone(), key_pem: certificate.key_pem.clone() }),
         })

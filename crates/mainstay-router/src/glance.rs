@@ -5,6 +5,8 @@
 //! data, often a user's, and says nothing.
 //! **Source**: PostgreSQL manual, "Lexical Structure"; `src/backend/parser/scan.l`.
 
+use crate::position;
+
 /// What a session has that only its server knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ties(u32);
@@ -38,6 +40,8 @@ impl Ties {
     pub(crate) const LEAVES_OPEN: Self = Self(1 << 16);
     /// Not a tie: none is.
     pub(crate) const LEAVES_CLOSED: Self = Self(1 << 17);
+    /// Not a tie: it sets the position that reads must see.
+    pub(crate) const POSITION: Self = Self(1 << 19);
     /// The client writes its text in a way that is not read here.
     pub(crate) const UNREAD: Self = Self(1 << 18);
 
@@ -50,6 +54,7 @@ impl Ties {
         | Self::ENDS.0
         | Self::OPENS.0
         | Self::XID.0
+        | Self::POSITION.0
         | Self::LEAVES_OPEN.0
         | Self::LEAVES_CLOSED.0;
 
@@ -268,6 +273,10 @@ impl Glance {
 
     /// All of a text at once.
     pub(crate) fn at(text: &[u8]) -> Ties {
+        if position::said(text).is_some() {
+            // The router's own setting, which it remembers itself.
+            return Ties::POSITION;
+        }
         let mut glance = Self::new();
         glance.feed(text);
         glance.finish()

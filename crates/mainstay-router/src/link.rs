@@ -18,7 +18,7 @@ use crate::glance::CARRIED;
 use crate::message::{self, Failure, sqlstate};
 use crate::protocol::Server;
 use crate::scram::{MECHANISM, Proof, ScramError, nonce};
-use crate::shared::{CancelAt, Door, Registered, Route, Shared, View};
+use crate::shared::{CancelAt, Choice, Door, Registered, Route, Shared, View};
 use crate::startup::{self, Startup};
 use crate::statements::{Known, Statement};
 
@@ -147,6 +147,7 @@ pub(crate) struct Wanted {
     pub(crate) luggage: Luggage,
     /// Not for sessions that had a connection before.
     pub(crate) is_new: bool,
+    pub(crate) choice: Choice,
 }
 
 /// Connects to where the targets point, as soon as that is possible. The caller sets the deadline.
@@ -162,7 +163,7 @@ pub(crate) async fn acquire(wanted: Wanted, mut view: watch::Receiver<View>) -> 
             return Err(Refused::TooMany);
         }
         let turn = shared.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let Some(route) = now.route(wanted.door, turn as usize) else {
+        let Some(route) = shared.route(&now, wanted.door, turn as usize, wanted.choice) else {
             // The sender lives as long as `shared`.
             view.changed().await.ok();
             continue;

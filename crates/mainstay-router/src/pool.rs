@@ -14,7 +14,7 @@ use crate::fit::{Suit, fit, is_fresh};
 use crate::link::{self, ATTEMPT, AttemptError, Link, Luggage, Parameters, RETRY, Refused, Wanted};
 use crate::metrics::Histogram;
 use crate::protocol::{PoolMode, PoolPolicy, PoolState};
-use crate::shared::{Door, Held, Route, Shared, View};
+use crate::shared::{Choice, Door, Held, Route, Shared, View};
 use crate::startup::Startup;
 
 /// A client that finds all servers of the machine in use looks again that soon, besides being told.
@@ -48,6 +48,9 @@ pub(crate) struct Pool {
     acquired: AtomicU64,
     refused: AtomicU64,
     waits: Histogram,
+    /// Waits of readers for a position.
+    behind: Histogram,
+    to_primary: AtomicU64,
 }
 
 /// How many permits there are, and how many too many after the policy shrank.
@@ -143,7 +146,7 @@ impl Pools {
     /// Closes what leads to servers that are no targets any more. To be called once `view` is in force.
     pub(crate) fn purge(&self, view: &View) {
         for pool in lock(&self.all).values() {
-            lock(&pool.idle).retain(|idle| is_current(view, pool.name.0, &idle.link.route));
+            lock(&pool.idle).retain(|idle| is_current(view, &idle.link.route));
         }
     }
 
@@ -195,12 +198,13 @@ pub(crate) async fn sweep(shared: Arc<Shared>) {
 }
 
 /// Whether a connection there may be used for new transactions.
-fn is_current(view: &View, door: Door, route: &Route) -> bool {
+fn is_current(view: &View, route: &Route) -> bool {
     let Some(targets) = &view.targets else { return true };
     match (&targets.write, route.is_primary) {
         // Held: the same primary may come back.
         (None, true) => true,
-        (Some(primary), true) => *primary == route.server && (door == Door::Write || targets.read.is_empty()),
+        // By the read door too: for readers that no standby can serve.
+        (Some(primary), true) => *primary == route.server,
         (_, false) => targets.read.contains(&route.server),
     }
 }
@@ -220,6 +224,8 @@ impl Pool {
             acquired: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             waits: Histogram::default(),
+            behind: Histogram::default(),
+            to_primary: AtomicU64::new(0),
         }
     }
 
@@ -262,6 +268,7 @@ impl Pool {
         let (door, database, role) = &self.name;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (waited, wait_p95_us) = self.waits.summary();
+        let (behind, behind_p95_us) = self.behind.summary();
         let (active, waiting) = (load(&self.active), load(&self.waiting));
         PoolState {
             door: if *door == Door::Write { "write" } else { "read" }.to_owned(),
@@ -280,12 +287,21 @@ impl Pool {
             wait_p95_us,
             refused: load(&self.refused),
             held: shared.counters(*door).held.load(Ordering::Relaxed),
+            behind,
+            behind_p95_us,
+            to_primary: load(&self.to_primary),
         }
     }
 
     /// A session got a server.
     pub(crate) fn count_acquired(&self) {
         self.acquired.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A reader waited for a standby, or went to the primary instead.
+    pub(crate) fn count_behind(&self, took: Duration, is_late: bool) {
+        self.behind.record(took);
+        self.to_primary.fetch_add(u64::from(is_late), Ordering::Relaxed);
     }
 
     /// The startup packet for this pool's servers: without a name of its own, which is set for each client. One
@@ -302,9 +318,9 @@ impl Pool {
     }
 
     /// A connection that is there, without waiting.
-    pub(crate) fn take_now(&self, view: &View, startup: &Startup, turn: usize) -> Option<Box<Link>> {
+    pub(crate) fn take_now(&self, route: Option<Route>, startup: &Startup) -> Option<Box<Link>> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        let route = view.route(self.name.0, turn)?;
+        let route = route?;
         let mut link = self.pop(&route, startup)?;
         link.permit = Some(permit);
         Some(link)
@@ -340,7 +356,7 @@ impl Pool {
             link.side.known.ready(u64::MAX);
             let mut idle = lock(&self.idle);
             // Looked at under the lock that a purge takes after the view has changed.
-            if is_current(&shared.view.borrow(), self.name.0, &link.route) {
+            if is_current(&shared.view.borrow(), &link.route) {
                 link.park(true);
                 idle.push(Idle { link, since: Instant::now() });
             }
@@ -379,6 +395,7 @@ pub(crate) struct Asker {
     pub(crate) door: Door,
     pub(crate) startup: Arc<Startup>,
     pub(crate) suit: Suit,
+    pub(crate) choice: Choice,
 }
 
 impl Asker {
@@ -400,7 +417,8 @@ impl Asker {
                 return Err(Refused::Stopping);
             }
             let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
-            let found = match (now.route(self.door, usize::try_from(turn).unwrap_or(0)), link.take()) {
+            let route = self.shared.route(&now, self.door, usize::try_from(turn).unwrap_or(0), self.choice);
+            let found = match (route, link.take()) {
                 (Some(route), Some(taken)) if taken.route == route => self.fitted(taken, false).await?,
                 (Some(route), _) => match self.pool.pop(&route, &self.startup) {
                     Some(popped) => self.fitted(popped, false).await?,
@@ -414,13 +432,18 @@ impl Asker {
             }
             let held = held.get_or_insert_with(|| Held::new(Arc::clone(&self.shared), self.door));
             let deadline = held.since() + now.hold();
-            let is_routed = now.route(self.door, 0).is_some();
+            let is_routed = self.is_routed(&now);
             let pause = if is_routed { Instant::now() + RETRY } else { deadline };
             timeout_at(pause.min(deadline), view.changed()).await.ok();
             if Instant::now() >= deadline {
                 return Err(Refused::Expired);
             }
         }
+    }
+
+    /// There is a server that the session could have.
+    fn is_routed(&self, view: &View) -> bool {
+        self.shared.route(view, self.door, 0, self.choice).is_some()
     }
 
     /// Waits for the turn of this session: for as long as the policy says that clients wait for each other, and, when
@@ -437,10 +460,9 @@ impl Asker {
         let begun = Instant::now();
         let PoolPolicy { wait_ms, queue: most, .. } = policy(&view.borrow());
         let wait = Duration::from_millis(wait_ms);
-        let is_routed = |view: &View| view.route(self.door, 0).is_some();
         let waiting = Waiting::new(Arc::clone(pool));
         let is_crowded = pool.waiting.load(Ordering::Relaxed) > u64::from(most);
-        if is_crowded && held.is_none() && is_routed(&view.borrow()) {
+        if is_crowded && held.is_none() && self.is_routed(&view.borrow()) {
             pool.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Crowded { most });
         }
@@ -453,7 +475,7 @@ impl Asker {
             if now.is_stopping {
                 break Err(Refused::Stopping);
             }
-            if is_routed(&now) {
+            if self.is_routed(&now) {
                 routed.get_or_insert_with(Instant::now);
             } else {
                 routed = None;
@@ -512,6 +534,7 @@ impl Asker {
             startup: Arc::clone(&self.startup),
             luggage: Luggage::default(),
             is_new: false,
+            choice: self.choice,
         };
         let attempt = async {
             let _permit = self.shared.connecting.acquire().await;

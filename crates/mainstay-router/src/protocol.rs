@@ -151,6 +151,15 @@ pub struct PoolState {
     pub refused: u64,
     /// Client sessions of this door that are held for a primary now.
     pub held: u64,
+    /// How often a reader waited until a standby had what it must see.
+    #[serde(default)]
+    pub behind: u64,
+    /// 95th percentile of these waits. **Unit**: microseconds.
+    #[serde(default)]
+    pub behind_p95_us: Option<u64>,
+    /// Of these, how often none had in time and the primary served the reader.
+    #[serde(default)]
+    pub to_primary: u64,
 }
 
 /// What went through a door in a window.
@@ -222,6 +231,8 @@ pub struct PoolPolicy {
     pub idle_ms: u64,
     /// How old a server connection becomes. **Unit**: milliseconds.
     pub lifetime_ms: u64,
+    /// How long a reader waits for a standby to have what it must see. **Unit**: milliseconds.
+    pub read_wait_ms: u64,
 }
 
 impl Default for PoolPolicy {
@@ -234,6 +245,7 @@ impl Default for PoolPolicy {
             least_idle: 2,
             idle_ms: 600_000,
             lifetime_ms: 1_800_000,
+            read_wait_ms: 1_000,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use mainstay_types::Lsn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::client::Client;
@@ -58,6 +59,8 @@ pub(crate) enum Event {
     Stopped,
     /// A client without a server has sent what needs one.
     ClientWants,
+    /// The client has sent what this server may not be able to answer yet.
+    Behind,
 }
 
 /// When to stop by itself.
@@ -115,6 +118,8 @@ pub(crate) struct Relay {
     /// Stops once with nothing in flight and no transaction, whatever else it does.
     pub(crate) tells_idle: bool,
     pub(crate) stop: Stop,
+    /// The position for which the primary serves the client, because no standby had it.
+    pub(crate) ahead: Option<Lsn>,
 }
 
 fn consume(buffer: &mut Vec<u8>, count: usize) {
@@ -168,6 +173,7 @@ impl Relay {
             is_paused: false,
             tells_idle: false,
             stop: Stop::Never,
+            ahead: None,
         }
     }
 
@@ -221,6 +227,9 @@ impl Relay {
                     Poll::Pending => {}
                 }
             }
+            if self.is_behind(link) && self.is_at_rest() && self.has_work() {
+                return Poll::Ready(Event::Behind);
+            }
             if self.is_stopped() && self.tail.is_empty() && self.streaming_down == 0 {
                 return Poll::Ready(Event::Stopped);
             }
@@ -228,6 +237,23 @@ impl Relay {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// The client's reads must see what this server was not seen to have.
+    fn is_behind(&self, link: &Link) -> bool {
+        if self.door == Door::Write || self.tracker.read_after() == self.ahead {
+            return false;
+        }
+        let Some(position) = self.tracker.read_after().filter(|_| !link.route.is_primary) else {
+            return self.ahead.is_some();
+        };
+        !self.shared.replay.has(&link.route.server, position, Some(link.since))
+    }
+
+    /// Nothing is under way.
+    fn is_at_rest(&self) -> bool {
+        let is_empty = self.void.is_empty() && self.outbox.is_empty() && self.tail.is_empty();
+        is_empty && self.streaming_down == 0 && self.tracker.is_idle()
     }
 
     fn is_stopped(&self) -> bool {
@@ -492,7 +518,7 @@ impl Relay {
             // Goes on at the start of the next turn.
             return Poll::Ready(Ok(true));
         }
-        if self.is_paused && !self.tracker.is_within() {
+        if (self.is_paused || self.is_behind(link)) && !self.tracker.is_within() {
             return Poll::Ready(Ok(has_moved));
         }
         let end = self.sendable().map_err(Event::ClientMalformed)?;
@@ -537,11 +563,16 @@ impl Relay {
             }
             at += len;
             // One at a time until the client knows.
-            if self.is_untold || self.is_paused && matches!(kind, b'Q' | b'S' | b'F') {
+            if self.is_untold || self.is_one_by_one() && matches!(kind, b'Q' | b'S' | b'F') {
                 break;
             }
         }
         Ok(at)
+    }
+
+    /// What a cycle says may forbid the next one.
+    fn is_one_by_one(&self) -> bool {
+        self.is_paused || self.door == Door::Read
     }
 
     /// Everything whose first byte is among the `written` is in flight now.

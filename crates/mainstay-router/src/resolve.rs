@@ -12,7 +12,7 @@ use crate::fit::ask;
 use crate::link::{self, Link, Luggage, Wanted};
 use crate::protocol::Server;
 use crate::relay::Outcome;
-use crate::shared::{Door, Fence, Route, Shared, View};
+use crate::shared::{Choice, Door, Fence, Route, Shared, View};
 use crate::startup::Startup;
 
 /// An answer comes from memory; a server that takes longer has other worries.
@@ -56,6 +56,7 @@ pub(crate) async fn fence(shared: &Arc<Shared>, primary: &Server) -> Option<Fenc
         startup: Arc::new(startup),
         luggage: Luggage::default(),
         is_new: false,
+        choice: Choice::default(),
     };
     let asking = async {
         let mut link = link::open(&wanted, &view, route, registered).await.ok()?;
@@ -68,7 +69,7 @@ pub(crate) async fn fence(shared: &Arc<Shared>, primary: &Server) -> Option<Fenc
 }
 
 /// As a role that may come in, in a database of its own if there is one.
-fn own_startup(view: &View) -> Option<Startup> {
+pub(crate) fn own_startup(view: &View) -> Option<Startup> {
     let policy = &view.policy.as_ref()?.policy;
     let own = policy.roles.keys().find(|role| policy.databases.contains(role));
     let user = own.or_else(|| policy.roles.keys().next())?.clone();

@@ -151,6 +151,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         tasks.spawn(accept(listener, door, Arc::clone(&shared), Arc::clone(&connections)));
     }
     tasks.spawn(crate::pool::sweep(Arc::clone(&shared)));
+    tasks.spawn(crate::replay::watch(Arc::clone(&shared)));
     tasks.spawn(Control::new(Arc::clone(&shared), store).accept(socket));
     stop.await;
     tasks.shutdown().await;

@@ -20,7 +20,7 @@ use crate::pool::{Active, Asker, Member, Pool};
 use crate::protocol::PoolMode;
 use crate::relay::{Event, Outcome, Relay, Stop};
 use crate::resolve::outcome;
-use crate::shared::{CancelKey, ClientCount, Detached, Door, Held, Shared, View};
+use crate::shared::{CancelKey, Choice, ClientCount, Detached, Door, Held, Shared, View};
 use crate::startup::Startup;
 use crate::tracker::Fate;
 
@@ -69,13 +69,19 @@ struct Session {
     active: Option<Active>,
     /// Under which primary the last server was lost.
     lost_reign: u64,
+    choice: Choice,
+    /// The last server did not have what the client's reads must see.
+    is_behind: bool,
 }
+
+mod behind;
 
 /// Serves a client until it or we are done.
 pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
     let shared = Arc::clone(&count.shared);
     // Boxed, as what follows is: its room is given back before the session begins.
     let Some(Greeted { client, startup, rest }) = Box::pin(greet(client, &shared, door)).await else { return };
+    let (startup, read_after) = behind::without_position(startup);
     let Ok(cancel) = shared.issue_cancel() else { return };
     let view = shared.view.subscribe();
     let pool = shared.pools.of(door, &startup, &view.borrow());
@@ -101,7 +107,10 @@ pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
         startup: Arc::new(startup),
         active: None,
         lost_reign: 0,
+        choice: Choice::default(),
+        is_behind: false,
     };
+    session.relay.tracker.start_after(read_after);
     Box::pin(session.run()).await;
     session.farewell().await;
 }
@@ -131,6 +140,7 @@ impl Session {
             let next = match end {
                 LiveEnd::Over => return,
                 LiveEnd::Lost => self.go_on(Some(link)).await,
+                LiveEnd::Behind => self.catch_up(link).await,
                 LiveEnd::Changed => match self.settle(&mut link).await {
                     true => {
                         self.take_up(&mut link);
@@ -276,9 +286,11 @@ impl Session {
             reported: self.reported.clone(),
             unreported: self.unreported.clone(),
         };
+        self.choose().await?;
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
         let turn = usize::try_from(turn).unwrap_or(0);
-        let taken = self.pool.take_now(&self.shared.view.borrow(), &self.startup, turn);
+        let route = self.shared.route(&self.shared.view.borrow(), self.door, turn, self.choice);
+        let taken = self.pool.take_now(route, &self.startup);
         let found = match taken {
             Some(link) if suit.fits(&link) => link,
             taken => {
@@ -288,6 +300,7 @@ impl Session {
                     door: self.door,
                     startup: Arc::clone(&self.startup),
                     suit,
+                    choice: self.choice,
                 };
                 let asked = Box::pin(asker.ask(taken, self.shared.view.subscribe(), held));
                 tokio::select! {
@@ -308,7 +321,7 @@ impl Session {
         let mut held: Option<(Held, Instant)> = None;
         let mut is_parked = false;
         loop {
-            let stance = stance(&view.borrow_and_update(), self.door, link);
+            let stance = stance(&view.borrow_and_update(), self.door, link, self.choice);
             self.relay.is_paused = stance == Stance::Pause;
             self.relay.tells_idle = stance == Stance::Pause && !is_parked;
             if stance != Stance::Pause {
@@ -363,6 +376,11 @@ impl Session {
                 PoolMode::Session => LiveEnd::Changed,
                 PoolMode::Transaction => LiveEnd::Free { is_client_gone: false },
             },
+            Event::Behind if self.mode == PoolMode::Transaction && self.relay.tracker.is_free() => {
+                self.is_behind = true;
+                LiveEnd::Free { is_client_gone: false }
+            }
+            Event::Behind => LiveEnd::Behind,
             Event::ClientGone if self.mode == PoolMode::Transaction && self.relay.tracker.is_free() => {
                 LiveEnd::Free { is_client_gone: true }
             }
@@ -450,6 +468,7 @@ impl Session {
                 statements: self.relay.tracker.statements(),
             },
             is_new,
+            choice: self.choice,
         };
         let acquired = Box::pin(acquire(wanted, self.shared.view.subscribe()));
         tokio::select! {
@@ -555,6 +574,8 @@ enum LiveEnd {
     Changed,
     /// Others may have the server.
     Free { is_client_gone: bool },
+    /// It does not have yet what the client's reads must see.
+    Behind,
 }
 
 /// The one setting of the startup packet that shared servers are not opened with.
@@ -562,7 +583,7 @@ fn application_name(startup: &Startup) -> Settings {
     startup.parameters.iter().filter(|(name, _)| name == "application_name").cloned().collect()
 }
 
-fn stance(view: &View, door: Door, link: &Link) -> Stance {
+fn stance(view: &View, door: Door, link: &Link, choice: Choice) -> Stance {
     if view.is_stopping {
         return Stance::Stop;
     }
@@ -572,7 +593,7 @@ fn stance(view: &View, door: Door, link: &Link) -> Stance {
         Some(primary) if route.is_primary && *primary == route.server => match door {
             Door::Write => Stance::Run,
             // Standbys are back, or still none.
-            Door::Read if targets.read.is_empty() => Stance::Run,
+            Door::Read if targets.read.is_empty() || choice.is_at_primary => Stance::Run,
             Door::Read => Stance::Move,
         },
         Some(_) if route.is_primary => Stance::Close,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mainstay_types::Lsn;
 use subtle::ConstantTimeEq;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, RwLock, Semaphore, watch};
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use crate::client::acceptor;
 use crate::metrics::DoorCounters;
 use crate::pool::Pools;
 use crate::protocol::{Policy, Server, Targets};
+use crate::replay::Replay;
 use crate::scram::{ClientKeys, Verifier, salt_of};
 use crate::statements::Registry;
 
@@ -99,6 +101,15 @@ impl View {
     }
 }
 
+/// Which server may serve a reader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// One that has replayed that far is preferred.
+    pub(crate) after: Option<Lsn>,
+    /// No standby had in time.
+    pub(crate) is_at_primary: bool,
+}
+
 /// What became of the sessions in a failover.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failover {
@@ -176,6 +187,7 @@ pub(crate) struct Shared {
     pub(crate) read: DoorCounters,
     pub(crate) pools: Pools,
     pub(crate) statements: Registry,
+    pub(crate) replay: Replay,
     pub(crate) connecting: Semaphore,
     pub(crate) turn: AtomicU64,
     /// The second in which a client that was turned away was last told of.
@@ -206,6 +218,7 @@ impl Shared {
             read: DoorCounters::default(),
             pools: Pools::default(),
             statements: Registry::new(),
+            replay: Replay::default(),
             connecting: Semaphore::new(CONNECTING),
             turn: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
@@ -225,6 +238,22 @@ impl Shared {
         match door {
             Door::Write => &self.write,
             Door::Read => &self.read,
+        }
+    }
+
+    /// As [`View::route`], for a client that may not be served by any standby.
+    pub(crate) fn route(&self, view: &View, door: Door, turn: usize, choice: Choice) -> Option<Route> {
+        let Some(position) = choice.after.filter(|_| door == Door::Read) else { return view.route(door, turn) };
+        let targets = view.targets.as_ref()?;
+        if choice.is_at_primary {
+            return targets.write.clone().map(|server| Route { server, is_primary: true });
+        }
+        let count = targets.read.len();
+        let mut standbys = (0..count).map(|step| &targets.read[(turn % count + step) % count]);
+        match standbys.find(|server| self.replay.has(server, position, None)) {
+            Some(server) => Some(Route { server: server.clone(), is_primary: false }),
+            // The session looks again before it uses it.
+            None => view.route(door, turn),
         }
     }
 

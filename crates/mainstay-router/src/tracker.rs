@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mainstay_types::Lsn;
+
 use crate::frame::{HEADER, split_string};
 use crate::glance::{Glance, Ties};
 use crate::statements::Statement;
@@ -193,6 +195,10 @@ pub(crate) struct Tracker {
     unnamed_asks: bool,
     /// Whether a transaction is open behind the unnamed statement.
     unnamed_leaves: Option<bool>,
+    /// The position that the unnamed statement sets.
+    unnamed_position: Option<Option<Lsn>>,
+    /// What the client's reads must see.
+    read_after: Option<Lsn>,
     /// The BEGIN that is in flight, of which nothing was heard.
     begin: Option<Box<[u8]>>,
     /// A statement of the router's own that has to fail is in flight.
@@ -231,6 +237,8 @@ impl Tracker {
             portals_end: false,
             unnamed_asks: false,
             unnamed_leaves: None,
+            unnamed_position: None,
+            read_after: None,
             begin: None,
             must_fail: false,
             xid: None,
@@ -486,8 +494,13 @@ impl Tracker {
             let sql = sql.trim_ascii();
             doing.binds = if sql.strip_suffix(b";").unwrap_or(sql).contains(&b';') { 2 } else { 1 };
         }
-        if text == Text::Query {
-            self.note_begin(sql);
+        match text {
+            Text::Query => {
+                self.note_begin(sql);
+                self.note_position(seen, sql);
+            }
+            Text::Unnamed { .. } => self.unnamed_position = position_of(seen, sql),
+            Text::Named => {}
         }
         if seen.has(Ties::XID) && xid::asks(sql) {
             match text {
@@ -516,6 +529,7 @@ impl Tracker {
             },
             None => (None, false, None),
         };
+        self.bound_position(name);
         let ends = seen.is_none_or(|seen| seen.has(Ties::ENDS));
         self.portals_end |= ends;
         let batch = &mut self.batch;
@@ -555,11 +569,12 @@ impl Tracker {
     }
 
     fn look(&mut self, bytes: &[u8], is_whole: bool, text: Text) {
-        let mut glance = Glance::new();
-        glance.feed(bytes.strip_suffix(b"\0").unwrap_or(bytes));
+        let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
         if is_whole {
-            self.seen_whole(glance.finish(), text, bytes.strip_suffix(b"\0").unwrap_or(bytes));
+            self.seen_whole(Glance::at(bytes), text, bytes);
         } else {
+            let mut glance = Glance::new();
+            glance.feed(bytes);
             self.passing = Some(Passing::Text { glance: Box::new(glance), text });
         }
     }
@@ -713,18 +728,6 @@ impl Tracker {
         Received::Confirmed { answer, on_server }
     }
 
-    fn keep(&mut self, name: Vec<u8>, statement: Arc<Statement>) {
-        self.forget(&name);
-        self.statement_bytes += name.len() + statement.len();
-        self.statements.insert(name, statement);
-    }
-
-    fn forget(&mut self, name: &[u8]) {
-        if let Some(statement) = self.statements.remove(name) {
-            self.statement_bytes -= name.len() + statement.len();
-        }
-    }
-
     /// The server copies in: a Sync that it was sent for this batch is ignored, up to the end of the data.
     fn copy_in(&mut self) {
         self.is_copying_in = true;
@@ -747,34 +750,13 @@ impl Tracker {
             }
         }
     }
-
-    fn discarded(&mut self) {
-        self.deallocated(true);
-        self.has_changed = true;
-        // What was sent behind it may have made new ties already.
-        if self.asked.len() <= 1 && !self.is_batch_open {
-            self.ties = self.ties.among(Ties::UNREAD);
-        }
-    }
-
-    fn deallocated(&mut self, is_all: bool) {
-        if is_all {
-            self.statements.clear();
-            self.statement_bytes = 0;
-            // Others may have been made behind it, and a portal of a transaction outlives its statement.
-            if self.asked.len() <= 1 && !self.is_batch_open && self.status == IDLE {
-                self.changers = Ties::NONE;
-            }
-        } else if !self.statements.is_empty() {
-            // Which one is in the statement's text, or in the text of a prepared one: not worth following.
-            self.ties.add(Ties::PREPARED);
-        }
-    }
 }
 
 mod belief;
 mod names;
+mod reads;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use belief::{Owed, leaves, lost_status};
+use reads::position_of;

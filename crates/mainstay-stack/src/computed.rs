@@ -211,12 +211,13 @@ impl List<'_> {
         };
         self.push("database.pool_mode", mode);
         self.push("database.pool_size", pool_size);
-        let PoolLimits { wait, queue, idle, idle_timeout, lifetime } = pool;
+        let PoolLimits { wait, queue, idle, idle_timeout, lifetime, read_wait } = pool;
         self.duration("database.pool_wait", *wait);
         self.push("database.pool_queue", queue);
         self.push("database.pool_idle", idle);
         self.duration("database.pool_idle_timeout", *idle_timeout);
         self.duration("database.pool_lifetime", *lifetime);
+        self.duration("database.read_wait", *read_wait);
         let migrations = migrations.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
         self.push("database.migrations", migrations);
         self.push("database.write_port", write_port);

@@ -258,6 +258,8 @@ pub struct PoolLimits {
     pub idle_timeout: Duration,
     /// How old a server connection becomes. Default 30 min.
     pub lifetime: Duration,
+    /// How long a reader waits for a standby to have what it must see; then the primary serves it. Default 1 s.
+    pub read_wait: Duration,
 }
 
 impl Default for PoolLimits {
@@ -268,6 +270,7 @@ impl Default for PoolLimits {
             idle: 2,
             idle_timeout: Duration::from_secs(600),
             lifetime: Duration::from_secs(1_800),
+            read_wait: Duration::from_secs(1),
         }
     }
 }

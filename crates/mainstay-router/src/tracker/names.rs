@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answer, Awaited, Effect, MAX_STATEMENT_BYTES, MAX_STATEMENTS, Named, Text, Tracker, Unnamed};
+use super::{Answer, Awaited, Effect, IDLE, MAX_STATEMENT_BYTES, MAX_STATEMENTS, Named, Text, Tracker, Unnamed};
 use crate::glance::Ties;
 use crate::statements::{self, Statement};
 
@@ -118,5 +118,40 @@ impl Tracker {
     /// A statement is on this server under the client's own name: the session stays there.
     pub(crate) fn made_own(&mut self) {
         self.ties.add(Ties::PREPARED);
+    }
+
+    pub(super) fn keep(&mut self, name: Vec<u8>, statement: Arc<Statement>) {
+        self.forget(&name);
+        self.statement_bytes += name.len() + statement.len();
+        self.statements.insert(name, statement);
+    }
+
+    pub(super) fn forget(&mut self, name: &[u8]) {
+        if let Some(statement) = self.statements.remove(name) {
+            self.statement_bytes -= name.len() + statement.len();
+        }
+    }
+
+    pub(super) fn discarded(&mut self) {
+        self.deallocated(true);
+        self.has_changed = true;
+        // What was sent behind it may have made new ties already.
+        if self.asked.len() <= 1 && !self.is_batch_open {
+            self.ties = self.ties.among(Ties::UNREAD);
+        }
+    }
+
+    pub(super) fn deallocated(&mut self, is_all: bool) {
+        if is_all {
+            self.statements.clear();
+            self.statement_bytes = 0;
+            // Others may have been made behind it, and a portal of a transaction outlives its statement.
+            if self.asked.len() <= 1 && !self.is_batch_open && self.status == IDLE {
+                self.changers = Ties::NONE;
+            }
+        } else if !self.statements.is_empty() {
+            // Which one is in the statement's text, or in the text of a prepared one: not worth following.
+            self.ties.add(Ties::PREPARED);
+        }
     }
 }

@@ -6,6 +6,7 @@ mod failover;
 mod garbage;
 mod generated;
 mod pipelined;
+mod reads;
 mod sessions;
 mod support;
 mod transactions;

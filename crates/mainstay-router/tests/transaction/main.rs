@@ -14,6 +14,8 @@ mod held;
 mod pipelined;
 mod pooling;
 mod prepared;
+#[path = "../router/reads.rs"]
+mod reads;
 #[path = "../router/sessions.rs"]
 mod sessions;
 #[path = "../router/support/mod.rs"]

@@ -217,6 +217,7 @@ fn pool_limits(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> PoolLimits {
         idle: cursor.count(ctx, "pool_idle", 0..=MOST_CONNECTIONS).unwrap_or(default.idle),
         idle_timeout: cursor.duration(ctx, "pool_idle_timeout", SECOND..=DAY).unwrap_or(default.idle_timeout),
         lifetime: cursor.duration(ctx, "pool_lifetime", SECOND..=DAY).unwrap_or(default.lifetime),
+        read_wait: cursor.duration(ctx, "read_wait", POOL_WAIT_LEAST..=MINUTES).unwrap_or(default.read_wait),
     }
 }
 

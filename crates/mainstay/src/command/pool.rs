@@ -49,6 +49,13 @@ fn table(pools: &[Pool]) -> Vec<String> {
             let reasons: Vec<String> = pool.tied_by.iter().map(|(why, count)| format!("{count} by {why}")).collect();
             lines.push(format!("  tied: {}", reasons.join(", ")));
         }
+        if pool.behind > 0 {
+            let p95 = pool.behind_p95_us.map_or("-".to_owned(), milliseconds);
+            lines.push(format!(
+                "  {} reads waited for a standby (p95 {p95}), {} of them went to the primary",
+                pool.behind, pool.to_primary
+            ));
+        }
         if pool.refused > 0 {
             lines.push(format!(
                 "  {} clients waited too long, or the queue was full, and were told so (53300)",
@@ -88,12 +95,16 @@ mod tests {
             wait_p95_us: Some(1_750),
             refused: 2,
             held: 0,
+            behind: 3,
+            behind_p95_us: Some(4_100),
+            to_primary: 1,
         };
         let lines = table(&[pool]);
         assert!(lines.iter().skip(2).all(|line| line.len() <= 100), "{lines:#?}");
         assert!(lines[2].contains(" 997 ") && lines[2].ends_with("1.7 ms"), "{lines:#?}");
         assert_eq!(lines[3], "  tied: 1 by LISTEN, 2 by a temporary object");
-        assert!(lines[4].starts_with("  2 clients waited"), "{lines:#?}");
+        assert_eq!(lines[4], "  3 reads waited for a standby (p95 4.1 ms), 1 of them went to the primary");
+        assert!(lines[5].starts_with("  2 clients waited"), "{lines:#?}");
         assert_eq!(table(&[]), ["no client has come to the router yet"]);
     }
 }
