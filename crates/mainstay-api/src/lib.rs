@@ -238,13 +238,39 @@ pub struct DatabaseStatus {
     pub is_synchronous: bool,
     /// The router carries writes.
     pub is_writable: bool,
+    /// What an acknowledged write is worth: `fast`, `balanced` or `strict`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub durability: String,
+    /// What that risks, in a sentence for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub risk: String,
+    /// Standbys that the stack file asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standbys: Option<u32>,
     /// Replication lag by standby. **Unit**: bytes.
     pub lag_bytes: BTreeMap<Member, u64>,
     /// Changes of the primary since the state was created, planned ones too.
     pub failovers: u64,
+    /// The disk that the databases write to; `None`: nobody has looked yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskStatus>,
     /// The latest switchover, failover by hand or restart that a person asked this control plane for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errand: Option<ErrandStatus>,
+}
+
+/// A disk that fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Room for everybody. **Unit**: bytes.
+    pub free_bytes: u64,
+    /// All of it. **Unit**: bytes.
+    pub total_bytes: u64,
+    /// When it is full, if it goes on as in the last minutes; `None`: not within a week. **Unit**: seconds.
+    pub full_in_s: Option<u64>,
+    /// The file that is thrown off when the room ends, before PostgreSQL stops; 0: it was, or the disk is too small.
+    /// **Unit**: bytes.
+    pub ballast_bytes: u64,
 }
 
 /// What a person may ask the cluster for.
@@ -517,6 +543,8 @@ pub enum Sabotage {
     StartLate,
     /// The next lost standby: commits wait for it for some seconds more, and its start comes as late.
     UnblockLate,
+    /// The ballast is not thrown off when the disk is full.
+    KeepBallast,
 }
 
 /// Any error of the API, as `application/problem+json`.

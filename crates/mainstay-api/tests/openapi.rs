@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mainstay_api::{
-    API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, DrillFigures,
-    DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, Event, Extended, Flow, LastRun,
-    Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage, ScheduleStatus,
-    ServiceEnv, StageReached, Standing, Status, Top, Traffic, Usage, Verdict,
+    API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, DiskStatus,
+    DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, Event, Extended,
+    Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage,
+    ScheduleStatus, ServiceEnv, StageReached, Standing, Status, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -186,8 +186,12 @@ fn status() -> Status {
             lsn: Lsn::try_from("0/3000060".to_owned()).ok(),
             is_synchronous: true,
             is_writable: true,
+            durability: "balanced".to_owned(),
+            risk: "x".to_owned(),
+            standbys: Some(1),
             lag_bytes,
             failovers: 0,
+            disk: Some(DISK),
             errand: Some(errand()),
         }),
         urls: BTreeMap::from([("site".to_owned(), "https://shop.localhost:8443".to_owned())]),
@@ -195,6 +199,8 @@ fn status() -> Status {
         drills: STANDINGS.map(standing).to_vec(),
     }
 }
+
+const DISK: DiskStatus = DiskStatus { free_bytes: 1, total_bytes: 2, full_in_s: Some(3), ballast_bytes: 4 };
 
 fn errand() -> ErrandStatus {
     let sessions = ErrandSessions { carried: 1, ended: 2, in_flight: 3, longest_hold_ms: 4 };
@@ -216,7 +222,13 @@ fn errands() -> Vec<(&'static str, Value)> {
     let kinds = [ErrandKind::Switchover, ErrandKind::Failover, ErrandKind::Restart];
     let asked = |errand| ErrandAsked { errand, member: Some(Member::B), drain_ms: Some(1), is_forced: true };
     let begun = ErrandStatus { left: None, ended_at: None, reason: None, sessions: None, ..errand() };
-    let mut all = vec![put("ErrandStatus", errand()), put("ErrandStatus", begun)];
+    let still = DiskStatus { full_in_s: None, ..DISK };
+    let mut all = vec![
+        put("DiskStatus", DISK),
+        put("DiskStatus", still),
+        put("ErrandStatus", errand()),
+        put("ErrandStatus", begun),
+    ];
     all.extend(errand().stages.into_iter().map(|stage| put("StageReached", stage)));
     all.extend(errand().sessions.map(|sessions| put("ErrandSessions", sessions)));
     for kind in kinds {
@@ -379,7 +391,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         put("ConsoleLink", ConsoleLink { url: "http://console.localhost".to_owned() }),
         put("Problem", Problem { status: 404, code: "MS4042".to_owned(), title: "x".to_owned(), help: None }),
         ("Login", json!({"token": "x"})),
-        ("ComputedValue", json!({"path": "stack", "value": "shop", "origin": {}})),
+        ("ComputedValue", json!({"path": "stack", "value": "shop", "origin": {}, "note": "x"})),
     ];
     let sabotages = [
         Sabotage::Off,
@@ -389,6 +401,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         Sabotage::CloseRouterListeners,
         Sabotage::StartLate,
         Sabotage::UnblockLate,
+        Sabotage::KeepBallast,
     ];
     all.extend(sabotages.map(|one| put("Sabotage", one)));
     all.extend(drills());

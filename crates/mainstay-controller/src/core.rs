@@ -10,13 +10,13 @@ use mainstay_decide::observed::{ChildSeen, FailedStep, Health, HealthSeen, Membe
 use mainstay_decide::plan::{Plan, Step, StepKey};
 use mainstay_decide::{invariants, restart};
 use mainstay_stack::Stack;
-use mainstay_stack::model::Probe;
+use mainstay_stack::model::{Durability, Probe};
 use mainstay_supervisor::protocol::Child;
 use mainstay_types::{BoxId, ChildName, ChildRole, Generation, InstanceId, Nonce, Seen, State, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::now;
-use crate::effects::Effects;
+use crate::effects::{Effects, Fallen};
 use crate::first_looks::FirstLooks;
 use crate::journal::Journal;
 use crate::launch::Launch;
@@ -86,6 +86,8 @@ pub(crate) struct Core {
     states: BTreeMap<BoxId, State>,
     first_looks: FirstLooks,
     drills: Drills,
+    /// The disk of the databases.
+    disk: Option<mainstay_api::DiskStatus>,
     /// The latest errand, under way or over.
     errand: Option<mainstay_api::ErrandStatus>,
     /// Epoch whose primary's death was told.
@@ -117,6 +119,7 @@ impl Core {
             migrations: Vec::new(),
             first_looks: FirstLooks::new(parts.at),
             drills: Drills::default(),
+            disk: None,
             errand: None,
             fenced: None,
             is_first_keep: true,
@@ -222,11 +225,7 @@ impl Core {
                     database.look(member, seen, at);
                 }
             }
-            Message::Pressure(is_under_pressure) => {
-                if let Some(database) = &mut self.observed.database {
-                    database.is_under_pressure = is_under_pressure;
-                }
-            }
+            Message::Pressure(is_under_pressure) => self.take_pressure(is_under_pressure),
             Message::Redis { name, seen } => {
                 self.observed.redis.insert(name.to_owned(), seen);
             }
@@ -266,6 +265,8 @@ impl Core {
                 }
                 answer.send(taken).ok();
             }
+            Message::Disk(seen) => self.disk = Some(seen),
+            Message::DatabaseSize(bytes) => self.take_size(bytes),
             Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
@@ -275,6 +276,18 @@ impl Core {
                 let text = format!("positive control: {sabotage:?}");
                 self.journal.emit(NewEvent::warn(at, "SabotageSet", text));
             }
+        }
+    }
+
+    fn take_pressure(&mut self, is_under_pressure: bool) {
+        if let Some(database) = &mut self.observed.database {
+            database.is_under_pressure = is_under_pressure;
+        }
+    }
+
+    fn take_size(&mut self, bytes: u64) {
+        if let Some(database) = &mut self.observed.database {
+            database.size_bytes = Some(bytes);
         }
     }
 
@@ -395,7 +408,9 @@ impl Core {
     fn take_outcome(&mut self, step: &Step, outcome: Outcome, at: Timestamp) {
         match outcome {
             Outcome::Done => {
-                if let (Step::Clone { member, .. }, Some(database)) = (step, &mut self.observed.database) {
+                if let (Step::Clone { member, .. } | Step::Rewind { member, .. }, Some(database)) =
+                    (step, &mut self.observed.database)
+                {
                     database.cloned(*member, at);
                     // Another directory: how its former one ended says nothing of it.
                     if let Some((_, count)) = self.quick_ends.get_mut(&ChildName::postgres(*member)) {
@@ -428,27 +443,7 @@ impl Core {
                     database.record = Seen::Fact { value: Some(record), observed_at: at };
                 }
             }
-            Outcome::Promoted { timeline, lsn } => {
-                let seen = match step {
-                    Step::Promote { member } => {
-                        self.observed.database.as_mut().and_then(|database| database.members.get_mut(member))
-                    }
-                    _ => None,
-                };
-                // It has just said so: waiting for the next look would only cost time.
-                if let Some(seen) = seen {
-                    seen.has_standby_signal = Some(false);
-                    let answer = MemberAnswer {
-                        is_in_recovery: false,
-                        timeline,
-                        lsn,
-                        is_streaming: false,
-                        synchronous: Vec::new(),
-                        standbys: BTreeMap::new(),
-                    };
-                    seen.answer = Seen::Fact { value: answer, observed_at: at };
-                }
-            }
+            Outcome::Promoted { timeline, lsn } => self.take_promotion(step, timeline, lsn, at),
             Outcome::Prepared => self.observed.is_database_prepared = true,
             Outcome::Migrated(applied) => {
                 self.observed.is_migrated = true;
@@ -461,6 +456,48 @@ impl Core {
             }
             Outcome::Finished => self.is_finished = true,
         }
+    }
+
+    /// It has just said so: waiting for the next look would only cost time.
+    fn take_promotion(
+        &mut self,
+        step: &Step,
+        timeline: mainstay_types::Timeline,
+        lsn: mainstay_types::Lsn,
+        at: Timestamp,
+    ) {
+        self.tell_loss(timeline, lsn, at);
+        let seen = match step {
+            Step::Promote { member } => {
+                self.observed.database.as_mut().and_then(|database| database.members.get_mut(member))
+            }
+            _ => None,
+        };
+        if let Some(seen) = seen {
+            seen.has_standby_signal = Some(false);
+            let answer = MemberAnswer {
+                is_in_recovery: false,
+                timeline,
+                lsn,
+                is_streaming: false,
+                follows: None,
+                synchronous: Vec::new(),
+                standbys: BTreeMap::new(),
+            };
+            seen.answer = Seen::Fact { value: answer, observed_at: at };
+        }
+    }
+
+    /// In `fast` the successor may lack what the fallen primary had acknowledged: how much is read from its log, beside
+    /// everything else.
+    fn tell_loss(&self, timeline: mainstay_types::Timeline, from: mainstay_types::Lsn, at: Timestamp) {
+        let is_fast = self.stack.database.as_ref().is_some_and(|database| database.durability == Durability::Fast);
+        let Some(database) = self.observed.database.as_ref().filter(|_| is_fast) else { return };
+        let Some(record) = database.record.value().and_then(Option::as_ref) else { return };
+        let (Some(to), true) = (record.promoting, record.timeline < timeline) else { return };
+        let fallen = Fallen { member: record.primary, to, timeline: record.timeline, from };
+        let (effects, journal) = (Arc::clone(&self.effects), self.journal.clone());
+        tokio::spawn(async move { journal.emit(story::loss(fallen, effects.loss(fallen).await, at)) });
     }
 
     /// Gives every running start of an instance its health machine and shows what the machines say.
@@ -560,6 +597,7 @@ impl Core {
             drills: &self.drills.standings,
             errand: self.errand.as_ref(),
             is_console_open: *self.published.console.borrow(),
+            disk: self.disk,
             now: at,
         };
         let status = self.picture.draw(plan, &scene);

@@ -17,7 +17,7 @@ use mainstay_supervisor::protocol::SpawnSpec;
 use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, ServiceName, full_text};
 use tokio::sync::watch;
 
-pub(crate) use database::Cluster;
+pub(crate) use database::{Cluster, Fallen};
 pub(crate) use mistakes::Mistakes;
 pub(crate) use runs::BeforeRun;
 
@@ -59,6 +59,8 @@ impl Effects {
             Step::Finish => self.finish().await,
             Step::InitPrimary { .. }
             | Step::Clone { .. }
+            | Step::Rewind { .. }
+            | Step::Follow { .. }
             | Step::StartPostgres { .. }
             | Step::Fence { .. }
             | Step::Promote { .. }
@@ -84,7 +86,8 @@ impl Effects {
             | Sabotage::PromoteWithoutFencing
             | Sabotage::ThawWithoutFencing
             | Sabotage::StartLate
-            | Sabotage::UnblockLate => return,
+            | Sabotage::UnblockLate
+            | Sabotage::KeepBallast => return,
         };
         if let Ok(keep) = self.keep() {
             tokio::spawn(async move {

@@ -7,8 +7,10 @@
 mod api;
 mod assets;
 pub mod backups;
+mod checksums;
 mod clock;
 mod core;
+mod disk;
 pub mod drills;
 mod effects;
 mod errands;

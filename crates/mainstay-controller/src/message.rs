@@ -57,6 +57,10 @@ pub(crate) enum Message {
     RunNow { service: ServiceName, answer: oneshot::Sender<Result<Timestamp, String>> },
     /// A person asks the cluster for something; answered with how it stands, or why it cannot be.
     Errand { asked: mainstay_api::ErrandAsked, answer: oneshot::Sender<Result<mainstay_api::ErrandStatus, String>> },
+    /// The size of all databases together.
+    DatabaseSize(u64),
+    /// A look at the disk of the databases.
+    Disk(mainstay_api::DiskStatus),
     /// The history of drills, when it changed.
     Drills(Vec<mainstay_api::DrillRecord>),
     /// Somebody asks for an ordered end.

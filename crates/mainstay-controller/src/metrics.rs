@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use mainstay_stack::model::Durability;
 use mainstay_types::State;
 
 use crate::api::Shared;
@@ -38,6 +39,30 @@ fn control(shared: &Shared) -> String {
         writeln!(page, "mainstay_failovers_total {}", database.failovers).ok();
         page.push_str("# TYPE mainstay_database_synchronous gauge\n");
         writeln!(page, "mainstay_database_synchronous {}", u8::from(database.is_synchronous)).ok();
+        let wanted = &shared.effects.settings.stack.database;
+        let wants = wanted.as_ref().is_some_and(|one| one.standbys > 0 && one.durability != Durability::Fast);
+        page.push_str("# HELP mainstay_database_wants_synchronous Whether commits should wait for a standby.\n");
+        page.push_str("# TYPE mainstay_database_wants_synchronous gauge\n");
+        writeln!(page, "mainstay_database_wants_synchronous {}", u8::from(wants)).ok();
+        let standbys = wanted.as_ref().map_or(0, |one| one.standbys);
+        page.push_str("# HELP mainstay_database_standbys_wanted Standbys that the stack file asks for.\n");
+        page.push_str("# TYPE mainstay_database_standbys_wanted gauge\n");
+        writeln!(page, "mainstay_database_standbys_wanted {standbys}").ok();
+        page.push_str("# HELP mainstay_database_standbys_streaming Standbys that stream from the primary.\n");
+        page.push_str("# TYPE mainstay_database_standbys_streaming gauge\n");
+        writeln!(page, "mainstay_database_standbys_streaming {}", database.lag_bytes.len()).ok();
+        let is_strict = wanted.as_ref().is_some_and(|one| one.durability == Durability::Strict);
+        let waits = is_strict && standbys > 0 && database.lag_bytes.is_empty();
+        page.push_str("# HELP mainstay_database_writes_wait Whether commits wait for a standby that is not there.\n");
+        page.push_str("# TYPE mainstay_database_writes_wait gauge\n");
+        writeln!(page, "mainstay_database_writes_wait {}", u8::from(waits)).ok();
+        if let Some(disk) = database.disk {
+            page.push_str(
+                "# HELP mainstay_database_ballast_bytes The file that is thrown off when the disk is full.\n",
+            );
+            page.push_str("# TYPE mainstay_database_ballast_bytes gauge\n");
+            writeln!(page, "mainstay_database_ballast_bytes {}", disk.ballast_bytes).ok();
+        }
         page.push_str("# TYPE mainstay_database_writable gauge\n");
         writeln!(page, "mainstay_database_writable {}", u8::from(database.is_writable)).ok();
     }

@@ -194,6 +194,8 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
     }
     if effects.cluster.is_some() {
         Cluster::observe(effects, sender);
+        tokio::spawn(crate::disk::observe(Arc::clone(effects), effects.journal.clone(), sender.clone()));
+        tokio::spawn(crate::checksums::observe(Arc::clone(effects), effects.journal.clone(), sender.clone()));
     }
 }
 
@@ -247,6 +249,7 @@ fn first_look(
         record: cluster.read_record().map_or(Seen::Unknown, observers::fact),
         members: BTreeMap::new(),
         is_under_pressure: false,
+        size_bytes: None,
         memory: BTreeMap::new(),
     });
     Observed {

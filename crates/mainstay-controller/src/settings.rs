@@ -27,6 +27,8 @@ pub(crate) struct Passwords {
     pub(crate) redis_store: Secret,
     pub(crate) telemetry: Secret,
     pub(crate) pages_token: Secret,
+    /// Of further databases' owners and roles, by role.
+    pub(crate) further: BTreeMap<String, Secret>,
     /// Secrets that the stack file names.
     pub(crate) named: BTreeMap<String, Secret>,
 }
@@ -39,6 +41,12 @@ impl Passwords {
                 named.insert(name.clone(), secrets.get_or_make(&format!("named:{name}"))?);
             }
         }
+        let mut further = BTreeMap::new();
+        if let Some(database) = &stack.database {
+            for role in database.databases.iter().chain(database.roles.keys()) {
+                further.insert(role.clone(), secrets.get_or_make(&format!("postgres:role:{role}"))?);
+            }
+        }
         Ok(Self {
             superuser: secrets.get_or_make("postgres:superuser")?,
             replication: secrets.get_or_make("postgres:replication")?,
@@ -49,6 +57,7 @@ impl Passwords {
             redis_store: secrets.get_or_make("redis:store")?,
             telemetry: secrets.get_or_make("telemetry")?,
             pages_token: secrets.get_or_make("pages-token")?,
+            further,
             named,
         })
     }
@@ -184,20 +193,25 @@ impl Settings {
         Some(address)
     }
 
-    fn dsn(&self, role: &str, password: &Secret, port: u16) -> String {
-        format!("postgres://{role}:{}@127.0.0.1:{port}/{role}", password.expose())
+    fn dsn(&self, role: &str, database: &str, password: &Secret, port: u16) -> String {
+        format!("postgres://{role}:{}@127.0.0.1:{port}/{database}", password.expose())
+    }
+
+    /// The password of a role that applications connect as.
+    fn password_of(&self, role: &str) -> &Secret {
+        self.passwords.further.get(role).unwrap_or(&self.passwords.application)
     }
 
     /// DSN of the application; `read`: through the read door.
     pub(crate) fn application_dsn(&self, read: bool) -> Option<Secret> {
         let name = self.database_name()?;
         let port = if read { self.doors.read } else { self.doors.write };
-        Some(Secret::new(self.dsn(name, &self.passwords.application, port)))
+        Some(Secret::new(self.dsn(name, name, &self.passwords.application, port)))
     }
 
     /// DSN of the ledger.
     pub(crate) fn ledger_dsn(&self) -> Secret {
-        Secret::new(self.dsn(LEDGER, &self.passwords.ledger, self.doors.write))
+        Secret::new(self.dsn(LEDGER, LEDGER, &self.passwords.ledger, self.doors.write))
     }
 
     /// Everything a service may use in templates, and is given as it is; `PORT` and the instance come on top.
@@ -213,18 +227,18 @@ impl Settings {
         let mut put = |name: &str, value: String| {
             names.insert(name.to_owned(), value);
         };
-        if let (true, Some(database)) = (service.uses_database, self.database_name()) {
-            let read = self.application_dsn(true).map(|dsn| dsn.expose().to_owned()).unwrap_or_default();
-            let write = self.application_dsn(false).map(|dsn| dsn.expose().to_owned()).unwrap_or_default();
-            put("DATABASE_URL", write);
-            put("DATABASE_READ_URL", read);
+        if let (true, Some(known)) = (service.uses_database, &self.stack.database) {
+            let (role, database) = known.connection(service.database.as_ref());
+            let password = self.password_of(role);
+            put("DATABASE_URL", self.dsn(role, database, password, self.doors.write));
+            put("DATABASE_READ_URL", self.dsn(role, database, password, self.doors.read));
             put("DATABASE_HOST", "127.0.0.1".to_owned());
             put("DATABASE_PORT", self.doors.write.to_string());
             put("DATABASE_READ_PORT", self.doors.read.to_string());
             put("DATABASE_NAME", database.to_owned());
-            put("DATABASE_USER", database.to_owned());
+            put("DATABASE_USER", role.to_owned());
             put("DATABASE_POOL", service.pool.to_string());
-            put("DATABASE_PASSWORD", self.passwords.application.expose().to_owned());
+            put("DATABASE_PASSWORD", password.expose().to_owned());
         }
         if service.uses_cache && self.stack.cache.is_some() {
             let url = |password: &Secret, port: u16| format!("redis://:{}@127.0.0.1:{port}/0", password.expose());
@@ -344,11 +358,17 @@ impl Settings {
         Some(Policy {
             schema: PROTOCOL_VERSION,
             generation: self.generation,
-            roles: BTreeMap::from([
-                (database.name.clone(), self.passwords.application.clone()),
-                (LEDGER.to_owned(), self.passwords.ledger.clone()),
-            ]),
-            databases: vec![database.name.clone(), LEDGER.to_owned()],
+            roles: database
+                .connections()
+                .into_iter()
+                .map(|(role, _)| (role.to_owned(), self.password_of(role).clone()))
+                .chain([(LEDGER.to_owned(), self.passwords.ledger.clone())])
+                .collect(),
+            databases: std::iter::once(&database.name)
+                .chain(&database.databases)
+                .cloned()
+                .chain([LEDGER.to_owned()])
+                .collect(),
             max_clients: MAX_CLIENTS,
             max_servers: database.max_connections.saturating_sub(reserve),
             hold_ms: millis(database.hold),

@@ -50,6 +50,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) errand: Option<&'a mainstay_api::ErrandStatus>,
     /// The console's port is this control plane's.
     pub(crate) is_console_open: bool,
+    pub(crate) disk: Option<mainstay_api::DiskStatus>,
     pub(crate) now: Timestamp,
 }
 
@@ -290,8 +291,10 @@ fn database_line(boxes: &[BoxStatus], scene: &Scene<'_>) -> Progress {
     let is_synchronous = status.as_ref().is_some_and(|status| status.is_synchronous);
     let wants_synchronous = config.standbys > 0 && config.durability != Durability::Fast;
     let all_ready = postgres.iter().all(|one| one.state == State::Ready);
-    let ready =
-        all_ready && router.is_some_and(|one| one.state == State::Ready) && (is_synchronous || !wants_synchronous);
+    let ready = all_ready
+        && router.is_some_and(|one| one.state == State::Ready)
+        && (is_synchronous || !wants_synchronous)
+        && scene.observed.is_database_prepared;
     let standbys = match (config.standbys, is_synchronous) {
         (0, _) => "primary, no standby".to_owned(),
         (1, true) => "primary streaming to standby, synchronous".to_owned(),
@@ -312,7 +315,11 @@ fn database_line(boxes: &[BoxStatus], scene: &Scene<'_>) -> Progress {
         // What it will be is not yet so.
         let missing = postgres.iter().copied().chain(router).filter(|one| one.state != State::Ready);
         let missing: Vec<String> = missing.map(|one| format!("{} {}", one.name, one.state)).collect();
-        let text = if missing.is_empty() { "the standby catches up".to_owned() } else { missing.join(", ") };
+        let text = match (missing.is_empty(), scene.observed.is_database_prepared) {
+            (false, _) => missing.join(", "),
+            (true, false) => "roles and databases are made".to_owned(),
+            (true, true) => "the standby catches up".to_owned(),
+        };
         return line("database", &text, state);
     }
     line("database", &format!("{standbys}; router {doors}"), state)
@@ -405,6 +412,7 @@ fn database(scene: &Scene<'_>) -> Option<DatabaseStatus> {
         Seen::Fact { value, .. } => value.write,
         Seen::Unknown | Seen::Silent { .. } => None,
     };
+    let wanted = scene.stack.database.as_ref();
     Some(DatabaseStatus {
         primary: record.map(|record| record.primary),
         timeline: record.map(|record| record.timeline).unwrap_or_default(),
@@ -414,9 +422,20 @@ fn database(scene: &Scene<'_>) -> Option<DatabaseStatus> {
         is_writable: routed.is_some()
             && routed == record.map(|record| record.primary)
             && answer.is_some_and(|answer| !answer.is_in_recovery),
+        durability: wanted.map_or_else(String::new, |one| one.durability.word().to_owned()),
+        risk: wanted.map_or_else(String::new, |one| one.durability.risk(one.standbys).to_owned()),
+        standbys: wanted.map(|one| one.standbys),
         lag_bytes,
         // The first epoch is the cluster's birth.
         failovers: record.map_or(0, |record| record.epoch.saturating_sub(1)),
+        disk: scene.disk.map(coarse),
         errand: scene.errand.cloned(),
     })
+}
+
+/// In steps, so that a disk that is written to does not change the picture at every look.
+fn coarse(disk: mainstay_api::DiskStatus) -> mainstay_api::DiskStatus {
+    const STEP: u64 = 16 * 1024 * 1024;
+    let full_in_s = disk.full_in_s.map(|seconds| if seconds < 600 { seconds } else { seconds / 60 * 60 });
+    mainstay_api::DiskStatus { free_bytes: disk.free_bytes / STEP * STEP, full_in_s, ..disk }
 }

@@ -6,9 +6,11 @@ use mainstay_api::{ErrandKind, ErrandStatus};
 use mainstay_decide::health::Transition;
 use mainstay_decide::observed::{HealthSeen, Record};
 use mainstay_decide::plan::{BoxPlan, Step};
+use mainstay_postgres::loss::Loss;
 use mainstay_supervisor::protocol::{Child, Ended};
 use mainstay_types::{BoxId, InstanceId, Member, State, Timestamp, Waiting};
 
+use crate::effects::Fallen;
 use crate::message::Outcome;
 use crate::schedules;
 use crate::store::NewEvent;
@@ -24,6 +26,10 @@ pub(crate) fn began(step: &Step, at: Timestamp) -> Option<NewEvent> {
             let text = format!("postgres-{} is lost: postgres-{member} will be promoted", record.primary);
             NewEvent::warn(at, "FailoverBegan", text).about(format!("postgres-{}", record.primary))
         }),
+        Step::Rewind { member, from } => Some(
+            NewEvent::info(at, "RewindBegan", format!("postgres-{member} is rewound to postgres-{from}"))
+                .about(format!("postgres-{member}")),
+        ),
         Step::Clone { member, from } => Some(
             NewEvent::info(at, "CloneBegan", format!("postgres-{member} is cloned from postgres-{from}"))
                 .about(format!("postgres-{member}")),
@@ -84,6 +90,29 @@ pub(crate) fn planned(record: &Record, to: Member, at: Timestamp) -> NewEvent {
     NewEvent::info(at, "FailoverBegan", text).about(format!("postgres-{}", record.primary))
 }
 
+/// What a failover in `fast` lost.
+pub(crate) fn loss(fallen: Fallen, loss: Result<Loss, String>, at: Timestamp) -> NewEvent {
+    let (from, to) = (fallen.member, fallen.to);
+    let event = match loss {
+        Ok(Loss { bytes: 0, .. }) => {
+            let text = format!("postgres-{to} has everything that postgres-{from} had written: nothing was lost");
+            NewEvent::info(at, "FailoverLost", text).with("lost_bytes", 0).with("lost_commits", 0)
+        }
+        Ok(Loss { bytes, commits, is_more }) => {
+            let least = if is_more { "at least " } else { "" };
+            let text = format!(
+                "{least}{bytes} bytes of log with {commits} commits of postgres-{from} are not on postgres-{to}: \
+                 lost, as `fast` allows; the old directory is kept until the next standby streams"
+            );
+            NewEvent::error(at, "FailoverLost", text).with("lost_bytes", bytes).with("lost_commits", commits)
+        }
+        Err(reason) => {
+            NewEvent::error(at, "FailoverLost", format!("what postgres-{to} lacks cannot be told: {reason}"))
+        }
+    };
+    event.about(format!("postgres-{from}"))
+}
+
 /// A step that is done.
 pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp) -> Option<NewEvent> {
     let postgres = |member: &mainstay_types::Member| format!("postgres-{member}");
@@ -95,6 +124,14 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
         (Step::Clone { member, from }, _) => {
             let text = format!("{} is a copy of {}", postgres(member), postgres(from));
             NewEvent::info(at, "StandbyCloned", text).about(postgres(member))
+        }
+        (Step::Rewind { member, from }, _) => {
+            let text = format!("{} is a beginning of {} again", postgres(member), postgres(from));
+            NewEvent::info(at, "StandbyRewound", text).about(postgres(member))
+        }
+        (Step::Follow { member, primary }, _) => {
+            let text = format!("{} follows {}", postgres(member), postgres(primary));
+            NewEvent::info(at, "StandbyRepointed", text).about(postgres(member))
         }
         (Step::Fence { member }, _) => {
             let text = format!("{} is dead: nothing is attached to its shared memory", postgres(member));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::{DrillRecord, DrillStanding, Extended, Standing, Verdict, newest_by_drill};
 use mainstay_stack::Stack;
-use mainstay_stack::model::{Durability, Promise};
+use mainstay_stack::model::{Durability, PoolMode, Promise};
 use mainstay_types::Timestamp;
 
 /// Age past which a drill says little of the stack as it is. The documents want failovers tried every month.
@@ -25,6 +25,14 @@ pub enum Fault {
     DatabaseFreeze,
     /// SIGKILL to a standby's postmaster.
     StandbyLoss,
+    /// Another primary, as planned: a switchover.
+    Switchover,
+    /// SIGSTOP to the process that receives the log at a standby.
+    ReplicationLag,
+    /// Every server connection of the application's pool is taken.
+    PoolExhaustion,
+    /// The disk of the databases is filled.
+    DiskFull,
     /// SIGKILL to the cache.
     CacheCrash,
     /// FLUSHALL to the cache.
@@ -41,13 +49,18 @@ pub enum Fault {
 
 impl Fault {
     /// All that break something, in the order of `drill --all`: from the door inward, the control plane last.
-    pub const ALL: [Self; 11] = [
+    ///
+    /// Not [`Self::DiskFull`]: only a small disk that nobody else uses is filled.
+    pub const ALL: [Self; 14] = [
         Self::InstanceCrash,
         Self::EdgeCrash,
         Self::RouterCrash,
         Self::DatabaseCrash,
         Self::DatabaseFreeze,
         Self::StandbyLoss,
+        Self::Switchover,
+        Self::ReplicationLag,
+        Self::PoolExhaustion,
         Self::CacheCrash,
         Self::CacheLoss,
         Self::StoreCrash,
@@ -64,6 +77,10 @@ impl Fault {
             Self::DatabaseCrash => "database-crash",
             Self::DatabaseFreeze => "database-freeze",
             Self::StandbyLoss => "standby-loss",
+            Self::Switchover => "switchover",
+            Self::ReplicationLag => "replication-lag",
+            Self::PoolExhaustion => "pool-exhaustion",
+            Self::DiskFull => "disk-full",
             Self::CacheCrash => "cache-crash",
             Self::CacheLoss => "cache-loss",
             Self::StoreCrash => "store-crash",
@@ -75,7 +92,7 @@ impl Fault {
 
     /// By its name.
     pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().chain([Self::Null]).find(|fault| fault.name() == name)
+        Self::ALL.into_iter().chain([Self::DiskFull, Self::Null]).find(|fault| fault.name() == name)
     }
 
     /// What it does, in a line.
@@ -87,6 +104,10 @@ impl Fault {
             Self::DatabaseCrash => "kills the postmaster of the primary (SIGKILL)",
             Self::DatabaseFreeze => "stops the primary and all its backends (SIGSTOP), thaws what is left of them",
             Self::StandbyLoss => "kills the postmaster of a standby (SIGKILL); writes go on without it",
+            Self::Switchover => "asks for another primary, as planned; nobody may notice",
+            Self::ReplicationLag => "stops the process that receives the log at a standby (SIGSTOP)",
+            Self::PoolExhaustion => "takes every server connection of the application's pool; others wait their turn",
+            Self::DiskFull => "fills the disk of the databases, if it is a small one; the ballast makes room",
             Self::CacheCrash => "kills the cache (SIGKILL); requests go on without it",
             Self::CacheLoss => "empties the cache (FLUSHALL); requests go on, the store keeps its keys",
             Self::StoreCrash => "kills the store (SIGKILL); its keys are there afterwards",
@@ -101,8 +122,13 @@ impl Fault {
         match self {
             Self::InstanceCrash => "instance",
             Self::EdgeCrash => "edge",
-            Self::RouterCrash => "router",
-            Self::DatabaseCrash | Self::DatabaseFreeze | Self::StandbyLoss => "postgres",
+            Self::RouterCrash | Self::PoolExhaustion => "router",
+            Self::DatabaseCrash
+            | Self::DatabaseFreeze
+            | Self::StandbyLoss
+            | Self::Switchover
+            | Self::ReplicationLag
+            | Self::DiskFull => "postgres",
             Self::CacheCrash | Self::CacheLoss => "cache",
             Self::StoreCrash => "store",
             Self::ControlPlaneCrash | Self::KeepCrash => "control",
@@ -119,6 +145,10 @@ impl Fault {
             Self::DatabaseCrash => "target.database_failure",
             Self::DatabaseFreeze => "target.database_freeze",
             Self::StandbyLoss => "target.standby_loss",
+            Self::Switchover => "target.switchover",
+            Self::ReplicationLag => "target.replication_lag",
+            Self::PoolExhaustion => "target.pool_exhaustion",
+            Self::DiskFull => "target.disk_full",
             Self::CacheCrash => "target.cache_crash",
             Self::CacheLoss => "target.cache_loss",
             Self::StoreCrash => "target.store_crash",
@@ -135,13 +165,21 @@ impl Fault {
 
     /// Whether it hits a process of the stack.
     pub fn has_victim(self) -> bool {
-        !matches!(self, Self::CacheLoss | Self::Null)
+        !matches!(
+            self,
+            Self::CacheLoss
+                | Self::Switchover
+                | Self::ReplicationLag
+                | Self::PoolExhaustion
+                | Self::DiskFull
+                | Self::Null
+        )
     }
 
     /// Whether its promise bounds the longest wait of a client, at the 95th percentile, and not the time until service
     /// is back.
     pub fn bounds_stall(self) -> bool {
-        matches!(self, Self::DatabaseFreeze | Self::StandbyLoss)
+        matches!(self, Self::DatabaseFreeze | Self::StandbyLoss | Self::Switchover | Self::ReplicationLag)
     }
 
     /// What the stack file promises about it.
@@ -154,6 +192,10 @@ impl Fault {
             Self::DatabaseCrash => target.database_failure,
             Self::DatabaseFreeze => target.database_freeze,
             Self::StandbyLoss => target.standby_loss,
+            Self::Switchover => target.switchover,
+            Self::ReplicationLag => target.replication_lag,
+            Self::PoolExhaustion => target.pool_exhaustion,
+            Self::DiskFull => target.disk_full,
             Self::CacheCrash => target.cache_crash,
             Self::CacheLoss => target.cache_loss,
             Self::StoreCrash => target.store_crash,
@@ -183,7 +225,17 @@ impl Fault {
                 need(standbys.is_some(), "the stack has no database to freeze")?;
                 need(standbys > Some(0), "the database has no standby that could take over")
             }
-            Self::StandbyLoss => {
+            Self::Switchover => need(standbys > Some(0), "the database has no standby that could take over"),
+            Self::DiskFull => need(standbys.is_some(), "the stack has no database"),
+            Self::PoolExhaustion => {
+                need(standbys.is_some(), "the stack has no database, so no pool")?;
+                let mode = stack.database.as_ref().map(|one| one.pool_mode);
+                need(
+                    mode == Some(PoolMode::Transaction),
+                    "with pool_mode = \"session\" each client has a server connection of its own",
+                )
+            }
+            Self::StandbyLoss | Self::ReplicationLag => {
                 need(standbys > Some(0), "the database has no standby to lose")?;
                 let is_strict = stack.database.as_ref().is_some_and(|one| one.durability == Durability::Strict);
                 need(!is_strict, "with durability = \"strict\" writes wait until the standby is back, as they should")
@@ -288,7 +340,9 @@ mod tests {
     }
 
     fn whole() -> Stack {
-        stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\n[cache]\n")
+        stack(
+            "stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\npool_mode = \"transaction\"\n[cache]\n",
+        )
     }
 
     fn record(drill: &str, ended_ms: i64, verdict: Verdict) -> DrillRecord {

@@ -129,6 +129,8 @@ impl Facts<'_> {
         match step {
             Step::InitPrimary { member } => self.init(*member, found),
             Step::Clone { member, from } => self.clone_(*member, *from, found),
+            Step::Rewind { member, from } => self.rewind(*member, *from, found),
+            Step::Follow { member, primary } => self.follow(*member, *primary, found),
             Step::StartPostgres { member, follow } => self.start_postgres(*member, *follow, found),
             Step::Fence { member } => self.fence(*member, found),
             Step::Promote { member } => self.promote(*member, found),
@@ -237,6 +239,32 @@ impl Facts<'_> {
                 found.add(Rule::NothingFromUnknown, format!("clones over a directory of postgres-{member} not known"));
             }
         }
+    }
+
+    /// What a clone may replace a rewind may change, but only of a former primary, whole and dead; and never where its
+    /// log may hold what was acknowledged and is nowhere else.
+    fn rewind(&self, member: Member, from: Member, found: &mut Found) {
+        self.clone_(member, from, found);
+        let seen = self.member(member);
+        let was_primary = seen.is_some_and(|seen| seen.has_standby_signal == Some(false));
+        let is_whole = seen.is_some_and(|seen| seen.data == DataDirectory::Complete);
+        let is_fast = self.stack.database.as_ref().is_none_or(|database| database.durability == Durability::Fast);
+        let is_allowed = was_primary && is_whole && !is_fast && self.is_proven_dead(member);
+        found.unless(is_allowed, Rule::DataIsKept, || {
+            format!("rewinds postgres-{member}, which is no former primary that may be")
+        });
+    }
+
+    fn follow(&self, member: Member, primary: Member, found: &mut Found) {
+        let is_recorded = self
+            .record()
+            .is_some_and(|record| record.primary == primary && record.promoting.is_none() && member != primary);
+        found.unless(is_recorded, Rule::RecordBeforeRouter, || {
+            format!("lets postgres-{member} follow postgres-{primary}, which is not the recorded primary")
+        });
+        found.unless(self.runs(member).is_some(), Rule::NothingFromUnknown, || {
+            format!("lets postgres-{member} follow, which does not run")
+        });
     }
 
     fn start_postgres(&self, member: Member, follow: Option<Member>, found: &mut Found) {

@@ -7,6 +7,7 @@
 
 mod children;
 mod database;
+pub mod disk;
 mod draft;
 pub mod drills;
 mod endpoints;

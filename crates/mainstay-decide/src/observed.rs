@@ -114,6 +114,8 @@ pub struct DatabaseSeen {
     pub members: BTreeMap<Member, MemberSeen>,
     /// Machine pressure (PSI) explains silence at present.
     pub is_under_pressure: bool,
+    /// All databases together, when somebody looked. **Unit**: bytes.
+    pub size_bytes: Option<u64>,
     /// What earlier looks showed and the latest no longer does. Filled by [`DatabaseSeen::look`].
     pub memory: BTreeMap<Member, MemberMemory>,
 }
@@ -131,6 +133,9 @@ impl DatabaseSeen {
                 memory.detached_since.get_or_insert(at);
             } else {
                 memory.detached_since = None;
+            }
+            if !answer.is_in_recovery {
+                memory.written = Some(answer.lsn);
             }
             if answer.is_in_recovery || answer.synchronous.is_empty() {
                 memory.synchronous = None;
@@ -158,7 +163,9 @@ pub struct MemberMemory {
     pub synchronous: Option<(Vec<Member>, Lsn)>,
     /// Since when it has answered each look in time.
     pub answers_since: Option<Timestamp>,
-    /// When its directory was last made as a copy.
+    /// A primary: the last position that it was seen to have written.
+    pub written: Option<Lsn>,
+    /// When its directory was last made as a copy, or rewound.
     pub cloned_at: Option<Timestamp>,
 }
 
@@ -237,6 +244,8 @@ pub struct MemberAnswer {
     pub lsn: Lsn,
     /// Standby: a WAL receiver is streaming.
     pub is_streaming: bool,
+    /// Standby: the member that it is set to stream from.
+    pub follows: Option<Member>,
     /// Primary: members that it names in `synchronous_standby_names` at present.
     pub synchronous: Vec<Member>,
     /// Primary: standbys streaming from it, with the position each has flushed.

@@ -99,6 +99,21 @@ pub enum Step {
         /// Where from.
         from: Member,
     },
+    /// Make this former primary a beginning of that one again, in place, and mark it complete. What only it held is gone;
+    /// an attempt that fails leaves an unfinished directory.
+    Rewind {
+        /// Whose directory.
+        member: Member,
+        /// Whom it is to follow.
+        from: Member,
+    },
+    /// Let a standby that runs stream from this primary.
+    Follow {
+        /// Which.
+        member: Member,
+        /// From whom.
+        primary: Member,
+    },
     /// Start a member's postmaster, as the standby of `follow` or as primary.
     StartPostgres {
         /// Which.
@@ -206,6 +221,8 @@ impl Step {
         match self {
             Self::InitPrimary { member }
             | Self::Clone { member, .. }
+            | Self::Rewind { member, .. }
+            | Self::Follow { member, .. }
             | Self::StartPostgres { member, .. }
             | Self::Fence { member } => postgres(member),
             Self::Promote { .. }
@@ -230,6 +247,8 @@ impl fmt::Display for Step {
         match self {
             Self::InitPrimary { member } => write!(f, "makes a new cluster in postgres-{member}"),
             Self::Clone { member, from } => write!(f, "clones postgres-{from} to postgres-{member}"),
+            Self::Rewind { member, from } => write!(f, "rewinds postgres-{member} to postgres-{from}"),
+            Self::Follow { member, primary } => write!(f, "lets postgres-{member} follow postgres-{primary}"),
             Self::StartPostgres { member, follow: None } => write!(f, "starts postgres-{member} as primary"),
             Self::StartPostgres { member, follow: Some(from) } => {
                 write!(f, "starts postgres-{member} as standby of postgres-{from}")

@@ -35,7 +35,12 @@ pub(crate) fn victim(
         Fault::StoreCrash => is_named(process, "store"),
         Fault::ControlPlaneCrash => process.role == ChildRole::Control,
         Fault::KeepCrash => process.role == ChildRole::Keep,
-        Fault::CacheLoss | Fault::Null => false,
+        Fault::CacheLoss
+        | Fault::Switchover
+        | Fault::ReplicationLag
+        | Fault::PoolExhaustion
+        | Fault::DiskFull
+        | Fault::Null => false,
     };
     let candidates: Vec<&Process> =
         processes.iter().filter(is_candidate).filter(|process| process.pid.is_some()).collect();

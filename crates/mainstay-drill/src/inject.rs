@@ -17,6 +17,7 @@ use crate::load::Running;
 use crate::measure::wall_clock;
 use crate::round::Arena;
 use crate::run::{Progress, Sabotage};
+use crate::tier::{Asked, Filler, Taken};
 use crate::whole::{self, LOOK};
 
 /// A round of `null` lasts as long as a quick recovery.
@@ -46,6 +47,22 @@ pub(crate) enum Hit {
         frozen: Frozen,
         member: Member,
     },
+    /// Another primary was asked for.
+    Asked(Asked),
+    /// A standby receives no log.
+    Still {
+        frozen: Frozen,
+        member: Member,
+    },
+    /// The disk was filled.
+    Filled {
+        filler: Option<Filler>,
+        text: String,
+    },
+    /// The pool was taken.
+    Taken(Taken),
+    /// It was given back.
+    Returned(String),
 }
 
 /// What came after the fault.
@@ -90,8 +107,13 @@ impl Arena<'_> {
             let now = Instant::now();
             return Ok(Injected { at: now, gone: now, wall: wall_clock(), hit: Hit::Nothing });
         }
-        if fault == Fault::CacheLoss {
-            return self.empty_cache().await;
+        match fault {
+            Fault::CacheLoss => return self.empty_cache().await,
+            Fault::Switchover => return self.ask_switchover().await,
+            Fault::ReplicationLag => return self.stop_receiver(status).await,
+            Fault::PoolExhaustion => return self.take_pool().await,
+            Fault::DiskFull => return self.fill_disk(),
+            _ => {}
         }
         let processes = self.client.processes().await.map_err(|error| error.to_string())?;
         let primary = primary(status);
@@ -145,6 +167,25 @@ impl Arena<'_> {
                 after.was_pressed |= is_pressed();
                 after
             }
+            Hit::Asked(asked) => {
+                let mut after =
+                    After { was_pressed: is_pressed(), ..self.see_switched(injected.at, asked, progress).await };
+                after.was_pressed |= is_pressed();
+                after
+            }
+            Hit::Still { frozen, member } => self.see_given_up(injected.at, frozen, *member, progress).await,
+            Hit::Filled { filler, .. } => {
+                let filler = filler.take();
+                self.see_emptied(injected.at, filler, progress).await
+            }
+            Hit::Taken(taken) => {
+                let text = taken.text().to_owned();
+                let Hit::Taken(taken) = std::mem::replace(&mut injected.hit, Hit::Returned(text)) else {
+                    return After::default();
+                };
+                self.see_served(injected.at, taken, progress).await
+            }
+            Hit::Returned(_) => After::default(),
             Hit::Frozen { frozen, member } => {
                 let mut after = self.see_promoted(injected.at, frozen, *member, load, drill).await;
                 after.whole = self.wait_whole(injected.at, &frozen.victim, progress).await;

@@ -34,6 +34,7 @@ mod report;
 mod round;
 mod run;
 mod strip;
+mod tier;
 mod timeline;
 mod whole;
 mod workload;

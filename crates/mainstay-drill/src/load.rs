@@ -99,6 +99,10 @@ impl Loads {
             | Fault::DatabaseCrash
             | Fault::DatabaseFreeze
             | Fault::StandbyLoss
+            | Fault::Switchover
+            | Fault::ReplicationLag
+            | Fault::PoolExhaustion
+            | Fault::DiskFull
             | Fault::CacheCrash
             | Fault::CacheLoss
             | Fault::StoreCrash
@@ -214,6 +218,10 @@ async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option
         | Fault::DatabaseCrash
         | Fault::DatabaseFreeze
         | Fault::StandbyLoss
+        | Fault::Switchover
+        | Fault::ReplicationLag
+        | Fault::PoolExhaustion
+        | Fault::DiskFull
         | Fault::ControlPlaneCrash
         | Fault::KeepCrash => return Ok(None),
     };

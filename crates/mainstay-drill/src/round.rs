@@ -138,7 +138,8 @@ impl Arena<'_> {
         let events = self.client.events(Some(seq), 10_000).await?;
         after.reasons.extend(timeline::unfenced(options.fault, &events));
         if let Ok(injected) = &injected {
-            after.reasons.extend(timeline::untold(options.fault, injected.wall, &events));
+            let standbys = self.stack.database.as_ref().map_or(0, |database| database.standbys);
+            after.reasons.extend(timeline::untold(options.fault, standbys, injected.wall, &events));
         }
         let felt = self.felt(&seen);
         let (rto, stall) = (measure::rto(felt, at), measure::stall(felt, at, times.ended));
@@ -225,9 +226,15 @@ impl Arena<'_> {
             Some(Sabotage::CloseListeners) => Planted::CloseEdgeListeners,
             Some(Sabotage::StartLate) => Planted::StartLate,
             Some(Sabotage::UnblockLate) => Planted::UnblockLate,
-            Some(Sabotage::AcknowledgeBeforeCommit | Sabotage::StoreWithoutFile | Sabotage::EmptyTheStore) | None => {
-                return Ok(());
-            }
+            Some(Sabotage::KeepBallast) => Planted::KeepBallast,
+            Some(
+                Sabotage::AcknowledgeBeforeCommit
+                | Sabotage::StoreWithoutFile
+                | Sabotage::EmptyTheStore
+                | Sabotage::FailoverInstead
+                | Sabotage::LeakConnections,
+            )
+            | None => return Ok(()),
         };
         self.client.sabotage(planted).await?;
         // It is taken at the loop's next turn.
@@ -240,7 +247,23 @@ impl Arena<'_> {
 fn proof(injected: &Injected, after: &After, events: &[mainstay_api::Event]) -> String {
     let what = match &injected.hit {
         Hit::Nothing => "nothing was done".to_owned(),
-        Hit::Emptied(text) => text.clone(),
+        Hit::Emptied(text) | Hit::Filled { text, .. } | Hit::Returned(text) => text.clone(),
+        Hit::Taken(taken) => taken.text().to_owned(),
+        Hit::Asked(asked) => {
+            let asked = &asked.status;
+            let what = match asked.errand {
+                mainstay_api::ErrandKind::Switchover => "a switchover",
+                mainstay_api::ErrandKind::Failover => "a failover",
+                mainstay_api::ErrandKind::Restart => "a restart",
+            };
+            format!("{what} from postgres-{} to postgres-{} was asked for and taken on", asked.primary, asked.member)
+        }
+        Hit::Still { frozen, member } => {
+            let pid = frozen.victim.pid;
+            format!(
+                "SIGSTOP to the process (pid {pid}) that receives the log at postgres-{member}, in state T in /proc"
+            )
+        }
         Hit::Killed(victim) => timeline::killed(victim, events),
         Hit::Frozen { frozen, .. } => {
             let (name, pid, count) = (&frozen.victim.name, frozen.victim.pid, frozen.count());

@@ -30,6 +30,12 @@ pub enum Sabotage {
     StartLate,
     /// Commits wait for a lost standby for seconds.
     UnblockLate,
+    /// The primary is given up at once in place of a switchover.
+    FailoverInstead,
+    /// The ballast is not thrown off.
+    KeepBallast,
+    /// The connections of the pool are held for longer than promised.
+    LeakConnections,
     /// The store is emptied in place of the cache.
     EmptyTheStore,
     /// The store keeps no file until it is started again.
@@ -46,6 +52,9 @@ impl Sabotage {
             Self::CloseListeners => "close-listeners",
             Self::StartLate => "start-late",
             Self::UnblockLate => "unblock-late",
+            Self::FailoverInstead => "failover-instead",
+            Self::KeepBallast => "keep-ballast",
+            Self::LeakConnections => "leak-connections",
             Self::EmptyTheStore => "empty-the-store",
             Self::StoreWithoutFile => "store-without-file",
         }

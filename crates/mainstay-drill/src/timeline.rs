@@ -42,9 +42,16 @@ pub(crate) fn unfenced(fault: Fault, events: &[Event]) -> Vec<String> {
     reasons
 }
 
-/// A lost standby that nobody is told of is found when the primary is lost too.
-pub(crate) fn untold(fault: Fault, injected: Timestamp, events: &[Event]) -> Vec<String> {
-    if fault != Fault::StandbyLoss {
+/// A lost standby that nobody is told of is found when the primary is lost too; so is a disk that was full.
+pub(crate) fn untold(fault: Fault, standbys: u32, injected: Timestamp, events: &[Event]) -> Vec<String> {
+    let is_after = |event: &&Event| event.at >= injected && event.level != Level::Info;
+    if fault == Fault::DiskFull {
+        let is_told = events.iter().filter(is_after).any(|event| event.kind == "DiskBallastThrown");
+        return if is_told { Vec::new() } else { vec!["no event tells that the disk is full".to_owned()] };
+    }
+    // With another one commits go on waiting, and nothing has to be said at once.
+    let is_loss = fault == Fault::StandbyLoss || fault == Fault::ReplicationLag && standbys == 1;
+    if !is_loss {
         return Vec::new();
     }
     let is_alert = |event: &&Event| event.level != Level::Info && event.kind == "CommitsAsynchronous";

@@ -121,6 +121,17 @@ impl Access {
         Self { member, role: role.name.to_owned(), config: Arc::new(config), held: Arc::default() }
     }
 
+    /// By a URL with credentials, as the admin API gives it; `None`: it is none. Nothing can be written through it.
+    pub fn reading(member: Member, dsn: &Secret) -> Option<Self> {
+        let mut config: tokio_postgres::Config = dsn.expose().parse().ok()?;
+        config
+            .application_name("mainstay")
+            .options("-c default_transaction_read_only=on")
+            .connect_timeout(CONNECT_WITHIN);
+        let role = config.get_user()?.to_owned();
+        Some(Self { member, role, config: Arc::new(config), held: Arc::default() })
+    }
+
     /// The same role and password in another database of the member.
     pub fn in_database(&self, database: &str) -> Self {
         let mut config = (*self.config).clone();

@@ -134,7 +134,7 @@ pub fn drop_old(layout: &Layout, member: Member) -> Result<usize, FileError> {
     Ok(old.len())
 }
 
-fn check_target(layout: &Layout, member: Member) -> Result<(), CloneError> {
+pub(crate) fn check_target(layout: &Layout, member: Member) -> Result<(), CloneError> {
     match layout.look(member) {
         DataDirectory::Absent | DataDirectory::Unfinished => return Ok(()),
         DataDirectory::Foreign => return Err(CloneError::Foreign(layout.data(member).display().to_string())),

@@ -141,6 +141,15 @@ pub async fn checkpoint(access: &Access) -> Result<(), ClusterError> {
     }
 }
 
+/// Makes a standby read its settings anew: whom it follows.
+///
+/// **Errors**: it cannot be asked.
+pub async fn reload(access: &Access) -> Result<(), ClusterError> {
+    let client = access.client(Use::Work).await?;
+    client.execute("SELECT pg_reload_conf()", &[]).await.map_err(|error| access.explain(error))?;
+    Ok(())
+}
+
 /// Sets which standbys a commit waits for (any one of them; none: off) and waits until that is in force.
 ///
 /// On: when this returns, every commit acknowledged from now on waits, and every one acknowledged before is

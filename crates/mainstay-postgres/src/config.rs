@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use mainstay_decide::past::Moment;
+use mainstay_stack::model::Database;
 use mainstay_supervisor::protocol::User;
 use mainstay_types::{Member, Secret};
 
 use crate::files::{self, At, FileError};
-use crate::layout::{LEDGER, Layout, MONITOR_ROLE, PORT, REPLICATION_ROLE, SUPERUSER};
+use crate::layout::{LEDGER, Layout, MONITOR_ROLE, PORT, REPLICATION_ROLE, STATISTICS, SUPERUSER};
 use crate::past::{self, Past};
 
 /// Our settings file in the data directory.
@@ -124,6 +125,8 @@ pub struct Settings<'a> {
     pub archive: Option<&'a Archive>,
     /// Most connections. Must be the same on all members: a standby with fewer refuses to start.
     pub max_connections: u32,
+    /// Its library is installed: count is kept of statements.
+    pub has_statistics: bool,
     /// The stack file's own, in force last.
     pub settings: &'a BTreeMap<String, String>,
 }
@@ -189,12 +192,25 @@ pub fn settings_text(
     for (name, value) in ours {
         line(&mut text, name, value);
     }
+    if settings.has_statistics {
+        statistics(&mut text);
+    }
     text.push_str("# [database.settings]\n");
     for (name, value) in settings.settings {
         check(name, value)?;
         line(&mut text, name, value);
     }
     Ok(text)
+}
+
+/// What statements cost is asked when it is too late to begin to count. Costs 1 MiB of shared memory a server at this
+/// size and, by PostgreSQL's own measurements, some percent of a statement that takes microseconds. Statements such as
+/// `ALTER ROLE … PASSWORD` would be kept with their literals, so those are not counted.
+fn statistics(text: &mut String) {
+    line(text, "shared_preload_libraries", STATISTICS);
+    for (name, value) in [("max", "2000"), ("track_utility", "off")] {
+        line(text, &format!("{STATISTICS}.{name}"), value);
+    }
 }
 
 fn check(name: &str, value: &str) -> Result<(), SettingError> {
@@ -241,6 +257,12 @@ pub fn application_name(member: Member) -> String {
     format!("mainstay_{member}")
 }
 
+/// The member whose socket a standby is set to connect to.
+pub(crate) fn followed(conninfo: &str) -> Option<Member> {
+    let host = conninfo.strip_prefix("host='")?.split_once("' port=")?.0;
+    Member::try_from(host.rsplit_once("/pg-")?.1.to_owned()).ok()
+}
+
 /// The member of a standby's name.
 pub fn member_of(application_name: &str) -> Option<Member> {
     Member::try_from(application_name.strip_prefix("mainstay_")?.to_owned()).ok()
@@ -253,17 +275,14 @@ pub(crate) fn passfile(password: &Secret) -> String {
 }
 
 /// Text of `pg_hba.conf`: who may come in, all on the Unix socket, all by SCRAM.
-pub fn hba_text(database: &str) -> String {
+pub fn hba_text(database: &Database) -> String {
     let mut text = String::from("# Written by mainstay at every start. TYPE DATABASE USER METHOD\n");
-    let quoted = format!("\"{database}\"");
-    for (databases, role) in [
-        ("all", SUPERUSER),
-        ("replication", REPLICATION_ROLE),
-        (quoted.as_str(), quoted.as_str()),
-        (LEDGER, LEDGER),
-        ("all", MONITOR_ROLE),
-    ] {
+    let ours = [("all", SUPERUSER), ("replication", REPLICATION_ROLE), (LEDGER, LEDGER), ("all", MONITOR_ROLE)];
+    for (databases, role) in ours {
         let _ = writeln!(text, "local {databases} {role} scram-sha-256");
+    }
+    for (role, database) in database.connections() {
+        let _ = writeln!(text, "local \"{database}\" \"{role}\" scram-sha-256");
     }
     text
 }
@@ -299,7 +318,7 @@ mod tests {
             &layout,
             Member::B,
             follow,
-            &Settings { archive: None, max_connections: 100, settings: &settings },
+            &Settings { archive: None, max_connections: 100, has_statistics: true, settings: &settings },
         )
     }
 
@@ -310,6 +329,15 @@ mod tests {
         assert!(text.find("work_mem = '8MB'").unwrap() > ours);
         assert!(text.contains("search_path = 'it''s'"));
         assert!(text.contains("unix_socket_directories = '\"/r''s/pg-b\"'"));
+    }
+
+    #[test]
+    fn count_is_kept_of_statements_and_the_stack_file_may_say_otherwise() {
+        let text = text(&[("shared_preload_libraries", "auto_explain")], None).unwrap();
+        let [ours, theirs] = ["'pg_stat_statements'", "'auto_explain'"]
+            .map(|library| text.find(&format!("shared_preload_libraries = {library}")).unwrap());
+        assert!(ours < theirs, "PostgreSQL takes the last");
+        assert!(text.contains("pg_stat_statements.track_utility = 'off'"), "it would keep passwords");
     }
 
     #[test]
@@ -332,6 +360,11 @@ mod tests {
         assert!(text(&[], None).unwrap().contains("primary_conninfo = ''\n"));
         let following = text(&[], Some(Member::A)).unwrap();
         assert!(following.contains("application_name=mainstay_b"));
+        let layout =
+            Layout { state: PathBuf::from("/s"), runtime: PathBuf::from("/r's"), bin: PathBuf::from("/b"), user: None };
+        assert_eq!(followed(&conninfo(&layout, Member::B, Member::A)), Some(Member::A));
+        assert_eq!(followed(""), None);
+        assert_eq!(followed("host='/elsewhere' port=1"), None);
         assert!(!following.contains("\nsynchronous_standby_names"));
     }
 

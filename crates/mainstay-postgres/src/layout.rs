@@ -29,6 +29,9 @@ pub const LEDGER: &str = "mainstay_ledger";
 /// Role that may look at statistics and nothing else.
 pub const MONITOR_ROLE: &str = "mainstay_monitor";
 
+/// The extension that keeps count of statements.
+pub const STATISTICS: &str = "pg_stat_statements";
+
 /// Folders and user of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -102,6 +105,13 @@ impl Layout {
     /// A program of PostgreSQL's.
     pub fn program(&self, name: &str) -> String {
         self.bin.join(name).to_string_lossy().into_owned()
+    }
+
+    /// Whether the library that keeps count of statements is installed beside the programs: Debian and PGDG have it in
+    /// the server's own package or in `contrib`.
+    pub fn has_statistics(&self) -> bool {
+        let library = self.bin.parent().map(|folder| folder.join("lib").join(format!("{STATISTICS}.so")));
+        library.is_some_and(|path| path.is_file())
     }
 
     /// What lies in the member's place. Looks only.

@@ -13,10 +13,11 @@ pub const METRICS_WITHIN: Duration = Duration::from_secs(2);
 /// One row a database; replicas have no use for `pg_database_size` of the templates.
 const DATABASES: &str = "
 SELECT d.datname, s.numbackends::float8, s.xact_commit::float8, s.xact_rollback::float8, s.blks_read::float8,
-       s.blks_hit::float8, s.deadlocks::float8, s.temp_bytes::float8, pg_database_size(d.oid)::float8
+       s.blks_hit::float8, s.deadlocks::float8, s.temp_bytes::float8, coalesce(s.checksum_failures, 0)::float8,
+       pg_database_size(d.oid)::float8
 FROM pg_database d JOIN pg_stat_database s ON s.datid = d.oid WHERE NOT d.datistemplate ORDER BY 1";
 
-const COLUMNS: [(&str, &str, &str); 8] = [
+const COLUMNS: [(&str, &str, &str); 9] = [
     ("pg_stat_database_numbackends", "gauge", "Backends connected to this database."),
     ("pg_stat_database_xact_commit_total", "counter", "Transactions committed."),
     ("pg_stat_database_xact_rollback_total", "counter", "Transactions rolled back."),
@@ -24,6 +25,7 @@ const COLUMNS: [(&str, &str, &str); 8] = [
     ("pg_stat_database_blks_hit_total", "counter", "Blocks found in shared buffers."),
     ("pg_stat_database_deadlocks_total", "counter", "Deadlocks."),
     ("pg_stat_database_temp_bytes_total", "counter", "Bytes written to temporary files."),
+    ("pg_stat_database_checksum_failures_total", "counter", "Pages whose checksum was wrong."),
     ("pg_database_size_bytes", "gauge", "Size of the database."),
 ];
 
@@ -32,6 +34,19 @@ SELECT application_name, sync_state,
        pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
                        coalesce(replay_lsn, sent_lsn))::float8
 FROM pg_stat_replication WHERE state = 'streaming' ORDER BY 1";
+
+const SLOTS: &str = "
+SELECT slot_name::text,
+       coalesce(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()
+                                     ELSE pg_current_wal_lsn() END, restart_lsn), 0)::float8,
+       safe_wal_size::float8, (wal_status = 'lost')::int::float8
+FROM pg_replication_slots ORDER BY 1";
+
+const SLOT_NAMES: [(&str, &str); 3] = [
+    ("pg_replication_slot_retained_bytes", "WAL that a replication slot retains."),
+    ("pg_replication_slot_safe_bytes", "WAL that may still be written before the slot is given up."),
+    ("pg_replication_slot_lost", "Whether the slot was given up, and its WAL is gone."),
+];
 
 const LOCKS: &str = "SELECT lower(mode), count(*)::float8 FROM pg_locks GROUP BY 1 ORDER BY 1";
 
@@ -91,6 +106,13 @@ async fn page(access: &Access) -> Result<String, AccessError> {
     for row in &standbys {
         let labels = [("member", member.as_str()), ("application_name", row.get(0)), ("sync_state", row.get(1))];
         sample(&mut text, name, &labels, row.get(2));
+    }
+    let slots = client.query(SLOTS, &[]).await.map_err(explain)?;
+    for (at, (name, help)) in SLOT_NAMES.iter().enumerate() {
+        family(&mut text, name, "gauge", help);
+        for row in &slots {
+            sample(&mut text, name, &[("member", &member), ("slot_name", row.get(0))], row.get(at + 1));
+        }
     }
     let locks = client.query(LOCKS, &[]).await.map_err(explain)?;
     write_locks(&mut text, &member, &locks);

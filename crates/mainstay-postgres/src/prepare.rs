@@ -1,12 +1,14 @@
 //! Roles and databases of a cluster: made, or brought to what they should be. Doing it twice changes nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mainstay_stack::model::{Database, DatabaseRole, RoleAccess};
 use mainstay_types::Secret;
 use tokio_postgres::Client;
 
 use crate::access::{Access, AccessError};
-use crate::layout::{LEDGER, MONITOR_ROLE, REPLICATION_ROLE};
+use crate::layout::{LEDGER, MONITOR_ROLE, REPLICATION_ROLE, STATISTICS};
 use crate::scram::Verifier;
 
 /// When preparation is given up: a synchronous commit inside may wait for a standby.
@@ -76,9 +78,75 @@ pub async fn prepare(access: &Access, database: &str, passwords: &Passwords) -> 
             "REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC; \
              GRANT CONNECT ON DATABASE postgres TO {MONITOR_ROLE}"
         );
-        session.run("close the maintenance databases", &close).await
+        session.run("close the maintenance databases", &close).await?;
+        session.statistics().await
     };
     tokio::time::timeout(PREPARE_WITHIN, work).await.map_err(|_| PrepareError::NotInTime)?
+}
+
+/// Makes further databases and roles, and gives the roles what the stack file says: no more, and also no less than
+/// before was theirs of reading. Row-level security is left as the application has it: these roles are subject to it.
+///
+/// **Errors**: as [`PrepareError`].
+pub async fn further(
+    access: &Access,
+    database: &Database,
+    passwords: &BTreeMap<String, Secret>,
+) -> Result<(), PrepareError> {
+    let work = async {
+        let client = access.connect().await?;
+        let session = Session { access, client: &client };
+        let password = |name: &str| passwords.get(name).ok_or_else(|| PrepareError::Password(name.to_owned()));
+        for name in &database.databases {
+            session.role(name, "LOGIN", password(name)?).await?;
+            session.database(name).await?;
+        }
+        for (name, role) in &database.roles {
+            session.role(name, "LOGIN", password(name)?).await?;
+            let inside = access.in_database(&role.database);
+            let client = inside.connect().await?;
+            let session = Session { access: &inside, client: &client };
+            session.run(&format!("give role {name} its rights"), &rights(name, role)).await?;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PREPARE_WITHIN, work).await.map_err(|_| PrepareError::NotInTime)?
+}
+
+/// What a role may do in its database, with the tables that are there and those that the owner will make.
+fn rights(name: &str, role: &DatabaseRole) -> String {
+    let (owner, role_name) = (quote(&role.database), quote(name));
+    let (tables, sequences) = match role.access {
+        RoleAccess::Read => ("SELECT", "SELECT"),
+        RoleAccess::Write => ("SELECT, INSERT, UPDATE, DELETE", "SELECT, USAGE"),
+    };
+    let all = [("TABLES", tables), ("SEQUENCES", sequences)];
+    let here = all.map(|(what, rights)| {
+        format!(
+            "EXECUTE format('REVOKE ALL ON ALL {what} IN SCHEMA %I FROM {role_name}', place);
+             EXECUTE format('GRANT {rights} ON ALL {what} IN SCHEMA %I TO {role_name}', place);"
+        )
+    });
+    let later = all.map(|(what, rights)| {
+        format!(
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} REVOKE ALL ON {what} FROM {role_name};
+             ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT {rights} ON {what} TO {role_name};"
+        )
+    });
+    format!(
+        "GRANT CONNECT ON DATABASE {owner} TO {role_name};
+         DO $rights$ DECLARE place name; BEGIN
+           FOR place IN SELECT nspname FROM pg_namespace
+                         WHERE nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_') LOOP
+             EXECUTE format('GRANT USAGE ON SCHEMA %I TO {role_name}', place);
+             {}
+           END LOOP;
+         END $rights$;
+         ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SCHEMAS TO {role_name};
+         {}",
+        here.join(" "),
+        later.join(" ")
+    )
 }
 
 /// Makes the role of standbys and clones, or gives it this password.
@@ -159,6 +227,15 @@ impl Session<'_> {
             .await
             .map_err(|error| self.failed("read a stored password", error))?;
         Ok(Some(Verifier { iterations, salt: row.get(0), stored_key: row.get(1) }))
+    }
+
+    /// The view of [`STATISTICS`], where the server loads it: in `postgres`, so that no application's dump holds it.
+    async fn statistics(&self) -> Result<(), PrepareError> {
+        let what = format!("make the view of {STATISTICS}");
+        let wanted = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = $1 AND installed_version IS NULL)
+                      AND $1 = ANY (string_to_array(replace(current_setting('shared_preload_libraries'), ' ', ''), ','))";
+        let row = self.client.query_one(wanted, &[&STATISTICS]).await.map_err(|error| self.failed(&what, error))?;
+        if row.get(0) { self.run(&what, &format!("CREATE EXTENSION IF NOT EXISTS {STATISTICS}")).await } else { Ok(()) }
     }
 
     /// A database of the role of the same name, closed to all others but the monitor.

@@ -27,7 +27,8 @@ SELECT pg_is_in_recovery(),
        current_setting('synchronous_standby_names'),
        coalesce((SELECT string_agg(application_name || '=' || coalesce(flush_lsn, '0/0')::text, ' ')
                  FROM pg_stat_replication
-                 WHERE state = 'streaming' AND starts_with(application_name, 'mainstay_')), '')";
+                 WHERE state = 'streaming' AND starts_with(application_name, 'mainstay_')), ''),
+       current_setting('primary_conninfo')";
 
 /// After this a question counts as lost, and so does its connection.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -73,11 +74,15 @@ fn read(member: Member, row: &Row) -> Result<MemberAnswer, AccessError> {
     let lsn: String = row.get(2);
     let names: String = row.get(4);
     let standbys: String = row.get(5);
+    let conninfo: String = row.get(6);
+    let is_in_recovery: bool = row.get(0);
     Ok(MemberAnswer {
-        is_in_recovery: row.get(0),
+        is_in_recovery,
         timeline: Timeline(u32::try_from(timeline).map_err(|_| bad("its timeline", timeline.to_string()))?),
         lsn: lsn.parse().map_err(|_| bad("its position", lsn))?,
         is_streaming: row.get(3),
+        // A promoted server keeps the setting that it had as a standby.
+        follows: config::followed(&conninfo).filter(|_| is_in_recovery),
         synchronous: named(&names),
         standbys: streaming(&standbys).ok_or_else(|| bad("its standbys", standbys.clone()))?,
     })

@@ -67,6 +67,28 @@ pub struct Start<'a> {
     pub log: PathBuf,
 }
 
+/// Writes the settings of a standby that runs anew, so that it follows another once it reads them.
+///
+/// **Errors**: a setting, or the file system's.
+pub fn repoint(start: &Start<'_>) -> Result<(), StartError> {
+    let text = settings_text(start)?;
+    let data = start.layout.data(start.member);
+    files::write_owned(&data.join(config::OURS), &text, 0o600, start.layout.user.as_ref())?;
+    files::sync_folder(&data)?;
+    Ok(())
+}
+
+fn settings_text(start: &Start<'_>) -> Result<String, SettingError> {
+    let Start { layout, member, follow, database, .. } = *start;
+    let settings = Settings {
+        archive: start.archive,
+        max_connections: database.max_connections,
+        has_statistics: layout.has_statistics(),
+        settings: &database.settings,
+    };
+    config::settings_text(layout, member, follow, &settings)
+}
+
 /// Writes the member's files for this start and says what to run.
 ///
 /// A member that was a standby and was never promoted stays in recovery even without one to follow: opened as
@@ -85,9 +107,7 @@ pub fn prepare(start: &Start<'_>) -> Result<SpawnSpec, StartError> {
         return Err(StartError::LongPath { path: socket.display().to_string(), length });
     }
     let user = layout.user.as_ref();
-    let settings =
-        Settings { archive: start.archive, max_connections: database.max_connections, settings: &database.settings };
-    let text = config::settings_text(layout, member, follow, &settings)?;
+    let text = settings_text(start)?;
     // Others may connect, so others may enter; the password decides.
     files::own_folder(&socket, 0o755, user)?;
     match proof::check(layout, member) {
@@ -101,7 +121,7 @@ pub fn prepare(start: &Start<'_>) -> Result<SpawnSpec, StartError> {
         Proof::Unknown(_) => {}
     }
     files::write_owned(&data.join(config::OURS), &text, 0o600, user)?;
-    files::write_owned(&data.join("pg_hba.conf"), &config::hba_text(&database.name), 0o600, user)?;
+    files::write_owned(&data.join("pg_hba.conf"), &config::hba_text(database), 0o600, user)?;
     if follow.is_some() {
         files::write_owned(&layout.passfile(member), &config::passfile(start.replication), 0o600, user)?;
         files::write_owned(&data.join("standby.signal"), "", 0o600, user)?;

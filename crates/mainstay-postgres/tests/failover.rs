@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mainstay_decide::observed::DataDirectory;
 use mainstay_postgres::access::{AccessError, Use};
-use mainstay_postgres::{clone, cluster, control_file, metrics, plain, prepare, probe, proof, start};
+use mainstay_postgres::{clone, cluster, control_file, inspect, loss, metrics, plain, prepare, probe, proof, start};
 use mainstay_types::{Lsn, Member, Secret, Timeline};
 use support::{Cluster, WITHIN, signal};
 
@@ -91,6 +91,114 @@ async fn a_primary_that_ended_in_order_says_so_and_follows_its_successor_as_it_i
     cluster::set_synchronous(&cluster.access[&B], &[A]).await.unwrap();
     cluster.stop(A).await;
     assert!(!control_file::read(&data).unwrap().is_shut_down, "a standby that ended is no primary that did");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_fallen_primary_tells_what_its_successor_lacks() {
+    let mut cluster = Cluster::new("users");
+    bring_up_pair(&mut cluster).await;
+    let application = cluster.application(A).connect().await.unwrap();
+    application.batch_execute("CREATE TABLE t (id int)").await.unwrap();
+    cluster::set_synchronous(&cluster.access[&A], &[]).await.unwrap();
+    let receiver = receiver_of(&cluster).await;
+    signal(receiver, rustix::process::Signal::STOP);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for id in 0..7 {
+        application.execute("INSERT INTO t VALUES ($1)", &[&id]).await.unwrap();
+    }
+    cluster.kill(A).await;
+    // What the frozen receiver had not read from its socket dies with it.
+    signal(receiver, rustix::process::Signal::KILL);
+    signal(receiver, rustix::process::Signal::CONT);
+    cluster.until(B, |answer| answer.is_in_recovery && !answer.is_streaming).await;
+    let promoted = cluster::promote(&cluster.access[&B]).await.unwrap();
+    let lost = loss::after(&cluster.layout, A, Timeline(1), promoted.lsn).unwrap();
+    let rows = cluster.application(B).connect().await.unwrap();
+    let rows: i64 = rows.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0);
+    let missing = u64::try_from(7 - rows).unwrap();
+    println!("{rows} rows are there; lost: {lost:?}");
+    assert!(missing > 0 && lost.commits == missing && lost.bytes >= missing * 34, "{rows} rows are there, {lost:?}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_is_told_of_sizes_standbys_slow_statements_and_locks() {
+    let mut cluster = Cluster::new("users");
+    bring_up_pair(&mut cluster).await;
+    let overview = inspect::overview(&cluster.access[&A]).await.unwrap();
+    assert!(overview.has_checksums && overview.version.contains('.') && overview.wal_bytes > 0, "{overview:?}");
+    assert!(overview.databases.iter().any(|one| one.name == "users" && one.bytes > 0), "{overview:?}");
+    assert_eq!(overview.slots, vec![]);
+    let replicas = inspect::replicas(&cluster.access[&A]).await.unwrap();
+    assert_eq!(replicas.iter().map(|one| (one.member, one.sync_state.as_str())).collect::<Vec<_>>(), [(B, "quorum")]);
+    let holder = cluster.application(A).connect().await.unwrap();
+    holder.batch_execute("CREATE TABLE t (id int, word text)").await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+    let waiter = cluster.application(A).connect().await.unwrap();
+    let waiting = tokio::spawn(async move { waiter.batch_execute("INSERT INTO t VALUES (1, 'a secret')").await });
+    let access = cluster.access[&A].in_database("users");
+    let blocked = blocked(&access).await;
+    assert_eq!(blocked.len(), 1, "{blocked:?}");
+    assert!(blocked[0].wants.ends_with("on t"), "{blocked:?}");
+    assert_eq!(blocked[0].text, "INSERT INTO t VALUES (?, ?)");
+    let first = &blocked[0].blocked_by[0];
+    assert_eq!((first.state.as_str(), first.is_waiting), ("idle in transaction", false));
+    let slow = inspect::slow(&cluster.access[&A]).await.unwrap();
+    assert_eq!(slow.running.len(), 2, "{slow:?}");
+    assert_eq!(slow.running[0].pid, first.pid, "the longest transaction is first");
+    assert!(!format!("{slow:?}{blocked:?}").contains("secret"), "{slow:?}");
+
+    let nobody = inspect::end(&access, 1, inspect::End::Cancel).await.unwrap();
+    assert_eq!(nobody, inspect::Ended::NotThere);
+    let sent = inspect::end(&access, first.pid, inspect::End::Terminate).await.unwrap();
+    assert!(matches!(sent, inspect::Ended::Sent { .. }), "{sent:?}");
+    waiting.await.unwrap().unwrap();
+    assert_eq!(inspect::checksum_failures(&access).await.unwrap(), 0);
+    cluster.end().await;
+}
+
+async fn blocked(access: &mainstay_postgres::Access) -> Vec<inspect::Blocked> {
+    let begun = Instant::now();
+    loop {
+        let blocked = inspect::locks(access).await.unwrap();
+        if !blocked.is_empty() || begun.elapsed() > WITHIN {
+            return blocked;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn count_is_kept_of_statements_but_never_of_passwords() {
+    let mut cluster = Cluster::new("users");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    let missing = inspect::slow(&cluster.access[&A]).await.unwrap();
+    if !cluster.layout.has_statistics() {
+        println!("skipped: the library of pg_stat_statements is not installed");
+        assert!(missing.totals.is_none() && missing.missing.unwrap().contains("not installed"));
+        return cluster.end().await;
+    }
+    assert!(missing.totals.is_none() && missing.missing.unwrap().contains("mainstay up"), "the view is not made yet");
+    prepare::prepare(&cluster.access[&A], "users", &cluster.passwords).await.unwrap();
+    prepare::prepare(&cluster.access[&A], "users", &cluster.passwords).await.unwrap();
+    let application = cluster.application(A).connect().await.unwrap();
+    application.batch_execute("CREATE TABLE t (id int); ALTER ROLE users PASSWORD 'geheim'").await.unwrap();
+    for _ in 0..3 {
+        application.batch_execute("SELECT 12345 FROM t").await.unwrap();
+    }
+    let slow = inspect::slow(&cluster.access[&A]).await.unwrap();
+    let totals = slow.totals.expect("it is kept");
+    let of_t: Vec<u64> = totals.iter().filter(|one| one.text == "SELECT $1 FROM t").map(|one| one.calls).collect();
+    assert_eq!(of_t, [3], "{totals:?}");
+    let client = cluster.access[&A].connect().await.unwrap();
+    let kept: i64 = client
+        .query_one("SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%geheim%'", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(kept, 0);
     cluster.end().await;
 }
 

@@ -405,7 +405,7 @@ impl Control {
                     database.record = Seen::Fact { value: Some(record.clone()), observed_at: now };
                 }
             }
-            Step::Clone { member, .. } => {
+            Step::Clone { member, .. } | Step::Rewind { member, .. } => {
                 if let Some(database) = &mut self.observed.database {
                     database.cloned(*member, now);
                 }
@@ -428,6 +428,7 @@ impl Control {
             | Step::Fence { .. }
             | Step::Promote { .. }
             | Step::SetSynchronous { .. }
+            | Step::Follow { .. }
             | Step::Checkpoint { .. }
             | Step::Stop { .. } => {}
             // The router says so before the step is over.
@@ -483,6 +484,7 @@ fn blank(stack: &Stack, world: &mut World) -> Observed {
             record,
             members: BTreeMap::new(),
             is_under_pressure: world.is_under_pressure,
+            size_bytes: Some(if world.is_large { 100 << 30 } else { 1 << 20 }),
             memory: BTreeMap::new(),
         }),
         wish: None,

@@ -105,7 +105,11 @@ fn one(random: &mut Random, children: &[ChildName], postgres: &[ChildName]) -> F
         84..90 => Fault::KeepLost(random.within(50, 2_000)),
         90..94 => Fault::Pressure(random.within(1_000, 8_000)),
         94..97 => Fault::InstancesFail(random.within(500, 6_000)),
-        _ => Fault::Rogue(Member::B),
+        _ => match postgres.len() {
+            // A primary alone: nobody could be promoted past us.
+            0 | 1 => Fault::ControlCrash,
+            _ => Fault::Rogue(Member::B),
+        },
     }
 }
 

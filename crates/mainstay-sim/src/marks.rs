@@ -13,6 +13,10 @@ pub enum Mark {
     RecoveredInPlace,
     /// The old primary was cloned from the new one.
     Rejoined,
+    /// The old primary was rewound to the new one.
+    Rewound,
+    /// Another standby was led to the new primary.
+    Repointed,
     /// Commits stopped waiting for a lost standby.
     Unblocked,
     /// A control plane found a failover that another had begun.
@@ -61,12 +65,14 @@ pub enum Mark {
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::FailedOver,
         Self::FencedSilent,
         Self::OrphanAcknowledged,
         Self::RecoveredInPlace,
         Self::Rejoined,
+        Self::Rewound,
+        Self::Repointed,
         Self::Unblocked,
         Self::FailoverTakenUp,
         Self::CrashedAfterEffect,

@@ -102,6 +102,7 @@ impl Cluster {
             timeline: Timeline(server.timeline),
             lsn: Lsn::new(server.log.len() as u64),
             is_streaming: process.is_streaming,
+            follows: process.follows.filter(|_| process.is_in_recovery),
             synchronous: server.synchronous.clone(),
             standbys,
         })

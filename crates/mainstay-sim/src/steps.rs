@@ -30,6 +30,10 @@ pub(crate) fn begin(world: &mut World, step: &Step, failing_percent: u64) -> InF
     let is_failing = *step != Step::Finish && world.random.chance(failing_percent);
     let mut waits_for = None;
     match step {
+        // Moved aside first: whatever comes between leaves an unfinished directory.
+        Step::Rewind { member, .. } if !world.cluster.is_alive(*member) => {
+            world.cluster.server_mut(*member).data = Data::Unfinished;
+        }
         Step::Clone { member, .. } | Step::InitPrimary { member } => {
             let server = world.cluster.server_mut(*member);
             if server.data == Data::Absent {
@@ -62,6 +66,8 @@ fn duration(step: &Step) -> (u64, u64) {
     match step {
         Step::InitPrimary { .. } => (150, 300),
         Step::Clone { .. } => (200, 600),
+        Step::Rewind { .. } => (100, 900),
+        Step::Follow { .. } => (2, 15),
         Step::StartPostgres { .. } | Step::StartChild { .. } | Step::StartInstance { .. } | Step::StartRun { .. } => {
             (2, 12)
         }
@@ -108,6 +114,8 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
     match &flight.step {
         Step::InitPrimary { member } => init(world, *member),
         Step::Clone { member, from } => clone(world, *member, *from),
+        Step::Rewind { member, from } => rewind(world, *member, *from),
+        Step::Follow { member, primary } => follow(world, *member, *primary),
         Step::StartPostgres { member, follow } => start(world, *member, *follow),
         Step::Fence { member } => {
             if world.cluster.server(*member).process.as_ref().is_some_and(|process| process.is_frozen) {
@@ -206,6 +214,21 @@ fn clone(world: &mut World, member: Member, from: Member) -> Result<(), String> 
     server.log = source.log;
     server.shut_down_at = None;
     server.synchronous = vec![];
+    Ok(())
+}
+
+fn follow(world: &mut World, member: Member, primary: Member) -> Result<(), String> {
+    answering(world, member)?;
+    if let Some(process) = &mut world.cluster.server_mut(member).process {
+        process.follows = Some(primary);
+    }
+    world.mark(Mark::Repointed);
+    Ok(())
+}
+
+fn rewind(world: &mut World, member: Member, from: Member) -> Result<(), String> {
+    clone(world, member, from)?;
+    world.mark(Mark::Rewound);
     Ok(())
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) schedules: Schedules,
     pub(crate) is_stopping: bool,
     pub(crate) is_under_pressure: bool,
+    /// The databases are large: a former primary is rewound rather than cloned.
+    pub(crate) is_large: bool,
     pub(crate) is_sabotaged: bool,
     /// Instances end at once until then.
     pub(crate) instances_fail_until: Timestamp,
@@ -103,6 +105,7 @@ impl World {
             schedules: Schedules::default(),
             is_stopping: false,
             is_under_pressure: false,
+            is_large: seed.is_multiple_of(3),
             is_sabotaged: false,
             instances_fail_until: now,
             starts: BTreeMap::new(),

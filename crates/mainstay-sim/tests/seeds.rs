@@ -16,7 +16,14 @@ fn of_seed(seed: u64) -> (Stack, Options) {
         1 => Durability::Strict,
         _ => Durability::Balanced,
     };
-    let stack = if seed.is_multiple_of(5) { full(durability) } else { small(durability) };
+    let mut stack = if seed.is_multiple_of(5) { full(durability) } else { small(durability) };
+    // From a primary alone to five standbys; most seeds have one.
+    if let (Some(standbys), Some(database)) = ([0, 2, 3, 4, 5].get((seed % 12) as usize), &mut stack.database) {
+        database.standbys = *standbys;
+        if *standbys == 0 && database.durability == Durability::Strict {
+            database.durability = Durability::Balanced;
+        }
+    }
     let mut options = Options::new(seed, Scenario::Random);
     options.intensity = match seed % 3 {
         0 => Intensity::default(),

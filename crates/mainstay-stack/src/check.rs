@@ -29,6 +29,7 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
     instance_names(&stack.services, ctx);
     if let Some(database) = &stack.database {
         connections(draft, database, ctx);
+        roles(&stack.services, database, ctx);
         if database.durability == Durability::Strict && database.standbys == 0 {
             let place = ctx.place(&["database.durability", "database.standbys", "database"]);
             let message = "`database.durability` is \"strict\" with 0 standbys: every write would wait for ever";
@@ -40,6 +41,40 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
         let message = "this stack runs nothing: it has no service, site, database or cache".to_owned();
         let help = "add a `[service.NAME]` with `run`".to_owned();
         ctx.warning(Code::NothingRuns, &ctx.place(&["stack"]), message, help);
+    }
+}
+
+/// Services connect as roles that there are, to the database that the role may enter.
+fn roles(services: &BTreeMap<ServiceName, Service>, database: &Database, ctx: &mut Context<'_>) {
+    let databases: BTreeSet<&str> =
+        std::iter::once(database.name.as_str()).chain(database.databases.iter().map(String::as_str)).collect();
+    for (name, service) in services {
+        let Some(wanted) = &service.database else { continue };
+        let at = format!("service.{name}.database");
+        let known = database.connections();
+        let mut refuse = |key: &str, value: &str, what: &str, names: &mut dyn Iterator<Item = &str>| {
+            let path = format!("{at}.{key}");
+            let help = match nearest(value, names) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("declare it in `[database]`, or remove `{key}`"),
+            };
+            let message =
+                format!("`{path}` names \"{}\", which is no {what} of the stack", crate::diagnostic::quote(value));
+            ctx.error(Code::UsesNothing, &ctx.place(&[&path]), message, help);
+        };
+        let role = wanted.role.as_ref().map(|role| (role, known.iter().find(|(one, _)| one == role)));
+        match (role, &wanted.name) {
+            (Some((role, None)), _) => refuse("role", role, "role", &mut known.iter().map(|(role, _)| *role)),
+            (_, Some(of)) if !databases.contains(of.as_str()) => {
+                refuse("name", of, "database", &mut databases.iter().copied());
+            }
+            (Some((role, Some((_, enters)))), Some(of)) if enters != of => {
+                let message = format!("`{at}.role` is \"{role}\", which may enter \"{enters}\" and not \"{of}\"");
+                let help = format!("remove `name`, or write `name = \"{enters}\"`");
+                ctx.error(Code::UsesNothing, &ctx.place(&[&format!("{at}.name")]), message, help);
+            }
+            _ => {}
+        }
     }
 }
 

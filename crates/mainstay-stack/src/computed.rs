@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
 use crate::model::{
-    Backup, Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route,
-    Schedule, Service, Site, Stack, Target,
+    Backup, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Observe, PoolLimits, PoolMode, Probe,
+    Promise, Route, Schedule, Service, Site, Stack, Target,
 };
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
@@ -26,6 +26,9 @@ pub struct ComputedValue {
     pub value: String,
     /// Who says it.
     pub origin: Origin,
+    /// What it means for people, where the value alone does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// All values of a stack, in the order of the stack file.
@@ -68,7 +71,14 @@ struct List<'p> {
 impl List<'_> {
     fn push(&mut self, path: &str, value: impl Display) {
         let origin = self.origins.of(path);
-        self.values.push(ComputedValue { path: path.to_owned(), value: value.to_string(), origin });
+        self.values.push(ComputedValue { path: path.to_owned(), value: value.to_string(), origin, note: None });
+    }
+
+    /// Of the value that was pushed last.
+    fn note(&mut self, note: &str) {
+        if let Some(last) = self.values.last_mut() {
+            last.note = Some(note.to_owned());
+        }
     }
 
     fn duration(&mut self, path: &str, value: Duration) {
@@ -115,6 +125,7 @@ impl List<'_> {
             health,
             needs,
             uses_database,
+            database,
             uses_cache,
             pool,
             before,
@@ -140,6 +151,13 @@ impl List<'_> {
         self.texts(&format!("{at}.needs"), needs);
         self.push(&format!("{at}.uses.database"), uses_database);
         self.push(&format!("{at}.uses.cache"), uses_cache);
+        match database {
+            None => self.push(&format!("{at}.database"), "none"),
+            Some(DatabaseUse { name, role }) => {
+                self.push(&format!("{at}.database.name"), name.as_deref().unwrap_or("none"));
+                self.push(&format!("{at}.database.role"), role.as_deref().unwrap_or("none"));
+            }
+        }
         self.push(&format!("{at}.pool"), pool);
         match before {
             Some(before) => self.texts(&format!("{at}.before"), before),
@@ -191,17 +209,15 @@ impl List<'_> {
             migrations,
             write_port,
             read_port,
+            databases,
+            roles,
             settings,
             backup,
         } = database;
         self.push("database.name", name);
         self.push("database.standbys", standbys);
-        let durability = match durability {
-            Durability::Fast => "fast",
-            Durability::Balanced => "balanced",
-            Durability::Strict => "strict",
-        };
-        self.push("database.durability", durability);
+        self.push("database.durability", durability.word());
+        self.note(durability.risk(*standbys));
         self.duration("database.hang_after", *hang_after);
         self.duration("database.hold", *hold);
         self.push("database.max_connections", max_connections);
@@ -229,6 +245,14 @@ impl List<'_> {
                 self.duration("database.backup.rpo", *rpo);
             }
         }
+        self.texts("database.databases", databases);
+        if roles.is_empty() {
+            self.push("database.roles", "{}");
+        }
+        for (name, DatabaseRole { access, database }) in roles {
+            self.push(&format!("database.roles.{name}.access"), access.word());
+            self.push(&format!("database.roles.{name}.database"), database);
+        }
         if settings.is_empty() {
             self.push("database.settings", "{}");
         }
@@ -250,6 +274,10 @@ impl List<'_> {
             database_failure,
             database_freeze,
             standby_loss,
+            switchover,
+            replication_lag,
+            pool_exhaustion,
+            disk_full,
             edge_crash,
             router_crash,
             cache_crash,
@@ -264,6 +292,10 @@ impl List<'_> {
             ("database_failure", database_failure),
             ("database_freeze", database_freeze),
             ("standby_loss", standby_loss),
+            ("switchover", switchover),
+            ("replication_lag", replication_lag),
+            ("pool_exhaustion", pool_exhaustion),
+            ("disk_full", disk_full),
             ("edge_crash", edge_crash),
             ("router_crash", router_crash),
             ("cache_crash", cache_crash),

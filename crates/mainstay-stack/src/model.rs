@@ -103,6 +103,8 @@ pub struct Service {
     pub needs: BTreeSet<ServiceName>,
     /// Whether it is given the database. Default: the stack has one, and `uses` does not leave it out.
     pub uses_database: bool,
+    /// As whom it connects to the database, and to which. Default: as the owner of the stack's own.
+    pub database: Option<DatabaseUse>,
     /// Whether it is given cache and store. Default: the stack has them, and `uses` does not leave them out.
     pub uses_cache: bool,
     /// Database connections that one instance may hold. Default 10 when it uses the database.
@@ -192,6 +194,46 @@ pub enum Durability {
     Strict,
 }
 
+impl Durability {
+    /// Each, from the one that risks most.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Balanced, Self::Strict];
+
+    /// As the stack file writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Balanced => "balanced",
+            Self::Strict => "strict",
+        }
+    }
+
+    /// What it risks, with so many standbys, in a sentence for people.
+    pub fn risk(self, standbys: u32) -> &'static str {
+        match (self, standbys) {
+            (_, 0) => {
+                "Without a standby a crash is an outage until the primary has recovered; acknowledged writes survive it."
+            }
+            (Self::Fast, _) => {
+                "Commits wait for no standby: a failover may lose the last acknowledged writes, and says how many."
+            }
+            (Self::Balanced, _) => {
+                "Commits wait for one standby while one streams: a crash of the primary loses nothing. When the last \
+                 standby is lost, writes go on without one, with an alert; a crash of the primary then is an outage \
+                 until it has recovered."
+            }
+            (Self::Strict, 1) => {
+                "Commits always wait for the standby: nothing is lost, and while the standby is away, writes wait."
+            }
+            (Self::Strict, _) => {
+                "Commits always wait for one of the standbys: nothing is lost, and while all of them are away, writes wait."
+            }
+        }
+    }
+
+    /// What none of them changes.
+    pub const ONE_MACHINE: &'static str = "All of it is on one machine: the loss of its disk is the loss of all.";
+}
+
 /// How the router gives server connections to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -200,6 +242,66 @@ pub enum PoolMode {
     Session,
     /// A client has one for as long as a transaction lasts, or state of its own ties it to one.
     Transaction,
+}
+
+/// What a further role may do with the tables of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoleAccess {
+    /// Read rows.
+    Read,
+    /// Read and write rows; make and drop nothing.
+    Write,
+}
+
+impl RoleAccess {
+    /// As the stack file writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// A role besides the owners of databases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseRole {
+    /// What it may do.
+    pub access: RoleAccess,
+    /// The one database that it may connect to. Default: the stack's own.
+    pub database: String,
+}
+
+/// As whom a service connects, and to which database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseUse {
+    /// The database. Default: that of the role, else the stack's own.
+    pub name: Option<String>,
+    /// The role. Default: the owner of the database.
+    pub role: Option<String>,
+}
+
+impl Database {
+    /// Role and database of a connection.
+    pub fn connection<'a>(&'a self, wanted: Option<&'a DatabaseUse>) -> (&'a str, &'a str) {
+        let Some(DatabaseUse { name, role }) = wanted else { return (&self.name, &self.name) };
+        match (role, name) {
+            (Some(role), name) => match self.roles.get(role) {
+                Some(known) => (role, &known.database),
+                // The owner of a database bears its name.
+                None => (role, name.as_deref().unwrap_or(role)),
+            },
+            (None, Some(name)) => (name, name),
+            (None, None) => (&self.name, &self.name),
+        }
+    }
+
+    /// Every role that applications connect as, with its database: owners first.
+    pub fn connections(&self) -> Vec<(&str, &str)> {
+        let owners = std::iter::once(&self.name).chain(&self.databases).map(|name| (name.as_str(), name.as_str()));
+        owners.chain(self.roles.iter().map(|(role, known)| (role.as_str(), known.database.as_str()))).collect()
+    }
 }
 
 /// PostgreSQL primary, standbys and the router in front of them.
@@ -230,6 +332,10 @@ pub struct Database {
     pub write_port: u16,
     /// Router port for reading only. Default 6433.
     pub read_port: u16,
+    /// Further databases, each owned by a role of its own name.
+    pub databases: BTreeSet<String>,
+    /// Further roles, with less than an owner may.
+    pub roles: BTreeMap<String, DatabaseRole>,
     /// Further server settings, as postgresql.conf names them.
     pub settings: BTreeMap<String, String>,
     /// Where backups go. Default: nowhere, there are none.
@@ -327,6 +433,16 @@ pub struct Target {
     pub database_freeze: Promise,
     /// A standby dies. The RTO bounds the stall of writes, at the 95th percentile. Default RTO 200 ms, RPO 0.
     pub standby_loss: Promise,
+    /// A planned change of the primary. The RTO bounds the stall of clients, at the 95th percentile. Default RTO 1 s, RPO 0.
+    pub switchover: Promise,
+    /// A standby receives no log. The RTO bounds the stall of writes, at the 95th percentile: its sender gives it up
+    /// after 5 s. Default RTO 8 s, RPO 0.
+    pub replication_lag: Promise,
+    /// Every connection of a pool is taken for 2 s. The RTO bounds the wait of a client that comes then. Default RTO 5 s,
+    /// RPO 0.
+    pub pool_exhaustion: Promise,
+    /// The disk of the databases is full. Default RTO 5 s, RPO 0.
+    pub disk_full: Promise,
     /// The edge dies. Default RTO 1 s, RPO 0.
     pub edge_crash: Promise,
     /// The router dies. Default RTO 1 s, RPO 0.

@@ -9,7 +9,8 @@ use mainstay_decide::observed::{DataDirectory, MemberAnswer, MemberSeen, Record}
 use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::{
-    Access, Layout, RecordFile, Task, clone, cluster, control_file, init, layout, prepare, probe, proof, start,
+    Access, Layout, RecordFile, Task, clone, cluster, control_file, init, layout, loss, prepare, probe, proof, rewind,
+    start,
 };
 use mainstay_router::protocol::{Server, Targets};
 use mainstay_supervisor::client::Keep;
@@ -28,6 +29,8 @@ use crate::settings::Settings;
 const INIT_DEADLINE: Duration = Duration::from_mins(2);
 /// A clone copies the whole database: 1 TiB at 100 MiB/s takes three hours.
 const CLONE_DEADLINE: Duration = Duration::from_hours(6);
+/// A rewind copies what changed since the timelines parted, and reads the log from there.
+const REWIND_DEADLINE: Duration = Duration::from_hours(2);
 /// Time to prove that a member is dead once its processes got SIGKILL.
 const FENCE_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between two looks for that proof: orphaned backends end within milliseconds.
@@ -95,6 +98,8 @@ impl Cluster {
         match step {
             Step::InitPrimary { member } => self.init(effects, *member).await,
             Step::Clone { member, from } => self.clone_member(effects, *member, *from).await,
+            Step::Rewind { member, from } => self.rewind(effects, *member, *from).await,
+            Step::Follow { member, primary } => self.follow(effects, *member, *primary).await,
             Step::StartPostgres { member, follow } => self.start(effects, *member, *follow).await,
             Step::Fence { member } => self.fence(effects, *member).await,
             Step::Promote { member } => {
@@ -121,6 +126,10 @@ impl Cluster {
                 let access = self.access(*primary)?;
                 let _alone = self.roles.lock().await;
                 prepare::prepare(access, name, &self.passwords).await.map_err(|error| full_text(&error))?;
+                if let Some(database) = &effects.settings.stack.database {
+                    let passwords = &effects.settings.passwords.further;
+                    prepare::further(access, database, passwords).await.map_err(|error| full_text(&error))?;
+                }
                 Ok(Outcome::Prepared)
             }
             Step::Migrate { primary } => self.migrate(effects, *primary).await,
@@ -171,24 +180,55 @@ impl Cluster {
         Ok(Outcome::Done)
     }
 
+    async fn rewind(&self, effects: &Effects, member: Member, from: Member) -> Result<Outcome, String> {
+        let log = effects.settings.paths.log(&format!("postgres-{member}-rewind"));
+        let request = clone::Request {
+            layout: &self.layout,
+            member,
+            from: self.access(from)?,
+            replication: &self.passwords.replication,
+            log: &log,
+        };
+        let task = rewind::prepare(&request, &self.passwords.superuser).await.map_err(|error| full_text(&error))?;
+        let ended = self.run_task(effects, &task, REWIND_DEADLINE).await?;
+        let layout = self.layout.clone();
+        let finished = tokio::task::spawn_blocking(move || rewind::finish(&layout, member, &task, &ended)).await;
+        finished.map_err(|error| error.to_string())?.map_err(|error| full_text(&error))?;
+        Ok(Outcome::Done)
+    }
+
+    async fn follow(&self, effects: &Effects, member: Member, primary: Member) -> Result<Outcome, String> {
+        let start = self.start_of(effects, member, Some(primary))?;
+        start::repoint(&start).map_err(|error| full_text(&error))?;
+        cluster::reload(self.access(member)?).await.map_err(|error| full_text(&error))?;
+        Ok(Outcome::Done)
+    }
+
+    fn start_of<'a>(
+        &'a self,
+        effects: &'a Effects,
+        member: Member,
+        follow: Option<Member>,
+    ) -> Result<start::Start<'a>, String> {
+        Ok(start::Start {
+            layout: &self.layout,
+            member,
+            follow,
+            database: effects.settings.stack.database.as_ref().ok_or("the stack has no database")?,
+            archive: effects.settings.archive.as_ref(),
+            replication: &self.passwords.replication,
+            nonce: Effects::nonce()?,
+            log: effects.settings.paths.log(ChildName::postgres(member).as_str()),
+        })
+    }
+
     async fn start(&self, effects: &Effects, member: Member, follow: Option<Member>) -> Result<Outcome, String> {
-        let database = effects.settings.stack.database.as_ref().ok_or("the stack has no database")?;
         if follow.is_some() {
             effects.mistakes.before_standby().await;
         }
         let name = ChildName::postgres(member);
         self.clear_remains(effects, &name).await?;
-        let spec = start::prepare(&start::Start {
-            layout: &self.layout,
-            member,
-            follow,
-            database,
-            archive: effects.settings.archive.as_ref(),
-            replication: &self.passwords.replication,
-            nonce: Effects::nonce()?,
-            log: effects.settings.paths.log(name.as_str()),
-        })
-        .map_err(|error| full_text(&error))?;
+        let spec = start::prepare(&self.start_of(effects, member, follow)?).map_err(|error| full_text(&error))?;
         effects.spawn(spec).await
     }
 
@@ -424,7 +464,47 @@ async fn watch(effects: Arc<Effects>, member: Member, sender: mpsc::Sender<Messa
     }
 }
 
+/// A primary that was replaced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fallen {
+    pub(crate) member: Member,
+    pub(crate) to: Member,
+    pub(crate) timeline: Timeline,
+    /// Where its successor's timeline begins.
+    pub(crate) from: mainstay_types::Lsn,
+}
+
 impl Effects {
+    /// Pages with a wrong checksum, by member; one that cannot be asked is left out.
+    pub(crate) async fn checksum_failures(&self) -> Vec<(Member, u64)> {
+        let mut all = Vec::new();
+        for access in self.cluster.iter().flat_map(|cluster| cluster.access.values()) {
+            if let Ok(count) = mainstay_postgres::inspect::checksum_failures(access).await {
+                all.push((access.member(), count));
+            }
+        }
+        all
+    }
+
+    /// All databases together, as the first member that answers says. **Unit**: bytes.
+    pub(crate) async fn database_bytes(&self) -> Option<u64> {
+        for access in self.cluster.iter().flat_map(|cluster| cluster.access.values()) {
+            if let Ok(bytes) = mainstay_postgres::inspect::size_bytes(access).await {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    /// What the fallen primary had written and its successor has not.
+    ///
+    /// **Errors**: nobody can tell any more, in words for people.
+    pub(crate) async fn loss(&self, fallen: Fallen) -> Result<loss::Loss, String> {
+        let layout = self.cluster.as_ref().ok_or("the stack has no database")?.layout.clone();
+        let read = move || loss::after(&layout, fallen.member, fallen.timeline, fallen.from);
+        tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?
+    }
+
     pub(crate) async fn postgres_metrics(&self) -> Result<String, String> {
         Ok(self.cluster.as_ref().ok_or("the stack has no database")?.metrics().await)
     }

@@ -10,8 +10,8 @@ const LATE_START: Duration = Duration::from_secs(8);
 /// How late the fence of a former primary comes: time for it to be thawed and to serve.
 const LATE_FENCE: Duration = Duration::from_secs(4);
 
-/// How late writes go on without a lost standby: past the promise about that, and five times it.
-const LATE_UNBLOCK: Duration = Duration::from_secs(3);
+/// How late writes go on without a lost standby: past the promises about that, and five times the one about its death.
+const LATE_UNBLOCK: Duration = Duration::from_secs(5);
 
 /// What is to go wrong the next time.
 #[derive(Default)]
@@ -20,6 +20,7 @@ pub(crate) struct Mistakes {
     fence: AtomicBool,
     unblock: AtomicBool,
     standby: AtomicBool,
+    ballast: AtomicBool,
 }
 
 impl Mistakes {
@@ -29,6 +30,7 @@ impl Mistakes {
         self.fence.store(sabotage == Sabotage::ThawWithoutFencing, Ordering::SeqCst);
         self.unblock.store(sabotage == Sabotage::UnblockLate, Ordering::SeqCst);
         self.standby.store(sabotage == Sabotage::UnblockLate, Ordering::SeqCst);
+        self.ballast.store(sabotage == Sabotage::KeepBallast, Ordering::SeqCst);
     }
 
     pub(super) async fn before_start(&self) {
@@ -49,6 +51,11 @@ impl Mistakes {
         if self.standby.swap(false, Ordering::SeqCst) {
             tokio::time::sleep(LATE_UNBLOCK).await;
         }
+    }
+
+    /// Whether the ballast stays however full the disk is.
+    pub(crate) fn keeps_ballast(&self) -> bool {
+        self.ballast.load(Ordering::SeqCst)
     }
 
     pub(super) async fn before_fence(&self) {

@@ -62,6 +62,9 @@ fn one(draft: &Draft<'_>, notes: &mut Notes, member: Member) -> BoxPlan {
             shown.state = running_state(draft, member, &mut shown.waiting);
             if let Some(reason) = borne(draft, member) {
                 worse(&mut shown, State::Degraded, reason);
+            } else if let Some(reason) = waits_for_a_standby(draft, member).filter(|_| shown.state == State::Ready) {
+                shown.waiting.push(Waiting::Dependency { on: "a standby that streams".to_owned() });
+                worse(&mut shown, State::Degraded, reason);
             }
         }
         Life::Never | Life::Ended { .. } => {
@@ -115,6 +118,18 @@ fn borne(draft: &Draft<'_>, member: Member) -> Option<String> {
         let (usual, most) = (hang_after.as_secs(), hung_at.saturating_since(since).as_secs());
         format!("silent for more than {usual} s, borne for {most} s: tasks of this machine wait for CPU or disk, and no other member answers all the time")
     })
+}
+
+/// A primary of a strict stack whose commits wait for a standby that is not there.
+fn waits_for_a_standby(draft: &Draft<'_>, member: Member) -> Option<String> {
+    let database = draft.view.stack.database.as_ref()?;
+    let record = draft.view.record().filter(|record| record.primary == member)?;
+    let answer = draft.view.writable(member)?;
+    let is_waiting = database.durability == Durability::Strict
+        && !answer.synchronous.is_empty()
+        && draft.view.observed.is_database_prepared
+        && answer.synchronous.iter().all(|standby| super::standby::is_lost(&draft.view, record, *standby, answer));
+    is_waiting.then(|| "writes wait: durability is \"strict\" and no standby streams".to_owned())
 }
 
 fn label(draft: &Draft<'_>, member: Member) -> String {

@@ -1,12 +1,15 @@
 //! The database's rules, one by one.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::{A, B, Bench, at, fact};
-use mainstay_decide::observed::{DataDirectory, MemberSeen, Record, RunningStep};
+use mainstay_decide::observed::{
+    ControlFile, DataDirectory, FailedStep, MemberAnswer, MemberSeen, Record, RouterSeen, RunningStep,
+};
 use mainstay_decide::plan::{Step, StepKey};
 use mainstay_stack::model::Durability;
-use mainstay_types::{BoxId, ChildName, Lsn, Seen, State, Timeline, Waiting};
+use mainstay_types::{BoxId, ChildName, Lsn, Member, Seen, State, Timeline, Waiting};
 
 fn record(steps: &[Step]) -> Option<&Record> {
     steps.iter().find_map(|step| match step {
@@ -368,4 +371,121 @@ fn a_failing_promotion_is_tried_again_within_a_quarter_second() {
     assert_eq!(bench.steps(), vec![]);
     bench.now = at(99_800).after(Duration::from_millis(250));
     assert_eq!(bench.steps(), vec![Step::Promote { member: B }]);
+}
+
+/// In `fast`: the primary is dead; the standby's position and what would be redone vary.
+fn fallen_in_fast(standby: u64, redo_bytes: u64) -> Bench {
+    let mut bench = Bench::ready().durability(Durability::Fast);
+    bench.answer(A).synchronous.clear();
+    bench.answer(B).lsn = Lsn::new(standby);
+    bench.kill_primary(fact(false, 99_999));
+    let written = 1 << 40;
+    bench.database().memory.entry(A).or_default().written = Some(Lsn::new(written));
+    let database = bench.database();
+    let seen = database.members.get_mut(&A).expect("the bench is whole");
+    let redo = Lsn::new(written - redo_bytes);
+    seen.control = Some(ControlFile { is_shut_down: false, timeline: Timeline(1), checkpoint: redo, redo });
+    if let Seen::Fact { observed_at, .. } = &mut database.members.get_mut(&B).expect("the bench is whole").answer {
+        *observed_at = at(100_000);
+    }
+    bench
+}
+
+#[test]
+fn in_fast_a_short_recovery_is_preferred_to_a_loss_and_a_long_one_is_not() {
+    let mib = 1024 * 1024;
+    let restarts = |bench: &Bench| bench.steps().contains(&Step::StartPostgres { member: A, follow: None });
+    let promotes = |bench: &Bench| record(&bench.steps()).is_some_and(|record| record.promoting == Some(B));
+    let behind = (1 << 40) - 8;
+    assert!(restarts(&fallen_in_fast(behind, 10 * mib)));
+    assert!(promotes(&fallen_in_fast(behind, 300 * mib)), "a recovery of many seconds");
+    assert!(promotes(&fallen_in_fast(1 << 40, 10 * mib)), "nothing would be lost");
+    let mut again = fallen_in_fast(behind, 10 * mib);
+    again.children().get_mut(&ChildName::postgres(A)).expect("the bench is whole").quick_ends = 2;
+    assert!(promotes(&again), "it was started again and ended again");
+}
+
+#[test]
+fn in_fast_a_candidate_is_judged_by_what_it_says_after_the_primarys_death() {
+    let mut bench = fallen_in_fast(1, 0);
+    let database = bench.database();
+    if let Seen::Fact { observed_at, .. } = &mut database.members.get_mut(&B).expect("the bench is whole").answer {
+        *observed_at = at(99_990);
+    }
+    assert_eq!(bench.steps(), vec![]);
+}
+
+/// B took over from A, which is dead; clients are led to B.
+fn replaced(durability: Durability) -> Bench {
+    let mut bench = Bench::ready().durability(durability);
+    bench.kill_primary(fact(false, 99_999));
+    bench.record(Record {
+        epoch: 2,
+        primary: B,
+        timeline: Timeline(2),
+        lsn: Lsn::new(500),
+        candidates: vec![],
+        promoting: None,
+    });
+    let answer = bench.answer(B);
+    (answer.is_in_recovery, answer.is_streaming, answer.follows, answer.timeline) = (false, false, None, Timeline(2));
+    bench.observed.router = fact(RouterSeen { epoch: 2, write: Some(B), read: vec![], leaving: None }, 99_990);
+    let redo = Lsn::new(400);
+    let seen = bench.database().members.get_mut(&A).expect("the bench is whole");
+    seen.control = Some(ControlFile { is_shut_down: false, timeline: Timeline(1), checkpoint: redo, redo });
+    bench
+}
+
+#[test]
+fn a_former_primary_of_a_large_database_is_rewound_and_of_a_small_one_cloned() {
+    let gib = 1 << 30;
+    let rejoin = |durability, size: Option<u64>| {
+        let mut bench = replaced(durability);
+        bench.database().size_bytes = size;
+        bench.steps().into_iter().find(|step| matches!(step, Step::Rewind { .. } | Step::Clone { .. }))
+    };
+    let (rewind, clone) = (Some(Step::Rewind { member: A, from: B }), Some(Step::Clone { member: A, from: B }));
+    assert_eq!(rejoin(Durability::Balanced, Some(6 * gib)), rewind);
+    assert_eq!(rejoin(Durability::Strict, Some(6 * gib)), rewind);
+    assert_eq!(rejoin(Durability::Balanced, Some(5 * gib)), clone);
+    assert_eq!(rejoin(Durability::Balanced, None), clone, "nobody knows its size");
+    assert_eq!(rejoin(Durability::Fast, Some(6 * gib)), clone, "its log is the evidence of what was lost");
+}
+
+#[test]
+fn a_rewind_that_failed_is_followed_by_a_clone() {
+    let mut bench = replaced(Durability::Balanced);
+    bench.database().size_bytes = Some(6 << 30);
+    let key = Step::Rewind { member: A, from: B }.key();
+    let failed = FailedStep { at: at(90_000), attempts: 1, error: "no log".to_owned() };
+    bench.observed.failed.insert(key, failed);
+    bench.database().members.get_mut(&A).expect("the bench is whole").data = DataDirectory::Unfinished;
+    assert!(bench.steps().contains(&Step::Clone { member: A, from: B }), "{:?}", bench.steps());
+}
+
+#[test]
+fn another_standby_is_led_to_the_new_primary_without_a_restart() {
+    let third = Member::nth(2).expect("a letter");
+    let mut bench = replaced(Durability::Balanced);
+    bench.stack.database.as_mut().expect("the bench is whole").standbys = 2;
+    bench.run_child("postgres-c");
+    let standby = MemberAnswer {
+        is_in_recovery: true,
+        timeline: Timeline(1),
+        lsn: Lsn::new(480),
+        is_streaming: false,
+        follows: Some(A),
+        synchronous: vec![],
+        standbys: BTreeMap::new(),
+    };
+    bench.member(third, DataDirectory::Complete, Some(true), true, fact(standby, 99_990));
+    let step = Step::Follow { member: third, primary: B };
+    assert!(bench.steps().contains(&step), "{:?}", bench.steps());
+    // Done, and nobody has looked since: not once more, and its time without a stream begins anew.
+    bench.observed.done.insert(step.key(), at(99_995));
+    bench.database().memory.entry(third).or_default().detached_since = Some(at(0));
+    let is_about_it = |step: &Step| step.key() == StepKey::Child { name: ChildName::postgres(third) };
+    assert!(!bench.steps().iter().any(is_about_it), "{:?}", bench.steps());
+    bench.answer(third).follows = Some(B);
+    assert!(!bench.steps().iter().any(is_about_it), "{:?}", bench.steps());
 }

@@ -80,6 +80,7 @@ fn disturb_member(bench: &mut Bench, member: Member, bytes: &mut Bytes<'_>) {
     let looked_at = bytes.time();
     let database = bench.database();
     database.is_under_pressure = bytes.is_rare();
+    database.size_bytes = bytes.is_rare().then_some(10 << 30);
     let seen = database.members.get_mut(&member).expect("the bench is whole");
     if bytes.is_rare() {
         seen.data = [DataDirectory::Absent, DataDirectory::Unfinished, DataDirectory::Foreign, DataDirectory::Unknown]
@@ -100,6 +101,7 @@ fn disturb_member(bench: &mut Bench, member: Member, bytes: &mut Bytes<'_>) {
             answer.is_streaming = bytes.below(2) == 1;
             answer.timeline = Timeline(u32::from(bytes.below(3)));
             answer.lsn = Lsn::new(u64::from(bytes.below(200)) * 5);
+            answer.follows = [Some(A), Some(B), None][usize::from(bytes.below(3))];
             if bytes.below(2) == 1 {
                 answer.synchronous.clear();
             }
@@ -118,6 +120,7 @@ fn disturb_member(bench: &mut Bench, member: Member, bytes: &mut Bytes<'_>) {
         let memory = bench.database().memory.entry(member).or_default();
         memory.detached_since = Some(looked_at);
         memory.synchronous = None;
+        memory.written = Some(Lsn::new(u64::from(bytes.below(200)) * 5));
     }
 }
 

@@ -100,6 +100,7 @@ impl Bench {
             record: fact(None, 0),
             members: BTreeMap::from([(A, look.clone()), (B, look)]),
             is_under_pressure: false,
+            size_bytes: None,
             memory: BTreeMap::new(),
         };
         let observed = Observed {
@@ -163,12 +164,14 @@ impl Bench {
             timeline: Timeline(1),
             lsn: Lsn::new(500),
             is_streaming: false,
+            follows: None,
             synchronous: vec![B],
             standbys: BTreeMap::from([(B, Lsn::new(500))]),
         };
         let standby = MemberAnswer {
             is_in_recovery: true,
             is_streaming: true,
+            follows: Some(A),
             synchronous: vec![],
             standbys: BTreeMap::new(),
             ..primary.clone()

@@ -77,6 +77,38 @@ pub(super) fn of(drill: &str) -> Words {
             "Without a fault clients see no gap: what other drills see is then not the load's own doing.",
             "Nothing but the load itself.",
         ),
+        other => return of_tier(other),
+    };
+    Words { deed, hypothesis, blast_radius }
+}
+
+/// Of those of the data tier that kill nobody.
+fn of_tier(drill: &str) -> Words {
+    let (deed, hypothesis, blast_radius) = match drill {
+        "switchover" => (
+            "Another primary was asked for, as planned",
+            "New transactions wait for a moment while those that are begun end; then the standby takes over, and no client \
+             sees an error.",
+            "Every client of the database, for the length of the pause.",
+        ),
+        "replication-lag" => (
+            "A standby stopped receiving the log",
+            "Commits wait for the standby until its sender gives it up; then they go on without it, somebody is told, and \
+             it catches up when it receives again.",
+            "Writes, which wait for some seconds. Until it streams again an acknowledged write is on one server only.",
+        ),
+        "pool-exhaustion" => (
+            "Every server connection of the pool was taken",
+            "Clients that come then wait their turn in a queue with a bound, and are served once connections are given \
+             back; other pools notice nothing.",
+            "Clients of the application's role, for as long as the connections are taken.",
+        ),
+        "disk-full" => (
+            "The disk of the databases was filled",
+            "A file of ballast is removed before the database would stop for want of room: writes go on, somebody is told, \
+             and the ballast comes back with the room.",
+            "Everything that writes to that disk. Only a small one is filled.",
+        ),
         _ => ("The fault of this drill was injected", super::text::NOT_MEASURED, super::text::NOT_MEASURED),
     };
     Words { deed, hypothesis, blast_radius }
@@ -113,7 +145,7 @@ mod tests {
     #[test]
     fn every_drill_has_words() {
         use mainstay_decide::drills::Fault;
-        for fault in Fault::ALL.into_iter().chain([Fault::Null]) {
+        for fault in Fault::ALL.into_iter().chain([Fault::DiskFull, Fault::Null]) {
             assert_ne!(of(fault.name()).hypothesis, crate::html::text::NOT_MEASURED, "{}", fault.name());
         }
     }

@@ -1,6 +1,6 @@
 //! A cluster in a temporary folder, of real servers, run without keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -191,6 +191,8 @@ pub fn database(name: &str) -> Database {
         write_port: 0,
         read_port: 0,
         backup: None,
+        databases: BTreeSet::new(),
+        roles: BTreeMap::new(),
         settings: BTreeMap::from([("work_mem".to_owned(), "2MB".to_owned())]),
     }
 }

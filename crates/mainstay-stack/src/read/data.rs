@@ -1,6 +1,7 @@
 //! `[database]` and `[cache]`: what holds the data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Backup, Cache, Database, Durability, PoolLimits, PoolMode};
+use crate::model::{Backup, Cache, Database, DatabaseRole, Durability, PoolLimits, PoolMode, RoleAccess};
 use crate::origin::Origin;
 use crate::raw::Value;
 use crate::read::{inner_path, one_of};
@@ -45,8 +46,14 @@ const LATER: [(&str, &str); 6] = [
     ("pooler", "mainstay's own router stands in front"),
     ("extensions", "create them in a migration"),
 ];
-const RENAMED: [(&str, &str); 4] =
-    [("replication", "durability"), ("sync", "durability"), ("port", "write_port"), ("config", "settings")];
+const RENAMED: [(&str, &str); 6] = [
+    ("users", "roles"),
+    ("role", "roles"),
+    ("replication", "durability"),
+    ("sync", "durability"),
+    ("port", "write_port"),
+    ("config", "settings"),
+];
 
 /// Settings that mainstay sets itself; another value would break replication, fencing or the way in.
 const MANAGED: [&str; 39] = [
@@ -106,7 +113,7 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
         ctx.origins.set("database.name", Origin::Derived { from: "stack".to_owned() });
         stack.as_str().replace('-', "_")
     });
-    let database = Database {
+    let mut database = Database {
         name,
         standbys: named.or(aliased).unwrap_or(1),
         durability: durability(&mut cursor, ctx).unwrap_or(Durability::Balanced),
@@ -119,9 +126,13 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
         migrations: inner_path(&mut cursor, ctx, "migrations"),
         write_port: cursor.port(ctx, "write_port").unwrap_or(WRITE_PORT),
         read_port: cursor.port(ctx, "read_port").unwrap_or(READ_PORT),
+        databases: BTreeSet::new(),
+        roles: BTreeMap::new(),
         settings: settings(&mut cursor, ctx),
         backup: backup(&mut cursor, ctx),
     };
+    database.databases = databases(&mut cursor, ctx, &database.name);
+    database.roles = roles(&mut cursor, ctx, &database);
     cursor.finish(ctx, &LATER, &RENAMED);
     Some(database)
 }
@@ -166,27 +177,113 @@ fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
 
 fn database_name(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<String> {
     let name = cursor.text(ctx, "name", "name = \"myapp\"")?;
-    let bytes = name.text.as_bytes();
+    checked_name(ctx, "database.name", &name.text, &name.span)
+}
+
+/// Further databases.
+fn databases(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, own: &str) -> BTreeSet<String> {
+    let mut databases = BTreeSet::new();
+    for (index, item) in
+        cursor.texts(ctx, "databases", "databases = [\"audit\"]").unwrap_or_default().iter().enumerate()
+    {
+        let path = format!("database.databases[{index}]");
+        let Some(name) = checked_name(ctx, &path, &item.text, &item.span) else { continue };
+        if name == own || databases.contains(&name) {
+            let message = format!("`{path}` is \"{name}\", which the stack has already");
+            ctx.error(Code::SaidTwice, &item.span, message, "remove it".to_owned());
+            continue;
+        }
+        databases.insert(name);
+    }
+    databases
+}
+
+/// Further roles.
+fn roles(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, database: &Database) -> BTreeMap<String, DatabaseRole> {
+    let mut roles = BTreeMap::new();
+    let Some(table) = cursor.table(ctx, "roles") else { return roles };
+    for (key, node) in table.entries() {
+        let path = table.at(&quote(key));
+        let name = checked_name(ctx, &path, key, &node.key);
+        let Some(mut one) = table.table_of(ctx, key, node) else { continue };
+        let (access, of) = (access(&mut one, ctx), one.text(ctx, "database", "database = \"audit\""));
+        one.finish(
+            ctx,
+            &[("password", "it is generated and sealed"), ("limit", "")],
+            &[("rights", "access"), ("db", "database")],
+        );
+        let is_owner = |name: &str| name == database.name || database.databases.contains(name);
+        if name.as_deref().is_some_and(is_owner) {
+            let message = format!("`{path}` has the name of a database, whose owner is a role already");
+            ctx.error(Code::BadName, &node.key, message, "choose another name".to_owned());
+            continue;
+        }
+        let of = match of {
+            None => database.name.clone(),
+            Some(text) if is_owner(&text.text) => text.text,
+            Some(text) => {
+                let message =
+                    format!("`{path}.database` is \"{}\", which is no database of the stack", quote(&text.text));
+                let known =
+                    std::iter::once(database.name.as_str()).chain(database.databases.iter().map(String::as_str));
+                let help = match nearest(&text.text, known) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => "name it in `database.databases`, or remove the key".to_owned(),
+                };
+                ctx.error(Code::UsesNothing, &text.span, message, help);
+                continue;
+            }
+        };
+        if let (Some(name), Some(access)) = (name, access) {
+            roles.insert(name, DatabaseRole { access, database: of });
+        }
+    }
+    roles
+}
+
+fn access(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<RoleAccess> {
+    let example = "access = \"read\"";
+    let Some(text) = cursor.text(ctx, "access", example) else {
+        if !ctx.is_said(&cursor.at("access")) {
+            cursor.missing(ctx, "access", "it says what the role may do", &format!("{example} or \"write\""));
+        }
+        return None;
+    };
+    match text.text.as_str() {
+        "read" => Some(RoleAccess::Read),
+        "write" => Some(RoleAccess::Write),
+        other => {
+            let message = format!("`{}` is \"{}\"; it is \"read\" or \"write\"", cursor.at("access"), quote(other));
+            let help = "what makes and drops tables connects as the database's owner, which bears its name".to_owned();
+            ctx.error(Code::BadValue, &text.span, message, help);
+            None
+        }
+    }
+}
+
+/// A name of a database or role that no server takes for another.
+fn checked_name(ctx: &mut Context<'_>, path: &str, text: &str, span: &Range<usize>) -> Option<String> {
+    let bytes = text.as_bytes();
     let is_plain = bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_');
     let begins_well = bytes.first().is_some_and(u8::is_ascii_lowercase);
     // A role of these names is the server's; `mainstay` is ours.
-    let is_taken = matches!(name.text.as_str(), "postgres" | "template0" | "template1" | "public")
-        || name.text.starts_with("pg_")
-        || name.text.starts_with("mainstay");
+    let is_taken = matches!(text, "postgres" | "template0" | "template1" | "public" | "all" | "replication" | "none")
+        || text.starts_with("pg_")
+        || text.starts_with("mainstay");
     if !is_plain || !begins_well || bytes.len() > LONGEST_NAME {
         let message = format!(
-            "`database.name` is \"{}\"; it is 1 to {LONGEST_NAME} of a-z, 0-9 and _, beginning with a letter",
-            quote(&name.text)
+            "`{path}` is \"{}\"; it is 1 to {LONGEST_NAME} of a-z, 0-9 and _, beginning with a letter",
+            quote(text)
         );
-        ctx.error(Code::BadName, &name.span, message, "write for example \"myapp\"".to_owned());
+        ctx.error(Code::BadName, span, message, "write for example \"myapp\"".to_owned());
         return None;
     }
     if is_taken {
-        let message = format!("`database.name` is \"{}\", which PostgreSQL or mainstay uses itself", name.text);
-        ctx.error(Code::BadName, &name.span, message, "choose another name".to_owned());
+        let message = format!("`{path}` is \"{text}\", which PostgreSQL or mainstay uses itself");
+        ctx.error(Code::BadName, span, message, "choose another name".to_owned());
         return None;
     }
-    Some(name.text)
+    Some(text.to_owned())
 }
 
 fn durability(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Durability> {

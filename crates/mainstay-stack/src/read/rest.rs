@@ -79,6 +79,10 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         database_failure: default(SECOND * 60, database_rpo),
         database_freeze: default(hang_after + SECOND, database_rpo),
         standby_loss: default(SECOND / 5, Duration::ZERO),
+        switchover: default(SECOND, Duration::ZERO),
+        replication_lag: default(SECOND * 8, Duration::ZERO),
+        pool_exhaustion: default(SECOND * 5, Duration::ZERO),
+        disk_full: default(SECOND * 5, Duration::ZERO),
         edge_crash: default(SECOND, Duration::ZERO),
         router_crash: default(SECOND, Duration::ZERO),
         cache_crash: default(SECOND * 5, Duration::ZERO),
@@ -94,6 +98,10 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     promise(&mut cursor, ctx, "database_failure", &mut target.database_failure);
     promise(&mut cursor, ctx, "database_freeze", &mut target.database_freeze);
     promise(&mut cursor, ctx, "standby_loss", &mut target.standby_loss);
+    promise(&mut cursor, ctx, "switchover", &mut target.switchover);
+    promise(&mut cursor, ctx, "replication_lag", &mut target.replication_lag);
+    promise(&mut cursor, ctx, "pool_exhaustion", &mut target.pool_exhaustion);
+    promise(&mut cursor, ctx, "disk_full", &mut target.disk_full);
     promise(&mut cursor, ctx, "edge_crash", &mut target.edge_crash);
     promise(&mut cursor, ctx, "router_crash", &mut target.router_crash);
     promise(&mut cursor, ctx, "cache_crash", &mut target.cache_crash);

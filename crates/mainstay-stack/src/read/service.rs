@@ -10,7 +10,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Probe, Service};
+use crate::model::{DatabaseUse, Probe, Service};
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
 use crate::read::health::{health, no_port};
@@ -116,6 +116,7 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
         let message = format!("`{}` is set, and the service uses no database", cursor.at("pool"));
         ctx.error(Code::UsesNothing, &place, message, "remove it, or add \"database\" to `uses`".to_owned());
     }
+    let database = database_use(cursor, ctx, uses_database);
     let secrets = secrets(cursor, ctx);
     let env = env(cursor, ctx, &secrets);
     let mut health = health(cursor, ctx, has_port || !stands, has_management_port || !stands);
@@ -142,6 +143,7 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
         health,
         needs: needs(cursor, ctx),
         uses_database,
+        database,
         uses_cache,
         pool: pool.unwrap_or(if uses_database { POOL } else { 0 }),
         before: command(cursor, ctx, "before"),
@@ -316,6 +318,19 @@ fn uses(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (bool, bool
         ctx.origins.set(cursor.at(&format!("uses.{key}")), origin.clone());
     }
     (database, cache)
+}
+
+/// As whom it connects; whether role and database exist is looked at when all are known.
+fn database_use(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, uses_database: bool) -> Option<DatabaseUse> {
+    let mut table = cursor.table(ctx, "database")?;
+    let name = table.text(ctx, "name", "name = \"audit\"").map(|text| text.text);
+    let role = table.text(ctx, "role", "role = \"reporting\"").map(|text| text.text);
+    table.finish(ctx, &[], &[("user", "role"), ("database", "name"), ("db", "name")]);
+    if !uses_database {
+        let message = format!("`{}` is set, and the service uses no database", table.path);
+        ctx.error(Code::UsesNothing, &table.place, message, "remove it, or add \"database\" to `uses`".to_owned());
+    }
+    (name.is_some() || role.is_some()).then_some(DatabaseUse { name, role })
 }
 
 /// Names of services; whether they exist is looked at when all are known.

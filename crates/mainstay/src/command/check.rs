@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mainstay_stack::model::Service;
+use mainstay_stack::model::{Durability, Service};
 use mainstay_types::{ServiceName, exit_code};
 
 use super::preflight;
@@ -39,9 +39,14 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     println!("{} {verdict}: stack {}, environment {}", place.file.display(), stack.name, stack.environment);
     println!("  services   {}", if services.is_empty() { "none".to_owned() } else { services.join(", ") });
     let database = stack.database.as_ref().map_or("none".to_owned(), |database| {
-        format!("primary and {} standby, {:?}", database.standbys, database.durability).to_lowercase()
+        let standbys = if database.standbys == 1 { "standby" } else { "standbys" };
+        format!("primary and {} {standbys}, {}", database.standbys, database.durability.word())
     });
     println!("  database   {database}");
+    if let Some(database) = &stack.database {
+        let text = format!("{} {}", database.durability.risk(database.standbys), Durability::ONE_MACHINE);
+        println!("{}", crate::screen::wrap(&text, "             ", "             "));
+    }
     println!("  cache      {}", if stack.cache.is_some() { "cache, store" } else { "none" });
     Failure::of_all(missing).map_or(Ok(exit_code::DONE), Err)
 }

@@ -27,6 +27,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
             continue;
         }
         println!("{:<width$}  {}  {}", value.path, value.value, crate::screen::dim(&format!("# {origin}")));
+        if let Some(note) = &value.note {
+            println!("{}", crate::screen::dim(&crate::screen::wrap(note, "  # ", "  # ")));
+        }
     }
     if !options.computed {
         eprintln!("hint: `mainstay config --computed` also shows every default");

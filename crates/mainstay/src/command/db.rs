@@ -5,7 +5,7 @@ use std::process::Command;
 
 use clap::{Args, Subcommand};
 
-use super::{errand, import};
+use super::{database, errand, import};
 use crate::Global;
 use crate::failure::Failure;
 
@@ -28,6 +28,16 @@ enum What {
     },
     /// The router's pools: clients, server connections, waits
     Pool,
+    /// The cluster: durability and what it risks, members, disk, checksums, databases
+    Info,
+    /// Standbys as the primary sees them: how far behind, whether commits wait for them
+    Replicas,
+    /// Statements: what runs now, and what cost most over all runs
+    Slow,
+    /// Who waits for a lock, since when, and for whom
+    Locks,
+    /// Cancel a client's statement, or end its session
+    Cancel(database::Cancel),
     /// Another primary, planned: no statement is lost
     Switchover(errand::Switchover),
     /// Another primary at once, as if this one were lost: what is in flight is cut off
@@ -44,6 +54,11 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         What::Failover(options) => return errand::failover(global, options).await,
         What::Restart(options) => return errand::restart(global, options).await,
         What::Pool => return super::pool::run(global).await,
+        What::Info => return database::info(global).await,
+        What::Replicas => return database::replicas(global).await,
+        What::Slow => return database::slow(global).await,
+        What::Locks => return database::locks(global).await,
+        What::Cancel(options) => return database::cancel(global, options).await,
         What::Psql { .. } | What::Import(_) => {}
     }
     let access = crate::place::client(global)?.database().await?;
@@ -56,7 +71,8 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
             return import::run(global, options, &import::Target::new(url, password));
         }
         What::Psql { read, arguments } => (read, arguments),
-        What::Pool | What::Switchover(_) | What::Failover(_) | What::Restart(_) => return Ok(0),
+        // Done above.
+        _ => return Ok(mainstay_types::exit_code::DONE),
     };
     let (url, password) = split(if *read { &access.app_read_url } else { &access.app_url })?;
     // The password goes by the environment: arguments are seen by everyone on the machine.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use mainstay_api::{DatabaseStatus, ErrandAsked, ErrandKind, ErrandStatus};
 use mainstay_client::Client;
-use mainstay_types::{Member, exit_code};
+use mainstay_types::{BoxId, Member, exit_code};
 
 use crate::Global;
 use crate::failure::Failure;
@@ -96,7 +96,7 @@ pub(crate) async fn restart(global: &Global, options: &Restart) -> Result<u8, Fa
     let primary = database.primary.ok_or_else(|| Failure::failed("MS1080", "nobody is recorded as primary yet"))?;
     let standbys: Vec<Member> = match only {
         Some(member) => vec![member],
-        None => database.lag_bytes.keys().copied().filter(|member| *member != primary).collect(),
+        None => standbys(&client, &database, primary).await?,
     };
     if standbys.is_empty() {
         return Err(Failure::refused("MS1080", "no standby streams, so a restart of the primary would be an outage")
@@ -118,6 +118,24 @@ pub(crate) async fn restart(global: &Global, options: &Restart) -> Result<u8, Fa
         }
     }
     finish(global, &done)
+}
+
+/// Every standby, in order; one that does not stream cannot be waited for, and what it runs nobody would know.
+async fn standbys(client: &Client, database: &DatabaseStatus, primary: Member) -> Result<Vec<Member>, Failure> {
+    let boxes = client.status().await?.boxes;
+    let members = boxes.iter().filter_map(|one| match one.id {
+        BoxId::Postgres { member } if member != primary => Some(member),
+        _ => None,
+    });
+    let members: Vec<Member> = members.collect();
+    match members.iter().find(|member| !database.lag_bytes.contains_key(member)) {
+        None => Ok(members),
+        Some(absent) => Err(Failure::refused(
+            "MS1080",
+            format!("postgres-{absent} does not stream just now; nothing was restarted"),
+        )
+        .help("`mainstay db replicas` says what it waits for")),
+    }
 }
 
 /// Until the former primary streams: it runs the program that is installed now, like the others.

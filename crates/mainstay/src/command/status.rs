@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_api::{DrillStanding, ScheduleStatus, Standing, Status};
-use mainstay_types::{State, Timestamp, exit_code};
+use mainstay_api::{DiskStatus, DrillStanding, ScheduleStatus, Standing, Status};
+use mainstay_types::{Bytes, State, Timestamp, exit_code};
 
 use crate::Global;
 use crate::again;
@@ -117,6 +117,9 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
         );
         board::wrap(&text, board::columns()).iter().for_each(|line| println!("{line}"));
     }
+    if let Some(line) = status.database.as_ref().and_then(|database| disk(database.disk?)) {
+        board::wrap(&line, board::columns()).iter().for_each(|line| println!("{line}"));
+    }
     for (name, url) in &status.urls {
         println!("{name}: {url}");
     }
@@ -125,6 +128,20 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
         board::wrap(&format!("drills: {line}"), board::columns()).iter().for_each(|line| println!("{line}"));
     }
     Ok(())
+}
+
+/// A disk that is or will be full; nothing about one that has room.
+fn disk(disk: DiskStatus) -> Option<String> {
+    let free = Bytes(disk.free_bytes);
+    let is_short = disk.total_bytes > 0 && disk.free_bytes < disk.total_bytes / 20;
+    match disk.full_in_s {
+        Some(seconds) => {
+            let when = screen::age(Duration::from_secs(seconds));
+            Some(screen::yellow(&format!("disk: {free} free, full in {when} if it goes on as in the last minutes")))
+        }
+        None if is_short => Some(screen::red(&format!("disk: only {free} free: a full disk stops the database"))),
+        None => None,
+    }
 }
 
 /// What the drills are owed, in a line; nothing when there are none.

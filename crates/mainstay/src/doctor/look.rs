@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_controller::paths::Paths;
 use mainstay_controller::ports::{self, Ports};
 use mainstay_controller::programs::{Found, all};
-use mainstay_types::Timestamp;
+use mainstay_types::{Member, Timestamp};
 use rustix::process::Resource;
 
 use super::{Controller, Door, Known, Machine, Program, Stack};
@@ -119,12 +119,20 @@ async fn stack(global: &Global) -> Stack {
     Stack::Known(Known {
         name: parsed.stack.name.to_string(),
         has_database: parsed.stack.database.is_some(),
+        one_disk: one_disk(&paths.state),
         doors: if running.is_some() { Vec::new() } else { doors(&parsed, &paths) },
         running,
         has_state: paths.state.join("state.db").exists(),
         last_drill: last_drill(&paths.state.join("drills/history.jsonl"), now),
         event_ahead: newest.map(|newest| newest.saturating_since(now)),
     })
+}
+
+/// Members that share a device, and the folder of the last of them.
+fn one_disk(state: &Path) -> Option<(Vec<Member>, String)> {
+    let shared = crate::command::members_on_one_device(state);
+    let last = *shared.last()?;
+    Some((shared, state.join("pg").join(last.to_string()).display().to_string()))
 }
 
 /// The newest event of a stack that does not run. Only the owner's own files are opened: SQLite leaves files beside.

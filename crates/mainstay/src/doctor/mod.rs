@@ -6,7 +6,7 @@ pub(crate) mod look;
 
 use std::time::Duration;
 
-use mainstay_types::Bytes;
+use mainstay_types::{Bytes, Member};
 use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -100,6 +100,8 @@ pub(crate) struct Known {
     /// Its state in words, when it is up.
     pub(crate) running: Option<String>,
     pub(crate) has_database: bool,
+    /// Members of the database whose data lie on one device, and a folder at which another disk could be mounted.
+    pub(crate) one_disk: Option<(Vec<Member>, String)>,
     pub(crate) doors: Vec<Door>,
     /// Its state folder was there before: an `up` was.
     pub(crate) has_state: bool,
@@ -316,6 +318,7 @@ fn stack(stack: &Stack) -> Vec<Finding> {
             let mut findings = vec![Finding::fine("stack", format!("{}: {text}", known.name))];
             findings.extend(ports(known));
             findings.extend(drill(known));
+            findings.extend(known.one_disk.as_ref().map(one_disk));
             if known.has_database {
                 findings.push(
                     Finding::limited("backups", "not configured yet", "a dead disk is the end of the data")
@@ -325,6 +328,14 @@ fn stack(stack: &Stack) -> Vec<Finding> {
             findings
         }
     }
+}
+
+/// A second data directory on the same device is called what it is.
+fn one_disk((members, folder): &(Vec<Member>, String)) -> Finding {
+    let names: Vec<String> = members.iter().map(|member| format!("postgres-{member}")).collect();
+    let why = "a standby on the same disk protects against a crash, not against the loss of the disk";
+    Finding::limited("standby", format!("{} are on one disk", names.join(" and ")), why)
+        .mend(format!("mount another disk at {folder}, while the stack is down"))
 }
 
 fn ports(known: &Known) -> Vec<Finding> {

@@ -22,6 +22,7 @@ fn good() -> Machine {
             name: "shop".to_owned(),
             running: None,
             has_database: false,
+            one_disk: None,
             doors,
             has_state: true,
             last_drill: Some(("database-crash".to_owned(), "PASS".to_owned(), Duration::from_hours(2))),
@@ -72,6 +73,7 @@ fn ill() -> Vec<(&'static str, Health, Machine)> {
         ("drills", Limited, known(|k| k.last_drill = drilled("FAIL", Duration::from_secs(5)))),
         ("drills", Limited, known(|k| k.last_drill = drilled("PASS", Duration::from_hours(24 * 90)))),
         ("backups", Limited, known(|k| k.has_database = true)),
+        ("standby", Limited, known(|k| k.one_disk = Some((vec![Member::A, Member::B], "/s/pg/b".to_owned())))),
     ]
 }
 

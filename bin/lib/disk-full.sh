@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# A disk of its own that fills: a file is mounted as the state folder of a stack, filled by the drill, and the ballast
+# must make room. Needs root and loop devices, else it is skipped and says so. Leaves nothing running or mounted.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. bin/lib/stack.sh
+
+began=$SECONDS
+skip() { echo "skipped: $1"; SUCCEEDED=yes; exit 0; }
+[ "$(id -u)" = 0 ] || skip "only root can mount a small disk"
+command -v mkfs.ext4 >/dev/null || skip "mkfs.ext4 (e2fsprogs) is not installed"
+MAINSTAY=$(realpath "$MAINSTAY")
+work=$(mktemp -d)
+chmod 711 "$work"
+begin_stack "$work"
+clean_up() {
+  umount "$STATE" 2>/dev/null || umount --lazy "$STATE" 2>/dev/null || true
+  rm -rf "$work"
+}
+truncate --size 2000M "$work/disk"
+mkfs.ext4 -q -m 0 "$work/disk"
+mount -o loop "$work/disk" "$STATE" 2>"$SCRATCH/mount" || skip "no loop device here: $(cat "$SCRATCH/mount")"
+chmod 711 "$STATE"
+read -r https http console write read_only <<<"$(free_ports 5)"
+cat >"$work/mainstay.toml" <<TOML
+stack = "full"
+[observe]
+enabled = false
+[database]
+write_port = $write
+read_port = $read_only
+[edge]
+https_port = $https
+http_port = $http
+[console]
+port = $console
+TOML
+chmod go+rX "$work/mainstay.toml"
+
+ballast() { stat -c %s "$STATE/full/development/pg/ballast" 2>/dev/null || echo 0; }
+
+say "up on a disk of 2 GB"
+ms up -d >"$SCRATCH/up" 2>&1 || { cat "$SCRATCH/up"; fail "up"; }
+for _ in $(seq 50); do [ "$(ballast)" -gt 0 ] && break; sleep 0.2; done
+[ "$(ballast)" -gt $((16 * 1024 * 1024)) ] || fail "no ballast was made"
+ok "a ballast of $(($(ballast) / 1024 / 1024)) MiB lies there"
+say "the disk is filled"
+drill disk-full 1
+[ "$(ballast)" -gt 0 ] || fail "the ballast did not come back"
+[ ! -e "$STATE/full/development/pg/drill-filler" ] || fail "the filler is still there"
+ok "the ballast is back, the filler is gone"
+ms events --lines 500 | grep -c "ballast were thrown off" >/dev/null || fail "no event"
+say "positive control"
+code=0
+ms drill disk-full --sabotage keep-ballast >"$SCRATCH/control" 2>&1 || code=$?
+[ "$code" = 10 ] || sed 's/^/        /' "$SCRATCH/control"
+same "with a ballast that stays, disk-full fails" "$code" 10
+grep -q "the ballast was not thrown off" "$SCRATCH/control" || fail "it does not say why"
+say "a drill that is killed leaves no filler"
+"$MAINSTAY" --state "$STATE" --file "$STACK" drill disk-full >/dev/null 2>&1 &
+drill=$!
+for _ in $(seq 300); do [ -e "$STATE/full/development/pg/drill-filler" ] && break; sleep 0.1; done
+[ -e "$STATE/full/development/pg/drill-filler" ] || fail "it did not fill the disk"
+kill -KILL "$drill"
+wait "$drill" 2>/dev/null || true
+for _ in $(seq 50); do [ -e "$STATE/full/development/pg/drill-filler" ] || break; sleep 0.2; done
+[ ! -e "$STATE/full/development/pg/drill-filler" ] || fail "nobody removed its filler"
+ok "the stack removed it"
+say "down"
+ms down >/dev/null
+nothing_runs
+umount "$STATE"
+SUCCEEDED=yes
+printf '\nall %d checks passed in %d s\n' "$CHECKS" $((SECONDS - began))
