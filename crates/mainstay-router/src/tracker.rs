@@ -201,8 +201,8 @@ pub(crate) struct Tracker {
     read_after: Option<Lsn>,
     /// The BEGIN that is in flight, of which nothing was heard.
     begin: Option<Box<[u8]>>,
-    /// A statement of the router's own that has to fail is in flight.
-    must_fail: bool,
+    /// The cycle of a statement of the router's own that has to fail.
+    must_fail: Option<u64>,
     /// The number of the open transaction, if the client has asked for it.
     xid: Option<u64>,
     is_copying_in: bool,
@@ -240,7 +240,7 @@ impl Tracker {
             unnamed_position: None,
             read_after: None,
             begin: None,
-            must_fail: false,
+            must_fail: None,
             xid: None,
             is_copying_in: false,
             ties: Ties::NONE,
@@ -385,7 +385,7 @@ impl Tracker {
         self.xid = None;
         self.begin = None;
         self.unnamed_now = None;
-        self.must_fail = false;
+        self.must_fail = None;
         self.is_copying_in = false;
         self.passing = None;
         self.status = IDLE;
@@ -700,10 +700,14 @@ impl Tracker {
                 self.asked.pop_front();
                 self.cycles_done += 1;
                 self.answered();
+                let status = body.first().copied().unwrap_or(IDLE);
                 // One of the router's own that follows says what the client is in.
                 if !self.asked.iter().any(|cycle| cycle.asked == Asked::Ours) {
-                    self.status = body.first().copied().unwrap_or(IDLE);
-                    if std::mem::take(&mut self.must_fail) && self.status != FAILED {
+                    self.status = status;
+                }
+                if self.must_fail == Some(self.cycles_done) {
+                    self.must_fail = None;
+                    if status != FAILED {
                         return Received::NotFailed;
                     }
                 }

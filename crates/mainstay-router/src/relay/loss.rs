@@ -163,10 +163,21 @@ impl Relay {
     /// Answers what was meant for a lost server, and leaves the next one where the client takes itself to be.
     pub(super) fn void(&mut self, link: &mut Link) -> Result<(), Malformed> {
         self.answer_void()?;
-        if self.void.is_empty() && self.after == FAILED && !self.tracker.is_failed() {
-            self.fail(link);
+        if self.void.is_empty() {
+            match (self.after == FAILED, self.tracker.is_failed()) {
+                (true, false) => self.fail(link),
+                (false, true) => self.roll_back(),
+                (true, true) | (false, false) => {}
+            }
         }
         Ok(())
+    }
+
+    /// Brings the server out of a transaction that has failed.
+    fn roll_back(&mut self) {
+        message::query(&mut self.outbox, "ROLLBACK");
+        self.tracker.sent_ours(Instant::now());
+        self.tracker.now(IDLE);
     }
 
     /// The number of the transaction whose outcome is to be found out before anything else is said.
@@ -234,9 +245,7 @@ impl Relay {
         if ending == Ending::Commit {
             // An error of COMMIT ends the transaction, in PostgreSQL too.
             self.after = IDLE;
-            message::query(&mut self.outbox, "ROLLBACK");
-            self.tracker.sent_ours(Instant::now());
-            self.tracker.now(IDLE);
+            self.roll_back();
         }
         let is_simple = matches!(frame.kind, b'Q' | b'F');
         if is_simple {

@@ -110,11 +110,11 @@ impl Tracker {
     /// A statement of the router's own that has to fail, so that the client is in a transaction that has failed.
     pub(crate) fn sent_failing(&mut self, now: std::time::Instant) {
         self.sent_ours(now);
-        self.must_fail = true;
+        self.must_fail = Some(self.cycles_asked);
     }
 
     /// It is not answered yet: nothing of the client's may go where it could take effect.
     pub(crate) fn must_fail(&self) -> bool {
-        self.must_fail
+        self.must_fail.is_some()
     }
 }

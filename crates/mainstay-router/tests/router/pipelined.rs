@@ -120,6 +120,32 @@ async fn a_begin_that_waits_behind_something_lost_begins_nothing_that_its_follow
     assert_eq!(rows(&router).await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_in_a_batch_that_is_void_leaves_nothing_open() {
+    let (mut primary, standby, router, mut control) = pair().await;
+    let mut client = Raw::connect(router.write).await;
+    client.query("begin").await;
+    assert_eq!(client.cycle().await, ["C", "ZT"]);
+    caught_up(&primary, &standby).await;
+    primary.freeze();
+    client.execute("insert into ledger values (1)").await;
+    client.send(b'H', b"").await;
+    lose(&mut primary, &mut control).await;
+    client.execute("commit").await;
+    client.send(b'S', b"").await;
+    go_on(&standby, &mut control).await;
+    assert_eq!(client.cycle().await, ["40001", "ZI"]);
+    client.query("insert into ledger values (2)").await;
+    assert_eq!(client.cycle().await, ["C", "ZI"]);
+    client.execute("begin").await;
+    client.execute("insert into ledger values (3)").await;
+    client.send(b'S', b"").await;
+    assert_eq!(client.cycle().await, ["1", "2", "C", "1", "2", "C", "ZT"]);
+    client.query("commit").await;
+    assert_eq!(client.cycle().await, ["C", "ZI"]);
+    assert_eq!(rows(&router).await, 2);
+}
+
 /// Says yes to everything, as no PostgreSQL does. Gives what it was asked.
 fn yes_man(folder: &std::path::Path) -> std::thread::JoinHandle<String> {
     let listener = UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap();
