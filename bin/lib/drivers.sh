@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The drivers that people use, through the router in both of its modes. Needs a built program (MAINSTAY names another
 # than the release build's) and installs the drivers themselves for the time of the test; what cannot be installed is
-# said and skipped. tokio-postgres and its prepared statements are held to the same by the router crate's own tests.
+# said and skipped. Those of Rust are a crate of its own (drivers/rust), built once below target/drivers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/install.sh
@@ -30,6 +30,12 @@ if ! have javac || [ -z "$JDBC" ]; then JDBC=""; skip pgjdbc "javac or libpostgr
 if ! have ruby || ! ruby -e 'require "pg"' 2>/dev/null; then RUBY=no; skip "ruby pg" "ruby-pg is not installed"; else RUBY=yes; fi
 PGBENCH=$(printf '%s\n' /usr/lib/postgresql/*/bin/pgbench | sort -V | tail -n 1)
 [ -x "$PGBENCH" ] || { PGBENCH=""; skip pgbench "not installed"; }
+RUST_SMOKE=$(realpath -m "${CARGO_TARGET_DIR:-target}/drivers")
+if cargo build --locked --quiet --manifest-path bin/lib/drivers/rust/Cargo.toml --target-dir "$RUST_SMOKE" 2>"$work/cargo.log"; then
+  RUST_SMOKE=$RUST_SMOKE/debug/driver-smoke
+else
+  RUST_SMOKE=""; skip "sqlx, tokio-postgres" "cargo: $(tail -n 1 "$work/cargo.log")"
+fi
 [ -z "$JDBC" ] || javac -d "$work" -cp "$JDBC" "$work/Smoke.java"
 
 # A driver's own words only when it fails: NAME COMMAND...
@@ -61,6 +67,10 @@ in_mode() {
   fi
   [ "$NODE" = no ] || drive node-postgres node "$work/smoke.js"
   [ -z "$JDBC" ] || drive pgjdbc java -cp "$JDBC:$work" Smoke
+  if [ -n "$RUST_SMOKE" ]; then
+    drive sqlx "$RUST_SMOKE" sqlx
+    drive tokio-postgres "$RUST_SMOKE" tokio-postgres
+  fi
   [ "$RUBY" = no ] || drive "ruby pg" ruby "$work/smoke.rb"
   if [ -n "$PGBENCH" ]; then
     drive "pgbench -i" "$PGBENCH" -i -q -s 1 "$DATABASE_URL"
