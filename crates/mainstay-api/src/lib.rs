@@ -84,6 +84,59 @@ pub struct Status {
     /// Every drill and what it is owed; empty when the control plane is older than drills' history.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drills: Vec<DrillStanding>,
+    /// Backups, when the stack has them and somebody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<BackupsStatus>,
+}
+
+/// Base backups, archived WAL and what restores proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupsStatus {
+    /// Where they lie, as the stack file names it.
+    pub folder: String,
+    /// Whole base backups.
+    pub count: u64,
+    /// When the newest became consistent.
+    pub last: Option<Timestamp>,
+    /// When the next will be due; `None`: the stack file asks for none.
+    pub next: Option<Timestamp>,
+    /// Since when one is due; `None`: none is.
+    pub overdue_since: Option<Timestamp>,
+    /// The last restore that was checked and found right.
+    pub proven: Option<ProvenRestore>,
+    /// That restore, or the oldest base backup when there was none.
+    pub unproven_since: Option<Timestamp>,
+    /// How old the last proven restore may become. **Unit**: milliseconds.
+    pub proof_within_ms: u64,
+    /// The job under way: `take`, `prove` or `prune`.
+    pub running: Option<String>,
+    /// Failures in a row, by job.
+    pub failures: BTreeMap<String, u64>,
+    /// Segments of WAL in the archive.
+    pub segments: u64,
+    /// Their bytes. **Unit**: bytes.
+    pub wal_bytes: u64,
+    /// When the newest was archived.
+    pub newest_wal: Option<Timestamp>,
+    /// Finished segments that are not archived.
+    pub waiting: u64,
+    /// Since when the oldest of them waits.
+    pub waiting_since: Option<Timestamp>,
+    /// Where archived WAL is missing, a line each.
+    pub gaps: Vec<String>,
+    /// What may be lost with the machine, in time. **Unit**: milliseconds.
+    pub rpo_ms: u64,
+    /// What is wrong, the worst first.
+    pub faults: Vec<String>,
+}
+
+/// A restore that was checked and found right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvenRestore {
+    /// When.
+    pub at: Timestamp,
+    /// Of which base backup.
+    pub backup: String,
 }
 
 /// One box.
@@ -283,10 +336,12 @@ pub enum ErrandKind {
     Failover,
     /// A standby is restarted.
     Restart,
+    /// Another data directory takes the place of the primary's.
+    Restore,
 }
 
 /// A person asks the cluster for something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrandAsked {
     /// What.
     pub errand: ErrandKind,
@@ -297,6 +352,9 @@ pub struct ErrandAsked {
     /// Switchover: what has not ended by then is ended, instead of the switchover being given up.
     #[serde(default)]
     pub is_forced: bool,
+    /// Restore: the directory, below the folder of all members (`a/restored-over-1`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incoming: Option<String>,
 }
 
 /// How far an errand is, and how it ended.
@@ -327,7 +385,7 @@ pub struct ErrandStatus {
 /// A stage of an errand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageReached {
-    /// `checkpoint`, `drain`, `stop`, `promote`, `lead`; `detach`, `restart`, `catch-up`.
+    /// `checkpoint`, `drain`, `stop`, `promote`, `lead`; `detach`, `restart`, `catch-up`; `end`, `swap`, `lead`.
     pub stage: String,
     /// When it began.
     pub at: Timestamp,

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mainstay_api::{
-    API_VERSION, Arrow, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus, DiskStatus,
-    DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, Event, Extended,
-    Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, RunAsked, RunUnderWay, Sabotage,
-    ScheduleStatus, ServiceEnv, StageReached, Standing, Status, Top, Traffic, Usage, Verdict,
+    API_VERSION, Arrow, BackupsStatus, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus,
+    DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, Event,
+    Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, ProvenRestore, RunAsked,
+    RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, StageReached, Standing, Status, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -117,6 +117,7 @@ fn boxes() -> Vec<BoxId> {
         BoxId::Cache { name: name() },
         BoxId::Prometheus,
         BoxId::Alertmanager,
+        BoxId::Backups,
         BoxId::Control,
     ]
 }
@@ -148,6 +149,30 @@ const STATES: [State; 11] = [
     State::NotConfigured,
     State::Unknown,
 ];
+
+fn backups(is_there: bool) -> BackupsStatus {
+    let maybe = is_there.then(at);
+    BackupsStatus {
+        folder: "/srv/backups".to_owned(),
+        count: 3,
+        last: maybe,
+        next: maybe,
+        overdue_since: maybe,
+        proven: is_there.then(|| ProvenRestore { at: at(), backup: "abc".to_owned() }),
+        unproven_since: maybe,
+        proof_within_ms: 1,
+        running: is_there.then(|| "prove".to_owned()),
+        failures: BTreeMap::from([("take".to_owned(), 1)]),
+        segments: 2,
+        wal_bytes: 3,
+        newest_wal: maybe,
+        waiting: 4,
+        waiting_since: maybe,
+        gaps: vec!["x".to_owned()],
+        rpo_ms: 5,
+        faults: vec!["y".to_owned()],
+    }
+}
 
 fn status() -> Status {
     let one = |(id, state): (BoxId, State)| BoxStatus {
@@ -196,6 +221,7 @@ fn status() -> Status {
         }),
         urls: BTreeMap::from([("site".to_owned(), "https://shop.localhost:8443".to_owned())]),
         schedules: BTreeMap::from([(service(), schedule())]),
+        backups: Some(backups(true)),
         drills: STANDINGS.map(standing).to_vec(),
     }
 }
@@ -219,8 +245,14 @@ fn errand() -> ErrandStatus {
 }
 
 fn errands() -> Vec<(&'static str, Value)> {
-    let kinds = [ErrandKind::Switchover, ErrandKind::Failover, ErrandKind::Restart];
-    let asked = |errand| ErrandAsked { errand, member: Some(Member::B), drain_ms: Some(1), is_forced: true };
+    let kinds = [ErrandKind::Switchover, ErrandKind::Failover, ErrandKind::Restart, ErrandKind::Restore];
+    let asked = |errand| ErrandAsked {
+        errand,
+        member: Some(Member::B),
+        drain_ms: Some(1),
+        is_forced: true,
+        incoming: Some("a/incoming".to_owned()),
+    };
     let begun = ErrandStatus { left: None, ended_at: None, reason: None, sessions: None, ..errand() };
     let still = DiskStatus { full_in_s: None, ..DISK };
     let mut all = vec![
@@ -234,7 +266,7 @@ fn errands() -> Vec<(&'static str, Value)> {
     for kind in kinds {
         all.extend([put("ErrandKind", kind), put("ErrandAsked", asked(kind))]);
     }
-    all.push(put("ErrandAsked", ErrandAsked { member: None, drain_ms: None, ..asked(kinds[0]) }));
+    all.push(put("ErrandAsked", ErrandAsked { member: None, drain_ms: None, incoming: None, ..asked(kinds[0]) }));
     all
 }
 
@@ -365,7 +397,10 @@ fn samples() -> Vec<(&'static str, Value)> {
         |from: Option<BoxId>| Flow { from, to: BoxId::Edge, per_second: 1.5, p95_ms: Some(2.0), error_share: 0.5 };
     let mut all = vec![
         put("Status", status()),
-        put("Status", Status { database: None, drills: Vec::new(), ..status() }),
+        put("Status", Status { database: None, drills: Vec::new(), backups: None, ..status() }),
+        put("BackupsStatus", backups(true)),
+        put("BackupsStatus", backups(false)),
+        put("ProvenRestore", backups(true).proven),
         put("Traffic", Traffic { at: at(), window_ms: 5000, flows: vec![flow(None), flow(Some(BoxId::Edge))] }),
         put("Pool", pool(None)),
         put("Pool", pool(Some(1_500))),

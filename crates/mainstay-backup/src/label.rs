@@ -41,4 +41,17 @@ pub struct Label {
     pub pages: u64,
     /// What it was taken for: "before v42".
     pub name: Option<String>,
+    /// It was taken because its time had come; else a person took it.
+    #[serde(default)]
+    pub is_scheduled: bool,
+    /// Position of the source when it was counted for comparison; what was seen then lies beside the proofs.
+    #[serde(default)]
+    pub point: Option<Lsn>,
+}
+
+impl Label {
+    /// Up to here a restore of it needs WAL.
+    pub fn needs(&self) -> Lsn {
+        self.point.map_or(self.stop, |point| point.max(self.stop))
+    }
 }

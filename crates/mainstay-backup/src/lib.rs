@@ -12,6 +12,7 @@ pub mod keys;
 pub mod label;
 mod page;
 pub mod place;
+pub mod proof;
 pub mod repository;
 pub mod wal;
 

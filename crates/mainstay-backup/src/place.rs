@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mainstay_supervisor::durable;
 use mainstay_types::Secret;
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::keys;
@@ -15,6 +16,8 @@ use crate::repository::{Repository, RepositoryError};
 const SCHEMA: u32 = 1;
 /// Names that an interrupted [`Place::create`] leaves; no backup is in them before `mainstay.json` is there.
 const OF_MAKING: [&str; 6] = ["restic", "wal", "wal-key.age", "README.txt", "lock", "lost+found"];
+/// Held by who reads, and alone by who deletes.
+const DELETING: &str = "lock-deleting";
 const README: &str = include_str!("readme.txt");
 
 /// Why a place cannot be used.
@@ -206,13 +209,43 @@ impl Place {
             .map_err(|error| PlaceError::Unreadable { path, reason: error.to_string() })
     }
 
-    /// Takes the place for one run.
+    /// Folder of what restores found.
+    pub fn proofs(&self) -> PathBuf {
+        self.folder.join("proofs")
+    }
+
+    /// Takes the place for one run that adds to it.
     ///
     /// **Errors**: another one has it.
     pub fn take(&self) -> Result<Alone, PlaceError> {
-        let path = self.folder.join("lock");
+        self.lock("lock", FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Nothing is deleted while this is held: for who reads.
+    ///
+    /// **Errors**: something is being deleted now. A folder that cannot be written is read without.
+    pub fn hold(&self) -> Result<Option<Alone>, PlaceError> {
+        match self.lock(DELETING, FlockOperation::NonBlockingLockShared) {
+            Err(PlaceError::Io { source, .. })
+                if matches!(source.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) =>
+            {
+                Ok(None)
+            }
+            held => held.map(Some),
+        }
+    }
+
+    /// Nobody reads while this is held: for who deletes.
+    ///
+    /// **Errors**: somebody does.
+    pub fn hold_to_delete(&self) -> Result<Alone, PlaceError> {
+        self.lock(DELETING, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock(&self, name: &str, how: FlockOperation) -> Result<Alone, PlaceError> {
+        let path = self.folder.join(name);
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(at("open", &path))?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&file, how) {
             Ok(()) => Ok(Alone(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(PlaceError::Busy(self.folder.clone())),
             Err(error) => Err(at("lock", &path)(error.into())),

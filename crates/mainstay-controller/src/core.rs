@@ -5,8 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_api::{ErrandSessions, Sabotage, Status, Traffic};
+use mainstay_backup::proof::Proof;
+use mainstay_decide::backups::BackupsSeen;
 use mainstay_decide::health::HealthMachine;
-use mainstay_decide::observed::{ChildSeen, FailedStep, Health, HealthSeen, MemberAnswer, Observed, RunningStep};
+use mainstay_decide::observed::{
+    ChildSeen, FailedStep, Health, HealthSeen, MemberAnswer, Observed, Record, RunningStep,
+};
 use mainstay_decide::plan::{Plan, Step, StepKey};
 use mainstay_decide::{invariants, restart};
 use mainstay_stack::Stack;
@@ -268,6 +272,7 @@ impl Core {
             Message::Disk(seen) => self.disk = Some(seen),
             Message::DatabaseSize(bytes) => self.take_size(bytes),
             Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
+            Message::Backups { seen, proofs } => self.take_backups(seen, &proofs, at),
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
                 self.observed.is_fencing_sabotaged =
@@ -434,15 +439,7 @@ impl Core {
                 self.show_children(at);
             }
             Outcome::ScheduleWritten => schedules::written(&mut self.observed, step),
-            Outcome::Recorded(record) => {
-                if let Some(database) = &mut self.observed.database {
-                    let before = database.record.value().and_then(Option::as_ref).map(|old| old.primary);
-                    if before.is_some_and(|old| old != record.primary) {
-                        self.observed.is_fencing_sabotaged = false;
-                    }
-                    database.record = Seen::Fact { value: Some(record), observed_at: at };
-                }
-            }
+            Outcome::Recorded(record) => self.take_record(step, record, at),
             Outcome::Promoted { timeline, lsn } => self.take_promotion(step, timeline, lsn, at),
             Outcome::Prepared => self.observed.is_database_prepared = true,
             Outcome::Migrated(applied) => {
@@ -498,6 +495,29 @@ impl Core {
         let fallen = Fallen { member: record.primary, to, timeline: record.timeline, from };
         let (effects, journal) = (Arc::clone(&self.effects), self.journal.clone());
         tokio::spawn(async move { journal.emit(story::loss(fallen, effects.loss(fallen).await, at)) });
+    }
+
+    fn take_record(&mut self, step: &Step, record: Record, at: Timestamp) {
+        let Some(database) = &mut self.observed.database else { return };
+        let before = database.record.value().and_then(Option::as_ref).map(|old| old.primary);
+        if before.is_some_and(|old| old != record.primary) {
+            self.observed.is_fencing_sabotaged = false;
+        }
+        database.record = Seen::Fact { value: Some(record), observed_at: at };
+        if let Step::SwapIn { primary, .. } = step {
+            // Another time's data: what was known of it says nothing, and roles and schema are of then.
+            database.cloned(*primary, at);
+            self.observed.is_database_prepared = false;
+            self.observed.is_migrated = false;
+        }
+    }
+
+    fn take_backups(&mut self, seen: Seen<BackupsSeen>, proofs: &[Proof], at: Timestamp) {
+        if let (Some(before), Some(after)) = (self.observed.backups.value(), seen.value()) {
+            let events = crate::backups::status::events(before, after, proofs, at);
+            events.into_iter().for_each(|event| self.journal.emit(event));
+        }
+        self.observed.backups = seen;
     }
 
     /// Gives every running start of an instance its health machine and shows what the machines say.

@@ -56,6 +56,7 @@ impl Effects {
             Step::RunBefore { service } => self.run_before(service).await,
             Step::WriteSchedule { service, record, .. } => self.write_schedule(service, record).await,
             Step::StartRun { service, run } => self.start_run(service, run).await,
+            Step::StartBackupJob { job } => self.start_backup_job(*job).await,
             Step::Finish => self.finish().await,
             Step::InitPrimary { .. }
             | Step::Clone { .. }
@@ -67,6 +68,7 @@ impl Effects {
             | Step::WriteRecord { .. }
             | Step::SetSynchronous { .. }
             | Step::Checkpoint { .. }
+            | Step::SwapIn { .. }
             | Step::PointRouter { .. }
             | Step::PrepareDatabase { .. }
             | Step::Migrate { .. } => {

@@ -36,14 +36,18 @@ pub(crate) fn ask(
             Errand::Switchover { to: to?, drain_ms, is_forced: asked.is_forced }
         }
         ErrandKind::Failover => Errand::Failover { to: to? },
+        ErrandKind::Restore => {
+            Errand::Restore { incoming: asked.incoming.clone().ok_or("which data is to take the primary's place?")? }
+        }
         ErrandKind::Restart => Errand::Restart { member: asked.member.ok_or("which standby is to be restarted?")? },
     };
     if let Some(reason) = wish::refusal(stack, observed, &errand, at) {
         return Err(reason);
     }
-    let member = match errand {
-        Errand::Switchover { to, .. } | Errand::Failover { to } => to,
-        Errand::Restart { member } => member,
+    let member = match &errand {
+        Errand::Switchover { to, .. } | Errand::Failover { to } => *to,
+        Errand::Restart { member } => *member,
+        Errand::Restore { .. } => record.primary,
     };
     observed.wish = Some(Wish { errand, asked_at: at, epoch: record.epoch });
     Ok(ErrandStatus {
@@ -110,6 +114,8 @@ fn reach(status: &mut ErrandStatus, stage: Stage, at: Timestamp) {
         Stage::Detach => "detach",
         Stage::Restart => "restart",
         Stage::CatchUp => "catch-up",
+        Stage::End => "end",
+        Stage::Swap => "swap",
     };
     status.left = match stage {
         Stage::Drain { left, .. } => left,
@@ -119,7 +125,9 @@ fn reach(status: &mut ErrandStatus, stage: Stage, at: Timestamp) {
         | Stage::Lead
         | Stage::Detach
         | Stage::Restart
-        | Stage::CatchUp => None,
+        | Stage::CatchUp
+        | Stage::End
+        | Stage::Swap => None,
     };
     if status.stages.last().is_none_or(|last| last.stage != name) {
         status.stages.push(StageReached { stage: name.to_owned(), at });

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mainstay_api::Sabotage;
+use mainstay_decide::backups::BackupsSeen;
 use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
 use mainstay_decide::plan::Step;
 use mainstay_supervisor::protocol::Child;
@@ -63,6 +64,8 @@ pub(crate) enum Message {
     Disk(mainstay_api::DiskStatus),
     /// The history of drills, when it changed.
     Drills(Vec<mainstay_api::DrillRecord>),
+    /// A look at the folder of the backups, and what restores found.
+    Backups { seen: Seen<BackupsSeen>, proofs: Vec<mainstay_backup::proof::Proof> },
     /// Somebody asks for an ordered end.
     Down,
     /// A positive control.

@@ -66,6 +66,9 @@ fn control(shared: &Shared) -> String {
         page.push_str("# TYPE mainstay_database_writable gauge\n");
         writeln!(page, "mainstay_database_writable {}", u8::from(database.is_writable)).ok();
     }
+    if let Some(backups) = &status.backups {
+        crate::backups::status::metrics(&mut page, backups, crate::clock::now());
+    }
     let children = shared.published.children.borrow().clone();
     page.push_str("# HELP mainstay_process_resident_pss_bytes Proportional set size of a supervised process tree.\n");
     page.push_str("# TYPE mainstay_process_resident_pss_bytes gauge\n");

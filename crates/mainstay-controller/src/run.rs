@@ -192,6 +192,9 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
     if stack.observe.enabled {
         tokio::spawn(observers::telemetry(Arc::clone(effects), sender.clone()));
     }
+    if stack.database.as_ref().is_some_and(|database| database.backup.is_some()) {
+        tokio::spawn(crate::backups::watch::observe(Arc::clone(effects), sender.clone()));
+    }
     if effects.cluster.is_some() {
         Cluster::observe(effects, sender);
         tokio::spawn(crate::disk::observe(Arc::clone(effects), effects.journal.clone(), sender.clone()));
@@ -270,6 +273,7 @@ fn first_look(
         is_migrated: false,
         before_done,
         schedules: BTreeMap::new(),
+        backups: Seen::Unknown,
         is_stopping: false,
         is_fencing_sabotaged: false,
     }

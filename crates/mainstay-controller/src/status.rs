@@ -101,6 +101,7 @@ impl Picture {
             urls: open_doors(scene),
             schedules: schedules::status(scene),
             drills: scene.drills.to_vec(),
+            backups: crate::backups::status::status(scene),
         }
     }
 
@@ -252,6 +253,8 @@ fn redis_state(boxes: &[BoxStatus]) -> State {
 }
 
 /// Severity for the overall sentence: a stopped or starting part is not yet broken.
+///
+/// Before the first base backup nothing that serves is missing.
 fn overall(boxes: &[BoxStatus]) -> State {
     let rank = |state: State| match state {
         State::Ready | State::NotConfigured => 0,
@@ -263,6 +266,7 @@ fn overall(boxes: &[BoxStatus]) -> State {
     };
     boxes
         .iter()
+        .filter(|one| one.id != BoxId::Backups || one.state == State::Degraded)
         .map(|one| one.state)
         .max_by_key(|state| rank(*state))
         .map_or(State::Unknown, |worst| if rank(worst) == 0 { State::Ready } else { worst })

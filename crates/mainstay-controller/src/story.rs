@@ -59,6 +59,7 @@ pub(crate) fn errand_asked(status: &ErrandStatus, at: Timestamp) -> NewEvent {
             ("FailoverAsked", format!("postgres-{member} is to take over from postgres-{primary} at once"))
         }
         ErrandKind::Restart => ("RestartAsked", format!("postgres-{member} is to be restarted")),
+        ErrandKind::Restore => ("RestoreAsked", "the past is to take the place of the present".to_owned()),
     };
     NewEvent::info(at, kind, text).about(format!("postgres-{member}"))
 }
@@ -76,6 +77,7 @@ pub(crate) fn errand_over(over: &ErrandEvent, at: Timestamp) -> NewEvent {
             ("FailoverDone", "FailoverGivenUp", format!("the failover from postgres-{primary} to postgres-{member}"))
         }
         ErrandKind::Restart => ("RestartDone", "RestartGivenUp", format!("the restart of postgres-{member}")),
+        ErrandKind::Restore => ("RestoreDone", "RestoreGivenUp", "the exchange of the present for the past".to_owned()),
     };
     let event = match &over.reason {
         None => NewEvent::info(at, done, format!("{what} is done")),
@@ -157,6 +159,13 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
         }
         (Step::SetSynchronous { .. }, _) => {
             NewEvent::info(at, "CommitsSynchronous", "every commit waits for a standby").about("database")
+        }
+        (Step::SwapIn { primary, .. }, Outcome::Recorded(record)) => {
+            let text = format!(
+                "restored data is in the place of postgres-{primary}'s, on timeline {}; what was there is kept beside it",
+                record.timeline
+            );
+            NewEvent::warn(at, "DataReplaced", text).about(format!("postgres-{primary}"))
         }
         (Step::Migrate { .. }, Outcome::Migrated(applied)) => {
             NewEvent::info(at, "MigrationsApplied", format!("schema is at {}", applied.join(" "))).about("database")

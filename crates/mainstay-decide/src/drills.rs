@@ -43,15 +43,23 @@ pub enum Fault {
     ControlPlaneCrash,
     /// SIGKILL to keep.
     KeepCrash,
+    /// The past is wanted back.
+    BackupRestore,
+    /// `DROP TABLE`.
+    DropTable,
+    /// A flipped bit in a pack of the repository.
+    CorruptBackup,
+    /// A segment that the archive lacks.
+    MissingWal,
     /// Nothing: what the load alone shows.
     Null,
 }
 
 impl Fault {
-    /// All that break something, in the order of `drill --all`: from the door inward, the control plane last.
+    /// All that break something, in the order of `drill --all`: from the door inward, the control plane, then the backups.
     ///
     /// Not [`Self::DiskFull`]: only a small disk that nobody else uses is filled.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::InstanceCrash,
         Self::EdgeCrash,
         Self::RouterCrash,
@@ -66,6 +74,10 @@ impl Fault {
         Self::StoreCrash,
         Self::ControlPlaneCrash,
         Self::KeepCrash,
+        Self::BackupRestore,
+        Self::DropTable,
+        Self::CorruptBackup,
+        Self::MissingWal,
     ];
 
     /// Its name on the command line and in reports.
@@ -86,6 +98,10 @@ impl Fault {
             Self::StoreCrash => "store-crash",
             Self::ControlPlaneCrash => "control-plane-crash",
             Self::KeepCrash => "keep-crash",
+            Self::BackupRestore => "backup-restore",
+            Self::DropTable => "drop-table",
+            Self::CorruptBackup => "corrupt-backup",
+            Self::MissingWal => "missing-wal",
             Self::Null => "null",
         }
     }
@@ -113,6 +129,10 @@ impl Fault {
             Self::StoreCrash => "kills the store (SIGKILL); its keys are there afterwards",
             Self::ControlPlaneCrash => "kills the control plane (SIGKILL)",
             Self::KeepCrash => "kills keep, the parent of all processes (SIGKILL)",
+            Self::BackupRestore => "opens the past at a moment between two rows (restore from the backups)",
+            Self::DropTable => "drops a table of its own and gets its rows back from the backups",
+            Self::CorruptBackup => "flips a bit in a copy of the repository; the check must find it",
+            Self::MissingWal => "takes a segment out of a copy of the WAL archive; nothing may be restored past it",
             Self::Null => "breaks nothing: shows what the load alone sees",
         }
     }
@@ -132,6 +152,7 @@ impl Fault {
             Self::CacheCrash | Self::CacheLoss => "cache",
             Self::StoreCrash => "store",
             Self::ControlPlaneCrash | Self::KeepCrash => "control",
+            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => "backups",
             Self::Null => "stack",
         }
     }
@@ -154,6 +175,7 @@ impl Fault {
             Self::StoreCrash => "target.store_crash",
             Self::ControlPlaneCrash => "target.control_plane_crash",
             Self::KeepCrash => "target.keep_crash",
+            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => "target.restore",
             Self::Null => "none",
         }
     }
@@ -163,9 +185,14 @@ impl Fault {
         self == Self::CacheCrash
     }
 
+    /// Whether it is about the backups: no load, no process is hit.
+    pub fn is_about_backups(self) -> bool {
+        matches!(self, Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal)
+    }
+
     /// Whether it hits a process of the stack.
     pub fn has_victim(self) -> bool {
-        !matches!(
+        let is_still = matches!(
             self,
             Self::CacheLoss
                 | Self::Switchover
@@ -173,7 +200,8 @@ impl Fault {
                 | Self::PoolExhaustion
                 | Self::DiskFull
                 | Self::Null
-        )
+        );
+        !is_still && !self.is_about_backups()
     }
 
     /// Whether its promise bounds the longest wait of a client, at the 95th percentile, and not the time until service
@@ -201,6 +229,7 @@ impl Fault {
             Self::StoreCrash => target.store_crash,
             Self::ControlPlaneCrash => target.control_plane_crash,
             Self::KeepCrash => target.keep_crash,
+            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => target.restore,
             // Nothing was broken: service that is not there at once is the machine's own doing. Wide, because what
             // counts is that nothing fails.
             Self::Null => Promise { rto: Duration::from_secs(5), rpo: Duration::ZERO, is_declared: false },
@@ -245,6 +274,10 @@ impl Fault {
                 need(uses_cache, "no service of the stack uses a store")?;
                 let persists = stack.cache.as_ref().is_some_and(|cache| cache.store_persists);
                 need(persists, "the stack file says cache.persist = \"none\": the store promises nothing")
+            }
+            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => {
+                let has = stack.database.as_ref().is_some_and(|database| database.backup.is_some());
+                need(has, "the stack has no [database.backup]")
             }
             Self::ControlPlaneCrash | Self::KeepCrash | Self::Null => Ok(()),
         }
@@ -370,7 +403,8 @@ mod tests {
 
     #[test]
     fn a_drill_without_history_never_ran() {
-        for standing in standings(&whole(), &[], HERE, Timestamp::from_millis(0)) {
+        let all = standings(&whole(), &[], HERE, Timestamp::from_millis(0));
+        for standing in all.into_iter().filter(|one| one.subject != "backups") {
             assert_eq!(standing.standing, Standing::NeverRun, "{}", standing.drill);
         }
     }
@@ -445,8 +479,10 @@ mod tests {
 
     #[test]
     fn every_drill_is_found_by_its_name_and_has_a_promise_of_its_own() {
-        let keys: std::collections::BTreeSet<&str> = Fault::ALL.iter().map(|fault| fault.promise_key()).collect();
-        assert_eq!(keys.len(), Fault::ALL.len());
+        // Those of the backups are all about the one promise of getting data back.
+        let others: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| !fault.is_about_backups()).collect();
+        let keys: std::collections::BTreeSet<&str> = others.iter().map(|fault| fault.promise_key()).collect();
+        assert_eq!(keys.len(), others.len());
         for fault in Fault::ALL {
             assert_eq!(Fault::by_name(fault.name()), Some(fault));
         }

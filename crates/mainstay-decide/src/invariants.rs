@@ -137,6 +137,7 @@ impl Facts<'_> {
             Step::WriteRecord { record } => self.write(record, found),
             Step::SetSynchronous { primary, standbys } => self.synchronous(*primary, standbys, found),
             Step::PointRouter { epoch, write, .. } => self.route(*epoch, *write, found),
+            Step::SwapIn { primary, .. } => self.swap_in(*primary, found),
             Step::Checkpoint { primary } => {
                 let is_it = self.record().is_some_and(|record| record.primary == *primary);
                 found.unless(is_it, Rule::NothingFromUnknown, || format!("{step}, which is not the recorded primary"));
@@ -150,6 +151,11 @@ impl Facts<'_> {
             Step::RunBefore { .. } => {}
             Step::WriteSchedule { service, record, change } => self.write_schedule(service, record, change, found),
             Step::StartRun { service, run } => self.start_run(service, run, found),
+            Step::StartBackupJob { .. } => {
+                let seen = self.observed.backups.value().is_some();
+                found.unless(seen, Rule::NothingFromUnknown, || format!("{step} without a look at what there is"));
+                self.start(&crate::backups::child(), found);
+            }
             Step::StartChild { name } => self.start(name, found),
             Step::StartInstance { id } => self.start(&ChildName::instance(id), found),
             Step::Stop { name, nonce, .. } => self.stop(name, nonce, found),
@@ -336,6 +342,26 @@ impl Facts<'_> {
         is_held && wish.epoch == record.epoch && record.promoting.is_none() && record.candidates.contains(&to)
     }
 
+    /// A person wants the past in place of the present: nobody is led there any more, and nobody may take over.
+    fn is_restore_ready(&self) -> bool {
+        let Some((wish, record)) = self.observed.wish.as_ref().zip(self.record()) else { return false };
+        let is_led = self.observed.router.value().is_some_and(|router| router.write.is_some());
+        let is_asked = matches!(wish.errand, Errand::Restore { .. }) && wish.epoch == record.epoch;
+        is_asked && !is_led && record.promoting.is_none() && record.candidates.is_empty()
+    }
+
+    fn swap_in(&self, primary: Member, found: &mut Found) {
+        let is_it = self.record().is_some_and(|record| record.primary == primary);
+        found.unless(is_it && self.is_restore_ready(), Rule::DataIsKept, || {
+            format!("replaces the data of postgres-{primary}, and nobody asked for it")
+        });
+        let members = self.observed.database.iter().flat_map(|seen| &seen.members);
+        for (member, seen) in members.filter(|(_, seen)| seen.data != DataDirectory::Absent) {
+            let is_dead = self.runs(*member).is_none() && matches!(seen.is_alive, Seen::Fact { value: false, .. });
+            found.unless(is_dead, Rule::DataIsKept, || format!("replaces data while postgres-{member} may live"));
+        }
+    }
+
     fn promote(&self, member: Member, found: &mut Found) {
         let Some(record) = self.record() else {
             return found.add(Rule::ProofBeforePromote, format!("promotes postgres-{member} without a record"));
@@ -503,7 +529,7 @@ impl Facts<'_> {
         if primary.as_ref() != Some(name) {
             return self.stop_standby(name, found);
         }
-        if self.is_switchover_ready() && !self.observed.is_stopping {
+        if (self.is_switchover_ready() || self.is_restore_ready()) && !self.observed.is_stopping {
             return;
         }
         let user = self.children.iter().find(|(other, child)| {

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod backups;
 mod children;
 mod database;
 pub mod disk;
@@ -20,6 +21,7 @@ pub mod plan;
 mod planner;
 pub mod pressure;
 pub mod restart;
+pub mod retention;
 pub mod schedule;
 mod services;
 mod stop;

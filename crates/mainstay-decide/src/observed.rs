@@ -8,6 +8,7 @@ use mainstay_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::backups::BackupsSeen;
 use crate::plan::StepKey;
 use crate::schedule::ScheduleSeen;
 
@@ -50,6 +51,8 @@ pub struct Observed {
     pub before_done: BTreeMap<ServiceName, Timestamp>,
     /// Services that run on a schedule: what is on disk of each.
     pub schedules: BTreeMap<ServiceName, ScheduleSeen>,
+    /// Backups, when the stack has them.
+    pub backups: Seen<BackupsSeen>,
     /// The stack is being brought down.
     pub is_stopping: bool,
     /// A positive control: skip the fence of the next failover.
@@ -295,6 +298,12 @@ pub enum Errand {
         /// Who is to be primary.
         to: Member,
     },
+    /// Another data directory takes the place of the primary's: the past becomes the present. What was the present is
+    /// kept beside it.
+    Restore {
+        /// The directory, below the folder of all members.
+        incoming: String,
+    },
     /// A standby is ended in order and started again.
     Restart {
         /// Which.
@@ -307,7 +316,7 @@ impl Wish {
     pub fn to(&self) -> Option<Member> {
         match self.errand {
             Errand::Switchover { to, .. } | Errand::Failover { to } => Some(to),
-            Errand::Restart { .. } => None,
+            Errand::Restart { .. } | Errand::Restore { .. } => None,
         }
     }
 }

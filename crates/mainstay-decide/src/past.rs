@@ -11,6 +11,8 @@ pub enum Moment {
     Time(Timestamp),
     /// When this position was written.
     Lsn(Lsn),
+    /// Everything before this position, and nothing that begins at it.
+    Before(Lsn),
     /// After this transaction committed.
     Transaction(u64),
     /// At this named restore point.
@@ -69,7 +71,7 @@ impl std::fmt::Display for Reach {
 /// A text that names no moment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no moment: write a time in UTC (2026-11-21T08:00:00Z), a position (0/3000060), a transaction (xid 745), a restore point (name NAME) or latest"
+    "{0:?} is no moment: write a time in UTC (2026-11-21T08:00:00Z), a position (0/3000060; before 0/3000060), a transaction (xid 745), a restore point (name NAME) or latest"
 )]
 pub struct NoMoment(pub String);
 
@@ -92,6 +94,9 @@ impl Moment {
             let is_name = !name.is_empty() && name.len() < 64 && !name.contains(['\'', '\\', '\n']);
             return if is_name { Ok(Self::Name(name.to_owned())) } else { Err(no()) };
         }
+        if let Some(lsn) = text.strip_prefix("before ") {
+            return lsn.trim().parse().map(Self::Before).map_err(|_| no());
+        }
         if text.contains('/') {
             return text.parse().map(Self::Lsn).map_err(|_| no());
         }
@@ -105,6 +110,7 @@ impl std::fmt::Display for Moment {
             Self::Latest => f.write_str("latest"),
             Self::Time(at) => write!(f, "{at}"),
             Self::Lsn(lsn) => write!(f, "{lsn}"),
+            Self::Before(lsn) => write!(f, "before {lsn}"),
             Self::Transaction(xid) => write!(f, "xid {xid}"),
             Self::Name(name) => write!(f, "name {name}"),
         }
@@ -168,7 +174,7 @@ pub fn choose(backups: &[Base], moment: &Moment, end: (Timestamp, Lsn)) -> Resul
     let (found, is_late) = match moment {
         Moment::Latest | Moment::Transaction(_) | Moment::Name(_) => (newest(&|_| true), false),
         Moment::Time(at) => (newest(&|base| base.ended <= *at), *at > end.0),
-        Moment::Lsn(lsn) => (newest(&|base| base.stop <= *lsn), *lsn > end.1),
+        Moment::Lsn(lsn) | Moment::Before(lsn) => (newest(&|base| base.stop <= *lsn), *lsn > end.1),
     };
     let wanted = moment.to_string();
     match found {

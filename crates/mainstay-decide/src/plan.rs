@@ -8,6 +8,7 @@ use mainstay_stack::Stack;
 use mainstay_types::{BoxId, ChildName, InstanceId, Member, Nonce, ServiceName, State, Timestamp, Waiting};
 use serde::{Deserialize, Serialize};
 
+use crate::backups::{self, Job};
 use crate::observed::{Observed, Record};
 use crate::schedule::{Change, Run, ScheduleRecord};
 
@@ -143,6 +144,14 @@ pub enum Step {
         /// Confirmations come from any one of these.
         standbys: Vec<Member>,
     },
+    /// With every member dead: put another data directory in the primary's place, and keep what was there. The data of
+    /// the others is set aside: they are cloned again.
+    SwapIn {
+        /// The recorded primary.
+        primary: Member,
+        /// The directory, below the folder of all members.
+        incoming: String,
+    },
     /// Write a checkpoint, so that the one at a primary's end is short: sessions are held meanwhile.
     Checkpoint {
         /// The primary.
@@ -188,6 +197,11 @@ pub enum Step {
         /// Which.
         run: Run,
     },
+    /// Start a job of the backups.
+    StartBackupJob {
+        /// Which.
+        job: Job,
+    },
     /// Start a child that is no database and no instance: `edge`, `router`, `cache`, `store`, `prometheus`,
     /// `alertmanager`.
     StartChild {
@@ -229,11 +243,13 @@ impl Step {
             | Self::WriteRecord { .. }
             | Self::SetSynchronous { .. }
             | Self::PointRouter { .. }
+            | Self::SwapIn { .. }
             | Self::Finish => StepKey::Cluster,
             Self::Checkpoint { .. } => StepKey::Checkpoint,
             Self::PrepareDatabase { .. } | Self::Migrate { .. } => StepKey::Schema,
             Self::RunBefore { service } => StepKey::Before { service: service.clone() },
             Self::StartChild { name } | Self::Stop { name, .. } => StepKey::Child { name: name.clone() },
+            Self::StartBackupJob { .. } => StepKey::Child { name: backups::child() },
             Self::StartInstance { id } => StepKey::Child { name: ChildName::instance(id) },
             Self::WriteSchedule { service, .. } | Self::StartRun { service, .. } => {
                 StepKey::Child { name: ChildName::run(service) }
@@ -262,11 +278,13 @@ impl fmt::Display for Step {
             Self::SetSynchronous { .. } => f.write_str("makes commits synchronous"),
             Self::PointRouter { write: Some(member), .. } => write!(f, "points the router at postgres-{member}"),
             Self::PointRouter { write: None, .. } => f.write_str("makes the router hold"),
+            Self::SwapIn { primary, .. } => write!(f, "puts the restored data in the place of postgres-{primary}'s"),
             Self::Checkpoint { primary } => write!(f, "writes a checkpoint of postgres-{primary}"),
             Self::PrepareDatabase { .. } => f.write_str("prepares roles and databases"),
             Self::Migrate { .. } => f.write_str("runs migrations"),
             Self::RunBefore { service } => write!(f, "runs the release command of {service}"),
             Self::StartChild { name } => write!(f, "starts {name}"),
+            Self::StartBackupJob { job } => write!(f, "starts {}", job.what()),
             Self::StartInstance { id } => write!(f, "starts {id}"),
             Self::WriteSchedule { service, .. } => write!(f, "notes the schedule of {service}"),
             Self::StartRun { service, .. } => write!(f, "starts a run of {service}"),

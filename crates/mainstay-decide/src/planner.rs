@@ -8,7 +8,7 @@ use crate::observed::Observed;
 use crate::plan::{BoxPlan, Plan};
 use crate::services::Tiers;
 use crate::view::View;
-use crate::{children, database, endpoints, lost, services, stop};
+use crate::{backups, children, database, endpoints, lost, services, stop};
 
 pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
     let Seen::Fact { value: children, .. } = &observed.children else { return blind(stack) };
@@ -34,6 +34,9 @@ pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
     draft.plan.boxes.extend(database.into_iter().flat_map(|tier| tier.boxes));
     draft.plan.boxes.extend(caches);
     draft.plan.boxes.extend(telemetry);
+    if let Some(shown) = backups::plan(&mut draft) {
+        draft.show(shown);
+    }
     draft.show(control(State::Ready, vec![]));
     draft.plan.endpoints = endpoints::plan(&draft, false);
     draft.plan.lost = lost::find(&draft.view);
@@ -64,6 +67,9 @@ fn blind(stack: &Stack) -> Plan {
     }
     if stack.observe.enabled {
         ids.extend([BoxId::Prometheus, BoxId::Alertmanager]);
+    }
+    if stack.database.as_ref().is_some_and(|database| database.backup.is_some()) {
+        ids.push(BoxId::Backups);
     }
     ids.push(BoxId::Control);
     for id in ids {

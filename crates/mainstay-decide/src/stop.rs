@@ -132,6 +132,9 @@ fn wanted_boxes(view: &View<'_>) -> Vec<(BoxId, Option<ChildName>)> {
         boxes.push((BoxId::Prometheus, Some(child("prometheus"))));
         boxes.push((BoxId::Alertmanager, Some(child("alertmanager"))));
     }
+    if stack.database.as_ref().is_some_and(|database| database.backup.is_some()) {
+        boxes.push((BoxId::Backups, Some(crate::backups::child())));
+    }
     boxes.push((BoxId::Control, None));
     boxes
 }

@@ -40,6 +40,10 @@ pub(crate) fn victim(
         | Fault::ReplicationLag
         | Fault::PoolExhaustion
         | Fault::DiskFull
+        | Fault::BackupRestore
+        | Fault::DropTable
+        | Fault::CorruptBackup
+        | Fault::MissingWal
         | Fault::Null => false,
     };
     let candidates: Vec<&Process> =

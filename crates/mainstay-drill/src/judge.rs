@@ -122,6 +122,10 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
         | Fault::CacheLoss
         | Fault::ControlPlaneCrash
         | Fault::KeepCrash
+        | Fault::BackupRestore
+        | Fault::DropTable
+        | Fault::CorruptBackup
+        | Fault::MissingWal
         | Fault::Null => {}
     }
     notes
@@ -143,9 +147,15 @@ fn not_tested(fault: Fault) -> Vec<String> {
         Fault::DiskFull => "a disk that is filled on after the ballast was thrown off: PostgreSQL stops then",
         Fault::EdgeCrash => "connections over a network, whose first packets may be lost",
         Fault::RouterCrash => "how the application treats its broken connections",
-        Fault::InstanceCrash | Fault::DatabaseCrash | Fault::ControlPlaneCrash | Fault::KeepCrash | Fault::Null => {
-            "more than one fault at a time"
-        }
+        Fault::InstanceCrash
+        | Fault::DatabaseCrash
+        | Fault::ControlPlaneCrash
+        | Fault::KeepCrash
+        | Fault::BackupRestore
+        | Fault::DropTable
+        | Fault::CorruptBackup
+        | Fault::MissingWal
+        | Fault::Null => "more than one fault at a time",
     };
     ["loss of the machine, its disk or its power", "more load than this drill makes", of_fault]
         .into_iter()
@@ -305,6 +315,10 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
         | Fault::StoreCrash
         | Fault::ControlPlaneCrash
         | Fault::KeepCrash
+        | Fault::BackupRestore
+        | Fault::DropTable
+        | Fault::CorruptBackup
+        | Fault::MissingWal
         | Fault::Null => return Vec::new(),
     };
     let number = round.number;
@@ -338,6 +352,10 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
         | Fault::CacheLoss
         | Fault::ControlPlaneCrash
         | Fault::KeepCrash
+        | Fault::BackupRestore
+        | Fault::DropTable
+        | Fault::CorruptBackup
+        | Fault::MissingWal
         | Fault::Null => (true, true),
     };
     if requests_count && counts.failed_requests > 0 {

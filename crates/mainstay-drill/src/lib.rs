@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod aim;
+mod backups;
 pub mod chain;
 pub mod checker;
 mod data;
@@ -39,6 +40,7 @@ mod timeline;
 mod whole;
 mod workload;
 
+pub use backups::{Past, Repository, backups};
 pub use dossier::{Control, Controls, DOSSIER_VERSION, Dossier, Sheet, Skipped};
 pub use environment::Environment;
 pub use freeze::{DEAD_MAN, dead_man};

@@ -107,7 +107,11 @@ impl Loads {
             | Fault::CacheLoss
             | Fault::StoreCrash
             | Fault::ControlPlaneCrash
-            | Fault::KeepCrash => (Vec::new(), 0, 0),
+            | Fault::KeepCrash
+            | Fault::BackupRestore
+            | Fault::DropTable
+            | Fault::CorruptBackup
+            | Fault::MissingWal => (Vec::new(), 0, 0),
         };
         let ledger_url = database.map(|access| access.ledger_url);
         Ok(Self {
@@ -223,7 +227,11 @@ async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option
         | Fault::PoolExhaustion
         | Fault::DiskFull
         | Fault::ControlPlaneCrash
-        | Fault::KeepCrash => return Ok(None),
+        | Fault::KeepCrash
+        | Fault::BackupRestore
+        | Fault::DropTable
+        | Fault::CorruptBackup
+        | Fault::MissingWal => return Ok(None),
     };
     redis_url(client, stack, variable).await
 }

@@ -232,7 +232,8 @@ impl Arena<'_> {
                 | Sabotage::StoreWithoutFile
                 | Sabotage::EmptyTheStore
                 | Sabotage::FailoverInstead
-                | Sabotage::LeakConnections,
+                | Sabotage::LeakConnections
+                | Sabotage::LookElsewhere,
             )
             | None => return Ok(()),
         };
@@ -255,6 +256,7 @@ fn proof(injected: &Injected, after: &After, events: &[mainstay_api::Event]) -> 
                 mainstay_api::ErrandKind::Switchover => "a switchover",
                 mainstay_api::ErrandKind::Failover => "a failover",
                 mainstay_api::ErrandKind::Restart => "a restart",
+                mainstay_api::ErrandKind::Restore => "a restore",
             };
             format!("{what} from postgres-{} to postgres-{} was asked for and taken on", asked.primary, asked.member)
         }

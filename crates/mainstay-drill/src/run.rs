@@ -40,6 +40,8 @@ pub enum Sabotage {
     EmptyTheStore,
     /// The store keeps no file until it is started again.
     StoreWithoutFile,
+    /// The drill looks at another moment, or not at all: it must say so itself.
+    LookElsewhere,
 }
 
 impl Sabotage {
@@ -57,6 +59,7 @@ impl Sabotage {
             Self::LeakConnections => "leak-connections",
             Self::EmptyTheStore => "empty-the-store",
             Self::StoreWithoutFile => "store-without-file",
+            Self::LookElsewhere => "look-elsewhere",
         }
     }
 }
@@ -110,7 +113,7 @@ impl Stop {
         *self.0.borrow()
     }
 
-    async fn wait(&self) -> &'static str {
+    pub(crate) async fn wait(&self) -> &'static str {
         let mut reason = self.0.clone();
         let told = reason.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
         match told {
@@ -150,6 +153,9 @@ pub enum Error {
     /// The edge cannot be asked.
     #[error("cannot use the stack's CA: {0}")]
     Trust(#[source] std::io::Error),
+    /// The backups cannot be used.
+    #[error("the backups cannot be used: {0}")]
+    Backups(String),
     /// Somebody stopped it.
     #[error("it was stopped ({0}); nothing that it froze is left frozen")]
     Stopped(&'static str),

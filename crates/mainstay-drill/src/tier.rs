@@ -111,7 +111,7 @@ impl Arena<'_> {
     pub(crate) async fn ask_switchover(&self) -> Result<Injected, String> {
         let is_mistaken = self.options.sabotage == Some(Sabotage::FailoverInstead);
         let errand = if is_mistaken { ErrandKind::Failover } else { ErrandKind::Switchover };
-        let asked = ErrandAsked { errand, member: None, drain_ms: None, is_forced: false };
+        let asked = ErrandAsked { errand, member: None, drain_ms: None, is_forced: false, incoming: None };
         let open = self.begin_transaction().await?;
         let began = Instant::now();
         loop {

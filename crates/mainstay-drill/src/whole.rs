@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::{BoxStatus, Status};
 use mainstay_client::Client;
-use mainstay_types::{State, Waiting};
+use mainstay_types::{BoxId, State, Waiting};
 use tokio::time::Instant;
 
 use crate::run::{Error, Progress};
@@ -117,7 +117,8 @@ pub(crate) fn missing(status: &Status) -> Option<Missing> {
         | State::Stopped
         | State::Unknown => false,
     };
-    let broken = status.boxes.iter().find(|one| !is_fine(one))?;
+    // Backups carry no traffic.
+    let broken = status.boxes.iter().find(|one| one.id != BoxId::Backups && !is_fine(one))?;
     let why = broken.reason.clone().or_else(|| broken.waiting.first().map(ToString::to_string));
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let needs_a_person = broken.waiting.iter().any(|waiting| matches!(waiting, Waiting::Operator { .. }));

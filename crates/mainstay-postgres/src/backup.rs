@@ -123,6 +123,15 @@ pub async fn finish_segment(primary: &Access) -> Result<(), AccessError> {
     client.simple_query("SELECT pg_switch_wal()").await.map_err(|error| primary.explain(error)).map(drop)
 }
 
+/// Writes a named restore point: a record, so that what was written before is followed by something.
+///
+/// **Errors**: as [`AccessError`].
+pub async fn restore_point(primary: &Access, name: &str) -> Result<(), AccessError> {
+    let client = primary.client(Use::Work).await?;
+    let query = format!("SELECT pg_create_restore_point('{}')", name.replace('\'', "''"));
+    client.simple_query(&query).await.map_err(|error| primary.explain(error)).map(drop)
+}
+
 /// The archiver's last failure that no success followed, in the server's words.
 ///
 /// **Errors**: as [`AccessError`].

@@ -90,7 +90,7 @@ pub(crate) fn past_text(past: &Past<'_>) -> String {
         Moment::Latest => None,
         // PostgreSQL reads it in its own time zone otherwise.
         Moment::Time(at) => Some(("recovery_target_time", at.to_string().replace('Z', "+00"))),
-        Moment::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+        Moment::Lsn(lsn) | Moment::Before(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
         Moment::Transaction(xid) => Some(("recovery_target_xid", xid.to_string())),
         Moment::Name(name) => Some(("recovery_target_name", name.clone())),
     };
@@ -106,7 +106,9 @@ pub(crate) fn past_text(past: &Past<'_>) -> String {
         ("primary_conninfo", String::new()),
         ("restore_command", format!("{} %f %p", shell(past.restore))),
         ("recovery_target_action", "pause".to_owned()),
-        ("recovery_target_timeline", "latest".to_owned()),
+        // Of a position it is the record that begins there.
+        ("recovery_target_inclusive", if matches!(past.moment, Moment::Before(_)) { "off" } else { "on" }.to_owned()),
+        ("recovery_target_timeline", past.timeline.unwrap_or("current").to_owned()),
         ("shared_buffers", "32MB".to_owned()),
         ("ssl", "off".to_owned()),
     ];

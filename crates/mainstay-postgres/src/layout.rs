@@ -146,6 +146,11 @@ impl Layout {
     }
 }
 
+/// Whether a folder holds a data directory of ours that was made to its end.
+pub(crate) fn is_complete(data: &Path) -> bool {
+    matches!(look_at(data), Ok(DataDirectory::Complete))
+}
+
 fn look_at(data: &Path) -> io::Result<DataDirectory> {
     let mut entries = match std::fs::read_dir(data) {
         Ok(entries) => entries,

@@ -7,7 +7,9 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod adopt;
 pub mod backup;
+pub mod census;
 pub mod clone;
 pub mod cluster;
 pub mod config;
@@ -30,6 +32,7 @@ pub mod rewind;
 mod scram;
 mod sql;
 pub mod start;
+pub mod swap;
 pub mod task;
 
 pub use access::Access;

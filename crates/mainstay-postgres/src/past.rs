@@ -33,6 +33,9 @@ pub struct Past<'a> {
     pub restore: &'a [String],
     /// Where it stops.
     pub moment: &'a Moment,
+    /// The timeline that it follows. `None`: it replays what is there of its own and comes out of recovery by itself, on
+    /// a new one.
+    pub timeline: Option<&'a str>,
     /// Its log.
     pub log: &'a Path,
 }
@@ -77,7 +80,8 @@ pub fn prepare(past: &Past<'_>, nonce: Nonce) -> Result<SpawnSpec, FileError> {
         local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
     files::write_owned(&data.join("pg_hba.conf"), hba, 0o600, user)?;
     // A standby waits for more at the end of the archive; with a moment to stop at, not reaching it is an error.
-    let signal = if *past.moment == Moment::Latest { "standby.signal" } else { "recovery.signal" };
+    let waits = *past.moment == Moment::Latest && past.timeline.is_some();
+    let signal = if waits { "standby.signal" } else { "recovery.signal" };
     files::write_owned(&data.join(signal), "", 0o600, user)?;
     files::sync_file_system(&data)?;
     Ok(SpawnSpec {
@@ -152,11 +156,18 @@ pub async fn free_locks(access: &Access) -> Result<bool, AccessError> {
     if !is_held {
         return Ok(false);
     }
-    // Of a paused server resuming is the promotion; one that waits for more WAL takes it by name.
-    let query = "SELECT CASE WHEN pg_is_wal_replay_paused() THEN pg_wal_replay_resume()::text \
-        ELSE pg_promote(false)::text END";
-    client.simple_query(query).await.map_err(|error| access.explain(error))?;
+    leave_recovery(access).await?;
     Ok(true)
+}
+
+/// Asks it to end recovery. Of a paused server resuming is the promotion; one that waits for more WAL takes it by name.
+///
+/// **Errors**: as [`AccessError`].
+pub async fn leave_recovery(access: &Access) -> Result<(), AccessError> {
+    let client = access.client(Use::Look).await?;
+    let query = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN '' WHEN pg_is_wal_replay_paused() THEN \
+        pg_wal_replay_resume()::text ELSE pg_promote(false)::text END";
+    client.simple_query(query).await.map_err(|error| access.explain(error)).map(drop)
 }
 
 /// Ends a server that an earlier look left behind, at once: it has nothing to lose. True: nothing runs there.

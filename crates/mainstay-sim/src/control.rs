@@ -430,6 +430,8 @@ impl Control {
             | Step::SetSynchronous { .. }
             | Step::Follow { .. }
             | Step::Checkpoint { .. }
+            | Step::StartBackupJob { .. }
+            | Step::SwapIn { .. }
             | Step::Stop { .. } => {}
             // The router says so before the step is over.
             Step::PointRouter { .. } => {
@@ -499,6 +501,7 @@ fn blank(stack: &Stack, world: &mut World) -> Observed {
         is_migrated: world.is_migrated,
         before_done: world.before_done.iter().map(|service| (service.clone(), world.now)).collect(),
         schedules,
+        backups: Seen::Unknown,
         is_stopping: world.is_stopping,
         is_fencing_sabotaged: world.is_sabotaged,
     }

@@ -68,16 +68,18 @@ fn duration(step: &Step) -> (u64, u64) {
         Step::Clone { .. } => (200, 600),
         Step::Rewind { .. } => (100, 900),
         Step::Follow { .. } => (2, 15),
-        Step::StartPostgres { .. } | Step::StartChild { .. } | Step::StartInstance { .. } | Step::StartRun { .. } => {
-            (2, 12)
-        }
+        Step::StartPostgres { .. }
+        | Step::StartChild { .. }
+        | Step::StartInstance { .. }
+        | Step::StartBackupJob { .. }
+        | Step::StartRun { .. } => (2, 12),
         Step::WriteSchedule { .. } => (1, 6),
         Step::Checkpoint { .. } => (5, 200),
         Step::Fence { .. } => (5, 25),
         Step::Promote { .. } => (30, 120),
         Step::WriteRecord { .. } => (1, 4),
         Step::SetSynchronous { .. } => (5, 20),
-        Step::PointRouter { .. } => (1, 8),
+        Step::PointRouter { .. } | Step::SwapIn { .. } => (1, 8),
         Step::PrepareDatabase { .. } | Step::Migrate { .. } | Step::RunBefore { .. } => (30, 90),
         Step::Stop { .. } | Step::Finish => (0, 1),
     }
@@ -162,6 +164,7 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         }
         Step::WriteSchedule { service, record, change } => world.write_schedule(service, record, *change),
         Step::StartRun { service, run } => world.start_run(service, run),
+        Step::StartBackupJob { .. } | Step::SwapIn { .. } => Err("the simulated world has no backups".to_owned()),
         Step::StartChild { name } => {
             let ready_ms = world.random.within(20, 120);
             world.spawn(name, ready_ms)

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
 use crate::model::{
-    Backup, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Observe, PoolLimits, PoolMode, Probe,
-    Promise, Route, Schedule, Service, Site, Stack, Target,
+    Backup, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe, PoolLimits, PoolMode,
+    Probe, Promise, Route, Schedule, Service, Site, Stack, Target,
 };
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
@@ -240,10 +240,7 @@ impl List<'_> {
         self.push("database.read_port", read_port);
         match backup {
             None => self.push("database.backup", "none"),
-            Some(Backup { target, rpo }) => {
-                self.push("database.backup.target", target.display());
-                self.duration("database.backup.rpo", *rpo);
-            }
+            Some(backup) => self.backup(backup),
         }
         self.texts("database.databases", databases);
         if roles.is_empty() {
@@ -258,6 +255,28 @@ impl List<'_> {
         }
         for (name, value) in settings {
             self.push(&format!("database.settings.{name}"), value);
+        }
+    }
+
+    fn backup(&mut self, backup: &Backup) {
+        let Backup { target, rpo, day_begins, window, proof, keep, asserts } = backup;
+        let Keep { hourly, daily, weekly, monthly, yearly, by_hand } = keep;
+        self.push("database.backup.target", target.display());
+        self.duration("database.backup.rpo", *rpo);
+        let minutes = day_begins.as_secs() / 60;
+        self.push("database.backup.at", format!("{:02}:{:02}", minutes / 60, minutes % 60));
+        self.duration("database.backup.window", *window);
+        self.duration("database.backup.proof", *proof);
+        self.texts("database.backup.assert", asserts);
+        for (family, kept) in [
+            ("hourly", hourly),
+            ("daily", daily),
+            ("weekly", weekly),
+            ("monthly", monthly),
+            ("yearly", yearly),
+            ("by_hand", by_hand),
+        ] {
+            self.duration(&format!("database.backup.keep.{family}"), *kept);
         }
     }
 
@@ -285,6 +304,7 @@ impl List<'_> {
             store_crash,
             control_plane_crash,
             keep_crash,
+            restore,
             p95,
         } = target;
         let promises = [
@@ -303,6 +323,7 @@ impl List<'_> {
             ("store_crash", store_crash),
             ("control_plane_crash", control_plane_crash),
             ("keep_crash", keep_crash),
+            ("restore", restore),
         ];
         for (key, Promise { rto, rpo, is_declared: _ }) in promises {
             self.duration(&format!("target.{key}.rto"), *rto);

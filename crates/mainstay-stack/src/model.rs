@@ -349,6 +349,47 @@ pub struct Backup {
     pub target: PathBuf,
     /// Most that may be lost with the machine, in time: WAL is archived at least twice as often. Default 1 min.
     pub rpo: Duration,
+    /// When a day of backups begins, from midnight UTC. Default 3 h.
+    pub day_begins: Duration,
+    /// Any moment of so long a past can be restored. Default 7 d.
+    pub window: Duration,
+    /// How old the last proven restore may become before an alert. Default 1 d.
+    pub proof: Duration,
+    /// How long the first backup of each period is kept.
+    pub keep: Keep,
+    /// Statements whose one answer must be true in every restored copy that is proven.
+    pub asserts: Vec<String>,
+}
+
+/// Families of base backups: the first of each period is kept for so long. Zero: there is no such family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// Default 7 d.
+    pub hourly: Duration,
+    /// Default 30 d.
+    pub daily: Duration,
+    /// Default 84 d, 12 weeks.
+    pub weekly: Duration,
+    /// Default 365 d.
+    pub monthly: Duration,
+    /// Default none.
+    pub yearly: Duration,
+    /// Those that a person took. Default 30 d.
+    pub by_hand: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        Self {
+            hourly: days(7),
+            daily: days(30),
+            weekly: days(84),
+            monthly: days(365),
+            yearly: Duration::ZERO,
+            by_hand: days(30),
+        }
+    }
 }
 
 /// Bounds of the router's pools besides their size.
@@ -457,6 +498,9 @@ pub struct Target {
     pub control_plane_crash: Promise,
     /// keep dies. Default RTO 10 s, RPO 0.
     pub keep_crash: Promise,
+    /// Data is wanted back from the backups: RTO until the past can be read, RPO the age of what was not archived yet.
+    /// Default RTO 30 min, RPO `database.backup.rpo`, else 1 min.
+    pub restore: Promise,
     /// Latency promise at the edge, if declared.
     pub p95: Option<Duration>,
 }

@@ -126,7 +126,8 @@ fn two_digits(text: &str, most: u64) -> Option<u64> {
     text.parse().ok().filter(|number| is_digits && *number <= most)
 }
 
-fn time_of_day(text: &str) -> Option<u64> {
+/// `03:00`. **Unit** of the answer: seconds from midnight.
+pub(crate) fn time_of_day(text: &str) -> Option<u64> {
     let (hour, minute) = text.split_once(':')?;
     Some(two_digits(hour, 23)? * HOUR + two_digits(minute, 59)? * MINUTE)
 }

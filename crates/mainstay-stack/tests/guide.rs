@@ -33,6 +33,7 @@ fn every_key_and_template_stands_in_the_guide() {
             ["service", _, "env", ..] => keys.insert("env".to_owned()),
             ["service", _, "uses", _] => keys.insert("uses".to_owned()),
             ["service", _, "resources", key] => keys.insert(format!("resources.{key}")),
+            ["database", "backup", "keep", key] => keys.insert(format!("backup.keep.{key}")),
             ["database", "backup", key] => keys.insert(format!("backup.{key}")),
             ["database", "settings", ..] => keys.insert("settings".to_owned()),
             ["target", key, ..] | ["observe" | "console", key] => keys.insert(format!("{}.{key}", parts[0])),

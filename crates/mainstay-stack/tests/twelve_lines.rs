@@ -123,6 +123,7 @@ fn twelve_lines_are_a_whole_stack() {
             store_crash: Promise { rpo: seconds(2), ..promise(5) },
             control_plane_crash: promise(10),
             keep_crash: promise(10),
+            restore: Promise { rpo: seconds(60), ..promise(1800) },
             p95: None,
         },
     };

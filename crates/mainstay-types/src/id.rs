@@ -314,6 +314,8 @@ pub enum BoxId {
     Prometheus,
     /// The real Alertmanager.
     Alertmanager,
+    /// Base backups and archived WAL.
+    Backups,
     /// keep and the control plane.
     Control,
 }
@@ -330,6 +332,7 @@ impl fmt::Display for BoxId {
             Self::Cache { name } => f.write_str(name),
             Self::Prometheus => f.write_str("prometheus"),
             Self::Alertmanager => f.write_str("alertmanager"),
+            Self::Backups => f.write_str("backups"),
             Self::Control => f.write_str("control"),
         }
     }

@@ -84,8 +84,10 @@ enum Command {
     Exec(command::exec::Options),
     /// The database
     Db(command::db::Options),
-    /// Backups of the database: take one, list them, check them, print the recovery card
+    /// Backups of the database: take one, list them, prove one by restoring it, check them, print the recovery card
     Backup(command::backup::Options),
+    /// Which backup is kept by which rule, and which one goes when
+    Retention(command::retention::Options),
     /// Open the past of the database beside the present, read-only
     Restore(command::restore::Options),
     /// Break something on purpose and measure the promise
@@ -106,6 +108,8 @@ enum Command {
     Explain(command::explain::Options),
     #[command(hide = true, name = mainstay_drill::DEAD_MAN)]
     ThawLater(command::internal::ThawLater),
+    #[command(hide = true)]
+    BackupJob(command::backup::Job),
     #[command(hide = true)]
     WalGet(command::restore::WalGet),
     #[command(hide = true)]
@@ -209,6 +213,8 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Db(options) => command::db::run(&global, &options).await,
         Command::Restore(options) => command::restore::run(&global, &options).await,
         Command::Backup(options) => command::backup::run(&global, &options).await,
+        Command::BackupJob(options) => command::backup::job(&options).await,
+        Command::Retention(options) => command::retention::run(&global, &options),
         Command::Drill(options) => command::drill::run(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,
         Command::Console => command::console::run(&global).await,

@@ -105,7 +105,7 @@ function inReadingOrder(drawn: Layout, status: Status): (Node | Frame)[] {
     if (box.id.kind === "service") head(`service:${box.id.name}`);
     if (box.id.kind === "instance") head(`service:${box.id.id.service}`);
     if (box.id.kind === "postgres") head("frame:database");
-    if (box.id.kind === "control" || box.id.kind === "prometheus" || box.id.kind === "alertmanager") head("frame:rail");
+    if (["control", "prometheus", "alertmanager", "backups"].includes(box.id.kind)) head("frame:rail");
     const node = nodes.get(box.name);
     if (node !== undefined) parts.push(node);
   }

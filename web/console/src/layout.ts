@@ -135,11 +135,11 @@ export function layout(boxes: BoxStatus[], arrows: Arrow[], options: Options): L
 }
 
 function isRail(id: BoxId): boolean {
-  return id.kind === "control" || id.kind === "prometheus" || id.kind === "alertmanager";
+  return id.kind === "control" || id.kind === "prometheus" || id.kind === "alertmanager" || id.kind === "backups";
 }
 
 function railFrame(): Frame {
-  return { key: "frame:rail", box: null, title: "control, telemetry", x: 0, y: 0, w: 0, h: 0 };
+  return { key: "frame:rail", box: null, title: "control, telemetry, backups", x: 0, y: 0, w: 0, h: 0 };
 }
 
 function placeEdgeAndApps(sheet: Sheet, boxes: BoxStatus[]): void {

@@ -27,6 +27,7 @@ export type BoxId =
   | { kind: "cache"; name: string }
   | { kind: "prometheus" }
   | { kind: "alertmanager" }
+  | { kind: "backups" }
   | { kind: "control" };
 
 export type Waiting =

@@ -25,6 +25,8 @@ fn label() -> Label {
         stored_bytes: 1,
         pages: 0,
         name: None,
+        is_scheduled: false,
+        point: None,
     }
 }
 

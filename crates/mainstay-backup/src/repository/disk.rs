@@ -11,6 +11,9 @@ use rustic_core::{
     ALL_FILE_TYPES, BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend,
 };
 
+/// How names of files begin that are being written.
+const UNFINISHED: &str = ".tmp-";
+
 /// The folder.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -66,7 +69,7 @@ fn write(path: &Path, parts: &[Bytes]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     // Two writers of one id write the same bytes; each to a name of its own.
-    let unfinished = folder.join(format!(".tmp-{}-{name}", std::process::id()));
+    let unfinished = folder.join(format!("{UNFINISHED}{}-{name}", std::process::id()));
     let write = || {
         let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
         for part in parts {
@@ -133,6 +136,45 @@ impl WriteBackend for Disk {
 
     fn remove(&self, kind: FileType, id: &Id, _: bool) -> RusticResult<()> {
         let path = self.path(kind, id);
-        fs::remove_file(&path).map_err(|error| fault("remove", &path, error))
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            // Another index or an earlier, killed run has seen to it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(fault("remove", &path, error)),
+        }
+        // Packs go after what refers to them, and that must hold after a loss of power too.
+        match path.parent().filter(|_| kind != FileType::Pack) {
+            Some(folder) => File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|error| fault("sync the folder of", &path, error)),
+            None => Ok(()),
+        }
     }
+}
+
+/// Removes what killed writers left: files that never got their name. For who holds the place alone.
+pub(super) fn remove_unfinished(folder: &Path) -> io::Result<u64> {
+    let mut freed = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.is_dir() {
+            freed += remove_unfinished(&entry.path())?;
+        } else if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+            freed += metadata.len();
+        }
+    }
+    Ok(freed)
+}
+
+/// Bytes of all files.
+pub(super) fn bytes(folder: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        sum += if metadata.is_dir() { bytes(&entry.path())? } else { metadata.len() };
+    }
+    Ok(sum)
 }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use mainstay_types::{Secret, Timestamp};
 use rustic_core::repofile::{Chunker, MasterKey, SnapshotFile};
 use rustic_core::{
-    BackupOptions, CheckOptions, ConfigOptions, Credentials, KeyOptions, LocalDestination, LsOptions, OpenStatus,
-    RepositoryBackends, RepositoryOptions, RestoreOptions, SnapshotOptions,
+    BackupOptions, CheckOptions, ConfigOptions, Credentials, KeyOptions, LimitOption, LocalDestination, LsOptions,
+    OpenStatus, PruneOptions, RepositoryBackends, RepositoryOptions, RestoreOptions, SnapshotOptions,
 };
 
 use crate::label::Label;
@@ -236,6 +236,44 @@ impl Repository {
         let mut backups: Vec<Backup> = snapshots.iter().filter_map(marked).collect();
         backups.sort_by(|a, b| (a.label.ended, &a.id).cmp(&(b.label.ended, &b.id)));
         Ok(backups)
+    }
+
+    /// Lets go of base backups, and of snapshots that were never marked. Their space is freed by [`Self::prune`]. For
+    /// who holds the place alone. Answers how many went.
+    ///
+    /// **Errors**: the repository's. Killed at any moment, each backup is there whole or not at all.
+    pub fn forget(&self, ids: &[String]) -> Result<usize, RepositoryError> {
+        let failed = self.failed("forget backups");
+        let repository = self.open()?;
+        let snapshots = repository.get_all_snapshots().map_err(&failed)?;
+        let goes = |snapshot: &&SnapshotFile| marked(snapshot).is_none_or(|backup| ids.contains(&backup.id));
+        let goes: Vec<_> = snapshots.iter().filter(goes).map(|snapshot| snapshot.id).collect();
+        repository.delete_snapshots(&goes).map_err(&failed)?;
+        Ok(goes.len())
+    }
+
+    /// Frees what no snapshot refers to. For who holds the place alone. **Unit** of the answer: bytes freed on disk.
+    ///
+    /// **Errors**: the repository's. Killed at any moment, everything that a backup needs is there: new packs and the
+    /// index that knows them are on disk before the old ones go.
+    pub fn prune(&self) -> Result<u64, RepositoryError> {
+        let io = |error: std::io::Error| RepositoryError::Failed {
+            action: "free space",
+            path: self.folder.clone(),
+            reason: error.to_string(),
+        };
+        let before = disk::bytes(&self.folder).map_err(io)?;
+        disk::remove_unfinished(&self.folder).map_err(io)?;
+        let failed = self.failed("free space");
+        let repository = self.open()?;
+        let mut options = PruneOptions::default();
+        // The lock of the place says that nobody else is here: no reason to wait a day before files go.
+        options.instant_delete = true;
+        options.max_repack = LimitOption::Unlimited;
+        let plan = repository.prune_plan(&options).map_err(&failed)?;
+        repository.prune(&options, plan).map_err(&failed)?;
+        let after = disk::bytes(&self.folder).map_err(io)?;
+        Ok(before.saturating_sub(after))
     }
 
     /// Reads everything and compares it with its hashes: index, trees, and with `read_data` every byte.

@@ -60,7 +60,10 @@ pub fn verify(archive: &Path, key: &Secret, system: u64, name: &str) -> Result<(
     content(archive, key, system, name).map(drop)
 }
 
-fn content(archive: &Path, key: &Secret, system: u64, name: &str) -> Result<Vec<u8>, GetError> {
+/// What a file of a cluster holds.
+///
+/// **Errors**: see [`GetError`].
+pub fn content(archive: &Path, key: &Secret, system: u64, name: &str) -> Result<Vec<u8>, GetError> {
     let missing = || GetError::Missing(name.to_owned());
     let name = Name::parse(name).ok_or_else(missing)?;
     let cluster = folder_of(archive, system);

@@ -9,11 +9,13 @@ mod get;
 mod list;
 mod name;
 mod push;
+mod remove;
 
-pub use get::{GetError, get, verify};
+pub use get::{GetError, content, get, verify};
 pub use list::{Archive, Run, list};
 pub use name::{Name, Segment};
 pub use push::{PushError, Pushed, push};
+pub use remove::{Removed, remove};
 
 use std::fs;
 use std::io;

@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use mainstay_backup::base::{self, Source};
 use mainstay_backup::label::{LABEL_VERSION, Label};
+use mainstay_backup::place::Alone;
+use mainstay_backup::proof::{self, PROOF_VERSION, Point, Table};
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{Name, Segment, list};
 use mainstay_postgres::Access;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::backup::{self, About, Ended};
+use mainstay_postgres::census::{self, Census};
 use mainstay_types::{Lsn, Member};
 
 use super::{Backups, Error};
@@ -23,6 +26,18 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 /// Pause between two requests to finish a segment: each that is granted costs a segment.
 const FINISH_EVERY: Duration = Duration::from_secs(5);
+
+/// Longest time to count what is compared at the restore. **Basis**: 10 million rows a minute; the source goes on.
+const COUNT_WITHIN: Duration = Duration::from_secs(600);
+
+/// What a backup is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Shown in the list.
+    pub(super) name: Option<String>,
+    /// Its time had come.
+    pub(super) is_scheduled: bool,
+}
 
 /// What a backup is doing, for the person who waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +59,12 @@ pub enum Progress {
 /// Takes a base backup. What it needs of WAL is in the archive when it returns.
 ///
 /// **Errors**: see [`Error`]. What was stored by then is not listed and takes space until it is pruned.
-pub async fn take(backups: Backups, name: Option<String>, tell: impl Fn(Progress)) -> Result<Backup, Error> {
-    let alone = backups.place.take()?;
+pub(super) async fn take(
+    backups: Backups,
+    alone: Alone,
+    wanted: Wanted,
+    tell: impl Fn(Progress),
+) -> Result<Backup, Error> {
     let (primary, access, about) = choose(&backups).await?;
     let member = access.member();
     let began = now();
@@ -76,6 +95,7 @@ pub async fn take(backups: Backups, name: Option<String>, tell: impl Fn(Progress
     let segment = last_segment(&ended, about.segment_bytes);
     tell(Progress::Read { segment: segment.to_string() });
     wait_for_wal(&backups, &about, &primary, (start, segment)).await?;
+    let point = count(&backups, &about, &primary, &access, ended.timeline).await;
     let label = Label {
         version: LABEL_VERSION,
         stack: backups.stack.clone(),
@@ -92,12 +112,34 @@ pub async fn take(backups: Backups, name: Option<String>, tell: impl Fn(Progress
         bytes: taken.added.bytes,
         stored_bytes: taken.added.stored_bytes,
         pages: taken.pages,
-        name,
+        name: wanted.name,
+        is_scheduled: wanted.is_scheduled,
+        point,
     };
     let marking = tokio::task::spawn_blocking(move || backups.repository.mark(taken.unmarked, &label));
     let marked = marking.await.map_err(|error| Error::NoServer(error.to_string()))??;
     drop(alone);
     Ok(marked)
+}
+
+/// Counts the source, for the restore to be compared with, and waits for the WAL up to there. A backup is worth
+/// something without it: what fails here is not its end, and its proof says that nothing was compared.
+async fn count(backups: &Backups, about: &About, primary: &Access, source: &Access, timeline: u32) -> Option<Lsn> {
+    let counted = if about.is_standby {
+        census::of_standby(source, COUNT_WITHIN).await
+    } else {
+        census::of_primary(source, COUNT_WITHIN).await
+    };
+    let Census { lsn, tables, left_out } = counted.ok()?;
+    // Replay stops before the next record, so there must be one; on an idle server nobody writes it.
+    backup::restore_point(primary, &format!("mainstay counted {lsn}")).await.ok()?;
+    let segment = Segment::of(timeline, lsn.as_u64(), about.segment_bytes);
+    wait_for_wal(backups, about, primary, (lsn, segment)).await.ok()?;
+    let table = |one: census::Table| Table { database: one.database, table: one.table, rows: one.rows, hash: one.hash };
+    let tables = tables.into_iter().map(table).collect();
+    let point = Point { version: PROOF_VERSION, lsn, at: now(), tables, left_out };
+    proof::write_point(&backups.place.proofs(), &backups.recipient, about.system, &point).ok()?;
+    Some(lsn)
 }
 
 /// The primary, and the member to read: a standby that streams costs the primary nothing.

@@ -1,5 +1,7 @@
 //! Reads what the repository and the archive hold, and says what is damaged or missing.
 
+use std::time::Duration;
+
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, GetError, Name, Segment};
 use mainstay_types::Timestamp;
@@ -28,7 +30,7 @@ pub struct Checked {
 ///
 /// **Errors**: nothing could be read at all.
 pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
-    let _alone = backups.place.take()?;
+    let _held = backups.place.hold()?;
     let mut faults = backups.repository.check(read_data)?;
     let listed = backups.repository.backups()?;
     let mut checked = Checked { backups: listed, ..Checked::default() };
@@ -42,7 +44,7 @@ pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
         checked.segments += archive.segments.len();
         checked.wal_bytes += archive.bytes();
         checked.newest = checked.newest.max(archive.newest());
-        faults.extend(gaps(&checked.backups, system, &archive));
+        faults.extend(gaps(&checked.backups, backups.policy.window, system, &archive));
         if read_data {
             for segment in archive.segments.keys() {
                 faults.extend(read(backups, system, *segment)?);
@@ -53,12 +55,13 @@ pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
     Ok(checked)
 }
 
-/// Segments that are missing from the oldest base backup on: no moment after a gap can be reached from before it.
-fn gaps(backups: &[Backup], system: u64, archive: &wal::Archive) -> Vec<String> {
+/// Segments that are missing: of each backup's own WAL, and after the backup from which the window's moments are
+/// reached. Older WAL between backups goes when it leaves the window.
+pub(super) fn gaps(backups: &[Backup], window: Duration, system: u64, archive: &wal::Archive) -> Vec<String> {
     let mut faults = Vec::new();
-    let of_system = backups.iter().filter(|backup| backup.label.system == system);
+    let of_system: Vec<&Backup> = backups.iter().filter(|backup| backup.label.system == system).collect();
     let runs = archive.runs(SEGMENT);
-    for backup in of_system.clone() {
+    for backup in &of_system {
         let label = &backup.label;
         let first = Segment::of(label.timeline, label.start.as_u64(), SEGMENT);
         let last = Segment::of(label.timeline, label.stop.as_u64().saturating_sub(1), SEGMENT);
@@ -67,10 +70,21 @@ fn gaps(backups: &[Backup], system: u64, archive: &wal::Archive) -> Vec<String> 
                 .push(format!("backup {}: WAL from {first} to {last} is not whole in the archive", short(&backup.id)));
         }
     }
-    let oldest = of_system.map(|backup| backup.label.start.as_u64()).min().unwrap_or(u64::MAX);
+    let Some(newest) = of_system.iter().map(|backup| backup.label.ended).max() else { return faults };
+    let is_old = |backup: &&&Backup| newest.saturating_since(backup.label.ended) >= window;
+    let anchor = of_system.iter().filter(is_old).max_by_key(|backup| backup.label.ended).or(of_system.first());
+    let from = anchor.map_or(u64::MAX, |backup| backup.label.start.as_u64());
+    let end = |segment: Segment| segment.start(SEGMENT) + SEGMENT;
+    let mut reached = 0;
     for pair in runs.windows(2) {
         let (before, after) = (pair[0], pair[1]);
-        if before.last.timeline == after.first.timeline && after.first.start(SEGMENT) > oldest {
+        reached = end(before.last).max(reached);
+        let is_gap = match before.last.timeline == after.first.timeline {
+            true => after.first.start(SEGMENT) > from,
+            // A timeline begins in the segment in which it left another, or in the one after it.
+            false => reached < after.first.start(SEGMENT) && reached > from,
+        };
+        if is_gap {
             faults.push(format!("gap in the archive: between {} and {}", before.last, after.first));
         }
     }

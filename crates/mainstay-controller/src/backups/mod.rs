@@ -1,12 +1,20 @@
 //! Backups of a stack's database: where they go, what opens them, and the runs that a person asks for.
 //!
-//! These run in the process of the command that asks, not in the control plane: a backup reads and packs gigabytes,
-//! and what is not the control plane cannot hold it up.
+//! Backups are taken, proven and freed in processes of their own, not in the control plane: a backup reads and packs
+//! gigabytes, and what is not the control plane cannot hold it up. The control plane starts them when they are due.
 
 mod base;
+pub mod card;
 mod check;
+pub mod jobs;
+mod keeping;
+mod lineage;
 pub mod past;
 mod place;
+mod prove;
+pub(crate) mod status;
+pub mod swap;
+pub(crate) mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -17,14 +25,17 @@ use mainstay_decide::past::Unreachable;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::{Access, Layout, RecordFile, layout};
 use mainstay_stack::Stack;
+use mainstay_stack::model::Backup as Policy;
 use mainstay_supervisor::ids::user_for;
 use mainstay_types::{Bytes, ChildRole, Lsn, Member, Secret, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub use base::{Progress, take};
+pub use base::Progress;
 pub use check::{Checked, check};
-pub use place::{Established, Stack as Whose, card, establish};
+pub use keeping::{Explained, Pruned, explain, list};
+pub use place::{Established, Stack as Whose, card as card_text, establish};
 
+use crate::launch::Launch;
 use crate::paths::Paths;
 use crate::secrets::{self, Secrets};
 
@@ -88,6 +99,15 @@ pub enum Error {
         /// What the archiver says.
         why: String,
     },
+    /// What to run with is not in the state folder.
+    #[error("cannot read the stack file that is running: {0}")]
+    Stack(String),
+    /// A stack's data is there.
+    #[error("{0} holds data of this stack already: a restore by the card makes a new one")]
+    InUse(PathBuf),
+    /// Nothing of that name lies aside.
+    #[error("{0} is no data directory that was kept: it is named as in a/restored-over-…")]
+    NotKept(String),
     /// Too little space for a restore.
     #[error("{free} are free in {folder}, the restored database needs {wanted}")]
     NoSpace {
@@ -199,9 +219,24 @@ pub struct Backups {
     pub place: Place,
     /// The base backups.
     pub repository: Repository,
+    /// What the stack file says of backups.
+    pub policy: Policy,
+    /// Database of the application.
+    pub database: String,
+    recipient: String,
     wal_key: Secret,
     layout: Layout,
     superuser: Secret,
+}
+
+/// What the stack file says that this state folder was up with last.
+fn policy(paths: &Paths) -> Result<(Policy, String), Error> {
+    let launch = Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
+    let text = std::fs::read_to_string(paths.stack_file()).map_err(|error| Error::Stack(error.to_string()))?;
+    let parsed = mainstay_stack::parse(&text, "mainstay.toml", &launch.environment)
+        .map_err(|found| Error::Stack(found.to_string()))?;
+    let database = parsed.stack.database.ok_or(Error::NotConfigured)?;
+    Ok((database.backup.ok_or(Error::NotConfigured)?, database.name))
 }
 
 impl Backups {
@@ -217,7 +252,11 @@ impl Backups {
         let place = target.place();
         let key = secret(&place::key_of(&target.repository))?;
         let repository = Repository::with_key(&place.repository(), &key)?;
+        let (policy, database) = policy(paths)?;
         Ok(Self {
+            policy,
+            database,
+            recipient: target.recipient.clone(),
             stack: stack.to_owned(),
             place,
             repository,
@@ -225,6 +264,53 @@ impl Backups {
             layout: cluster(paths, stack),
             superuser: secret("postgres:superuser")?,
         })
+    }
+
+    /// The same with a copy of the repository in another folder.
+    ///
+    /// **Errors**: the key does not open it.
+    pub fn at(self, place: Place) -> Result<Self, Error> {
+        let repository = Repository::with_key(&place.repository(), &self.repository.key()?)?;
+        Ok(Self { place, repository, ..self })
+    }
+
+    /// Makes the primary finish its segment of WAL.
+    ///
+    /// **Errors**: nobody is recorded, or it does not answer.
+    pub async fn finish_segment(&self) -> Result<(), Error> {
+        let access = self.access(self.primary()?);
+        Ok(mainstay_postgres::backup::finish_segment(&access).await?)
+    }
+
+    /// When the newest segment was archived.
+    ///
+    /// **Errors**: the archive cannot be listed.
+    pub fn archived_until(&self) -> Result<Option<Timestamp>, Error> {
+        Ok(self.newest_archive()?.1.newest())
+    }
+
+    /// Names of archived segments after the newest base backup, in their order.
+    ///
+    /// **Errors**: the archive cannot be listed.
+    pub fn segments_after_newest(&self) -> Result<Vec<String>, Error> {
+        let (newest, archive) = self.newest_archive()?;
+        let from = newest.map_or(0, |backup| backup.label.needs().as_u64());
+        let after = archive.segments.keys().filter(|segment| segment.start(check::SEGMENT) > from);
+        Ok(after.map(ToString::to_string).collect())
+    }
+
+    fn newest_archive(
+        &self,
+    ) -> Result<(Option<mainstay_backup::repository::Backup>, mainstay_backup::wal::Archive), Error> {
+        let newest = self.repository.backups()?.pop();
+        let folder = self.place.wal();
+        let system = newest.as_ref().map_or(0, |backup| backup.label.system);
+        let archive = mainstay_backup::wal::list(&folder, system).map_err(|source| Error::Io {
+            action: "list",
+            path: folder,
+            source,
+        })?;
+        Ok((newest, archive))
     }
 
     fn record(&self) -> Option<Record> {

@@ -2,6 +2,7 @@
 //! reading, and proven to be there.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mainstay_backup::label::Label;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 
 use super::check::SEGMENT;
-use super::{Backups, Error};
+use super::{Backups, Error, lineage};
 use crate::clock::now;
 use crate::paths::Paths;
 
@@ -46,6 +47,8 @@ pub struct Plan {
     pub wanted_bytes: u64,
     /// Free space where it would go. **Unit**: bytes.
     pub free_bytes: u64,
+    /// The timeline that it follows.
+    pub timeline: String,
     /// How long it takes by the rates of the last restore here; `None`: there was none yet.
     pub expected: Option<Duration>,
 }
@@ -100,6 +103,9 @@ pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str
     let all: Vec<Backup> = all.into_iter().filter(|backup| Some(backup.label.system) == system).collect();
     let folder = backups.place.wal();
     let archive = wal::list(&folder, system.unwrap_or_default()).map_err(io("list", &folder))?;
+    // What was left by a restore in place leads nowhere; by its name it can still be had.
+    let lineage = lineage::newest(backups, system.unwrap_or_default(), &archive);
+    let all: Vec<Backup> = all.into_iter().filter(|backup| from.is_some() || lineage.holds(&backup.label)).collect();
     let end = (archive.newest().unwrap_or_default(), end_of(&archive));
     let bases: Vec<Base> =
         all.iter().map(|backup| Base { stop: backup.label.stop, ended: backup.label.ended }).collect();
@@ -124,7 +130,8 @@ pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str
     // Some segments lie beside the files while they are replayed.
     let wanted_bytes = backup.label.bytes + SEGMENT * 8;
     let moment = moment.clone();
-    Ok(Plan { backup, moment, segments: needed.len(), wal_bytes, wanted_bytes, free_bytes, expected })
+    let timeline = lineage::target(backups, &archive, &backup.label);
+    Ok(Plan { timeline, backup, moment, segments: needed.len(), wal_bytes, wanted_bytes, free_bytes, expected })
 }
 
 /// Where the newest archived segment ends.
@@ -146,7 +153,7 @@ fn needed(archive: &Archive, label: &Label, moment: &Moment) -> Vec<Segment> {
         let archived = archive.segments.get(&segment).map(|(_, at)| *at).unwrap_or_default();
         needed.push(segment);
         let is_last = match moment {
-            Moment::Lsn(lsn) => lsn.as_u64() < position + SEGMENT,
+            Moment::Lsn(lsn) | Moment::Before(lsn) => lsn.as_u64() < position + SEGMENT,
             // What was archived after the moment holds it, or comes after it.
             Moment::Time(at) => archived > *at,
             Moment::Latest | Moment::Transaction(_) | Moment::Name(_) => false,
@@ -165,7 +172,7 @@ fn rates(paths: &Paths) -> Option<Rates> {
 /// Restores, replays and opens. When it returns well the moment was really reached; when it was not, nothing is left.
 ///
 /// **Errors**: see [`Error`]; [`Error::NotReached`] with the server's last words and where it came to.
-pub async fn open(backups: Backups, paths: &Paths, plan: &Plan) -> Result<Open, Error> {
+pub async fn open(backups: Arc<Backups>, paths: &Paths, plan: &Plan) -> Result<Open, Error> {
     let folder = past_folder(paths);
     std::fs::create_dir_all(&folder).map_err(io("make the folder", &folder))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
@@ -229,30 +236,32 @@ fn remove_left_over(paths: &Paths, of: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
-async fn open_in(backups: Backups, paths: &Paths, plan: &Plan, layout: Layout, alone: Alone) -> Result<Open, Error> {
+async fn open_in(
+    backups: Arc<Backups>,
+    paths: &Paths,
+    plan: &Plan,
+    layout: Layout,
+    alone: Alone,
+) -> Result<Open, Error> {
+    // Until it is there nothing is deleted that it may need.
+    let held = backups.place.hold()?;
     let begun = Instant::now();
     let (data, backup) = (layout.data(past::MEMBER), plan.backup.clone());
-    let restoring = tokio::task::spawn_blocking(move || {
-        let restored = backups.repository.restore(&backup, &data);
-        (backups, restored)
-    });
-    let (backups, restored) = restoring.await.map_err(|error| Error::NoServer(error.to_string()))?;
-    restored?;
+    let of = Arc::clone(&backups);
+    let restoring = tokio::task::spawn_blocking(move || of.repository.restore(&backup, &data));
+    restoring.await.map_err(|error| Error::NoServer(error.to_string()))??;
     let key = past::write_key(&layout, &backups.wal_key)?;
     let port = free_port().map_err(io("find a port for", &layout.state))?;
     let log = layout.member_dir(past::MEMBER).join("log");
-    let text = |path: &Path| path.display().to_string();
-    let restore = [
-        text(&paths.program()),
-        "wal-get".to_owned(),
-        "--archive".to_owned(),
-        text(&backups.place.wal()),
-        "--key".to_owned(),
-        text(&key),
-        "--system".to_owned(),
-        plan.backup.label.system.to_string(),
-    ];
-    let past = Past { layout: &layout, port, restore: &restore, moment: &plan.moment, log: &log };
+    let restore = restore_command(&backups, paths, &key, plan.backup.label.system);
+    let past = Past {
+        layout: &layout,
+        port,
+        restore: &restore,
+        moment: &plan.moment,
+        timeline: Some(&plan.timeline),
+        log: &log,
+    };
     let nonce = ids::nonce().map_err(io("make an identity for", &layout.state))?;
     let spec = past::prepare(&past, nonce)?;
     let restored_in = begun.elapsed();
@@ -261,6 +270,7 @@ async fn open_in(backups: Backups, paths: &Paths, plan: &Plan, layout: Layout, a
     let begun = Instant::now();
     let replay = reach(&backups, plan, &mut server, &access, &log).await?;
     let replayed_in = begun.elapsed();
+    drop(held);
     if past::free_locks(&access).await? {
         while past::replay(&access).await?.is_in_recovery {
             if begun.elapsed() > replayed_in + OUT_WITHIN {
@@ -271,6 +281,21 @@ async fn open_in(backups: Backups, paths: &Paths, plan: &Plan, layout: Layout, a
     }
     remember(paths, plan, restored_in, replayed_in);
     Ok(Open { layout, server, _alone: alone, access, port, replay, restored_in, replayed_in, log })
+}
+
+/// What brings a file of WAL from the archive.
+pub(super) fn restore_command(backups: &Backups, paths: &Paths, key: &Path, system: u64) -> [String; 8] {
+    let text = |path: &Path| path.display().to_string();
+    [
+        text(&paths.program()),
+        "wal-get".to_owned(),
+        "--archive".to_owned(),
+        text(&backups.place.wal()),
+        "--key".to_owned(),
+        text(key),
+        "--system".to_owned(),
+        system.to_string(),
+    ]
 }
 
 fn remember(paths: &Paths, plan: &Plan, restored_in: Duration, replayed_in: Duration) {
@@ -285,7 +310,7 @@ fn remember(paths: &Paths, plan: &Plan, restored_in: Duration, replayed_in: Dura
     }
 }
 
-fn free_port() -> std::io::Result<u16> {
+pub(super) fn free_port() -> std::io::Result<u16> {
     Ok(std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
@@ -321,6 +346,7 @@ async fn reach(
             let is_there = match &plan.moment {
                 Moment::Latest => replay.lsn.is_some_and(|lsn| lsn > last) && since.elapsed() > STILL,
                 Moment::Lsn(wanted) => replay.is_paused && replay.lsn.is_some_and(|lsn| lsn >= *wanted),
+                Moment::Before(wanted) => replay.is_paused && replay.lsn.is_some_and(|lsn| is_at(lsn, *wanted)),
                 Moment::Time(_) | Moment::Transaction(_) | Moment::Name(_) => replay.is_paused,
             };
             if is_there {
@@ -337,12 +363,32 @@ async fn reach(
     }
 }
 
+/// Replay stands just before the first record that begins at the wanted position or after it. A server that writes
+/// names the place of the next record, behind the header of a page that it would begin.
+fn is_at(lsn: Lsn, wanted: Lsn) -> bool {
+    const LONGEST_HEADER: u64 = 40;
+    lsn.as_u64() + LONGEST_HEADER >= wanted.as_u64()
+}
+
 /// The lines that say why a server ended.
-fn fatal_lines(log: &Path) -> String {
+pub(super) fn fatal_lines(log: &Path) -> String {
     let words = past::last_words(log);
     let telling = |line: &&str| line.contains("FATAL") || line.contains("PANIC") || line.contains("error[");
     let lines: Vec<&str> = words.lines().filter(telling).collect();
     if lines.is_empty() { words.replace('\n', " / ") } else { lines.join(" / ") }
+}
+
+/// Ends a server in order (fast shutdown).
+pub(super) async fn end(server: &mut Child) -> Result<(), Error> {
+    if let Some(pid) = server.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).ok();
+    }
+    match tokio::time::timeout(OUT_WITHIN, server.wait()).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(Error::NoServer(format!("the restored server ended badly: {status}"))),
+        Ok(Err(error)) => Err(Error::NoServer(error.to_string())),
+        Err(_) => Err(Error::NoServer("the restored server does not end".to_owned())),
+    }
 }
 
 impl Open {
@@ -351,6 +397,29 @@ impl Open {
     pub fn conninfo(&self) -> String {
         let socket = self.layout.socket_dir(past::MEMBER);
         format!("host={} port={} user={}", socket.display(), self.port, mainstay_postgres::layout::SUPERUSER)
+    }
+
+    /// Where it lies.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Lets it out of recovery: from here on it takes writes from who asks for them.
+    pub(super) async fn leave_recovery(&self) -> Result<(), Error> {
+        past::leave_recovery(&self.access).await?;
+        let begun = Instant::now();
+        while past::replay(&self.access).await.map_or(true, |replay| replay.is_in_recovery) {
+            if begun.elapsed() > OUT_WITHIN {
+                return Err(Error::NoServer("the restored server does not come out of recovery".to_owned()));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the server in order; its files stay.
+    pub(super) async fn shut_down(&mut self) -> Result<(), Error> {
+        end(&mut self.server).await
     }
 
     /// Resolves when the server ended by itself.

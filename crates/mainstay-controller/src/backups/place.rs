@@ -108,7 +108,7 @@ pub fn establish(paths: &Paths, stack: Stack<'_>, backup: Option<&Backup>) -> Re
     }))
 }
 
-fn keep_keys(secrets: &mut Secrets, about: &About, key: &Secret, wal_key: &Secret) -> Result<(), Error> {
+pub(super) fn keep_keys(secrets: &mut Secrets, about: &About, key: &Secret, wal_key: &Secret) -> Result<(), Error> {
     secrets.set(&key_of(&about.repository), key)?;
     secrets.set(&wal_key_of(&about.repository), wal_key)?;
     Ok(())

@@ -10,7 +10,7 @@ use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::{
     Access, Layout, RecordFile, Task, clone, cluster, control_file, init, layout, loss, prepare, probe, proof, rewind,
-    start,
+    start, swap,
 };
 use mainstay_router::protocol::{Server, Targets};
 use mainstay_supervisor::client::Keep;
@@ -120,6 +120,7 @@ impl Cluster {
                 cluster::checkpoint(self.access(*primary)?).await.map_err(|error| full_text(&error))?;
                 Ok(Outcome::Done)
             }
+            Step::SwapIn { primary, incoming } => self.swap_in(*primary, incoming).await,
             Step::PointRouter { epoch, write, read } => self.point(effects, *epoch, *write, read).await,
             Step::PrepareDatabase { primary } => {
                 let name = effects.settings.database_name().ok_or("the stack has no database")?;
@@ -135,6 +136,29 @@ impl Cluster {
             Step::Migrate { primary } => self.migrate(effects, *primary).await,
             _ => Err(format!("not a database step: {step}")),
         }
+    }
+
+    /// The data is exchanged, and the record says so: its epoch rises.
+    async fn swap_in(&self, primary: Member, incoming: &str) -> Result<Outcome, String> {
+        let members = self.layout.members().map_err(|error| error.to_string())?;
+        let (layout, file, incoming) = (self.layout.clone(), self.record.clone(), incoming.to_owned());
+        let swapping = tokio::task::spawn_blocking(move || {
+            let swapped = swap::swap_in(&layout, primary, &members, &incoming).map_err(|error| full_text(&error))?;
+            let before = file.read().map_err(|error| full_text(&error))?.ok_or("nobody is recorded as primary")?;
+            let record = Record {
+                epoch: before.epoch + 1,
+                primary,
+                timeline: swapped.timeline,
+                lsn: swapped.checkpoint,
+                candidates: Vec::new(),
+                promoting: None,
+            };
+            file.write(&record).map_err(|error| full_text(&error))?;
+            // One that stays says what is so.
+            swap::finish(&layout, primary).ok();
+            Ok(Outcome::Recorded(record))
+        });
+        swapping.await.map_err(|error| error.to_string())?
     }
 
     fn access(&self, member: Member) -> Result<&Access, String> {

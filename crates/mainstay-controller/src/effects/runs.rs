@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mainstay_api::CommandContext;
+use mainstay_decide::backups::Job;
 use mainstay_decide::schedule::{Run, ScheduleRecord};
-use mainstay_supervisor::protocol::{Child, Limits, Refusal};
+use mainstay_supervisor::protocol::{Child, Limits, Refusal, SpawnSpec};
 use mainstay_types::{ChildName, ChildRole, ExitReason, InstanceId, Nonce, Secret, ServiceName, full_text};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +32,39 @@ impl BeforeRun {
     }
 }
 
+/// The machine's own work goes first: a job of the backups gets what is left.
+const LAST: [&str; 5] = ["/usr/bin/ionice", "-c3", "/usr/bin/nice", "-n", "19"];
+
 impl Effects {
+    /// A job of the backups, in a process of its own as the stack's user.
+    pub(super) async fn start_backup_job(&self, job: Job) -> Result<Outcome, String> {
+        let name = crate::backups::status::child();
+        let paths = &self.settings.paths;
+        let text = |path: &std::path::Path| path.display().to_string();
+        let mut argv: Vec<String> = Vec::new();
+        let programs = [LAST[0], LAST[2]];
+        if programs.iter().all(|program| std::path::Path::new(program).exists()) {
+            argv.extend(LAST.map(str::to_owned));
+        }
+        argv.extend([text(&paths.program()), "backup-job".to_owned(), job.name().to_owned()]);
+        argv.extend(["--state".to_owned(), text(&paths.state), "--runtime".to_owned(), text(&paths.runtime)]);
+        self.spawn(SpawnSpec {
+            log: paths.log(name.as_str()),
+            name,
+            role: ChildRole::Task,
+            nonce: Self::nonce()?,
+            argv,
+            env: self.base_env(),
+            dir: paths.state.clone(),
+            user: None,
+            listeners: Vec::new(),
+            limits: Limits::default(),
+            restart: false,
+            project: None,
+        })
+        .await
+    }
+
     pub(super) async fn write_schedule(
         &self,
         service: &ServiceName,

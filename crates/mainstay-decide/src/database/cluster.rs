@@ -6,7 +6,7 @@ use mainstay_stack::model::{Database, Durability};
 use mainstay_types::{Member, Waiting};
 
 use super::wish::{self, Stage};
-use super::{Notes, failover, standby, wait};
+use super::{Notes, failover, restore, standby, wait};
 use crate::draft::Draft;
 use crate::observed::{Errand, MemberAnswer, Record};
 use crate::plan::{Step, StepKey};
@@ -16,6 +16,9 @@ use crate::view::{Answer, Life};
 pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record) {
     let primary = record.primary;
     let mut writable = None;
+    if let Some(incoming) = wish::restoring(&draft.view) {
+        return restore::plan(draft, notes, record, incoming);
+    }
     if let Some(promoting) = record.promoting {
         failover::go_on(draft, notes, record, promoting);
     } else if failover::is_by_hand(draft, record) {
@@ -66,12 +69,12 @@ fn errand(draft: &mut Draft<'_>, notes: &mut Notes, primary: Member) {
             let waiting = draft.stop(&mainstay_types::ChildName::postgres(primary), child, FAST_SHUTDOWN);
             wait(notes, primary, waiting);
         }
-        Stage::Promote | Stage::Lead | Stage::Detach | Stage::Restart | Stage::CatchUp => {}
+        Stage::Promote | Stage::Lead | Stage::Detach | Stage::Restart | Stage::CatchUp | Stage::End | Stage::Swap => {}
     }
 }
 
 /// Every member but the primary, wanted or merely there.
-fn others(draft: &Draft<'_>, record: &Record) -> BTreeSet<Member> {
+pub(super) fn others(draft: &Draft<'_>, record: &Record) -> BTreeSet<Member> {
     let mut members: BTreeSet<Member> = draft.view.wanted_members().into_iter().collect();
     members.extend(draft.view.database().into_iter().flat_map(|seen| seen.members.keys().copied()));
     members.remove(&record.primary);
@@ -82,7 +85,7 @@ fn others(draft: &Draft<'_>, record: &Record) -> BTreeSet<Member> {
 fn duties(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record, primary: &MemberAnswer) {
     // What the last step changed is not seen yet: it would be asked for again.
     let confirm = (!draft.view.is_answer_outdated(record.primary))
-        .then(|| confirmations(draft, database, record, primary))
+        .then(|| timeline(record, primary).or_else(|| confirmations(draft, database, record, primary)))
         .flatten();
     let route = routing(draft, record, primary);
     let wanted = (!wish::is_holding(&draft.view)).then_some(record.primary);
@@ -110,6 +113,13 @@ fn duties(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record:
 enum Weight {
     Pressing,
     Calm,
+}
+
+/// A control plane that died while restored data took the primary's place left a record of the timeline before.
+fn timeline(record: &Record, primary: &MemberAnswer) -> Option<(Step, Weight)> {
+    let is_stale = record.timeline != primary.timeline && record.candidates.is_empty();
+    let record = Record { timeline: primary.timeline, ..record.clone() };
+    is_stale.then_some((Step::WriteRecord { record }, Weight::Calm))
 }
 
 fn routing(draft: &Draft<'_>, record: &Record, primary: &MemberAnswer) -> Option<Step> {

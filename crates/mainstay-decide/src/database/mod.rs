@@ -7,6 +7,7 @@ mod bootstrap;
 mod boxes;
 mod cluster;
 mod failover;
+mod restore;
 mod standby;
 pub mod wish;
 

@@ -11,7 +11,7 @@ use mainstay_stack::model::Durability;
 use mainstay_types::{ChildName, Member, Seen, Timestamp};
 
 use super::standby;
-use crate::observed::{Errand, Observed, Record, Wish};
+use crate::observed::{Errand, FailedStep, Observed, Record, Wish};
 use crate::plan::{Step, StepKey};
 use crate::restart;
 use crate::view::{Answer, Life, View};
@@ -19,6 +19,8 @@ use crate::view::{Answer, Life, View};
 /// An errand that takes longer than this besides its drain is given up: a checkpoint of a slow disk (10 min at most,
 /// then its step fails) and the end of a primary (60 s, then it is killed) are far within.
 const LIMIT: Duration = Duration::from_mins(15);
+/// Tries to put restored data in place before the present is started again.
+const SWAP_TRIES: u32 = 5;
 /// Time for statements at a standby that is to be restarted; those that take longer are ended with it.
 const READS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -58,6 +60,10 @@ pub enum Stage {
     Detach,
     /// The standby ends and is started again.
     Restart,
+    /// Every member ends.
+    End,
+    /// The restored data takes its place.
+    Swap,
     /// The standby catches up until commits wait for it again.
     CatchUp,
 }
@@ -105,10 +111,20 @@ pub(crate) fn is_holding(view: &View<'_>) -> bool {
     underway(view).is_some_and(|(wish, stage)| is_before(wish, stage))
 }
 
+/// The data directory that takes the primary's place, while that is under way and not done.
+pub(crate) fn restoring<'a>(view: &View<'a>) -> Option<&'a str> {
+    let (wish, stage) = underway(view)?;
+    match &wish.errand {
+        Errand::Restore { incoming } if stage != Stage::Lead => Some(incoming),
+        Errand::Restore { .. } | Errand::Switchover { .. } | Errand::Failover { .. } | Errand::Restart { .. } => None,
+    }
+}
+
 /// The standby that nobody may wait for or read from, because it is to be restarted.
 pub(crate) fn detaching(view: &View<'_>) -> Option<Member> {
     let wish = view.observed.wish.as_ref()?;
-    let Errand::Restart { member } = wish.errand else { return None };
+    let Errand::Restart { member } = &wish.errand else { return None };
+    let member = *member;
     let is_pending = view.member_life(member).runs().is_none_or(|child| child.since <= wish.asked_at);
     (is_pending && matches!(look(view), Some(Progress::Underway(_)))).then_some(member)
 }
@@ -117,18 +133,33 @@ fn look(view: &View<'_>) -> Option<Progress> {
     let wish = view.observed.wish.as_ref()?;
     let record = view.record()?;
     let over = |reason: String| Some(Progress::Over { reason });
-    let drain = match wish.errand {
-        Errand::Switchover { drain_ms, .. } => Duration::from_millis(drain_ms),
-        Errand::Failover { .. } | Errand::Restart { .. } => Duration::ZERO,
+    let drain = match &wish.errand {
+        Errand::Switchover { drain_ms, .. } => Duration::from_millis(*drain_ms),
+        Errand::Failover { .. } | Errand::Restart { .. } | Errand::Restore { .. } => Duration::ZERO,
     };
     // Once the primary is gone there is nothing to give up: the failover goes on by itself.
     if view.now >= wish.asked_at.after(LIMIT).after(drain) {
         return over(format!("it was not done within {} min", LIMIT.as_secs() / 60));
     }
-    Some(match wish.errand {
-        Errand::Restart { member } => restart(view, record, wish, member),
-        Errand::Switchover { to, .. } | Errand::Failover { to } => change(view, record, wish, to),
+    Some(match &wish.errand {
+        Errand::Restart { member } => restart(view, record, wish, *member),
+        Errand::Switchover { to, .. } | Errand::Failover { to } => change(view, record, wish, *to),
+        Errand::Restore { .. } => restore(view, record, wish),
     })
+}
+
+/// The record says when the data was exchanged: its epoch rises in the same step.
+fn restore(view: &View<'_>, record: &Record, wish: &Wish) -> Progress {
+    if record.epoch != wish.epoch {
+        return if is_led(view, record) { Progress::Done } else { Progress::Underway(Stage::Lead) };
+    }
+    let is_final = |failed: &&FailedStep| failed.attempts >= SWAP_TRIES && failed.at >= wish.asked_at;
+    if let Some(failed) = view.observed.failed.get(&StepKey::Cluster).filter(is_final) {
+        return Progress::Over { reason: format!("{}; the present goes on as it was", failed.error) };
+    }
+    let runs = |member: &Member| view.member_life(*member).runs().is_some();
+    let is_any_running = view.database().is_some_and(|seen| seen.members.keys().any(runs));
+    Progress::Underway(if is_any_running { Stage::End } else { Stage::Swap })
 }
 
 fn change(view: &View<'_>, record: &Record, wish: &Wish, to: Member) -> Progress {
@@ -155,7 +186,9 @@ fn change(view: &View<'_>, record: &Record, wish: &Wish, to: Member) -> Progress
                 let drain = Duration::from_millis(*drain_ms);
                 before_stop(view, record, wish.asked_at, Drain { time: drain, is_forced: *is_forced })
             }
-            (None, Errand::Failover { .. } | Errand::Restart { .. }) => by_hand(view, wish, to),
+            (None, Errand::Failover { .. } | Errand::Restart { .. } | Errand::Restore { .. }) => {
+                by_hand(view, wish, to)
+            }
         },
         Life::Ended { .. } | Life::Never => Progress::Underway(Stage::Promote),
     }
@@ -261,11 +294,14 @@ pub(crate) fn is_given_up(view: &View<'_>, member: Member) -> bool {
 /// Why the errand cannot be begun, or not go on, as things are.
 fn obstacle(view: &View<'_>, record: &Record, errand: &Errand) -> Option<String> {
     let primary = record.primary;
-    let (Errand::Switchover { to: member, .. } | Errand::Failover { to: member } | Errand::Restart { member }) = errand;
-    let member = *member;
     if let Some(promoting) = record.promoting {
         return Some(format!("a failover to postgres-{promoting} is under way"));
     }
+    let member = match errand {
+        Errand::Switchover { to: member, .. } | Errand::Failover { to: member } | Errand::Restart { member } => *member,
+        // Also when the present does not work any more.
+        Errand::Restore { .. } => return None,
+    };
     if !view.wanted_members().contains(&member) {
         return Some(format!("the stack has no postgres-{member}"));
     }

@@ -121,6 +121,7 @@ impl Bench {
             is_migrated: false,
             before_done: BTreeMap::new(),
             schedules: BTreeMap::from([(report(), scheduled())]),
+            backups: Seen::Unknown,
             is_stopping: false,
             is_fencing_sabotaged: false,
         };

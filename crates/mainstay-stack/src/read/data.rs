@@ -11,7 +11,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Backup, Cache, Database, DatabaseRole, Durability, PoolLimits, PoolMode, RoleAccess};
+use crate::model::{Backup, Cache, Database, DatabaseRole, Durability, Keep, PoolLimits, PoolMode, RoleAccess};
 use crate::origin::Origin;
 use crate::raw::Value;
 use crate::read::{inner_path, one_of};
@@ -26,6 +26,7 @@ const MINUTES: Duration = Duration::from_secs(600);
 const POOL_WAIT_LEAST: Duration = Duration::from_millis(10);
 /// Connections that are made and closed all the time cost more than they save.
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// As many as the router lets in.
 const MOST_WAITING: u32 = 12_000;
@@ -140,24 +141,36 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
 /// WAL is switched at half of it, and a segment every second is the most that makes sense.
 const RPO_LEAST: Duration = Duration::from_secs(2);
 const RPO_MOST: Duration = Duration::from_secs(24 * 3600);
-const BACKUP_LATER: [(&str, &str); 10] = [
-    ("full", "take base backups with `mainstay backup now`"),
-    ("every", "take base backups with `mainstay backup now`"),
-    ("pitr", "nothing is deleted yet"),
-    ("retention", "nothing is deleted yet"),
-    ("keep", "nothing is deleted yet"),
+const DAYS: Duration = Duration::from_secs(3660 * 86_400);
+const BACKUP_LATER: [(&str, &str); 5] = [
     ("before_deploy", "take one with `mainstay backup now`"),
-    ("verify", "`mainstay backup check` reads everything"),
+    ("verify", "every backup is restored and checked; `proof` says how old the last proof may become"),
     ("encrypt", "backups are always encrypted"),
     ("engine", "mainstay's own makes them"),
     ("compress", "backups are always compressed"),
 ];
-const BACKUP_RENAMED: [(&str, &str); 3] = [("to", "target"), ("dir", "target"), ("folder", "target")];
+const BACKUP_RENAMED: [(&str, &str); 9] = [
+    ("to", "target"),
+    ("dir", "target"),
+    ("folder", "target"),
+    ("full", "keep"),
+    ("every", "keep"),
+    ("schedule", "keep"),
+    ("retention", "keep"),
+    ("pitr", "window"),
+    ("asserts", "assert"),
+];
 
 fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
     let mut table = cursor.table(ctx, "backup")?;
     let target = table.text(ctx, "target", "target = \"/srv/backups/myapp\"");
     let rpo = table.duration(ctx, "rpo", RPO_LEAST..=RPO_MOST).unwrap_or(Duration::from_secs(60));
+    let day_begins = day_begins(&mut table, ctx).unwrap_or(Duration::from_secs(3 * 3600));
+    let window = table.duration(ctx, "window", HOUR..=DAYS).unwrap_or(7 * DAY);
+    let proof = table.duration(ctx, "proof", HOUR..=DAYS).unwrap_or(DAY);
+    let example = "assert = [\"SELECT count(*) > 0 FROM users\"]";
+    let asserts = table.texts(ctx, "assert", example).unwrap_or_default();
+    let keep = keep(&mut table, ctx);
     table.finish(ctx, &BACKUP_LATER, &BACKUP_RENAMED);
     let Some(target) = target else {
         if !ctx.is_said("database.backup.target") {
@@ -172,7 +185,39 @@ fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
         ctx.error(Code::BadValue, &target.span, message, help.to_owned());
         return None;
     }
-    Some(Backup { target: PathBuf::from(target.text), rpo })
+    let asserts = asserts.into_iter().map(|text| text.text).collect();
+    Some(Backup { target: PathBuf::from(target.text), rpo, day_begins, window, proof, keep, asserts })
+}
+
+/// `at = "03:00"`.
+fn day_begins(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Duration> {
+    let text = table.text(ctx, "at", "at = \"03:00\"")?;
+    let time = crate::schedule::time_of_day(&text.text);
+    if time.is_none() {
+        let message = format!(
+            "`database.backup.at` is \"{}\"; it is a time of day in UTC, from 00:00 to 23:59",
+            quote(&text.text)
+        );
+        ctx.error(Code::BadValue, &text.span, message, "write for example \"03:00\"".to_owned());
+    }
+    time.map(Duration::from_secs)
+}
+
+fn keep(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Keep {
+    let mut keep = Keep::default();
+    let Some(mut table) = table.table(ctx, "keep") else { return keep };
+    for (key, value) in [
+        ("hourly", &mut keep.hourly),
+        ("daily", &mut keep.daily),
+        ("weekly", &mut keep.weekly),
+        ("monthly", &mut keep.monthly),
+        ("yearly", &mut keep.yearly),
+        ("by_hand", &mut keep.by_hand),
+    ] {
+        *value = table.duration(ctx, key, Duration::ZERO..=DAYS).unwrap_or(*value);
+    }
+    table.finish(ctx, &[], &[("manual", "by_hand"), ("hours", "hourly"), ("days", "daily")]);
+    keep
 }
 
 fn database_name(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<String> {

@@ -74,6 +74,8 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     let is_fast = database.is_some_and(|database| database.durability == Durability::Fast);
     let database_rpo = if is_fast { SECOND * 5 } else { Duration::ZERO };
     let hang_after = database.map_or(Duration::ZERO, |database| database.hang_after);
+    let backup = database.and_then(|database| database.backup.as_ref());
+    let restore_rpo = backup.map_or(SECOND * 60, |backup| backup.rpo);
     let mut target = Target {
         instance_crash: default(SECOND * 10, Duration::ZERO),
         database_failure: default(SECOND * 60, database_rpo),
@@ -91,6 +93,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         store_crash: default(SECOND * 5, SECOND * 2),
         control_plane_crash: default(SECOND * 10, Duration::ZERO),
         keep_crash: default(SECOND * 10, Duration::ZERO),
+        restore: default(SECOND * 1800, restore_rpo),
         p95: None,
     };
     let Some(mut cursor) = top.table(ctx, "target") else { return target };
@@ -109,7 +112,13 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     promise(&mut cursor, ctx, "store_crash", &mut target.store_crash);
     promise(&mut cursor, ctx, "control_plane_crash", &mut target.control_plane_crash);
     promise(&mut cursor, ctx, "keep_crash", &mut target.keep_crash);
+    promise(&mut cursor, ctx, "restore", &mut target.restore);
     target.p95 = cursor.duration(ctx, "p95", Duration::from_millis(1)..=HOUR);
+    finish_target(&cursor, ctx);
+    target
+}
+
+fn finish_target(cursor: &Cursor<'_>, ctx: &mut Context<'_>) {
     const NO_DRILL: &str = "nothing measures it yet, and a promise that nothing measures is none";
     let later = [
         "availability",
@@ -120,7 +129,6 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         "node_failure",
         "zone_outage",
         "region_outage",
-        "deleted_data",
         "bad_deploy",
         "local_start",
     ]
@@ -133,9 +141,9 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
             ("database_hang", "database_freeze"),
             ("redis_crash", "store_crash"),
             ("standby_crash", "standby_loss"),
+            ("deleted_data", "restore"),
         ],
     );
-    target
 }
 
 fn promise(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, key: &'static str, promise: &mut Promise) {

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use mainstay_backup::RepositoryError;
+use mainstay_backup::proof::Proof;
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, PushError};
-use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Progress, Whose};
+use mainstay_controller::backups::jobs::{self, Done};
+use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Progress, Pruned, Whose};
 use mainstay_controller::launch::Launch;
 use mainstay_controller::paths::Paths;
 use mainstay_types::{Bytes, exit_code, full_text};
@@ -41,6 +44,13 @@ enum What {
         #[arg(long)]
         quick: bool,
     },
+    /// Restore one beside the present and compare it with its source; without ID the newest that has no proof yet
+    Prove {
+        /// Its identity or how that begins, as `mainstay backup list` shows it
+        id: Option<String>,
+    },
+    /// Forget what is kept no longer and free its space; `mainstay retention --explain` says what that is
+    Prune,
     /// Print the recovery card: with it and the repository a restore needs nothing else
     Card,
 }
@@ -66,7 +76,9 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     let launch = launch(&paths)?;
     let open = || Backups::open(&paths, launch.stack.as_str()).map_err(|error| failure(&error));
     match &options.what {
-        What::Now { name } => now(global, open()?, name.clone()).await,
+        What::Now { name } => now(global, &paths, open()?, name.clone()).await,
+        What::Prove { id } => prove(global, &paths, open()?, id.as_deref()).await,
+        What::Prune => prune(global, &paths, open()?).await,
         What::List => list(global, &open()?),
         What::Check { quick } => check(global, open()?, !quick).await,
         What::Card => card(global, &paths, &launch),
@@ -84,7 +96,107 @@ pub(super) fn launch(paths: &Paths) -> Result<Launch, Failure> {
     })
 }
 
-async fn now(global: &Global, backups: Backups, name: Option<String>) -> Result<u8, Failure> {
+/// A job that the control plane starts.
+#[derive(Args)]
+pub(crate) struct Job {
+    #[arg(value_enum)]
+    what: JobKind,
+    /// State folder of the stack and environment
+    #[arg(long)]
+    state: PathBuf,
+    /// Folder of its sockets
+    #[arg(long)]
+    runtime: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum JobKind {
+    Take,
+    Prove,
+    Prune,
+}
+
+/// Does what is due and says in its log what came of it.
+pub(crate) async fn job(options: &Job) -> Result<u8, Failure> {
+    let paths = Paths { state: options.state.clone(), runtime: options.runtime.clone() };
+    let launch = launch(&paths)?;
+    let job = match options.what {
+        JobKind::Take => jobs::Job::Take,
+        JobKind::Prove => jobs::Job::Prove,
+        JobKind::Prune => jobs::Job::Prune,
+    };
+    match jobs::run(&paths, launch.stack.as_str(), job).await.map_err(|error| failure(&error))? {
+        Done::Taken(backup) => println!("backup {} is stored", short(&backup)),
+        Done::Proven(proof) => print_proof(&proof),
+        Done::Pruned(pruned) => print_pruned(&pruned),
+    }
+    Ok(exit_code::DONE)
+}
+
+async fn prove(global: &Global, paths: &Paths, backups: Backups, id: Option<&str>) -> Result<u8, Failure> {
+    let is_quiet = global.json;
+    let tell = |text: &str| {
+        rustix::process::nice(NICE).ok();
+        if !is_quiet {
+            eprintln!("{text}");
+        }
+    };
+    paths.create().map_err(|error| crate::place::folder_failure(&error))?;
+    let proof = jobs::prove(paths, backups, id, tell).await.map_err(|error| failure(&error))?;
+    if global.json {
+        println!("{}", serde_json::to_string(&proof).map_err(|error| Failure::bug(error.to_string()))?);
+        return Ok(if proof.is_proven { exit_code::DONE } else { exit_code::FAILED });
+    }
+    print_proof(&proof);
+    if proof.is_proven {
+        return Ok(exit_code::DONE);
+    }
+    let text = format!("the restore of {} is no proof: {} faults", shorten(&proof.backup), proof.faults.len());
+    Err(Failure::failed("MS1113", text).help("a new base backup is whole by itself: `mainstay backup now`"))
+}
+
+fn print_proof(proof: &Proof) {
+    let reached = proof.reached.map_or_else(|| "nothing".to_owned(), |lsn| lsn.to_string());
+    let verdict = if proof.is_proven { screen::green("proven") } else { screen::red("not proven") };
+    println!("{verdict} {}: replayed to {reached}, wanted {}", shorten(&proof.backup), proof.wanted);
+    println!(
+        "{} tables with {} rows are as at the source; {} assertions hold",
+        proof.tables, proof.rows, proof.asserts
+    );
+    let took = proof.took_ms.iter().map(|(what, took)| format!("{what} {}", screen::took(*took)));
+    println!("took: {}", took.collect::<Vec<_>>().join(", "));
+    for fault in &proof.faults {
+        println!("{} {fault}", screen::red("fault:"));
+    }
+    for text in &proof.left_out {
+        println!("not looked at: {text}");
+    }
+}
+
+async fn prune(global: &Global, paths: &Paths, backups: Backups) -> Result<u8, Failure> {
+    let pruned = jobs::prune(paths, backups).await.map_err(|error| failure(&error))?;
+    if global.json {
+        println!(
+            "{}",
+            json!({"forgotten": pruned.forgotten, "repository_bytes": pruned.repository_bytes, "segments": pruned.segments, "wal_bytes": pruned.wal_bytes})
+        );
+    } else {
+        print_pruned(&pruned);
+    }
+    Ok(exit_code::DONE)
+}
+
+fn print_pruned(pruned: &Pruned) {
+    println!(
+        "{} base backups forgotten, {} freed; {} files of WAL removed, {} freed",
+        pruned.forgotten.len(),
+        Bytes(pruned.repository_bytes),
+        pruned.segments,
+        Bytes(pruned.wal_bytes)
+    );
+}
+
+async fn now(global: &Global, paths: &Paths, backups: Backups, name: Option<String>) -> Result<u8, Failure> {
     let (begun, is_quiet) = (Instant::now(), global.json);
     let tell = |progress: Progress| match progress {
         Progress::Began { member, from_standby } => {
@@ -98,7 +210,7 @@ async fn now(global: &Global, backups: Backups, name: Option<String>) -> Result<
         Progress::Read { segment } if !is_quiet => eprintln!("all is stored; waiting for its WAL, up to {segment}"),
         Progress::Read { .. } => {}
     };
-    let backup = backups::take(backups, name, tell).await.map_err(|error| failure(&error))?;
+    let backup = jobs::take(paths, backups, name, tell).await.map_err(|error| failure(&error))?;
     let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if global.json {
         let mut value = value(&backup);
@@ -120,33 +232,55 @@ async fn now(global: &Global, backups: Backups, name: Option<String>) -> Result<
 }
 
 fn list(global: &Global, backups: &Backups) -> Result<u8, Failure> {
-    let listed = backups.repository.backups().map_err(|error| failure(&error.into()))?;
+    let listed = backups::list(backups).map_err(|error| failure(&error))?;
     if global.json {
-        println!(
-            "{}",
-            json!({"repository": backups.place.folder(), "backups": listed.iter().map(value).collect::<Vec<_>>()})
-        );
+        let with_proof = |(backup, proof): &(Backup, Option<Proof>)| {
+            let mut value = value(backup);
+            value["proof"] = json!(proof);
+            value
+        };
+        let all: Vec<Value> = listed.iter().map(with_proof).collect();
+        println!("{}", json!({"repository": backups.place.folder(), "backups": all}));
         return Ok(exit_code::DONE);
     }
     if listed.is_empty() {
         println!("{}", again::text("no base backup yet: `mainstay backup now` takes one"));
         return Ok(exit_code::DONE);
     }
-    println!("{}", screen::bold("ID        CONSISTENT AT             SIZE        ADDED       FROM        FOR"));
-    for backup in &listed {
+    println!(
+        "{}",
+        screen::bold("ID        CONSISTENT AT             SIZE        ADDED       FROM        RESTORE PROVEN    FOR")
+    );
+    for (backup, proof) in &listed {
         let label = &backup.label;
         println!(
-            "{}  {}  {:<10}  {:<10}  postgres-{}  {}",
+            "{}  {}  {:<10}  {:<10}  postgres-{}  {}  {}",
             short(backup),
             label.ended,
             Bytes(label.bytes).to_string(),
             Bytes(label.stored_bytes).to_string(),
             label.member,
-            label.name.as_deref().unwrap_or("-"),
+            proven(proof.as_ref()),
+            label.name.as_deref().unwrap_or(if label.is_scheduled { "-" } else { "by hand" }),
         );
+        for fault in proof.iter().flat_map(|proof| &proof.faults) {
+            println!("          {} {fault}", screen::red("fault:"));
+        }
     }
     println!("in {}", backups.place.folder().display());
     Ok(exit_code::DONE)
+}
+
+/// When its restore was proven, in the width of its column.
+fn proven(proof: Option<&Proof>) -> String {
+    match proof {
+        None => screen::dim(&format!("{:<16}", "not yet")),
+        Some(proof) => {
+            let text = proof.ended.to_string();
+            let when = text.get(..16).unwrap_or(&text).replace('T', " ");
+            if proof.is_proven { screen::green(&when) } else { screen::red(&format!("{:<16}", "FAILED")) }
+        }
+    }
 }
 
 async fn check(global: &Global, backups: Backups, read_data: bool) -> Result<u8, Failure> {
@@ -189,7 +323,7 @@ async fn check(global: &Global, backups: Backups, read_data: bool) -> Result<u8,
 }
 
 fn card(global: &Global, paths: &Paths, launch: &Launch) -> Result<u8, Failure> {
-    let card = backups::card(paths, launch.stack.as_str(), launch.environment.as_str());
+    let card = backups::card_text(paths, launch.stack.as_str(), launch.environment.as_str());
     let card = card.map_err(|error| failure(&error))?;
     if global.json {
         println!("{}", json!({"card": card}));
@@ -200,10 +334,15 @@ fn card(global: &Global, paths: &Paths, launch: &Launch) -> Result<u8, Failure> 
 }
 
 fn short(backup: &Backup) -> &str {
-    backup.id.get(..8).unwrap_or(&backup.id)
+    shorten(&backup.id)
 }
 
-fn value(backup: &Backup) -> Value {
+/// As people call a backup.
+pub(super) fn shorten(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+pub(super) fn value(backup: &Backup) -> Value {
     json!({"id": backup.id, "label": backup.label})
 }
 
@@ -247,8 +386,11 @@ pub(crate) fn wal_push(options: &WalPush) -> Result<u8, Failure> {
 }
 
 pub(super) fn failure(error: &Error) -> Failure {
-    let text = full_text(error);
+    // What the library adds to a key that does not fit are pages of its own trace.
+    let is_key = matches!(error, Error::Repository(RepositoryError::Key { .. }));
+    let text = if is_key { error.to_string() } else { full_text(error) };
     match error {
+        Error::Stack(_) => Failure::environment("MS3110", text).help("`mainstay up` writes it again"),
         Error::NotConfigured => Failure::refused("MS4111", text)
             .help("write [database.backup] with target = \"/some/folder\" into the stack file, then `down` and `up`"),
         Error::OtherStack { .. } | Error::OtherState(_) => Failure::refused("MS4110", text)
@@ -257,6 +399,10 @@ pub(super) fn failure(error: &Error) -> Failure {
             "another target, as below /srv; or `chmod o+x {}`, if others may pass through it",
             folder.display()
         )),
+        Error::InUse(_) => Failure::refused("MS4111", text).help(
+            "another state folder: --state DIR; or `mainstay restore --to MOMENT --swap` on the stack that is there",
+        ),
+        Error::NotKept(_) => Failure::user("MS2110", text).help("`--swap` said the name when it was done"),
         Error::NoBackup(_) | Error::Unreachable(_) => {
             Failure::user("MS2110", text).help("`mainstay backup list` shows the base backups")
         }

@@ -73,6 +73,7 @@ pub(crate) async fn switchover(global: &Global, options: &Switchover) -> Result<
         member: options.to.as_deref().map(member).transpose()?,
         drain_ms: Some(milliseconds(&options.drain_timeout)?),
         is_forced: options.force,
+        incoming: None,
     };
     let client = crate::place::client(global)?;
     let status = carry_out(&client, &asked).await?;
@@ -81,7 +82,8 @@ pub(crate) async fn switchover(global: &Global, options: &Switchover) -> Result<
 
 pub(crate) async fn failover(global: &Global, options: &Failover) -> Result<u8, Failure> {
     let to = options.to.as_deref().map(member).transpose()?;
-    let asked = ErrandAsked { errand: ErrandKind::Failover, member: to, drain_ms: None, is_forced: false };
+    let asked =
+        ErrandAsked { errand: ErrandKind::Failover, member: to, drain_ms: None, is_forced: false, incoming: None };
     let client = crate::place::client(global)?;
     let status = carry_out(&client, &asked).await?;
     finish(global, &[status])
@@ -104,12 +106,18 @@ pub(crate) async fn restart(global: &Global, options: &Restart) -> Result<u8, Fa
     }
     let mut done = Vec::new();
     for member in &standbys {
-        let asked =
-            ErrandAsked { errand: ErrandKind::Restart, member: Some(*member), drain_ms: None, is_forced: false };
+        let asked = ErrandAsked {
+            errand: ErrandKind::Restart,
+            member: Some(*member),
+            drain_ms: None,
+            is_forced: false,
+            incoming: None,
+        };
         done.push(carry_out(&client, &asked).await?);
     }
     if only.is_none() && done.iter().all(|status| status.is_done) {
-        let asked = ErrandAsked { errand: ErrandKind::Switchover, member: None, drain_ms, is_forced: false };
+        let asked =
+            ErrandAsked { errand: ErrandKind::Switchover, member: None, drain_ms, is_forced: false, incoming: None };
         let status = carry_out(&client, &asked).await?;
         let is_done = status.is_done;
         done.push(status);
@@ -164,7 +172,7 @@ async fn cluster(client: &Client) -> Result<DatabaseStatus, Failure> {
 }
 
 /// Asks, and shows its stages until it is over.
-async fn carry_out(client: &Client, asked: &ErrandAsked) -> Result<ErrandStatus, Failure> {
+pub(super) async fn carry_out(client: &Client, asked: &ErrandAsked) -> Result<ErrandStatus, Failure> {
     let mut known = client.errand(asked).await?;
     let (asked_at, mut shown) = (known.asked_at, 0);
     let mut lost_since: Option<Instant> = None;
@@ -210,7 +218,8 @@ async fn carry_out(client: &Client, asked: &ErrandAsked) -> Result<ErrandStatus,
 
 /// The control plane was restarted and forgot the wish: what became of it is read off the cluster.
 fn forgotten(known: ErrandStatus, now: &DatabaseStatus) -> ErrandStatus {
-    let is_done = known.errand != ErrandKind::Restart && now.primary == Some(known.member);
+    let is_change = matches!(known.errand, ErrandKind::Switchover | ErrandKind::Failover);
+    let is_done = is_change && now.primary == Some(known.member);
     let reason = (!is_done).then(|| "the control plane was restarted on the way; ask again".to_owned());
     // When it ended nobody knows.
     ErrandStatus { is_done, reason, ended_at: None, ..known }
@@ -227,6 +236,8 @@ fn describe(stage: &str, status: &ErrandStatus) -> String {
         "detach" => format!("nobody waits for postgres-{member} or reads there any more"),
         "restart" => format!("postgres-{member} ends in order and is started again"),
         "catch-up" => format!("postgres-{member} catches up"),
+        "end" => "sessions are held, and every PostgreSQL ends in order".to_owned(),
+        "swap" => format!("the restored data takes the place of postgres-{primary}'s"),
         other => other.to_owned(),
     }
 }
@@ -248,7 +259,9 @@ fn finish(global: &Global, all: &[ErrandStatus]) -> Result<u8, Failure> {
                     ErrandKind::Switchover => {
                         "pg_stat_activity has the transaction; --drain-timeout waits longer, --force ends them"
                     }
-                    ErrandKind::Failover | ErrandKind::Restart => "`mainstay status` shows the cluster",
+                    ErrandKind::Failover | ErrandKind::Restart | ErrandKind::Restore => {
+                        "`mainstay status` shows the cluster"
+                    }
                 }));
             }
             None => println!("{}", sentence(status)),

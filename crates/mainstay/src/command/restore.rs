@@ -1,10 +1,16 @@
 //! `mainstay restore`: the past of the database beside the present.
 
-use std::path::PathBuf;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use mainstay_api::{ErrandAsked, ErrandKind};
 use mainstay_backup::wal::{self, GetError};
-use mainstay_controller::backups::{Backups, past};
+use mainstay_client::Client;
+use mainstay_controller::backups::swap::{self, Incoming};
+use mainstay_controller::backups::{Backups, card, jobs, past};
+use mainstay_controller::paths::Paths;
 use mainstay_decide::past::Moment;
 use mainstay_types::{Bytes, Secret, exit_code, full_text};
 use serde_json::json;
@@ -18,8 +24,15 @@ use crate::screen;
 #[derive(Args)]
 pub(crate) struct Options {
     /// The moment: a time in UTC, a position (0/3000060), `xid N`, `name NAME`, or `latest`
-    #[arg(long, value_name = "MOMENT")]
-    to: String,
+    #[arg(long, value_name = "MOMENT", required_unless_present_any = ["undo", "from"])]
+    to: Option<String>,
+    /// The folder of a repository, on a machine that has nothing else of the stack: its database is restored into the
+    /// state folder, for `mainstay up`
+    #[arg(long, value_name = "DIR", requires = "card", conflicts_with_all = ["swap", "undo", "once", "dry_run"])]
+    from: Option<PathBuf>,
+    /// File of the recovery card, or of its password; `-` reads it
+    #[arg(long, value_name = "FILE", requires = "from")]
+    card: Option<PathBuf>,
     /// Where to: `scratch` is a server of its own, beside the present one, that only reads and goes when it is closed
     #[arg(long, value_name = "WHERE", default_value = "scratch")]
     into: Into,
@@ -32,6 +45,15 @@ pub(crate) struct Options {
     /// Close it as soon as the moment is proven to be reached
     #[arg(long)]
     once: bool,
+    /// Put it in the place of the present, behind the router; what was there is kept beside it
+    #[arg(long, conflicts_with_all = ["once", "dry_run"])]
+    swap: bool,
+    /// Put the present that an earlier --swap replaced back into its place
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "swap", "once", "dry_run"])]
+    undo: Option<String>,
+    /// The stack's name: agrees to --swap or --undo without being asked
+    #[arg(long, value_name = "STACK")]
+    confirm: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -61,12 +83,18 @@ pub(crate) struct WalGet {
 const DAMAGED: u8 = 200;
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
-    let moment = Moment::parse(&options.to).map_err(|error| {
+    if let (Some(from), Some(card)) = (&options.from, &options.card) {
+        return by_card(global, options, from, card).await;
+    }
+    let paths = crate::place::paths(global)?;
+    let launch = launch(&paths)?;
+    if let Some(kept) = &options.undo {
+        return undo(global, options, (&paths, launch.stack.as_str()), kept).await;
+    }
+    let moment = Moment::parse(options.to.as_deref().unwrap_or_default()).map_err(|error| {
         Failure::user("MS2110", error.to_string()).help("as in --to \"2026-11-21 08:00\" (UTC) or --to latest")
     })?;
     let Into::Scratch = options.into;
-    let paths = crate::place::paths(global)?;
-    let launch = launch(&paths)?;
     // A stack that is down has no folder for sockets, and this server needs one.
     paths.create().map_err(|error| crate::place::folder_failure(&error))?;
     let backups = Backups::open(&paths, launch.stack.as_str()).map_err(|error| failure(&error))?;
@@ -77,13 +105,154 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if !global.json {
         eprintln!("restoring backup {} ({}), then replaying to {moment}", short(&plan), Bytes(plan.backup.label.bytes));
     }
-    let open = past::open(backups, &paths, &plan).await.map_err(|error| failure(&error))?;
+    let backups = Arc::new(backups);
+    let open = past::open(Arc::clone(&backups), &paths, &plan).await.map_err(|error| failure(&error))?;
+    if options.swap {
+        show(global, &open, &plan, false);
+        return swap_in(global, options, (&paths, launch.stack.as_str()), (backups.as_ref(), open)).await;
+    }
     show(global, &open, &plan, !options.once);
     if options.once {
         open.close().await;
         return Ok(exit_code::DONE);
     }
     stay(open).await
+}
+
+/// With the repository and the card alone.
+async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -> Result<u8, Failure> {
+    let text =
+        if card == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(card) };
+    let text =
+        text.map_err(|error| Failure::environment("MS3110", format!("cannot read {}: {error}", card.display())))?;
+    let password = card::password(&text).ok_or_else(|| {
+        Failure::user("MS2110", format!("{} is no recovery card", card.display()))
+            .help("it has a line `password …`, as `mainstay backup card` prints it")
+    })?;
+    let moment = Moment::parse(options.to.as_deref().unwrap_or("latest"))
+        .map_err(|error| Failure::user("MS2110", error.to_string()).help("as in --to latest"))?;
+    let folder = std::path::absolute(from)
+        .map_err(|error| Failure::environment("MS3110", format!("cannot find {}: {error}", from.display())))?;
+    let opened = card::open(&folder, password).map_err(|error| failure(&error))?;
+    let paths = card::paths(&opened, &crate::place::state_base(global)?).map_err(|error| failure(&error))?;
+    paths.create().map_err(|error| crate::place::folder_failure(&error))?;
+    let io = |error: std::io::Error| Failure::environment("MS3031", format!("cannot copy the program: {error}"));
+    let me = std::env::current_exe().map_err(io)?;
+    super::up::copy_program(&me, &paths.program()).map_err(io)?;
+    let (stack, environment) = (opened.about.stack.clone(), opened.about.environment.clone());
+    if !global.json {
+        eprintln!("restoring the stack {stack} ({environment}) from {}", folder.display());
+    }
+    let made = card::restore(opened, &paths, &moment, options.backup.as_deref()).await;
+    let made = made.map_err(|error| failure(&error))?;
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    if global.json {
+        println!(
+            "{}",
+            json!({
+                "stack": stack, "environment": environment, "backup": made.plan.backup.id, "lsn": made.lsn,
+                "state": paths.state, "restored_ms": millis(made.restored_in), "replayed_ms": millis(made.replayed_in),
+            })
+        );
+        return Ok(exit_code::DONE);
+    }
+    let taken = (screen::took(millis(made.restored_in)), screen::took(millis(made.replayed_in)));
+    println!("{} {} at {}; files {}, WAL {}", screen::green("restored"), made.plan.moment, made.lsn, taken.0, taken.1);
+    println!("in {}", paths.state.display());
+    println!("`mainstay up` with the stack file of {stack} starts it: the environment is {environment}");
+    Ok(exit_code::DONE)
+}
+
+/// The past takes the place of the present, once a person agreed.
+async fn swap_in(
+    global: &Global,
+    options: &Options,
+    (paths, stack): (&Paths, &str),
+    (backups, open): (&Backups, past::Open),
+) -> Result<u8, Failure> {
+    let said =
+        agree(global, options, stack, "puts the past in the place of the present; what was written since is set aside");
+    if let Err(refused) = said {
+        open.close().await;
+        return Err(refused);
+    }
+    let client = crate::place::client(global)?;
+    client.status().await?;
+    let incoming = swap::of_past(backups, open).await.map_err(|error| failure(&error))?;
+    exchange(global, (paths, stack), &client, &incoming).await
+}
+
+async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str), kept: &str) -> Result<u8, Failure> {
+    agree(global, options, stack, "puts back what an earlier restore replaced; what was written since is set aside")?;
+    let client = crate::place::client(global)?;
+    client.status().await?;
+    let backups = Backups::open(paths, stack).map_err(|error| failure(&error))?;
+    let incoming = swap::of_kept(&backups, paths, kept).await.map_err(|error| failure(&error))?;
+    exchange(global, (paths, stack), &client, &incoming).await
+}
+
+fn agree(global: &Global, options: &Options, stack: &str, what: &str) -> Result<(), Failure> {
+    let refused = |text: String| {
+        Failure::refused("MS4002", text).help(format!("nothing was changed; to agree: --confirm {stack}"))
+    };
+    if let Some(typed) = &options.confirm {
+        return if typed == stack {
+            Ok(())
+        } else {
+            Err(refused(format!("--confirm says {typed:?}, the stack is {stack:?}")))
+        };
+    }
+    if global.json || !std::io::stdin().is_terminal() {
+        return Err(refused(format!("a restore in place of the present of {stack} must be agreed to")));
+    }
+    eprint!("This {what}. Sessions wait meanwhile.\nType the stack's name to go on: ");
+    std::io::stderr().flush().ok();
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).map_err(|error| refused(format!("no answer: {error}")))?;
+    if line.trim() == stack { Ok(()) } else { Err(refused(format!("the answer was {:?}", line.trim()))) }
+}
+
+async fn exchange(
+    global: &Global,
+    (paths, stack): (&Paths, &str),
+    client: &Client,
+    incoming: &Incoming,
+) -> Result<u8, Failure> {
+    let asked = ErrandAsked {
+        errand: ErrandKind::Restore,
+        member: None,
+        drain_ms: None,
+        is_forced: false,
+        incoming: Some(incoming.path.clone()),
+    };
+    let status = super::errand::carry_out(client, &asked).await?;
+    let again = format!("the restored data lies in pg/{} of the state folder", incoming.path);
+    if !status.is_done {
+        let reason = status.reason.unwrap_or_default();
+        return Err(Failure::failed("MS1080", reason).help(format!("{again}; `mainstay status` shows the cluster")));
+    }
+    let took = status.ended_at.map(|ended| ended.saturating_since(status.asked_at).as_millis()).unwrap_or_default();
+    let undo = format!("mainstay restore --undo {}", incoming.kept_as);
+    let backups = Backups::open(paths, stack).map_err(|error| failure(&error))?;
+    // Of the new timeline: what was taken before is of the one that was left.
+    let taken = jobs::take(paths, backups, Some("after a restore in place".to_owned()), |_| {}).await;
+    if global.json {
+        let backup = taken.as_ref().ok().map(|backup| backup.id.clone());
+        let longest = status.sessions.map(|sessions| sessions.longest_hold_ms);
+        println!(
+            "{}",
+            json!({"kept_as": incoming.kept_as, "undo": undo, "took_ms": took, "longest_hold_ms": longest, "backup": backup})
+        );
+    } else {
+        println!("{} the past is the present, after {took} ms; standbys are cloned again", screen::green("done"));
+        println!("what was there is kept in pg/{} of the state folder", incoming.kept_as);
+        println!("back again: {undo}");
+        match &taken {
+            Ok(backup) => println!("a new base backup: {}", super::backup::shorten(&backup.id)),
+            Err(error) => eprintln!("no base backup yet ({error}); the control plane takes one when it is due"),
+        }
+    }
+    Ok(exit_code::DONE)
 }
 
 fn short(plan: &past::Plan) -> &str {

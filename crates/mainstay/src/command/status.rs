@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_api::{DiskStatus, DrillStanding, ScheduleStatus, Standing, Status};
+use mainstay_api::{BackupsStatus, DiskStatus, DrillStanding, ScheduleStatus, Standing, Status};
 use mainstay_types::{Bytes, State, Timestamp, exit_code};
 
 use crate::Global;
@@ -120,6 +120,9 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
     if let Some(line) = status.database.as_ref().and_then(|database| disk(database.disk?)) {
         board::wrap(&line, board::columns()).iter().for_each(|line| println!("{line}"));
     }
+    if let Some(backups) = &status.backups {
+        board::wrap(&self::backups(backups, status.at), board::columns()).iter().for_each(|line| println!("{line}"));
+    }
     for (name, url) in &status.urls {
         println!("{name}: {url}");
     }
@@ -142,6 +145,32 @@ fn disk(disk: DiskStatus) -> Option<String> {
         None if is_short => Some(screen::red(&format!("disk: only {free} free: a full disk stops the database"))),
         None => None,
     }
+}
+
+/// How the backups are, in a line: above all when a restore was proven last.
+fn backups(backups: &BackupsStatus, at: Timestamp) -> String {
+    let ago = |then: Timestamp| format!("{} ago", screen::age(at.saturating_since(then)));
+    let proven = backups.proven.as_ref().map_or_else(
+        || screen::yellow("no restore proven yet"),
+        |proven| {
+            let is_late = at.saturating_since(proven.at).as_millis() > u128::from(backups.proof_within_ms);
+            let short = proven.backup.get(..8).unwrap_or(&proven.backup);
+            let text = format!("last proven restore {} ({short})", ago(proven.at));
+            if is_late { screen::red(&text) } else { text }
+        },
+    );
+    let last = backups.last.map_or("none yet".to_owned(), |last| format!("last {}", ago(last)));
+    let mut parts = vec![format!("{} base backups, {last}", backups.count), proven];
+    if let Some(next) = backups.next.filter(|next| *next > at) {
+        parts.push(format!("next in {}", screen::age(next.saturating_since(at))));
+    }
+    if let Some(job) = &backups.running {
+        parts.push(format!("{job} runs"));
+    }
+    let archived = backups.newest_wal.map_or("no WAL archived".to_owned(), |at| format!("WAL archived {}", ago(at)));
+    parts.push(archived);
+    parts.extend(backups.faults.iter().map(|fault| screen::red(fault)));
+    format!("backups: {}", parts.join("; "))
 }
 
 /// What the drills are owed, in a line; nothing when there are none.

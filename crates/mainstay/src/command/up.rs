@@ -195,7 +195,7 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
 }
 
 /// A private copy: children that dropped root can run it, and a rebuild does not change what runs.
-fn copy_program(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(super) fn copy_program(from: &Path, to: &Path) -> std::io::Result<()> {
     if from == to {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! `mainstay drill`: break something on purpose, measure, compare with the promise.
 
 mod all;
+mod backups;
 mod list;
 mod print;
 mod stop;
@@ -62,6 +63,7 @@ enum SabotageName {
     LeakConnections,
     EmptyTheStore,
     StoreWithoutFile,
+    LookElsewhere,
 }
 
 impl From<SabotageName> for Sabotage {
@@ -78,6 +80,7 @@ impl From<SabotageName> for Sabotage {
             SabotageName::EmptyTheStore => Self::EmptyTheStore,
             SabotageName::UnblockLate => Self::UnblockLate,
             SabotageName::StoreWithoutFile => Self::StoreWithoutFile,
+            SabotageName::LookElsewhere => Self::LookElsewhere,
         }
     }
 }
@@ -206,7 +209,9 @@ fn failure(error: Error) -> Failure {
             let help = "`mainstay status` shows when the stack is whole again";
             Failure::new(exit_code::DRILL_ABORTED, "MS1061", error.to_string()).help(help)
         }
-        Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) => Failure::failed("MS1011", error.to_string()),
+        Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) | Error::Backups(_) => {
+            Failure::failed("MS1011", error.to_string())
+        }
         Error::Busy => Failure::refused("MS4020", error.to_string()).help("wait for its end"),
         Error::History(_) => Failure::environment("MS3040", error.to_string()),
     }
@@ -254,7 +259,14 @@ impl Running {
             call: crate::again::prefix(),
             stop: self.stop.clone(),
         };
-        let report = mainstay_drill::drill(&self.client, &self.stack.stack, &options, talk).await?;
+        let stack = &self.stack.stack;
+        let report = if fault.is_about_backups() {
+            let own = backups::Own::new(&self.paths, stack.name.as_str());
+            // Large: it restores beside the present.
+            Box::pin(mainstay_drill::backups(&self.client, stack, &options, &own, talk)).await?
+        } else {
+            mainstay_drill::drill(&self.client, stack, &options, talk).await?
+        };
         Ok(drill_report::keep(&self.paths, &self.lacks, report))
     }
 }

@@ -1,0 +1,156 @@
+//! A database from its repository and the recovery card alone: on a machine that has nothing else of the stack.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_backup::place::About;
+use mainstay_backup::{Place, Repository};
+use mainstay_decide::observed::{DataDirectory, Record};
+use mainstay_decide::past::Moment;
+use mainstay_postgres::{RecordFile, adopt};
+use mainstay_stack::model::{Backup as Policy, Keep};
+use mainstay_types::{EnvironmentName, Member, Secret, StackName};
+
+use super::{Backups, Error, PASSWORD, cluster, past, place, swap};
+use crate::paths::Paths;
+use crate::secrets::Secrets;
+
+/// A repository that a card opens.
+#[derive(Debug)]
+pub struct Opened {
+    /// What it says of itself.
+    pub about: About,
+    place: Place,
+    repository: Repository,
+    wal_key: Secret,
+    password: Secret,
+}
+
+/// What was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// What was restored.
+    pub plan: past::Plan,
+    /// Position that replay reached.
+    pub lsn: String,
+    /// Time for the files.
+    pub restored_in: Duration,
+    /// Time for the WAL.
+    pub replayed_in: Duration,
+}
+
+/// The password of a card's text; a text without lines is the password itself.
+pub fn password(card: &str) -> Option<Secret> {
+    let named = card.lines().find_map(|line| line.trim().strip_prefix("password"));
+    let alone = (card.trim().lines().count() == 1).then_some(card);
+    let found = named.or(alone)?.trim();
+    (!found.is_empty() && !found.contains(char::is_whitespace)).then(|| Secret::new(found))
+}
+
+/// Opens a repository with the card's password.
+///
+/// **Errors**: there is none, or the card is another's.
+pub fn open(folder: &Path, password: Secret) -> Result<Opened, Error> {
+    let place = Place::new(folder);
+    let about = place.about()?.ok_or_else(|| mainstay_backup::place::PlaceError::Missing(folder.to_owned()))?;
+    let repository = Repository::open_with_password(&place.repository(), &password)?;
+    let wal_key = place.wal_key(&password)?;
+    Ok(Opened { about, place, repository, wal_key, password })
+}
+
+/// The folders of the stack that the repository is of.
+///
+/// **Errors**: its names are none.
+pub fn paths(opened: &Opened, base: &Path) -> Result<Paths, Error> {
+    let wrong = |why: String| Error::Stack(format!("the repository names no stack: {why}"));
+    let stack = StackName::new(opened.about.stack.as_str()).map_err(|error| wrong(error.to_string()))?;
+    let environment =
+        EnvironmentName::new(opened.about.environment.as_str()).map_err(|error| wrong(error.to_string()))?;
+    Paths::new(base, &stack, &environment).map_err(|error| wrong(error.to_string()))
+}
+
+/// Restores into the state folder, as the primary that the next `up` starts. The program must be in the state folder.
+///
+/// **Errors**: see [`Error`]; above all data of the stack is there already. Nothing is put in place then.
+pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Option<&str>) -> Result<Made, Error> {
+    let layout = cluster(paths, &opened.about.stack);
+    let io = |action: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    };
+    let is_there = layout
+        .members()
+        .map_err(io("list", &layout.base()))?
+        .into_iter()
+        .any(|member| layout.look(member) != DataDirectory::Absent);
+    if is_there || layout.record().exists() {
+        return Err(Error::InUse(paths.state.clone()));
+    }
+    let mut secrets = Secrets::open(&paths.state)?;
+    let superuser = secrets.get_or_make("postgres:superuser")?;
+    secrets.set(PASSWORD, &opened.password)?;
+    place::keep_keys(&mut secrets, &opened.about, &opened.repository.key()?, &opened.wal_key)?;
+    let policy = Policy {
+        target: opened.place.folder().to_owned(),
+        rpo: Duration::from_secs(60),
+        day_begins: Duration::ZERO,
+        window: Duration::MAX,
+        proof: Duration::MAX,
+        keep: Keep::default(),
+        asserts: Vec::new(),
+    };
+    let backups = Arc::new(Backups {
+        stack: opened.about.stack.clone(),
+        place: opened.place,
+        repository: opened.repository,
+        policy,
+        database: String::new(),
+        recipient: opened.about.recipient,
+        wal_key: opened.wal_key,
+        layout,
+        superuser,
+    });
+    let plan = past::plan(&backups, paths, moment, from)?;
+    let mut open = past::open(Arc::clone(&backups), paths, &plan).await?;
+    let lsn = open.replay.lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
+    let (restored_in, replayed_in) = (open.restored_in, open.replayed_in);
+    let adopted = put_in_place(&backups, &mut open).await;
+    open.close().await;
+    adopted?;
+    Ok(Made { plan, lsn, restored_in, replayed_in })
+}
+
+async fn put_in_place(backups: &Backups, open: &mut past::Open) -> Result<(), Error> {
+    open.leave_recovery().await?;
+    // Its passwords are those of the machine that is gone; those of roles below it are set by the next `up`.
+    adopt::set_superuser_password(&open.access, &backups.superuser).await?;
+    swap::end_in_order(backups, open).await?;
+    let adopted = adopt::adopt(open.layout(), &backups.layout, Member::A)?;
+    let record = Record {
+        epoch: 1,
+        primary: Member::A,
+        timeline: adopted.timeline,
+        lsn: adopted.checkpoint,
+        candidates: Vec::new(),
+        promoting: None,
+    };
+    RecordFile::new(backups.layout.record())
+        .write(&record)
+        .map_err(|error| Error::NoServer(mainstay_types::full_text(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_read_off_a_card_or_stands_alone() {
+        let card = mainstay_backup::keys::card("shop", "production", Path::new("/srv/b"), &Secret::new("abc-def"));
+        assert_eq!(password(&card), Some(Secret::new("abc-def")));
+        assert_eq!(password("abc-def\n"), Some(Secret::new("abc-def")));
+        for text in ["", "two words", "no\ncard"] {
+            assert_eq!(password(text), None, "{text:?}");
+        }
+    }
+}

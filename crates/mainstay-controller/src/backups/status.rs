@@ -1,0 +1,143 @@
+//! What is told of backups: in `status`, as events, as metrics.
+
+use std::fmt::Write;
+
+use mainstay_api::{BackupsStatus, ProvenRestore};
+use mainstay_backup::proof::Proof;
+use mainstay_decide::backups::{self, BackupsSeen, Job};
+use mainstay_decide::retention;
+use mainstay_stack::model::Backup as Policy;
+use mainstay_types::{Bytes, ChildName, Timestamp};
+
+use crate::status::Scene;
+use crate::store::NewEvent;
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn policy<'a>(scene: &'a Scene<'_>) -> Option<&'a Policy> {
+    scene.stack.database.as_ref()?.backup.as_ref()
+}
+
+/// What `status` says; `None`: the stack has none, or nobody has looked yet.
+pub(crate) fn status(scene: &Scene<'_>) -> Option<BackupsStatus> {
+    let policy = policy(scene)?;
+    let seen = scene.observed.backups.value()?;
+    let child = scene.observed.children.value().and_then(|children| children.get(&backups::child()));
+    let is_running = child.is_some_and(|child| child.ended.is_none());
+    let running = seen.jobs.iter().filter(|(_, record)| is_running && record.ended.is_none());
+    let newest = seen.list.iter().max_by_key(|one| one.ended);
+    Some(BackupsStatus {
+        folder: policy.target.display().to_string(),
+        count: seen.list.len() as u64,
+        last: newest.map(|one| one.ended),
+        next: retention::next(policy, scene.now),
+        overdue_since: retention::due(policy, seen.list.iter().map(|one| one.began).max(), scene.now)
+            .map(|due| due.since),
+        proven: backups::last_proven(seen).map(|(at, backup)| ProvenRestore { at, backup: backup.id.clone() }),
+        unproven_since: backups::last_proven(seen)
+            .map(|(at, _)| at)
+            .or_else(|| seen.list.iter().map(|one| one.ended).min()),
+        proof_within_ms: millis(policy.proof),
+        running: running.map(|(job, _)| job.name().to_owned()).next(),
+        failures: seen.jobs.iter().map(|(job, record)| (job.name().to_owned(), u64::from(record.attempts))).collect(),
+        segments: seen.archive.segments,
+        wal_bytes: seen.archive.bytes,
+        newest_wal: seen.archive.newest,
+        waiting: seen.archive.waiting,
+        waiting_since: seen.archive.waiting_since,
+        gaps: seen.archive.gaps.clone(),
+        rpo_ms: millis(policy.rpo),
+        faults: backups::faults(policy, seen, scene.now),
+    })
+}
+
+/// What changed since the last look.
+pub(crate) fn events(before: &BackupsSeen, after: &BackupsSeen, proofs: &[Proof], at: Timestamp) -> Vec<NewEvent> {
+    let mut events = Vec::new();
+    let about = |event: NewEvent| event.about("backups");
+    for one in &after.list {
+        let known = before.list.iter().find(|known| known.id == one.id);
+        let short = one.id.get(..8).unwrap_or(&one.id);
+        if known.is_none() {
+            let text = format!("base backup {short} is stored, whole with its WAL up to {}", one.needs);
+            let took = one.ended.saturating_since(one.began);
+            events.push(about(NewEvent::info(at, "BackupTaken", text)).with("took_ms", millis(took)));
+        }
+        if one.proof.is_some() && known.is_none_or(|known| known.proof != one.proof) {
+            events.extend(
+                proofs.iter().find(|proof| proof.backup == one.id).map(|proof| about(proven(proof, short, at))),
+            );
+        }
+    }
+    for (job, record) in &after.jobs {
+        let is_new = before.jobs.get(job) != Some(record) && record.ended.is_some();
+        if let Some(error) = record.error.as_ref().filter(|_| is_new) {
+            let text = format!("{} failed (attempt {}): {error}", job.what(), record.attempts);
+            events.push(about(NewEvent::error(at, "BackupJobFailed", text)).with("attempts", record.attempts));
+        }
+        if *job == Job::Prune && is_new && record.error.is_none() && after.list.len() < before.list.len() {
+            let gone = before.list.iter().filter(|one| !after.list.iter().any(|left| left.id == one.id)).count();
+            let text = format!("{gone} base backups were kept long enough and are gone, {} stay", after.list.len());
+            events.push(about(NewEvent::info(at, "BackupsForgotten", text)).with("count", gone as u64));
+        }
+    }
+    let is_new = |gap: &&String| !before.archive.gaps.contains(*gap);
+    let gaps = after.archive.gaps.iter().filter(is_new);
+    events.extend(gaps.map(|gap| about(NewEvent::error(at, "WalMissing", gap.clone()))));
+    events
+}
+
+fn proven(proof: &Proof, short: &str, at: Timestamp) -> NewEvent {
+    let took = millis(proof.ended.saturating_since(proof.began));
+    if !proof.is_proven {
+        let text = format!("the restore of backup {short} failed: {}", proof.faults.join("; "));
+        return NewEvent::error(at, "RestoreFailed", text).with("took_ms", took);
+    }
+    let text = format!(
+        "backup {short} was restored and is right: {} and WAL to {}, {} tables with {} rows as at the source",
+        Bytes(proof.bytes),
+        proof.reached.map(|lsn| lsn.to_string()).unwrap_or_default(),
+        proof.tables,
+        proof.rows,
+    );
+    NewEvent::info(at, "RestoreProven", text).with("took_ms", took).with("rows", proof.rows)
+}
+
+/// For Prometheus.
+pub(crate) fn metrics(page: &mut String, status: &BackupsStatus, at: Timestamp) {
+    let seconds = |at: Timestamp| at.as_micros().div_euclid(1_000_000);
+    let age = |since: Option<Timestamp>| since.map_or(0, |since| at.saturating_since(since).as_secs());
+    let mut gauge = |name: &str, help: &str, value: String| {
+        writeln!(page, "# HELP mainstay_backup_{name} {help}\n# TYPE mainstay_backup_{name} gauge").ok();
+        writeln!(page, "mainstay_backup_{name} {value}").ok();
+    };
+    gauge("count", "Whole base backups.", status.count.to_string());
+    if let Some(last) = status.last {
+        gauge("last_timestamp_seconds", "When the newest base backup became consistent.", seconds(last).to_string());
+    }
+    gauge("overdue_seconds", "Since when a base backup is due.", age(status.overdue_since).to_string());
+    if let Some(proven) = &status.proven {
+        gauge("proven_timestamp_seconds", "When a restore was last proven.", seconds(proven.at).to_string());
+    }
+    gauge("unproven_seconds", "Age of the last proven restore.", age(status.unproven_since).to_string());
+    gauge("proof_promised_seconds", "What that may be.", (status.proof_within_ms / 1000).to_string());
+    gauge("archived_segments", "Segments of WAL in the archive.", status.segments.to_string());
+    gauge("archived_bytes", "Their bytes.", status.wal_bytes.to_string());
+    gauge("archive_waiting_segments", "Finished segments that are not archived.", status.waiting.to_string());
+    gauge("archive_lag_seconds", "How long the oldest of them waits.", age(status.waiting_since).to_string());
+    gauge("rpo_seconds", "What may be lost with the machine, in time.", (status.rpo_ms / 1000).to_string());
+    gauge("wal_gaps", "Places where archived WAL is missing.", status.gaps.len().to_string());
+    gauge("faults", "What is wrong with the backups.", status.faults.len().to_string());
+    writeln!(page, "# HELP mainstay_backup_job_failures Failures in a row.\n# TYPE mainstay_backup_job_failures gauge")
+        .ok();
+    for (job, count) in &status.failures {
+        writeln!(page, "mainstay_backup_job_failures{{job=\"{job}\"}} {count}").ok();
+    }
+}
+
+/// The name of the process that does jobs, as logs have it.
+pub(crate) fn child() -> ChildName {
+    backups::child()
+}

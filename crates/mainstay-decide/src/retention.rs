@@ -1,0 +1,320 @@
+//! When a base backup is due, and which ones are kept, by which rule, for how long.
+//!
+//! Every backup is whole by itself: a family (hourly, daily, …) is not another kind of backup, it keeps the first one
+//! of each of its periods. Ages are counted to the newest backup, not to the clock: a stack that takes none any more
+//! loses none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mainstay_stack::model::{Backup as Policy, Keep};
+use mainstay_types::{Lsn, Timestamp};
+use serde::{Deserialize, Serialize};
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+/// 1970-01-01 was a Thursday; weeks begin on Mondays.
+const FIRST_MONDAY: i64 = 4;
+
+/// Backups of which the first of each period is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// The first of each hour.
+    Hourly,
+    /// The first of each day.
+    Daily,
+    /// The first of each week, from Monday.
+    Weekly,
+    /// The first of each month.
+    Monthly,
+    /// The first of each year.
+    Yearly,
+}
+
+impl Family {
+    /// All, the finest first.
+    pub const ALL: [Self; 5] = [Self::Hourly, Self::Daily, Self::Weekly, Self::Monthly, Self::Yearly];
+
+    /// Its name in the stack file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hourly => "hourly",
+            Self::Daily => "daily",
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+            Self::Yearly => "yearly",
+        }
+    }
+
+    /// How long its backups are kept; zero: there is none.
+    pub fn kept(self, keep: &Keep) -> Duration {
+        match self {
+            Self::Hourly => keep.hourly,
+            Self::Daily => keep.daily,
+            Self::Weekly => keep.weekly,
+            Self::Monthly => keep.monthly,
+            Self::Yearly => keep.yearly,
+        }
+    }
+
+    /// Beginning of the period that holds `at`, and of the one after it. `begins`: of a day, from midnight UTC.
+    fn period(self, at: Timestamp, begins: Duration) -> (Timestamp, Timestamp) {
+        let offset = i64::try_from(begins.as_secs()).unwrap_or(0);
+        let shifted = at.as_micros().div_euclid(1_000_000) - offset;
+        let day = shifted.div_euclid(DAY);
+        let (from, to) = match self {
+            Self::Hourly => {
+                let hour = shifted.div_euclid(HOUR);
+                (hour * HOUR, (hour + 1) * HOUR)
+            }
+            Self::Daily => (day * DAY, (day + 1) * DAY),
+            Self::Weekly => {
+                let monday = (day - FIRST_MONDAY).div_euclid(7) * 7 + FIRST_MONDAY;
+                (monday * DAY, (monday + 7) * DAY)
+            }
+            Self::Monthly => {
+                let (year, month, _) = civil(day);
+                let next = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+                (days(year, month, 1) * DAY, days(next.0, next.1, 1) * DAY)
+            }
+            Self::Yearly => {
+                let (year, ..) = civil(day);
+                (days(year, 1, 1) * DAY, days(year + 1, 1, 1) * DAY)
+            }
+        };
+        let moment = |seconds: i64| Timestamp::from_micros((seconds + offset) * 1_000_000);
+        (moment(from), moment(to))
+    }
+}
+
+/// Days from 1970-01-01 to a date of the Gregorian calendar.
+///
+/// **Source**: H. Hinnant, chrono-Compatible Low-Level Date Algorithms, `days_from_civil`.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year - era * 400;
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// The reverse of [`days`]: year, month, day.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted - era * 146_097;
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// How the last try of a restore ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// Everything was as it should be.
+    Proven,
+    /// Something was not.
+    Failed,
+}
+
+/// A base backup, as far as its keeping goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Identity of its snapshot.
+    pub id: String,
+    /// When it began.
+    pub began: Timestamp,
+    /// When it became consistent.
+    pub ended: Timestamp,
+    /// Identity of the cluster.
+    pub system: u64,
+    /// Where replay begins.
+    pub start: Lsn,
+    /// Up to here it needs WAL: where it is consistent, or where it was compared.
+    pub needs: Lsn,
+    /// A person took it.
+    pub is_by_hand: bool,
+    /// Whether a restore of it was tried, when, and how that ended.
+    pub proof: Option<(Timestamp, Proof)>,
+}
+
+/// Why a backup is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "kebab-case")]
+pub enum Rule {
+    /// It is the first of a period.
+    Family {
+        /// Of which.
+        family: Family,
+        /// Until then.
+        until: Timestamp,
+    },
+    /// A person took it.
+    ByHand {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// From it every moment of the window is reached.
+    Window,
+    /// It is the newest.
+    Newest,
+    /// It is the last that was restored and found right.
+    LastProven,
+}
+
+/// What becomes of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Which.
+    pub id: String,
+    /// The rules that keep it; none: it goes now.
+    pub rules: Vec<Rule>,
+}
+
+impl Decision {
+    /// Whether it goes now.
+    pub fn goes(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The last moment that a rule with an end keeps it for.
+    pub fn until(&self) -> Option<Timestamp> {
+        self.rules
+            .iter()
+            .filter_map(|rule| match rule {
+                Rule::Family { until, .. } | Rule::ByHand { until } => Some(*until),
+                Rule::Window | Rule::Newest | Rule::LastProven => None,
+            })
+            .max()
+    }
+
+    /// Kept also past every date: until another takes its part.
+    pub fn has_part(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule, Rule::Window | Rule::Newest | Rule::LastProven))
+    }
+}
+
+/// Decides about every backup. `backups` in any order; the answer is in theirs.
+pub fn decide(backups: &[Backup], policy: &Policy) -> Vec<Decision> {
+    let mut by_age: Vec<&Backup> = backups.iter().collect();
+    by_age.sort_by(|a, b| (a.ended, &a.id).cmp(&(b.ended, &b.id)));
+    let Some(newest) = by_age.last().copied() else { return Vec::new() };
+    let proven = by_age.iter().rev().find(|backup| matches!(backup.proof, Some((_, Proof::Proven))));
+    let anchors: BTreeSet<&str> = anchors(&by_age, policy.window).values().map(|anchor| anchor.id.as_str()).collect();
+    let mut firsts: BTreeMap<&str, Vec<Family>> = BTreeMap::new();
+    for family in Family::ALL.into_iter().filter(|family| !family.kept(&policy.keep).is_zero()) {
+        let mut seen = BTreeSet::new();
+        for backup in &by_age {
+            if seen.insert((backup.system, family.period(backup.began, policy.day_begins).0)) {
+                firsts.entry(&backup.id).or_default().push(family);
+            }
+        }
+    }
+    let decide = |backup: &Backup| {
+        let mut rules = Vec::new();
+        // Up to the newest, not to the clock: see above.
+        let age = newest.ended.saturating_since(backup.ended);
+        for family in firsts.get(backup.id.as_str()).into_iter().flatten() {
+            let kept = family.kept(&policy.keep);
+            if age < kept {
+                rules.push(Rule::Family { family: *family, until: backup.ended.after(kept) });
+            }
+        }
+        if backup.is_by_hand && age < policy.keep.by_hand {
+            rules.push(Rule::ByHand { until: backup.ended.after(policy.keep.by_hand) });
+        }
+        let parts = [
+            (anchors.contains(backup.id.as_str()), Rule::Window),
+            (backup.id == newest.id, Rule::Newest),
+            (proven.is_some_and(|proven| proven.id == backup.id), Rule::LastProven),
+        ];
+        rules.extend(parts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, rule)| rule));
+        Decision { id: backup.id.clone(), rules }
+    };
+    backups.iter().map(decide).collect()
+}
+
+/// Of each cluster the backup from which the window's moments are reached: the newest that is as old as the window,
+/// else the oldest. One whose restore failed is none.
+fn anchors<'a>(by_age: &[&'a Backup], window: Duration) -> BTreeMap<u64, &'a Backup> {
+    let Some(newest) = by_age.last() else { return BTreeMap::new() };
+    let is_sound = |backup: &&&Backup| !matches!(backup.proof, Some((_, Proof::Failed)));
+    let mut anchors: BTreeMap<u64, &Backup> = BTreeMap::new();
+    for backup in by_age.iter().filter(is_sound) {
+        let is_old = newest.ended.saturating_since(backup.ended) >= window;
+        if is_old || !anchors.contains_key(&backup.system) {
+            anchors.insert(backup.system, backup);
+        }
+    }
+    anchors
+}
+
+/// WAL that is needed of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needed {
+    /// Identity of the cluster.
+    pub system: u64,
+    /// From this position.
+    pub from: Lsn,
+    /// To this one; `None`: everything after.
+    pub to: Option<Lsn>,
+}
+
+/// WAL that backups need: each its own, and from the anchor of the window on all of it. What is in none of these, of
+/// a cluster that has a backup, is needed by nothing.
+pub fn needed(kept: &[Backup], policy: &Policy) -> Vec<Needed> {
+    let mut by_age: Vec<&Backup> = kept.iter().collect();
+    by_age.sort_by(|a, b| (a.ended, &a.id).cmp(&(b.ended, &b.id)));
+    let anchors = anchors(&by_age, policy.window);
+    let mut needed: Vec<Needed> = kept
+        .iter()
+        .map(|backup| Needed { system: backup.system, from: backup.start, to: Some(backup.needs) })
+        .collect();
+    needed.extend(anchors.values().map(|anchor| Needed { system: anchor.system, from: anchor.start, to: None }));
+    // A cluster all of whose backups failed their restore keeps everything: nobody knows what will be wanted.
+    let without = by_age.iter().filter(|backup| !anchors.contains_key(&backup.system));
+    needed.extend(without.map(|backup| Needed { system: backup.system, from: Lsn::new(0), to: None }));
+    needed
+}
+
+/// A backup that should be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Since when: the beginning of its period.
+    pub since: Timestamp,
+    /// Periods before it that had none, since the last backup.
+    pub missed: u32,
+}
+
+/// The family that is taken; the others keep some of its backups.
+fn finest(policy: &Policy) -> Option<Family> {
+    Family::ALL.into_iter().find(|family| !family.kept(&policy.keep).is_zero())
+}
+
+/// Whether a backup is due: none was begun in this period of the finest family. However many periods had none, one
+/// makes up for all.
+pub fn due(policy: &Policy, last_began: Option<Timestamp>, now: Timestamp) -> Option<Due> {
+    let (since, until) = finest(policy)?.period(now, policy.day_begins);
+    let Some(last) = last_began else { return Some(Due { since, missed: 0 }) };
+    // One of a future is of a clock that was wrong.
+    if last >= since && last < until {
+        return None;
+    }
+    let between = since.saturating_since(last).as_secs();
+    let length = until.saturating_since(since).as_secs().max(1);
+    let missed = u32::try_from(between / length).unwrap_or(u32::MAX);
+    Some(Due { since, missed })
+}
+
+/// When the next one will be due; `None`: the stack file asks for none.
+pub fn next(policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+    Some(finest(policy)?.period(now, policy.day_begins).1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+use mainstay_types::EnvironmentName;
+use proptest::prelude::*;
+
+use super::*;
+
+const TEXT: &str = "stack = \"shop\"\n[service.a]\nrun = \"./a\"\n[database]\n[database.backup]\ntarget = \"/b\"\n";
+
+fn policy(more: &str) -> Policy {
+    let text = format!("{TEXT}{more}");
+    let parsed = mainstay_stack::parse(&text, "mainstay.toml", &EnvironmentName::default());
+    let parsed = parsed.unwrap_or_else(|found| panic!("{found}"));
+    parsed.stack.database.and_then(|database| database.backup).expect("a backup")
+}
+
+/// 2026-01-01T03:00Z, a Thursday, and so many hours more.
+fn hour(hours: i64) -> Timestamp {
+    Timestamp::from_millis((1_767_236_400 + hours * HOUR) * 1000)
+}
+
+fn backup(hours: i64) -> Backup {
+    let at = hour(hours);
+    let lsn = |more: i64| Lsn::new(u64::try_from((hours + 1) * 100 + more).unwrap_or(0));
+    Backup {
+        id: format!("{hours:06}"),
+        began: at.after(Duration::from_secs(5)),
+        ended: at.after(Duration::from_secs(9)),
+        system: 7,
+        start: lsn(0),
+        needs: lsn(10),
+        is_by_hand: false,
+        proof: None,
+    }
+}
+
+/// A stack that lives so many hours, and forgets once a day what may go.
+fn live(policy: &Policy, hours: i64) -> Vec<Backup> {
+    let mut kept: Vec<Backup> = Vec::new();
+    for at in 0..hours {
+        kept.push(Backup { proof: Some((hour(at), Proof::Proven)), ..backup(at) });
+        if at % 24 != 23 {
+            continue;
+        }
+        let decided = decide(&kept, policy);
+        kept.retain(|one| decided.iter().any(|decision| decision.id == one.id && !decision.goes()));
+    }
+    kept
+}
+
+#[test]
+fn a_year_and_a_half_of_hours_leaves_the_four_families() {
+    let policy = policy("");
+    let kept = live(&policy, 24 * 550);
+    let newest = hour(24 * 550 - 1);
+    let younger = |days: i64| {
+        kept.iter().filter(|one| newest.saturating_since(one.began) < Duration::from_secs(days as u64 * 86_400)).count()
+    };
+    // 168 hours; 23 further days; 7 or 8 further weeks; 9 or 10 further months; the anchor may be one of them.
+    assert!((168..=170).contains(&younger(7)), "{}", younger(7));
+    assert!((190..=194).contains(&younger(30)), "{}", younger(30));
+    assert!((204..=214).contains(&kept.len()), "{}", kept.len());
+    let oldest = kept.iter().map(|one| one.began).min().expect("one");
+    let age = newest.saturating_since(oldest).as_secs() / 86_400;
+    assert!((330..=365).contains(&age), "the oldest is {age} days old");
+}
+
+#[test]
+fn each_rule_says_until_when_it_keeps() {
+    let policy = policy("");
+    let all = [backup(0), backup(1), backup(24), backup(30)];
+    let decided = decide(&all, &policy);
+    let families = |index: usize| -> Vec<Family> {
+        let of = |rule: &Rule| match rule {
+            Rule::Family { family, .. } => Some(*family),
+            Rule::ByHand { .. } | Rule::Window | Rule::Newest | Rule::LastProven => None,
+        };
+        decided[index].rules.iter().filter_map(of).collect()
+    };
+    assert_eq!(families(0), [Family::Hourly, Family::Daily, Family::Weekly, Family::Monthly]);
+    assert_eq!((families(1), families(2)), (vec![Family::Hourly], vec![Family::Hourly, Family::Daily]));
+    assert_eq!(decided[1].until(), Some(all[1].ended.after(Duration::from_secs(7 * 86_400))));
+    assert_eq!(decided[0].until(), Some(all[0].ended.after(Duration::from_secs(365 * 86_400))));
+    assert!(decided[0].rules.contains(&Rule::Window), "nothing is as old as the window: the oldest");
+    assert!(decided[3].rules.contains(&Rule::Newest));
+}
+
+#[test]
+fn the_last_proven_and_the_newest_stay_whatever_their_age() {
+    let none = policy(
+        "window = \"1h\"\n[database.backup.keep]\nhourly = \"1h\"\ndaily = \"0d\"\nweekly = \"0d\"\nmonthly = \"0d\"\n",
+    );
+    let proven = Backup { proof: Some((hour(1), Proof::Proven)), ..backup(0) };
+    let failed = Backup { proof: Some((hour(200), Proof::Failed)), ..backup(200) };
+    let all = [proven, backup(100), failed, backup(300)];
+    let goes: Vec<bool> = decide(&all, &none).iter().map(Decision::goes).collect();
+    assert_eq!(goes, [false, false, true, false], "100 is the anchor: the restore of 200 failed");
+    // A year later nobody took another: nothing more goes.
+    assert!(!decide(&all[..1], &none)[0].goes());
+}
+
+#[test]
+fn wal_of_kept_backups_and_of_the_window_is_needed() {
+    let policy = policy("window = \"50h\"\n");
+    let all = [backup(0), backup(100), backup(140), backup(160)];
+    let needed = needed(&all, &policy);
+    let holds = |lsn: u64| {
+        let lsn = Lsn::new(lsn);
+        needed.iter().any(|one| one.from <= lsn && one.to.is_none_or(|to| lsn <= to))
+    };
+    assert!(holds(100) && holds(110) && !holds(111), "of the oldest what it needs itself");
+    assert!(!holds(10_099) && holds(10_100) && holds(12_345) && holds(999_999), "from the anchor on all of it");
+}
+
+#[test]
+fn a_backup_is_due_once_a_period_and_what_was_missed_is_made_up_for_once() {
+    let policy = policy("");
+    let since = |last: Option<Timestamp>, now| due(&policy, last, now).map(|due| (due.since, due.missed));
+    assert_eq!(since(None, hour(5)), Some((hour(5), 0)));
+    assert_eq!(since(Some(hour(5)), hour(5).after(Duration::from_secs(3599))), None);
+    assert_eq!(since(Some(backup(4).began), hour(5)), Some((hour(5), 0)));
+    assert_eq!(since(Some(backup(4).began), hour(77)), Some((hour(77), 72)), "the stack was down for three days");
+    assert_eq!(since(Some(hour(77)), hour(77)), None);
+    let off = "hourly = \"0d\"\ndaily = \"0d\"\nweekly = \"0d\"\nmonthly = \"0d\"\n";
+    let never = self::policy(&format!("[database.backup.keep]\n{off}"));
+    assert_eq!((due(&never, None, hour(5)), next(&never, hour(5))), (None, None));
+    let daily = self::policy("at = \"03:00\"\n[database.backup.keep]\nhourly = \"0d\"\n");
+    assert_eq!(next(&daily, hour(5)), Some(hour(24)));
+}
+
+proptest! {
+    #[test]
+    fn dates_are_their_own_reverse(day in -100_000_i64..200_000) {
+        let (year, month, of_month) = civil(day);
+        prop_assert!((1..=12).contains(&month) && (1..=31).contains(&of_month));
+        prop_assert_eq!(days(year, month, of_month), day);
+    }
+
+    #[test]
+    fn every_period_holds_its_moment(seconds in 0_i64..4_000_000_000, family in 0_usize..5, begins in 0_u64..86_400) {
+        let at = Timestamp::from_millis(seconds * 1000);
+        let begins = Duration::from_secs(begins);
+        let (from, to) = Family::ALL[family].period(at, begins);
+        prop_assert!(from <= at && at < to);
+        prop_assert_eq!(Family::ALL[family].period(from, begins), (from, to));
+    }
+
+    /// Whatever there is and however often it is decided anew.
+    #[test]
+    fn the_last_proven_and_all_wal_of_the_kept_stay(
+        hours in prop::collection::btree_set(0_i64..9000, 1..40), proofs in prop::collection::vec(0_u8..3, 40),
+        window in 1_u64..500, hourly in 0_u64..200, daily in 0_u64..2000,
+    ) {
+        let keep = Keep {
+            hourly: Duration::from_secs(hourly * 3600), daily: Duration::from_secs(daily * 3600),
+            weekly: Duration::ZERO, monthly: Duration::ZERO, yearly: Duration::ZERO, by_hand: Duration::ZERO,
+        };
+        let policy = Policy { keep, window: Duration::from_secs(window * 3600), ..policy("") };
+        let all: Vec<Backup> = hours.iter().zip(&proofs).map(|(at, proof)| Backup {
+            proof: match proof { 0 => None, 1 => Some((hour(*at), Proof::Proven)), _ => Some((hour(*at), Proof::Failed)) },
+            ..backup(*at)
+        }).collect();
+        let decided = decide(&all, &policy);
+        let kept: Vec<Backup> =
+            all.iter().zip(&decided).filter(|(_, decision)| !decision.goes()).map(|(one, _)| one.clone()).collect();
+        let last = |backups: &[Backup]| backups.iter().rfind(|one| matches!(one.proof, Some((_, Proof::Proven)))).cloned();
+        prop_assert_eq!(last(&kept), last(&all));
+        prop_assert_eq!(kept.last(), all.last());
+        prop_assert!(decide(&kept, &policy).iter().all(|decision| !decision.goes()), "deciding again changes nothing");
+        let needed = needed(&kept, &policy);
+        for one in &kept {
+            prop_assert!(needed.iter().any(|range| range.from <= one.start && range.to.is_none_or(|to| one.needs <= to)));
+        }
+    }
+}
