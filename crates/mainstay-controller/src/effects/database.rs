@@ -351,6 +351,11 @@ impl Cluster {
         let targets =
             Targets { epoch, write: write.map(server), read: read.iter().map(|member| server(*member)).collect() };
         effects.router.point(targets).await?;
+        let primary = write.and_then(|member| self.access.get(&member)).cloned();
+        if let Some(primary) = primary.filter(|_| effects.settings.archive.is_some()) {
+            // Beside everything else: nobody waits for it.
+            tokio::spawn(async move { mainstay_postgres::backup::wake_checkpointer(&primary).await.ok() });
+        }
         Ok(Outcome::Done)
     }
 
