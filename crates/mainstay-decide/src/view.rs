@@ -241,6 +241,13 @@ impl<'a> View<'a> {
     /// Wanted members, the first one first.
     pub(crate) fn wanted_members(&self) -> Vec<Member> {
         let standbys = self.stack.database.as_ref().map_or(0, |database| database.standbys);
-        (0..=standbys).filter_map(|n| Member::nth(usize::try_from(n).unwrap_or(usize::MAX))).collect()
+        let nth = |n| Member::nth(usize::try_from(n).unwrap_or(usize::MAX));
+        let mut members: Vec<Member> = (0..=standbys).filter_map(nth).collect();
+        // A failover and a smaller number since: the data are where the record says, whatever its letter.
+        if let Some(record) = self.record().filter(|record| !members.contains(&record.primary)) {
+            members.pop();
+            members.push(record.primary);
+        }
+        members
     }
 }

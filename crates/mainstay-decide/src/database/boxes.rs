@@ -1,7 +1,7 @@
 //! How the router and the members are drawn.
 
 use mainstay_stack::model::Durability;
-use mainstay_types::{BoxId, Member, State, Waiting};
+use mainstay_types::{BoxId, ExitReason, Member, State, Waiting};
 
 use super::{Notes, leads_to_primary, worse};
 use crate::draft::{Draft, end_reason, idle_state};
@@ -76,7 +76,9 @@ fn one(draft: &Draft<'_>, notes: &mut Notes, member: Member) -> BoxPlan {
             // A primary that is gone is down, whatever is being done about it; a back-off says more than that.
             let is_primary = draft.view.record().is_some_and(|record| record.primary == member);
             let is_acted_on = matches!(shown.state, State::Starting | State::Unknown | State::Waiting);
-            if is_primary && is_acted_on && matches!(life, Life::Ended { .. }) {
+            // One that ended in order was brought down, by the last run as a rule: it is started, nothing failed.
+            let is_gone = matches!(life, Life::Ended { reason, .. } if *reason != ExitReason::Code { code: 0 });
+            if is_primary && is_acted_on && is_gone {
                 shown.state = State::Failed;
             }
         }

@@ -9,7 +9,7 @@ use mainstay_decide::observed::{
 };
 use mainstay_decide::plan::{Step, StepKey};
 use mainstay_stack::model::Durability;
-use mainstay_types::{BoxId, ChildName, Lsn, Member, Seen, State, Timeline, Waiting};
+use mainstay_types::{BoxId, ChildName, ExitReason, Lsn, Member, Seen, State, Timeline, Waiting};
 
 fn record(steps: &[Step]) -> Option<&Record> {
     steps.iter().find_map(|step| match step {
@@ -488,4 +488,33 @@ fn another_standby_is_led_to_the_new_primary_without_a_restart() {
     assert!(!bench.steps().iter().any(is_about_it), "{:?}", bench.steps());
     bench.answer(third).follows = Some(B);
     assert!(!bench.steps().iter().any(is_about_it), "{:?}", bench.steps());
+}
+
+/// A failover, and a smaller number in the stack file since: the box of the process with the data was gone, and a standby
+/// was kept that nobody asked for.
+#[test]
+fn without_standbys_the_one_member_is_the_recorded_primary_whatever_its_letter() {
+    let mut bench = replaced(Durability::Balanced);
+    bench.stack.database.as_mut().expect("the bench is whole").standbys = 0;
+    assert!(bench.plan().boxes.iter().any(|shown| shown.id == BoxId::Postgres { member: B }), "{:?}", bench.plan());
+    let is_about_the_other =
+        |step: &Step| matches!(step, Step::Clone { member: A, .. } | Step::StartPostgres { member: A, .. });
+    assert!(!bench.steps().iter().any(is_about_the_other), "{:?}", bench.steps());
+}
+
+/// The second `up` of a stack showed the end of the first as a failure, and on a slow machine gave up over it.
+#[test]
+fn a_primary_that_was_brought_down_in_order_has_not_failed() {
+    let state = |reason: ExitReason| {
+        let mut bench = Bench::ready();
+        for member in [A, B] {
+            let ended = Some((reason.clone(), at(99_000)));
+            bench.children().get_mut(&ChildName::postgres(member)).expect("it runs").ended = ended;
+            let seen = bench.database().members.get_mut(&member).expect("the bench is whole");
+            (seen.is_alive, seen.answer) = (fact(false, 99_990), Seen::Unknown);
+        }
+        bench.shown(BoxId::Postgres { member: A }).state
+    };
+    assert_eq!(state(ExitReason::Code { code: 0 }), State::Starting);
+    assert_eq!(state(ExitReason::Signal { signal: 9 }), State::Failed);
 }
