@@ -2,11 +2,12 @@
 
 use mainstay_stack::Stack;
 use mainstay_stack::model::{Probe as HealthProbe, RouteTarget};
+use mainstay_types::ServiceName;
 
-/// A path that a service answers through the edge, without signing in: its health path if a route leads there,
+/// A service that is asked through the edge, and a path that it answers, without signing in: its health path if a route leads there,
 /// else what is below its first route (then any answer below 500 counts as answered).
-pub(crate) fn probe_path(stack: &Stack) -> Option<String> {
-    let leads = |path: &str, service: &mainstay_types::ServiceName, on_management: bool| {
+pub(crate) fn probe(stack: &Stack) -> Option<(&ServiceName, String)> {
+    let leads = |path: &str, service: &ServiceName, on_management: bool| {
         let best = stack
             .edge
             .routes
@@ -25,11 +26,11 @@ pub(crate) fn probe_path(stack: &Stack) -> Option<String> {
         if let HealthProbe::Http { path, management } = &service.health.probe
             && leads(path, name, *management).is_some()
         {
-            return Some(path.clone());
+            return Some((name, path.clone()));
         }
     }
     stack.edge.routes.iter().find_map(|route| match &route.to {
-        RouteTarget::Service { management: false, .. } => Some(route.path.trim_end_matches('*').to_owned()),
+        RouteTarget::Service { management: false, name } => Some((name, route.path.trim_end_matches('*').to_owned())),
         RouteTarget::Service { .. } | RouteTarget::Site { .. } => None,
     })
 }

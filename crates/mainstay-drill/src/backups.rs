@@ -21,7 +21,7 @@ use tokio_postgres::Client as Sql;
 use crate::environment::Environment;
 use crate::ledger;
 use crate::log::Log;
-use crate::measure::wall_clock;
+use crate::measure::{percentile, wall_clock};
 use crate::report::{Counts, Evidence, Measured, Promised, REPORT_VERSION, Report, RoundReport, Spread};
 use crate::round::splitmix;
 use crate::run::{Error, Options, Progress};
@@ -552,7 +552,7 @@ fn report(stack: &Stack, options: &Options, began: Timestamp, all: Vec<(Timestam
         history_sha256: None,
         strip: None,
         environment: Some(Environment::look()),
-        timeline_ms: timeline.into_iter().map(|(what, took)| (what, Spread::of(&took).p50)).collect(),
+        timeline_ms: timeline.into_iter().map(|(what, took)| (what, percentile(&took, 50))).collect(),
         rounds,
         evidence: evidence(options, &all, rto, reasons),
     }

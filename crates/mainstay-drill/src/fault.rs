@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_api::Process;
 use mainstay_decide::drills::Fault;
 use mainstay_supervisor::proc;
-use mainstay_types::{ChildName, ChildRole, Nonce, Pid, Timestamp};
+use mainstay_types::{ChildName, ChildRole, Nonce, Pid, ServiceName, Timestamp};
 use rustix::process::{Signal, kill_process};
 use tokio::time::Instant;
 
@@ -14,17 +14,24 @@ use tokio::time::Instant;
 ///
 /// Only those that have run for [`STEADY`], but for keep and the control plane: one that was killed a moment ago
 /// counts as ending by itself again and again, and what would be measured is how long it is left alone for that.
+///
+/// Of instances only those of the service that is `asked` through the edge, if one is: what clients see of the end of
+/// another would be shown as what they see of this.
 pub(crate) fn victim(
     fault: Fault,
     processes: &[Process],
     primary: Option<&ChildName>,
+    asked: Option<&ServiceName>,
     pick: u64,
     now: Timestamp,
 ) -> Option<Victim> {
     let is_steady = |process: &Process| now.saturating_since(process.since) >= STEADY;
     let is_named = |process: &Process, name: &str| process.name.as_str() == name && is_steady(process);
     let is_candidate = |process: &&Process| match fault {
-        Fault::InstanceCrash => process.role == ChildRole::Instance && is_steady(process),
+        Fault::InstanceCrash => {
+            let is_asked = asked.is_none_or(|service| is_instance_of(&process.name, service));
+            process.role == ChildRole::Instance && is_asked && is_steady(process)
+        }
         Fault::EdgeCrash => is_named(process, "edge"),
         Fault::RouterCrash => is_named(process, "router"),
         Fault::DatabaseCrash | Fault::DatabaseFreeze => Some(&process.name) == primary && is_steady(process),
@@ -51,6 +58,11 @@ pub(crate) fn victim(
     let index = usize::try_from(pick % u64::try_from(candidates.len()).ok().filter(|count| *count > 0)?).ok()?;
     let process = candidates.get(index)?;
     Some(Victim { name: process.name.clone(), pid: process.pid?, nonce: process.nonce.clone() })
+}
+
+/// Whether a child is an instance of a service: `SERVICE-SLOT`.
+fn is_instance_of(name: &ChildName, service: &ServiceName) -> bool {
+    name.as_str().rsplit_once('-').is_some_and(|(of, slot)| of == service.as_str() && slot.parse::<u32>().is_ok())
 }
 
 /// The process that a fault hits.
@@ -118,4 +130,43 @@ impl Victim {
 fn is_there(pid: Pid, start_time: u64) -> bool {
     let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, std::iter::Iterator::count);
     proc::stat(pid).is_some_and(|now| now.start_time == start_time && (now.is_alive() || threads() > 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::State;
+
+    use super::*;
+
+    fn instance(name: &str) -> Process {
+        Process {
+            name: ChildName::new(name).expect("a name"),
+            role: ChildRole::Instance,
+            detail: String::new(),
+            pid: Some(Pid(7)),
+            nonce: None,
+            state: State::Ready,
+            since: Timestamp::from_millis(0),
+            last_exit: None,
+            address: None,
+            memory_bytes: None,
+        }
+    }
+
+    #[test]
+    fn only_instances_of_the_service_that_is_asked_are_hit_and_any_where_none_is() {
+        let all = ["web-1", "web-2", "web-worker-1", "worker-1"].map(instance);
+        let hit = |asked: Option<&ServiceName>| {
+            let one = |pick| victim(Fault::InstanceCrash, &all, None, asked, pick, Timestamp::from_millis(60_000));
+            let mut names: Vec<String> = (0..8).filter_map(one).map(|victim| victim.name.to_string()).collect();
+            names.sort();
+            names.dedup();
+            names
+        };
+        let web = ServiceName::new("web").expect("a name");
+        assert_eq!(hit(Some(&web)), ["web-1", "web-2"]);
+        assert_eq!(hit(None), ["web-1", "web-2", "web-worker-1", "worker-1"]);
+        let gone = ServiceName::new("gone").expect("a name");
+        assert!(hit(Some(&gone)).is_empty(), "a worker is not hit in place of it");
+    }
 }

@@ -19,11 +19,25 @@ pub(crate) const KINDS: [(&str, Of); 4] = [
     ("knocks", |round| &round.seen.knocks),
 ];
 
+/// Rounds whose fault is proven: the others have no moment that their times could be counted from.
+fn proven(rounds: &[Round]) -> impl Iterator<Item = &Round> {
+    rounds.iter().filter(|round| round.fault.is_ok())
+}
+
+/// RTO of every such round in which service came back.
+pub(crate) fn rto_ms(rounds: &[Round]) -> Vec<u64> {
+    proven(rounds).filter_map(|round| round.rto).map(millis).collect()
+}
+
+/// Stall of every such round.
+pub(crate) fn stall_ms(rounds: &[Round]) -> Vec<u64> {
+    proven(rounds).map(|round| millis(round.stall)).collect()
+}
+
 /// Over all rounds.
 pub(crate) fn measured(rounds: &[Round]) -> Measured {
-    let rto_ms: Vec<u64> = rounds.iter().filter_map(|round| round.rto).map(millis).collect();
-    let stall_ms: Vec<u64> = rounds.iter().map(|round| millis(round.stall)).collect();
-    let whole_ms: Vec<u64> = rounds.iter().filter_map(|round| round.whole).map(millis).collect();
+    let (rto_ms, stall_ms) = (rto_ms(rounds), stall_ms(rounds));
+    let whole_ms: Vec<u64> = proven(rounds).filter_map(|round| round.whole).map(millis).collect();
     let mut counts = Counts::default();
     for round in rounds {
         counts.add(&count(round));
@@ -96,7 +110,7 @@ pub(crate) fn round_report(round: &Round) -> RoundReport {
         ended: round.ended_at,
         fault: fault_text(round),
         is_proven: round.fault.is_ok(),
-        rto_ms: round.rto.map(millis),
+        rto_ms: round.rto.filter(|_| round.fault.is_ok()).map(millis),
         stall_ms: millis(round.stall),
         whole_ms: round.whole.map(millis),
         load: load.map(|(kind, operations)| (kind.to_owned(), load_of(round, operations))).collect(),
@@ -179,8 +193,8 @@ pub(crate) fn medians(rounds: &[Round]) -> BTreeMap<String, u64> {
     for (step, at) in rounds.iter().flat_map(|round| &round.timeline) {
         all.entry(step.clone()).or_default().push(*at);
     }
-    let rto: Vec<u64> = rounds.iter().filter_map(|round| round.rto).map(millis).collect();
-    let whole: Vec<u64> = rounds.iter().filter_map(|round| round.whole).map(millis).collect();
+    let rto = rto_ms(rounds);
+    let whole: Vec<u64> = proven(rounds).filter_map(|round| round.whole).map(millis).collect();
     all.insert("first_success".to_owned(), rto);
     all.insert("whole".to_owned(), whole);
     all.retain(|_, values| !values.is_empty());

@@ -10,6 +10,7 @@ use mainstay_types::{BoxId, ChildName, Member, State, Timestamp, Waiting};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::aim;
 use crate::fault::{self, Victim};
 use crate::former::{self, Answers};
 use crate::freeze::{self, Frozen};
@@ -118,7 +119,8 @@ impl Arena<'_> {
         let processes = self.client.processes().await.map_err(|error| error.to_string())?;
         let primary = primary(status);
         let name = primary.as_ref().map(|(_, name)| name);
-        let victim = fault::victim(fault, &processes, name, random >> 16, wall_clock())
+        let asked = aim::probe(self.stack).map(|(service, _)| service);
+        let victim = fault::victim(fault, &processes, name, asked, random >> 16, wall_clock())
             .ok_or_else(|| "nobody to hit was found".to_owned())?;
         let wall = wall_clock();
         if fault == Fault::DatabaseFreeze {

@@ -11,6 +11,7 @@ use mainstay_stack::model::Promise;
 use mainstay_types::Timestamp;
 use tokio::time::Instant;
 
+use crate::aim;
 use crate::history::{End, Operation};
 use crate::measure::{self, millis};
 use crate::report::{Counts, Evidence, Promised, REPORT_VERSION, Report};
@@ -74,8 +75,8 @@ fn evidence(case: &Case<'_>, rounds: &[Round], promise: Promise, reasons: Vec<St
         errors,
         reasons,
         notes: notes(case, rounds, promise),
-        rto_ms: rounds.iter().filter_map(|round| round.rto).map(millis).collect(),
-        stall_ms: rounds.iter().map(|round| millis(round.stall)).collect(),
+        rto_ms: figures::rto_ms(rounds),
+        stall_ms: figures::stall_ms(rounds),
         load: case.load.clone(),
         not_tested: not_tested(options.fault),
         reproduce: again(options),
@@ -111,8 +112,8 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
              way, 2 s at most, dies with the process"
                 .to_owned(),
         ),
-        Fault::InstanceCrash
-        | Fault::DatabaseCrash
+        Fault::InstanceCrash => notes.extend(whose_instances(case.stack)),
+        Fault::DatabaseCrash
         | Fault::DatabaseFreeze
         | Fault::StandbyLoss
         | Fault::Switchover
@@ -129,6 +130,19 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
         | Fault::Null => {}
     }
     notes
+}
+
+/// Which instances may have been hit, where that is not all.
+fn whose_instances(stack: &Stack) -> Option<String> {
+    let Some((asked, _)) = aim::probe(stack) else {
+        return Some(
+            "no service is asked through the edge: the times say nothing of it, nor of who was hit".to_owned(),
+        );
+    };
+    let stands = stack.services.iter().filter(|(_, service)| service.schedule.is_none());
+    let others: Vec<&str> = stands.map(|(name, _)| name.as_str()).filter(|name| *name != asked.as_str()).collect();
+    let others = others.join(", ");
+    (!others.is_empty()).then(|| format!("requests go to {asked}, so its instances were hit, none of {others}"))
 }
 
 fn not_tested(fault: Fault) -> Vec<String> {

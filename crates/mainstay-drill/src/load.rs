@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::aim::probe_path;
+use crate::aim;
 use crate::data::{self, Data, Examined};
 use crate::history::{History, Operation};
 use crate::http::{self, Probe};
@@ -78,8 +78,8 @@ impl Loads {
             Some(_) => Some(client.database().await?),
             None => None,
         };
-        let http = match probe_path(stack) {
-            Some(path) => Some(Probe {
+        let http = match aim::probe(stack) {
+            Some((_, path)) => Some(Probe {
                 host: stack.edge.host.clone(),
                 port: options.https_port,
                 path,

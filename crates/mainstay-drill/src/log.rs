@@ -77,7 +77,8 @@ impl Log {
         self.record.runs = report.runs;
         self.record.ended = Some(report.ended);
         self.record.verdict = Some(report.verdict);
-        self.record.figures = Some(figures(report));
+        // Void without a fault: whatever the load saw is no figure of this drill.
+        self.record.figures = (report.is_proven() || report.verdict != Verdict::Void).then(|| figures(report));
         self.record.reasons = report.evidence.reasons.iter().take(MOST_REASONS).map(|reason| short(reason)).collect();
         append(&self.history, &self.record).map_err(Error::History)
     }
@@ -100,14 +101,15 @@ fn short(text: &str) -> String {
 fn figures(report: &Report) -> DrillFigures {
     let (measured, counts) = (&report.measured, &report.measured.counts);
     let (lost, acknowledged) = report.lost();
+    let (rto, stall) = (measured.rto_ms.clone().unwrap_or_default(), measured.stall_ms.clone().unwrap_or_default());
     DrillFigures {
         promised_rto_ms: report.promise.rto_ms,
         promised_rpo_ms: report.promise.rpo_ms,
-        rto_p50_ms: measured.rto_ms.p50,
-        rto_p95_ms: measured.rto_ms.p95,
-        rto_max_ms: measured.rto_ms.max,
-        stall_p95_ms: measured.stall_ms.p95,
-        stall_max_ms: measured.stall_ms.max,
+        rto_p50_ms: rto.p50,
+        rto_p95_ms: rto.p95,
+        rto_max_ms: rto.max,
+        stall_p95_ms: stall.p95,
+        stall_max_ms: stall.max,
         acknowledged,
         lost,
         requests: counts.requests,
@@ -162,6 +164,24 @@ mod tests {
         assert_eq!(read().len(), 1);
         assert_eq!(read()[0].verdict, Some(Verdict::Aborted));
         assert_eq!(crate::chain::verify(&options.history).expect("reads").broken, None);
+    }
+
+    #[test]
+    fn a_void_drill_without_a_fault_is_remembered_without_figures() {
+        let folder = tempfile::tempdir().expect("folder");
+        let options = options(folder.path());
+        let mut report = crate::html::tests::report(1);
+        (report.verdict, report.rounds[0].is_proven) = (Verdict::Void, false);
+        let last = |report: &Report| {
+            Log::begin(&options, report.began).expect("begins").end(report).expect("ends");
+            let text = std::fs::read_to_string(&options.history).expect("reads");
+            parse_history(&text).records.pop().expect("a record").figures
+        };
+        assert_eq!(last(&report), None);
+        report.verdict = Verdict::Fail;
+        assert!(last(&report).is_some(), "what was lost without a fault is not hidden");
+        (report.verdict, report.rounds[0].is_proven) = (Verdict::Void, true);
+        assert!(last(&report).is_some());
     }
 
     #[test]

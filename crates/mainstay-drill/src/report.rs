@@ -37,25 +37,24 @@ pub struct Spread {
 }
 
 impl Spread {
-    pub(crate) fn of(values: &[u64]) -> Self {
+    /// `None` of nothing: zero would be a figure.
+    pub(crate) fn of(values: &[u64]) -> Option<Self> {
         use crate::measure::percentile;
-        Self {
-            p50: percentile(values, 50),
-            p95: percentile(values, 95),
-            max: values.iter().copied().max().unwrap_or(0),
-        }
+        let max = values.iter().copied().max()?;
+        Some(Self { p50: percentile(values, 50), p95: percentile(values, 95), max })
     }
 }
 
 /// What clients saw, over all runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
-    /// Longest gap between two successes of one client.
-    pub stall_ms: Spread,
+    /// Longest gap between two successes of one client. This and the next two: of the runs whose fault is proven,
+    /// `None` without any.
+    pub stall_ms: Option<Spread>,
     /// From injection to the first success of a run of successes.
-    pub rto_ms: Spread,
+    pub rto_ms: Option<Spread>,
     /// From injection until the stack was whole again.
-    pub whole_ms: Spread,
+    pub whole_ms: Option<Spread>,
     /// Age that the oldest lost key had when the fault came; zero when none was lost.
     pub keys_rpo_ms: u64,
     /// What was counted.
@@ -308,6 +307,11 @@ impl Report {
         let counts = &self.measured.counts;
         let (keys_lost, keys) = if self.may_evict() { (0, 0) } else { (counts.keys_lost, counts.keys) };
         (counts.lost + keys_lost, counts.acknowledged + keys)
+    }
+
+    /// Whether any fault was injected and proven. Without one there is no time since it.
+    pub fn is_proven(&self) -> bool {
+        self.rounds.iter().any(|round| round.is_proven)
     }
 
     /// Keys that went, which is allowed, and how many there were; `None` where none may go.

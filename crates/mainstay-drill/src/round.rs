@@ -10,6 +10,7 @@ use mainstay_stack::Stack;
 use mainstay_types::Timestamp;
 use tokio::time::Instant;
 
+use crate::aim;
 use crate::fault;
 use crate::history::Operation;
 use crate::inject::{After, Hit, Injected, primary};
@@ -86,16 +87,21 @@ pub(crate) fn splitmix(seed: u64) -> u64 {
 }
 
 /// A round in a line, while the next one begins.
-pub(crate) fn round_line(runs: u32, round: &Round) -> String {
+pub(crate) fn round_line(options: &Options, round: &Round) -> String {
+    let (runs, number) = (options.runs, round.number);
     let fault = match &round.fault {
-        Ok(text) => text.clone(),
-        Err(text) => format!("no fault: {text}"),
+        Ok(text) => text,
+        // There are no times since what was not there.
+        Err(text) => return format!("run {number}/{runs}: no fault: {text}"),
     };
+    if options.fault == Fault::Null {
+        return format!("run {number}/{runs}: {fault}; stall {} ms", round.stall.as_millis());
+    }
     let rto = round.rto.map_or("never".to_owned(), |rto| format!("{} ms", rto.as_millis()));
     let whole =
         round.whole.map_or("not whole again".to_owned(), |whole| format!("whole after {} ms", whole.as_millis()));
     let stall = round.stall.as_millis();
-    format!("run {}/{runs}: {fault}; rto {rto}, stall {stall} ms, {whole}", round.number)
+    format!("run {number}/{runs}: {fault}; rto {rto}, stall {stall} ms, {whole}")
 }
 
 impl Arena<'_> {
@@ -165,10 +171,11 @@ impl Arena<'_> {
     /// Until there is somebody to hit: after a round its victim is left alone for a while.
     async fn wait_steady(&self, status: &Status, progress: &mut dyn Progress) -> Result<(), Error> {
         let primary = primary(status).map(|(_, name)| name);
+        let asked = aim::probe(self.stack).map(|(service, _)| service);
         let (began, mut is_said) = (Instant::now(), false);
         while self.options.fault.has_victim() && began.elapsed() < fault::STEADY {
             let processes = self.client.processes().await?;
-            if fault::victim(self.options.fault, &processes, primary.as_ref(), 0, wall_clock()).is_some() {
+            if fault::victim(self.options.fault, &processes, primary.as_ref(), asked, 0, wall_clock()).is_some() {
                 break;
             }
             if !is_said && began.elapsed() > Duration::from_secs(1) {

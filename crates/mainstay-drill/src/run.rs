@@ -226,7 +226,7 @@ async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mu
     let (mut rounds, mut hash) = (Vec::new(), Sha256::new());
     for number in 1..=options.runs {
         let mut round = arena.round(number, progress).await?;
-        progress.say(&round_line(options.runs, &round));
+        progress.say(&round_line(options, &round));
         environment.look_at_load();
         // Handed on, not kept: a round's history is half a megabyte.
         if let Some(history) = round.seen.examined.history.take() {

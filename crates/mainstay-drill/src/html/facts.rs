@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use mainstay_api::Verdict;
+use mainstay_decide::drills::Fault;
 
 use super::text::{NOT_MEASURED, count, date, duration, escape, micros, number};
 use super::{class, words};
@@ -25,6 +26,9 @@ fn facts(page: &mut String, rows: &[(&str, String)]) {
 
 pub(super) fn hypothesis(page: &mut String, report: &Report) {
     let words = words::of(&report.drill);
+    // Nothing is known of the edge where nobody asked it.
+    let is_worker = report.drill == Fault::InstanceCrash.name() && !report.evidence.load.contains("through the edge");
+    let hypothesis = if is_worker { "The killed one is started again." } else { words.hypothesis };
     page.push_str("<h2>What was tried</h2>\n");
     let promise = format!(
         "service back within {}, {} ({})",
@@ -40,7 +44,7 @@ pub(super) fn hypothesis(page: &mut String, report: &Report) {
     );
     let mut rows = vec![
         ("Promise", promise),
-        ("Hypothesis", words.hypothesis.to_owned()),
+        ("Hypothesis", hypothesis.to_owned()),
         ("Blast radius", words.blast_radius.to_owned()),
         ("Stops when", "the stack is not whole before a run; nobody is asked to approve a run".to_owned()),
     ];
@@ -152,7 +156,9 @@ fn found(check: &CheckReport) -> String {
 pub(super) fn impact(page: &mut String, report: &Report) {
     let counts = &report.measured.counts;
     page.push_str("<h2>What clients felt</h2>\n");
-    let stall = &report.measured.stall_ms;
+    let stall = report.measured.stall_ms.as_ref().map_or(NOT_MEASURED.to_owned(), |stall| {
+        format!("median {}, worst {}", duration(stall.p50), duration(stall.max))
+    });
     facts(
         page,
         &[
@@ -178,7 +184,7 @@ pub(super) fn impact(page: &mut String, report: &Report) {
                 "Connections refused, broken",
                 format!("{}, {} operations", number(counts.refused), number(counts.broken)),
             ),
-            ("Longest wait of one client", format!("median {}, worst {}", duration(stall.p50), duration(stall.max))),
+            ("Longest wait of one client", stall),
         ],
     );
     page.push_str("<h3>Time of a successful operation</h3>\n");

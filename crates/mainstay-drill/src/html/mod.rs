@@ -131,13 +131,28 @@ fn overview(page: &mut String, dossier: &Dossier) {
 
 /// The worst time until service was back, or that it never was in some run.
 fn back(report: &Report) -> String {
-    if report.rounds.is_empty() {
-        text::NOT_MEASURED.to_owned()
-    } else if report.rounds.iter().any(|round| round.rto_ms.is_none()) {
-        "never".to_owned()
-    } else {
-        duration(report.measured.rto_ms.max)
+    let mut proven = report.rounds.iter().filter(|round| round.is_proven);
+    if proven.any(|round| round.rto_ms.is_none()) {
+        return "never".to_owned();
     }
+    let rto = report.measured.rto_ms.as_ref().filter(|_| report.is_proven() && !is_null(report));
+    rto.map_or(text::NOT_MEASURED.to_owned(), |rto| duration(rto.max))
+}
+
+/// The drill that breaks nothing has nothing to come back from.
+fn is_null(report: &Report) -> bool {
+    report.drill == Fault::Null.name()
+}
+
+/// The worst time until everything was whole again.
+fn whole(report: &Report) -> String {
+    let is_measured = !Fault::by_name(&report.drill).is_some_and(Fault::is_about_backups) && report.is_proven();
+    let mut proven = report.rounds.iter().filter(|round| round.is_proven);
+    if is_measured && proven.any(|round| round.whole_ms.is_none()) {
+        return "never".to_owned();
+    }
+    let whole = report.measured.whole_ms.as_ref().filter(|_| is_measured);
+    whole.map_or(text::NOT_MEASURED.to_owned(), |whole| duration(whole.max))
 }
 
 fn article(page: &mut String, sheet: &Sheet) {
@@ -162,7 +177,7 @@ fn headline(page: &mut String, report: &Report) {
     let (lost, acknowledged) = report.lost();
     let runs = u64::from(report.runs);
     let deed = words::of(&report.drill).deed;
-    let deed = if report.drill == Fault::Null.name() {
+    let deed = if is_null(report) {
         format!("{deed}, in {}", count(runs, "run", "runs"))
     } else {
         format!("{deed} {}", how_often(runs))
@@ -172,6 +187,8 @@ fn headline(page: &mut String, report: &Report) {
         text::NOT_MEASURED => "Whether service came back was not measured".to_owned(),
         back => format!("Clients were served again within <strong>{back}</strong>"),
     };
+    let promised = duration(report.promise.rto_ms);
+    let back = if is_null(report) { String::new() } else { format!(" {back}; {promised} were promised.") };
     let data = if acknowledged == 0 {
         "No write was confirmed, so none could be lost.".to_owned()
     } else if lost == 0 {
@@ -183,14 +200,13 @@ fn headline(page: &mut String, report: &Report) {
     write!(
         page,
         "<p class=\"soft\">mainstay drill · {} · {}</p>\n<h1>{}</h1>\n\
-         <div class=\"verdict {}\"><b>{}</b><div><p class=\"lead\">{deed}. {back}; {} were promised. {data}</p>\
+         <div class=\"verdict {}\"><b>{}</b><div><p class=\"lead\">{deed}.{back} {data}</p>\
          <p>{}</p>",
         date(report.began),
         count(runs, "run", "runs"),
         escape(&title(&report.drill)),
         class(report.verdict),
         report.verdict,
-        duration(report.promise.rto_ms),
         meaning(report),
     )
     .ok();
@@ -212,17 +228,12 @@ fn headline(page: &mut String, report: &Report) {
 }
 
 fn cards(page: &mut String, report: &Report) {
-    let (measured, counts) = (&report.measured, &report.measured.counts);
+    let counts = &report.measured.counts;
     let rpo = match report.promise.rpo_ms {
         0 => "promised: none".to_owned(),
         ms => format!("promised: at most the last {}", duration(ms)),
     };
-    let whole = if report.rounds.iter().any(|round| round.whole_ms.is_none()) {
-        "never".to_owned()
-    } else {
-        duration(measured.whole_ms.max)
-    };
-    let cards = [
+    let mut cards = vec![
         ("Service back after, worst run", back(report), format!("promised: {}", duration(report.promise.rto_ms))),
         ("Confirmed writes lost", format!("{} of {}", number(report.lost().0), number(report.lost().1)), rpo),
         (
@@ -230,8 +241,11 @@ fn cards(page: &mut String, report: &Report) {
             format!("{} of {}", number(counts.failed_requests), number(counts.requests)),
             format!("{} broke off", number(counts.truncated)),
         ),
-        ("Everything whole again, worst run", whole, "with its full redundancy".to_owned()),
+        ("Everything whole again, worst run", whole(report), "with its full redundancy".to_owned()),
     ];
+    if is_null(report) {
+        cards.retain(|(name, ..)| !name.contains("worst run"));
+    }
     page.push_str("<dl class=\"cards\">\n");
     for (name, figure, note) in cards {
         writeln!(page, "<div class=\"card\"><dt>{name}</dt><dd>{figure}</dd><dd class=\"note\">{note}</dd></div>").ok();

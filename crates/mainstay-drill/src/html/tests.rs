@@ -53,7 +53,7 @@ pub(crate) fn report(runs: u32) -> Report {
         measured: Measured {
             stall_ms: Spread::of(&stall_ms),
             rto_ms: Spread::of(&rto_ms),
-            whole_ms: Spread { p50: 2385, p95: 2385, max: 2385 },
+            whole_ms: Some(Spread { p50: 2385, p95: 2385, max: 2385 }),
             keys_rpo_ms: 0,
             counts: Counts { acknowledged: 2598, ambiguous: 11, requests: 3911, ..Counts::default() },
         },
@@ -161,6 +161,38 @@ fn what_was_not_measured_says_so() {
     has(&page, "not measured: no fault was proven.");
     has(&page, "<dt>Missing here</dt><dd>not measured</dd>");
     has(&page, "Time until service was back: not measured.");
+}
+
+#[test]
+fn without_a_proven_fault_no_time_is_shown() {
+    let mut void = report(1);
+    (void.verdict, void.rounds[0].is_proven, void.strip) = (Verdict::Void, false, None);
+    (void.measured.rto_ms, void.measured.stall_ms, void.measured.whole_ms) = (None, None, None);
+    void.evidence.rto_ms.clear();
+    let twin = serde_json::to_value(&void).expect("serializes");
+    assert!(twin["measured"]["whole_ms"].is_null() && twin["measured"]["rto_ms"].is_null());
+    let page = of(void);
+    has(&page, "Whether service came back was not measured");
+    has(&page, "<dt>Everything whole again, worst run</dt><dd>not measured</dd>");
+    has(&page, "<dt>Longest wait of one client</dt><dd>not measured</dd>");
+}
+
+#[test]
+fn the_drill_that_breaks_nothing_says_nothing_of_coming_back() {
+    let page = of(Report { drill: "null".to_owned(), ..report(2) });
+    for absent in ["served again", "whole again", "Service back after", "are over within"] {
+        assert!(!page.contains(absent), "{absent}");
+    }
+    has(&page, "Longest wait of one client");
+}
+
+#[test]
+fn a_worker_that_was_hit_says_nothing_of_the_edge() {
+    let mut worker = Report { drill: "instance-crash".to_owned(), ..report(1) };
+    worker.evidence.load = "4 clients GET / through the edge".to_owned();
+    has(&of(worker.clone()), "The edge notices");
+    worker.evidence.load = "4 writers through the router".to_owned();
+    assert!(!of(worker).contains("The edge notices"));
 }
 
 #[test]

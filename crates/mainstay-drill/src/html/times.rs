@@ -52,6 +52,9 @@ pub(super) fn timeline(page: &mut String, report: &Report) {
              from the fault until service was back (RTO)</span></p>\n",
         );
     }
+    if super::is_null(report) {
+        return;
+    }
     let steps = steps(round);
     let served = round.rto_ms.unwrap_or(u64::MAX);
     let (early, late): (Vec<_>, Vec<_>) = steps.into_iter().partition(|(_, at)| *at <= served);
@@ -105,8 +108,12 @@ fn all_runs(page: &mut String, report: &Report) {
 
 pub(super) fn histogram(page: &mut String, report: &Report) {
     page.push_str("<h2>How sure that is</h2>\n");
-    let (rto, stall) = (&report.evidence.rto_ms, &report.evidence.stall_ms);
-    if rto.is_empty() {
+    let none = Vec::new();
+    let rto = if super::is_null(report) { &none } else { &report.evidence.rto_ms };
+    let stall = &report.evidence.stall_ms;
+    if super::is_null(report) {
+        writeln!(page, "<p>Nothing was broken: there is nothing to come back from.</p>").ok();
+    } else if rto.is_empty() {
         writeln!(page, "<p>Time until service was back: {NOT_MEASURED}.</p>").ok();
     } else if report.runs > 1 {
         let runs = count(u64::from(report.runs), "run", "runs");

@@ -109,6 +109,34 @@ fn of_tier(drill: &str) -> Words {
              and the ballast comes back with the room.",
             "Everything that writes to that disk. Only a small one is filled.",
         ),
+        other => return of_backups(other),
+    };
+    Words { deed, hypothesis, blast_radius }
+}
+
+/// Of those about the backups, which have no load.
+fn of_backups(drill: &str) -> Words {
+    let (deed, hypothesis, blast_radius) = match drill {
+        "backup-restore" => (
+            "The past was wanted back",
+            "A restore beside the present holds every row from before the moment that was asked for, and none from after it.",
+            "Nothing but room on the disk and time of the machine: the present goes on.",
+        ),
+        "drop-table" => (
+            "A table of the drill's own was dropped",
+            "Its rows come back from the backups, as they were just before.",
+            "That table.",
+        ),
+        "corrupt-backup" => (
+            "A bit was flipped in a copy of the repository",
+            "The check of the backups finds it.",
+            "A copy: the backups themselves are not touched.",
+        ),
+        "missing-wal" => (
+            "A segment was taken out of a copy of the WAL archive",
+            "Nothing is restored past it, and that is said.",
+            "A copy: the archive itself is not touched.",
+        ),
         _ => ("The fault of this drill was injected", super::text::NOT_MEASURED, super::text::NOT_MEASURED),
     };
     Words { deed, hypothesis, blast_radius }

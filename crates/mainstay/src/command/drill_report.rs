@@ -1,7 +1,7 @@
 //! Drills as files: the report for people, its twin in JSON, the history, their sums; and the sheets that are kept in
 //! the state folder, from which a report can be written later.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -24,24 +24,71 @@ fn broken(path: &Path, error: &dyn std::fmt::Display) -> Failure {
         .help("name another file, or make space")
 }
 
+/// Files under names of their own beside what they will be. Dropped before [`Drafts::place`] they are deleted: a drill
+/// that was stopped leaves nothing, and a report that was there before it as it was.
+#[derive(Default)]
+struct Drafts(Vec<(PathBuf, PathBuf)>);
+
+impl Drafts {
+    /// Makes one for a file that may be there already, and is not touched.
+    fn open(&mut self, path: &Path) -> Result<File, Failure> {
+        if path.is_dir() {
+            return Err(broken(path, &"it is a folder"));
+        }
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let draft = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&draft);
+        let file = file.map_err(|error| broken(path, &error))?;
+        self.0.push((draft, path.to_owned()));
+        Ok(file)
+    }
+
+    fn write(&mut self, path: &Path, text: &str) -> Result<(), Failure> {
+        self.open(path)?.write_all(text.as_bytes()).map_err(|error| broken(path, &error))
+    }
+
+    /// Gives each its name, in place of what had it.
+    fn place(self) -> Result<(), Failure> {
+        for (draft, path) in &self.0 {
+            std::fs::rename(draft, path).map_err(|error| broken(path, &error))?;
+            eprintln!("written: {}", path.display());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Drafts {
+    fn drop(&mut self) {
+        for (draft, _) in &self.0 {
+            // Those that were placed are not there any more.
+            std::fs::remove_file(draft).ok();
+        }
+    }
+}
+
 /// The files of one report: `X.html`, `X.json`, `X.history.jsonl`, `X.sha256`.
 pub(crate) struct Files {
     html: PathBuf,
+    drafts: Drafts,
     history: BufWriter<File>,
     hash: Sha256,
 }
 
 impl Files {
-    /// Opens them before anything is broken: a drill must not end with a report that cannot be written.
+    /// Begins them before anything is broken: a drill must not end with a report that cannot be written.
     pub(crate) fn create(html: &Path) -> Result<Self, Failure> {
         if html.extension().is_none_or(|extension| extension != "html") {
             let text = format!("--report {} does not end in .html", html.display());
             return Err(Failure::user("MS2025", text).help("as in --report drill.html"));
         }
-        File::create(html).map_err(|error| broken(html, &error))?;
-        let path = html.with_extension("history.jsonl");
-        let history = BufWriter::new(File::create(&path).map_err(|error| broken(&path, &error))?);
-        Ok(Self { html: html.to_owned(), history, hash: Sha256::new() })
+        for path in [html.to_owned(), html.with_extension("json"), html.with_extension("sha256")] {
+            if path.is_dir() {
+                return Err(broken(&path, &"it is a folder"));
+            }
+        }
+        let mut drafts = Drafts::default();
+        let history = BufWriter::new(drafts.open(&html.with_extension("history.jsonl"))?);
+        Ok(Self { html: html.to_owned(), drafts, history, hash: Sha256::new() })
     }
 
     /// A round's history. What cannot be written is found at the end, by the sum.
@@ -61,40 +108,37 @@ impl Files {
         {
             return Err(broken(&history.0, &"it is not what the drill saw"));
         }
-        let mut sums = write(&self.html, dossier)?;
+        let mut sums = write(&mut self.drafts, &self.html, dossier)?;
         sums.push(history);
-        write_sums(&self.html, &sums)?;
+        write_sums(&mut self.drafts, &self.html, &sums)?;
+        self.drafts.place()?;
         file(paths, dossier.sheets.iter().map(|sheet| sheet.report.began), &sums);
         Ok(())
     }
 }
 
 /// Writes page and twin; their names and sums.
-fn write(html: &Path, dossier: &Dossier) -> Result<Vec<(PathBuf, String)>, Failure> {
+fn write(drafts: &mut Drafts, html: &Path, dossier: &Dossier) -> Result<Vec<(PathBuf, String)>, Failure> {
     let json = html.with_extension("json");
     let page = mainstay_drill::html::page(dossier);
     let mut twin = serde_json::to_string_pretty(dossier).map_err(|error| Failure::bug(error.to_string()))?;
     twin.push('\n');
     let mut sums = Vec::new();
     for (path, text) in [(html.to_owned(), page), (json, twin)] {
-        std::fs::write(&path, &text).map_err(|error| broken(&path, &error))?;
+        drafts.write(&path, &text)?;
         sums.push((path, hex(Sha256::digest(&text).as_slice())));
     }
     Ok(sums)
 }
 
 /// As `sha256sum --check` reads them, from the folder of the files.
-fn write_sums(html: &Path, sums: &[(PathBuf, String)]) -> Result<(), Failure> {
+fn write_sums(drafts: &mut Drafts, html: &Path, sums: &[(PathBuf, String)]) -> Result<(), Failure> {
     let mut text = String::new();
     for (path, sum) in sums {
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         text.push_str(&format!("{sum}  {name}\n"));
-        eprintln!("written: {}", path.display());
     }
-    let path = html.with_extension("sha256");
-    std::fs::write(&path, text).map_err(|error| broken(&path, &error))?;
-    eprintln!("written: {}", path.display());
-    Ok(())
+    drafts.write(&html.with_extension("sha256"), &text)
 }
 
 /// Enters the sums in the history of drills, for `drill verify`. What cannot be entered is said and stops nothing.
@@ -267,8 +311,10 @@ pub(crate) fn again(global: &Global, run: Option<&str>, out: Option<&Path>) -> R
         return Err(Failure::user("MS2025", text).help("as in --out drill.html"));
     }
     let began = sheet.report.began;
-    let sums = write(out, &dossier(vec![sheet], Vec::new()))?;
-    write_sums(out, &sums)?;
+    let mut drafts = Drafts::default();
+    let sums = write(&mut drafts, out, &dossier(vec![sheet], Vec::new()))?;
+    write_sums(&mut drafts, out, &sums)?;
+    drafts.place()?;
     file(&paths, [began].into_iter(), &sums);
     Ok(exit_code::DONE)
 }
@@ -312,6 +358,51 @@ mod tests {
             verdict: verdict.to_owned(),
             mistake: mistake.map(str::to_owned),
         }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("lists").flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_drill_that_does_not_end_leaves_an_earlier_report_as_it_was_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("folder");
+        let html = folder.path().join("x.html");
+        std::fs::write(&html, "earlier").expect("writes");
+        let mut files = Files::create(&html).expect("begins");
+        files.history("{}\n");
+        assert_eq!(names(folder.path()).len(), 2, "a draft is written while it runs");
+        drop(files);
+        assert_eq!(names(folder.path()), ["x.html"]);
+        assert_eq!(std::fs::read_to_string(&html).expect("reads"), "earlier");
+    }
+
+    #[test]
+    fn a_report_takes_the_place_of_an_earlier_one_when_all_of_it_is_written() {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = tempfile::tempdir().expect("folder");
+        let paths = Paths { state: state.path().to_owned(), runtime: state.path().to_owned() };
+        let html = folder.path().join("x.html");
+        std::fs::write(&html, "earlier").expect("writes");
+        let mut files = Files::create(&html).expect("begins");
+        files.history("{}\n");
+        files.finish(&paths, &dossier(Vec::new(), Vec::new())).expect("ends");
+        assert_eq!(names(folder.path()), ["x.history.jsonl", "x.html", "x.json", "x.sha256"]);
+        assert!(std::fs::read_to_string(&html).expect("reads").contains("<html"));
+        let history = folder.path().join("x.history.jsonl");
+        assert_eq!(std::fs::read_to_string(history).expect("reads"), "{}\n");
+    }
+
+    #[test]
+    fn where_no_report_can_be_written_the_drill_does_not_begin() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::create_dir(folder.path().join("x.json")).expect("folder");
+        assert!(Files::create(&folder.path().join("x.html")).is_err(), "its twin's name is taken by a folder");
+        assert!(Files::create(&folder.path().join("none/y.html")).is_err());
+        assert_eq!(names(folder.path()), ["x.json"]);
     }
 
     #[test]

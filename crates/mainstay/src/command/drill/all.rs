@@ -106,8 +106,8 @@ fn table(rows: &[(Fault, Row)]) {
                 println!(
                     "{name:<20} {} {promised:<18} {:<10} {:<10} {:<13} {:<8} {} of {}",
                     print::marked(report.verdict, report.extended.as_ref(), 8),
-                    screen::took(measured.rto_ms.p95),
-                    screen::took(measured.stall_ms.p95),
+                    print::p95(measured.rto_ms.as_ref()),
+                    print::p95(measured.stall_ms.as_ref()),
                     format!("{lost} of {acknowledged}"),
                     report.evicted().map_or("–".to_owned(), |(gone, _)| gone.to_string()),
                     counts.failed_requests,

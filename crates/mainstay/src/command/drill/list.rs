@@ -129,19 +129,7 @@ fn line(record: &DrillRecord) {
         Some(verdict) => print::marked(verdict, extended, 8),
         None => screen::yellow("no end  "),
     };
-    let figures = match &record.figures {
-        Some(figures) => format!(
-            "{:<10} {:<10} {:<11} {:<8} {} of {}",
-            screen::took(figures.rto_p95_ms),
-            screen::took(figures.stall_p95_ms),
-            format!("{} of {}", figures.lost, figures.acknowledged),
-            evicted(record, figures),
-            figures.failed_requests,
-            figures.requests
-        ),
-        None => String::new(),
-    };
-    println!("{began:<20} {:<20} {verdict} {:<6} {figures}", record.drill, record.runs);
+    println!("{began:<20} {:<20} {verdict} {:<6} {}", record.drill, record.runs, figures(record));
     if let Some(extended) = extended {
         println!("{:<20} {}", "", screen::yellow(&format!("* {extended}")));
     }
@@ -152,6 +140,22 @@ fn line(record: &DrillRecord) {
     }
 }
 
+/// The columns of figures; dashes where there is none.
+fn figures(record: &DrillRecord) -> String {
+    let columns = match &record.figures {
+        Some(figures) => [
+            if print::is_null(&record.drill) { "–".to_owned() } else { screen::took(figures.rto_p95_ms) },
+            screen::took(figures.stall_p95_ms),
+            format!("{} of {}", figures.lost, figures.acknowledged),
+            evicted(record, figures),
+            format!("{} of {}", figures.failed_requests, figures.requests),
+        ],
+        None => ["–"; 5].map(str::to_owned),
+    };
+    let [rto, stall, lost, evicted, failed] = columns;
+    format!("{rto:<10} {stall:<10} {lost:<11} {evicted:<8} {failed}")
+}
+
 /// Keys that went and were allowed to. Older records count them as lost.
 fn evicted(record: &DrillRecord, figures: &DrillFigures) -> String {
     let may_evict = Fault::by_name(&record.drill).is_some_and(Fault::may_evict);
@@ -159,5 +163,38 @@ fn evicted(record: &DrillRecord, figures: &DrillFigures) -> String {
         _ if !may_evict => "–".to_owned(),
         Some(gone) => gone.to_string(),
         None => "in LOST".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_drill::Verdict;
+    use mainstay_types::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_measured_nothing_has_dashes_and_what_broke_nothing_has_no_rto() {
+        let record = |drill: &str, figures| DrillRecord {
+            version: mainstay_api::HISTORY_VERSION,
+            id: "1".to_owned(),
+            drill: drill.to_owned(),
+            began: Timestamp::from_millis(1),
+            ended: None,
+            verdict: Some(Verdict::Void),
+            runs: 1,
+            seed: 1,
+            sabotage: None,
+            release: "0.1.0".to_owned(),
+            stack: "abc".to_owned(),
+            figures,
+            reasons: Vec::new(),
+        };
+        let words = |record: &DrillRecord| figures(record).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&record("edge-crash", None)), ["–"; 5]);
+        let some = DrillFigures { rto_p95_ms: 7, stall_p95_ms: 9, acknowledged: 144, ..DrillFigures::default() };
+        let null = words(&record("null", Some(some.clone())));
+        assert_eq!(null, ["–", "9", "ms", "0", "of", "144", "–", "0", "of", "0"]);
+        assert_eq!(words(&record("edge-crash", Some(some)))[..2], ["7", "ms"]);
     }
 }

@@ -210,7 +210,7 @@ fn failure(error: Error) -> Failure {
             Failure::new(exit_code::DRILL_ABORTED, "MS1061", error.to_string()).help(help)
         }
         Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) | Error::Backups(_) => {
-            Failure::failed("MS1011", error.to_string())
+            Failure::new(exit_code::DRILL_ABORTED, "MS1011", error.to_string())
         }
         Error::Busy => Failure::refused("MS4020", error.to_string()).help("wait for its end"),
         Error::History(_) => Failure::environment("MS3040", error.to_string()),
@@ -288,4 +288,24 @@ fn running_stack(paths: &Paths) -> Result<RunningStack, Failure> {
     let ports = mainstay_controller::ports::Ports::load(&paths.state).map_err(|error| broken(&error))?;
     let https_port = ports.get("edge-https").ok_or_else(|| broken(&"no port of the edge is known"))?;
     Ok(RunningStack { stack: parsed.stack, stack_hash: mainstay_controller::drills::stack_hash(&text), https_port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_that_cannot_go_on_ends_as_aborted_whatever_kept_it() {
+        let errors = [
+            Error::Keys("connection closed".to_owned()),
+            Error::Backups("no repository".to_owned()),
+            Error::Trust(std::io::Error::other("no certificate")),
+            Error::NotWhole("edge is starting".to_owned()),
+            Error::Stopped("SIGINT"),
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert_eq!(failure(error).code, exit_code::DRILL_ABORTED, "{text}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! A drill's report as text.
 
-use mainstay_drill::{Counts, Extended, Report, Verdict};
+use mainstay_drill::{Counts, Extended, Fault, Report, Spread, Verdict};
 
 use crate::screen;
 
@@ -21,6 +21,16 @@ pub(super) fn marked(verdict: Verdict, extended: Option<&Extended>, width: usize
     if verdict == Verdict::Pass { screen::yellow(&text) } else { screen::red(&text) }
 }
 
+/// A 95th percentile, or that there is none.
+pub(super) fn p95(spread: Option<&Spread>) -> String {
+    spread.map_or("–".to_owned(), |spread| screen::took(spread.p95))
+}
+
+/// The drill that breaks nothing has nothing to come back from.
+pub(super) fn is_null(drill: &str) -> bool {
+    drill == Fault::Null.name()
+}
+
 /// A figure of the table: its name, what was promised, what was measured.
 fn row(name: &str, promised: &str, measured: &str) {
     println!("  {name:<13} {promised:<28} {measured}");
@@ -39,14 +49,17 @@ pub(super) fn print(report: &Report) {
         println!("                {}", screen::yellow(&format!("* {extended}")));
     }
     println!("                promised ({})          measured", report.promise.source);
-    let is_stall = mainstay_drill::Fault::by_name(&report.drill).is_some_and(mainstay_drill::Fault::bounds_stall);
+    let is_stall = Fault::by_name(&report.drill).is_some_and(Fault::bounds_stall);
     let promised = format!("{} ms", report.promise.rto_ms);
     let (of_rto, of_stall) =
         if is_stall { ("–".to_owned(), format!("{promised} at p95")) } else { (promised, "–".to_owned()) };
-    let spread = |spread: &mainstay_drill::Spread| {
-        format!("p50 {} ms, p95 {} ms, worst {} ms", spread.p50, spread.p95, spread.max)
+    let spread = |spread: &Option<Spread>| match spread {
+        Some(spread) => format!("p50 {} ms, p95 {} ms, worst {} ms", spread.p50, spread.p95, spread.max),
+        None => "–".to_owned(),
     };
-    row("RTO", &of_rto, &spread(&measured.rto_ms));
+    if !is_null(&report.drill) {
+        row("RTO", &of_rto, &spread(&measured.rto_ms));
+    }
     row("stall", &of_stall, &spread(&measured.stall_ms));
     counts(report, &measured.counts);
     for check in &report.checks {
@@ -55,22 +68,37 @@ pub(super) fn print(report: &Report) {
         let looked_at = format!("in {} writes and {} reads", check.writes.ok, check.reads);
         row(&check.checker, "valid", &format!("{}: {found} {looked_at}", check.validity));
     }
-    row("whole again", "–", &format!("p50 {} ms, worst {} ms", measured.whole_ms.p50, measured.whole_ms.max));
+    let whole = measured.whole_ms.as_ref();
+    let whole = whole.map_or("–".to_owned(), |whole| format!("p50 {} ms, worst {} ms", whole.p50, whole.max));
+    if !is_null(&report.drill) {
+        row("whole again", "–", &whole);
+    }
     evidence(report);
+}
+
+/// As the history has it: rows and keys together, but for keys that may go.
+fn lost((lost, all): (u64, u64), counts: &Counts, may_evict: bool) -> String {
+    let parts = if counts.keys > 0 && !may_evict {
+        let (rows, keys) = ((counts.lost, counts.acknowledged), (counts.keys_lost, counts.keys));
+        format!(" ({} of {} rows, {} of {} keys)", rows.0, rows.1, keys.0, keys.1)
+    } else {
+        String::new()
+    };
+    format!("{lost} of {all} acknowledged writes{parts}")
 }
 
 fn counts(report: &Report, counts: &Counts) {
     let rpo = format!("RPO {} ms", report.promise.rpo_ms);
-    let is_about_keys = report.drill == mainstay_drill::Fault::StoreCrash.name();
-    let of_rows = if is_about_keys { "0" } else { &rpo };
-    row("lost", of_rows, &format!("{} of {} acknowledged writes", counts.lost, counts.acknowledged));
+    let is_about_keys = report.drill == Fault::StoreCrash.name();
+    let of_all = if is_about_keys { format!("0 rows; keys: {rpo}") } else { rpo };
+    row("lost", &of_all, &lost(report.lost(), counts, report.evicted().is_some()));
     if counts.keys > 0 || counts.failed_keys > 0 {
-        let gone = if report.evicted().is_some() { "evicted, which is allowed" } else { "gone" };
-        let text = format!(
-            "{} of {} acknowledged keys {gone}, {} failed or ended unknown",
-            counts.keys_lost, counts.keys, counts.failed_keys
-        );
-        row("keys", if is_about_keys { &rpo } else { "–" }, &text);
+        let failed = format!("{} failed or ended unknown", counts.failed_keys);
+        let text = match report.evicted() {
+            Some((gone, all)) => format!("{gone} of {all} acknowledged keys evicted, which is allowed; {failed}"),
+            None => failed,
+        };
+        row("keys", "–", &text);
     }
     row("duplicated", "0", &counts.duplicated.to_string());
     let (failed, unknown, there) = (counts.failed_writes, counts.ambiguous, counts.ambiguous_present);
@@ -87,7 +115,9 @@ fn evidence(report: &Report) {
     let mut steps: Vec<(&String, &u64)> = report.timeline_ms.iter().collect();
     steps.sort_by_key(|(_, at)| **at);
     let steps: Vec<String> = steps.iter().map(|(step, at)| format!("{step} {at}")).collect();
-    println!("  timeline, ms  {}", steps.join(" → "));
+    if !is_null(&report.drill) {
+        println!("  timeline, ms  {}", steps.join(" → "));
+    }
     let evidence = &report.evidence;
     println!(
         "  load          {}; at least {} operations before and {} after the fault",
@@ -107,4 +137,17 @@ fn evidence(report: &Report) {
     }
     println!("  not tested    {}", evidence.not_tested.join("; "));
     println!("  again         {}", evidence.reproduce);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_is_one_number_with_its_parts_where_rows_and_keys_count() {
+        let counts = Counts { acknowledged: 86, keys: 58, keys_lost: 2, ..Counts::default() };
+        let text = lost((2, 144), &counts, false);
+        assert_eq!(text, "2 of 144 acknowledged writes (0 of 86 rows, 2 of 58 keys)");
+        assert_eq!(lost((0, 86), &counts, true), "0 of 86 acknowledged writes");
+    }
 }
