@@ -377,10 +377,13 @@ async fn config(State(shared): Ctx) -> Json<serde_json::Value> {
 }
 
 async fn service_env(State(shared): Ctx, Path(name): Path<String>) -> Result<Json<mainstay_api::ServiceEnv>, Failure> {
-    shared.effects.service_env(&name).map(Json).ok_or_else(|| {
-        let title = format!("the stack has no service {name:?}");
-        failure(StatusCode::NOT_FOUND, "MS4042", title, Some("`mainstay status` lists the services"))
-    })
+    shared.effects.service_env(&name).map(Json).ok_or_else(|| no_service(&shared, &name))
+}
+
+fn no_service(shared: &Shared, name: &str) -> Failure {
+    let names: Vec<&str> = shared.effects.settings.stack.services.keys().map(|name| name.as_str()).collect();
+    let help = if names.is_empty() { "it has none".to_owned() } else { format!("its services: {}", names.join(", ")) };
+    failure(StatusCode::NOT_FOUND, "MS4042", format!("the stack has no service {name:?}"), Some(&help))
 }
 
 #[derive(Deserialize)]
@@ -404,10 +407,7 @@ async fn context(
             let title = format!("no running instance is named {name:?}, and no service of that name runs");
             Err(failure(StatusCode::NOT_FOUND, "MS4045", title, Some("`mainstay ps` lists what runs")))
         }
-        Ok(None) => {
-            let title = format!("the stack has no service {name:?}");
-            Err(failure(StatusCode::NOT_FOUND, "MS4042", title, Some("`mainstay status` lists the services")))
-        }
+        Ok(None) => Err(no_service(&shared, &name)),
         Err(reason) => Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", reason, None)),
     }
 }

@@ -68,9 +68,16 @@ pub fn follow(path: &Path, offset: u64) -> io::Result<Chunk> {
 ///
 /// **Errors**: the file system's.
 pub fn read_tail(path: &Path, lines: usize) -> io::Result<(Vec<String>, u64)> {
+    read_tail_since(path, 0, lines)
+}
+
+/// The same of what was written from this offset on.
+///
+/// **Errors**: the file system's.
+pub fn read_tail_since(path: &Path, begin: u64, lines: usize) -> io::Result<(Vec<String>, u64)> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    let start = skip_hole(&file, length.saturating_sub(CHUNK as u64))?;
+    let start = skip_hole(&file, length.saturating_sub(CHUNK as u64).max(begin))?;
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(CHUNK as u64).read_to_end(&mut bytes)?;
@@ -158,6 +165,9 @@ mod tests {
         let (lines, next) = read_tail(&path, 2).expect("reads");
         assert_eq!(lines, ["line 00049998", "line 00049999"]);
         assert_eq!(next, 700_000);
+        // Of what was written later nothing earlier is shown, however few lines it has.
+        let (lines, _) = read_tail_since(&path, 700_000 - 14, 10).expect("reads");
+        assert_eq!(lines, ["line 00049999"]);
     }
 
     #[test]

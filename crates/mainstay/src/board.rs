@@ -63,19 +63,24 @@ pub(crate) fn say(what: &str, text: &str) {
 /// The lines of `up`.
 pub(crate) struct Board {
     on_terminal: bool,
+    /// Nothing is shown: stdout is for JSON.
+    is_silent: bool,
     printed: Vec<String>,
     frame: String,
     began: Instant,
 }
 
 impl Board {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(is_silent: bool) -> Self {
         let on_terminal = std::io::stdout().is_terminal();
-        Self { on_terminal, printed: Vec::new(), frame: String::new(), began: Instant::now() }
+        Self { on_terminal, is_silent, printed: Vec::new(), frame: String::new(), began: Instant::now() }
     }
 
     /// Shows how far it is.
     pub(crate) fn show(&mut self, progress: &[Progress]) {
+        if self.is_silent {
+            return;
+        }
         // The console's line is printed at the end, with its link.
         let lines = progress.iter().filter(|line| line.what != "console");
         if self.on_terminal {
@@ -157,7 +162,13 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_the_terminal() {
         let text = "primary streaming to standby, synchronous; router 127.0.0.1:6432 (write) :6433 (read)";
-        let board = Board { on_terminal: true, printed: Vec::new(), frame: String::new(), began: Instant::now() };
+        let board = Board {
+            on_terminal: true,
+            is_silent: false,
+            printed: Vec::new(),
+            frame: String::new(),
+            began: Instant::now(),
+        };
         for width in [40, 80, 112] {
             for state in [State::Ready, State::Starting, State::Failed, State::Waiting, State::NotConfigured] {
                 let shown = board.text(&line(text, state), width);
@@ -168,7 +179,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_goes_on_below_and_the_time_stays_above() {
-        let board = Board { on_terminal: true, printed: Vec::new(), frame: String::new(), began: Instant::now() };
+        let board = Board {
+            on_terminal: true,
+            is_silent: false,
+            printed: Vec::new(),
+            frame: String::new(),
+            began: Instant::now(),
+        };
         let shown = board.text(&line("one two three four five six seven eight", State::Ready), 48);
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines.len(), 2, "{shown}");

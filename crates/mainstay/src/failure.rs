@@ -28,6 +28,17 @@ impl Failure {
         Self::new(exit_code::USER, name, text)
     }
 
+    /// The command line is none; what else clap says of it is the help.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return Self::user("MS2006", "a command is missing").help("`mainstay --help` lists them");
+        }
+        let all = error.to_string();
+        let all = all.strip_prefix("error: ").unwrap_or(&all).trim_end();
+        let (text, help) = all.split_once("\n\n").unwrap_or((all, "`mainstay --help` lists the commands"));
+        Self::user("MS2006", text).help(help)
+    }
+
     /// The machine lacks something.
     pub(crate) fn environment(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(exit_code::ENVIRONMENT, name, text)
@@ -41,6 +52,12 @@ impl Failure {
     /// Refused for safety.
     pub(crate) fn refused(name: &'static str, text: impl Into<String>) -> Self {
         Self::new(exit_code::REFUSED, name, text)
+    }
+
+    /// The stack is not up, and what a last run would have left is not there either.
+    pub(crate) fn never_up(error: &mainstay_client::Error, what: &str) -> Self {
+        Self::failed("MS1001", format!("{error}: the stack is not up, and no run left {what}"))
+            .help("`mainstay up` starts it; `--env` and `--state` must be those of its `up`")
     }
 
     /// Ours.
@@ -98,7 +115,10 @@ impl From<mainstay_client::Error> for Failure {
             Error::NotRunning { .. } => Self::failed("MS1001", format!("{error}: the stack is not up"))
                 .help("`mainstay up` starts it, `mainstay logs` and `mainstay events` show its last run; `--env` and `--state` must be those of its `up`"),
             Error::Refused(problem) => {
-                let failure = Self::failed("MS1002", problem.title.clone());
+                // A name that there is none of: a mistake, not a refusal.
+                let is_name = ["MS4041", "MS4042", "MS4045", "MS4046"].contains(&problem.code.as_str());
+                let failure = if is_name { Self::user as fn(_, _) -> _ } else { Self::failed };
+                let failure = failure(if is_name { "MS2052" } else { "MS1002" }, problem.title.clone());
                 match &problem.help {
                     Some(help) => failure.help(help.clone()),
                     None => failure,

@@ -153,6 +153,12 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let mut arguments = std::env::args_os().skip(1).take_while(|argument| argument != "--");
+            if error.use_stderr() && arguments.any(|argument| argument == "--json") {
+                let failure = Failure::usage(&error);
+                failure.print(true);
+                return ExitCode::from(failure.code);
+            }
             // clap's own words; help and version are no failure.
             error.print().ok();
             return ExitCode::from(if error.use_stderr() { mainstay_types::exit_code::USER } else { 0 });

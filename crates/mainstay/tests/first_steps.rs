@@ -145,6 +145,8 @@ fn trust_puts_the_authority_into_the_store_and_takes_it_out_again() {
     assert!(out(&trust(&["--install"])).contains("nothing was changed"));
     let json: serde_json::Value = serde_json::from_slice(&trust(&["--json"]).stdout).expect("JSON");
     assert_eq!(json["in_system_store"], true, "{json}");
+    let path: serde_json::Value = serde_json::from_slice(&trust(&["--path", "--json"]).stdout).expect("JSON");
+    assert_eq!(path["certificate"], json["certificate"]);
     assert_eq!(json["fingerprint_sha256"].as_str().map(str::len), Some(95), "{json}");
     let removed = trust(&["--remove"]);
     assert!(removed.status.success() && !has(), "{}", err(&removed));
@@ -356,5 +358,65 @@ fn a_stack_of_somebody_else_is_said_to_be_one() {
         let text = err(&refused);
         assert!(text.contains("MS3030") && text.contains("belongs to user 65534, mainstay runs as user 0"), "{text}");
         assert!(text.contains("sudo -u '#65534'"), "{text}");
+    }
+}
+
+#[test]
+fn init_copies_no_value_that_looks_like_a_key_whatever_its_name_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    let compose = "services:\n  web:\n    build: .\n    command: node x --key AIzaSyD-hunter2\n    environment:\n      \
+                   STRIPE: sk_live_hunter2\n      AWS_ACCESS_KEY_ID: AKIAHUNTER2HUNTER2\n      \
+                   SENTRY_DSN: https://hunter2@o1.ingest.sentry.io/1\n      \
+                   WEBHOOK: https://hooks.slack.com/services/T/B/hunter2\n";
+    let procfile = "web: STRIPE=sk_live_hunter2 node x --auth user:hunter2 --dsn https://hunter2@sentry.io/1\n\
+                    worker: node y -H \"Authorization: Bearer hunter2\"\n";
+    for (name, text) in [("compose.yaml", compose), ("Procfile", procfile)] {
+        write(name, text);
+        let init = mainstay(folder.path(), &["init", "--print"]);
+        let all = format!("{}{}", out(&init), err(&init));
+        assert!(init.status.success() && !all.to_ascii_lowercase().contains("hunter2"), "{name}: {all}");
+        assert!(err(&init).contains("STRIPE is left out"), "{name}: {all}");
+        std::fs::remove_file(folder.path().join(name)).expect("removed");
+    }
+}
+
+#[test]
+fn with_json_stdout_is_one_document_also_for_a_command_line_that_is_none_and_an_up_that_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let toml = "stack = \"shop\"\n[service.web]\nrun = \".venv/bin/web\"\n";
+    std::fs::write(folder.path().join("mainstay.toml"), toml).expect("written");
+    let cases: [(&[&str], i32, &str); 5] = [
+        (&["status", "--wach", "--json"], 2, "MS2006"),
+        (&["--json"], 2, "MS2006"),
+        (&["exec", "--json"], 2, "MS2006"),
+        (&["--state", "s", "up", "-d", "--json"], 3, "MS3021"),
+        (&["--state", "s", "logs", "--json"], 1, "MS1001"),
+    ];
+    for (arguments, status, code) in cases {
+        let output = mainstay(folder.path(), arguments);
+        let json: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {}", out(&output)));
+        assert_eq!(json["error"]["code"], code, "{json}");
+        assert_eq!(output.status.code(), Some(status), "{json}");
+    }
+    // After `--` it is another program's.
+    let others = mainstay(folder.path(), &["up", "--wach", "--", "--json"]);
+    assert!(out(&others).is_empty() && err(&others).contains("--wach"), "{}", err(&others));
+}
+
+#[test]
+fn a_hint_names_a_command_that_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let toml = "stack = \"shop\"\n[service.web]\nrun = \".venv/bin/web\"\n";
+    std::fs::write(folder.path().join("mainstay.toml"), toml).expect("written");
+    let check = || err(&mainstay(folder.path(), &["check"]));
+    assert!(check().contains("/usr/bin/python3 -m venv .venv` makes") && !check().contains('…'), "{}", check());
+    std::fs::write(folder.path().join("requirements.txt"), "flask\n").expect("written");
+    assert!(check().contains("venv .venv && .venv/bin/pip install -r requirements.txt`"), "{}", check());
+    for command in ["logs", "events"] {
+        let never = err(&mainstay(folder.path(), &["--state", "s", command]));
+        assert!(never.contains("MS1001") && never.contains("--state s up`"), "{never}");
+        assert!(!never.contains(&format!(" {command}`")), "{never}");
     }
 }

@@ -257,12 +257,6 @@ impl Effects {
         })
     }
 
-    /// The last lines of a log, for errors.
-    pub(super) fn last_lines(&self, name: &str) -> String {
-        let path: PathBuf = self.settings.paths.log(name);
-        mainstay_supervisor::logs::read_tail(&path, 10).map(|(lines, _)| lines.join("\n")).unwrap_or_default()
-    }
-
     pub(super) async fn stop(
         &self,
         name: &ChildName,

@@ -111,9 +111,13 @@ impl Effects {
         let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
         let command = service.before.as_ref().ok_or("the service has no release command")?;
         let name = ChildName::before(service_name);
+        let log = self.settings.paths.log(name.as_str());
+        // What earlier tries printed was told then.
+        let mut begin = 0;
         let reason = match self.begun_before(service_name).await? {
             Some(reason) if reason.is_success() => reason,
             _ => {
+                begin = std::fs::metadata(&log).map_or(0, |log| log.len());
                 let env = self.settings.service_env(service_name, None)?;
                 let spec = self.service_process(service_name, name.clone(), ChildRole::Task, command, env)?;
                 self.note_before(service_name, spec.nonce.clone()).await?;
@@ -121,8 +125,9 @@ impl Effects {
             }
         };
         if !reason.is_success() {
-            let tail = self.last_lines(name.as_str());
-            let next = format!("all of its output: `mainstay logs {service_name}`; it is tried again");
+            let (lines, _) = mainstay_supervisor::logs::read_tail_since(&log, begin, 10).unwrap_or_default();
+            let tail = lines.join("\n");
+            let next = format!("all of its output: `mainstay logs {service_name}`");
             return Err(format!("the release command of {service_name} ended: {reason}\n{tail}\n{next}"));
         }
         let fact = format!("before:{service_name}");

@@ -55,7 +55,9 @@ fn of_last_run(global: &Global, options: &Options, paths: &Paths, error: Error) 
     let broken = |error: &mainstay_controller::store::Error| {
         Failure::environment("MS3042", error.to_string()).help("as the user whose stack it is")
     };
-    let Some(store) = Store::look(&paths.state).map_err(|error| broken(&error))? else { return Err(error.into()) };
+    let Some(store) = Store::look(&paths.state).map_err(|error| broken(&error))? else {
+        return Err(Failure::never_up(&error, "events"));
+    };
     for event in store.events(None, options.lines).map_err(|error| broken(&error))? {
         print(&event, global.json)?;
     }

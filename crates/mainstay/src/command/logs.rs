@@ -40,7 +40,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
 fn of_last_run(global: &Global, options: &Options, paths: &Paths, error: Error) -> Result<u8, Failure> {
     let all = logs::files(&paths.state);
     if all.is_empty() {
-        return Err(error.into());
+        return Err(Failure::never_up(&error, "logs"));
     }
     let is_meant = |child: &ChildName| options.name.as_ref().is_none_or(|wanted| logs::is_meant(child, wanted));
     let mut shown = 0;
@@ -59,7 +59,7 @@ fn of_last_run(global: &Global, options: &Options, paths: &Paths, error: Error) 
         let names: Vec<&str> = all.iter().map(|(child, _)| child.as_str()).collect();
         let name = options.name.as_deref().unwrap_or_default();
         let text = format!("no child or service named {name:?} has a log");
-        return Err(Failure::failed("MS1002", text).help(format!("there are logs of {}", names.join(", "))));
+        return Err(Failure::user("MS2052", text).help(format!("there are logs of {}", names.join(", "))));
     }
     let more = if options.follow { "; nothing more comes while it is down" } else { "" };
     eprintln!("the stack is not up: these are the last lines of its last run{more}");

@@ -141,12 +141,14 @@ fn executed(command: &[String]) -> Option<&str> {
 
 /// What makes a program that is not there, as far as its path tells.
 fn maker(program: &str, dir: &Path) -> String {
-    const MAKERS: [(&str, &str); 4] = [
+    const MAKERS: [(&str, &str); 3] = [
         ("target/release/", "cargo build --release"),
         ("target/debug/", "cargo build"),
         ("node_modules/.bin/", "npm ci"),
-        (".venv/bin/", "python3 -m venv .venv && .venv/bin/pip install …"),
     ];
+    if let Some((before, _)) = program.split_once(".venv/bin/") {
+        return environment(&dir.join(before));
+    }
     let made = MAKERS.iter().find_map(|(mark, how)| Some((program.split_once(mark)?.0, how)));
     match made {
         Some((before, how)) => {
@@ -155,6 +157,20 @@ fn maker(program: &str, dir: &Path) -> String {
             format!("it is not built yet: `cd {} && {how}`", folder.display())
         }
         None => "build or install it first; `run` with a slash is relative to the service's `dir`".to_owned(),
+    }
+}
+
+/// What makes a Python environment in this folder.
+fn environment(folder: &Path) -> String {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    // The machine's: another in PATH may be one that services cannot reach.
+    let make = format!("it is not built yet: `cd {} && /usr/bin/python3 -m venv .venv", folder.display());
+    if folder.join("requirements.txt").is_file() {
+        format!("{make} && .venv/bin/pip install -r requirements.txt`")
+    } else if ["pyproject.toml", "setup.py"].iter().any(|name| folder.join(name).is_file()) {
+        format!("{make} && .venv/bin/pip install .`")
+    } else {
+        format!("{make}` makes the environment; `.venv/bin/pip install` with the names of its packages fills it")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_api::{CommandContext, LastRun, LogLine};
+use mainstay_api::{CommandContext, LastRun, LogLine, Status};
 use mainstay_client::{Client, Lines};
 use mainstay_supervisor::context::{Command, take_place};
 use mainstay_supervisor::protocol::User;
@@ -43,18 +43,23 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     Err(hand_over(context, &options.command))
 }
 
+/// The names of the stack's services.
+fn services(status: &Status) -> Vec<&str> {
+    let is_service = |id: &BoxId| matches!(id, BoxId::Service { .. });
+    status.boxes.iter().filter(|one| is_service(&one.id)).map(|one| one.name.as_str()).collect()
+}
+
 /// The one service of the stack.
 async fn only_service(client: &Client) -> Result<String, Failure> {
     let status = client.status().await?;
-    let is_service = |id: &BoxId| matches!(id, BoxId::Service { .. });
-    let names: Vec<&str> = status.boxes.iter().filter(|one| is_service(&one.id)).map(|one| one.name.as_str()).collect();
+    let names = services(&status);
     match names.as_slice() {
         [only] => Ok((*only).to_owned()),
         [] => Err(Failure::user("MS2050", "the stack has no service whose environment a command could have")
             .help("declare a [service.NAME], or use `mainstay db psql` for the database")),
         several => {
             let text = format!("the stack has several services, and the command is for none: {}", several.join(", "));
-            Err(Failure::user("MS2050", text).help(format!("name one: mainstay run {} -- CMD", several[0])))
+            Err(Failure::user("MS2050", text).help(format!("name one: `mainstay run {} -- CMD`", several[0])))
         }
     }
 }
@@ -67,6 +72,10 @@ pub(super) fn hand_over(context: CommandContext, command: &[String]) -> Failure 
             env.entry(name.to_owned()).or_insert_with(|| Secret::new(value));
         }
     }
+    let help = format!(
+        "the command is looked up in the PATH of the service (`mainstay env {}`) or relative to its folder",
+        context.service
+    );
     let name = context.instance.map_or_else(|| ChildName::new(context.service.as_str()), Ok);
     let Ok(name) = name else { return Failure::bug("a service whose name is none of a process") };
     let reason = take_place(Command {
@@ -78,8 +87,7 @@ pub(super) fn hand_over(context: CommandContext, command: &[String]) -> Failure 
         user: context.user.map(|(uid, gid)| User { uid, gid }),
         beside: context.pid,
     });
-    Failure::environment("MS3050", reason)
-        .help("the command is looked up in the PATH of the service (`mainstay env`) or relative to its folder")
+    Failure::environment("MS3050", reason).help(help)
 }
 
 /// Runs a scheduled service now and waits for its end; its exit status is ours. With `json` stdout has how it ended,
@@ -88,12 +96,17 @@ async fn run_schedule(client: &Client, service: Option<&str>, json: bool) -> Res
     let status = client.status().await?;
     let find = |name: &str| status.schedules.keys().find(|service| service.as_str() == name).cloned();
     let Some(name) = service.and_then(find) else {
-        let what = service.unwrap_or("SERVICE");
+        let names: Vec<&str> = services(&status);
+        if let Some(name) = service.filter(|name| !names.contains(name)) {
+            let failure = Failure::user("MS2052", format!("the stack has no service {name:?}"));
+            return Err(failure.help(format!("its services: {}", names.join(", "))));
+        }
+        let what = service.or(names.first().copied()).unwrap_or("SERVICE");
         let text = match service {
             Some(name) => format!("what is {name} to run? Only a service with `every` runs without a command"),
             None => "what is to be run? Give a command, or a service with `every`".to_owned(),
         };
-        return Err(Failure::user("MS2051", text).help(format!("mainstay run {what} -- CMD ARGUMENTS")));
+        return Err(Failure::user("MS2051", text).help(format!("`mainstay run {what} -- CMD ARGUMENTS`")));
     };
     let log = ChildName::run(&name);
     // Followed from here on, so that nothing of an earlier run is shown. A first run has no log yet.
@@ -110,7 +123,7 @@ async fn run_schedule(client: &Client, service: Option<&str>, json: bool) -> Res
         exit => {
             let text = if last.is_timed_out { "took too long and was ended" } else { "did not end by itself" };
             Err(Failure::failed("MS1002", format!("the run of {name} {text}: {exit}"))
-                .help(format!("its output: mainstay logs {name}")))
+                .help(format!("its output: `mainstay logs {name}`")))
         }
     }
 }
@@ -132,7 +145,9 @@ async fn follow(
             Err(error) => return Err(error.into()),
         };
         let Some(schedule) = status.schedules.get(name) else {
-            return Err(Failure::failed("MS1002", format!("{name} is no longer on a schedule")).help("mainstay status"));
+            return Err(
+                Failure::failed("MS1002", format!("{name} is no longer on a schedule")).help("`mainstay status`")
+            );
         };
         if lines.is_none() && (schedule.running.is_some() || schedule.last.is_some()) {
             *lines = client.logs(Some(log.as_str()), ALL_LINES, true).await.ok();
@@ -142,7 +157,7 @@ async fn follow(
             return Ok(last.clone());
         }
         if status.is_stopping {
-            return Err(Failure::failed("MS1002", "the stack is going down").help("mainstay events"));
+            return Err(Failure::failed("MS1002", "the stack is going down").help("`mainstay events`"));
         }
     }
 }

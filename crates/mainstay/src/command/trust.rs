@@ -122,7 +122,11 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
             .help("`mainstay up` makes it; `--env` and `--state` must be those of its `up`")
     })?;
     if options.path {
-        println!("{}", file.display());
+        if global.json {
+            println!("{}", serde_json::json!({"certificate": file}));
+        } else {
+            println!("{}", file.display());
+        }
         return Ok(exit_code::DONE);
     }
     let said = mainstay_edge::ca::describe(&pem).ok_or_else(|| {

@@ -48,6 +48,7 @@ const NO_CONTROL: Duration = Duration::from_secs(10);
 const KEEP_ANSWER: Duration = Duration::from_secs(2);
 /// keep leaves with the control plane of a run that was just ending; more than that is a fault of its own.
 const KEEP_RESTARTS: u32 = 3;
+const NEW_REPOSITORY: &str = "a repository for backups was made: `mainstay backup card` prints its recovery card";
 /// What failed for this long, although it was tried again, will not come up by waiting.
 const HOPELESS: Duration = Duration::from_secs(10);
 
@@ -61,29 +62,27 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     }
     refuse_second(&place.paths, &client).await?;
     let backups = make_ready(&place)?;
-    println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
+    if !global.json {
+        println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
+    }
     let began = Instant::now();
     start_keep(&place.paths, None)?;
-    match watch(&place.paths, &client, began, Duration::from_secs(options.wait), None).await {
+    match watch(&place.paths, &client, began, Duration::from_secs(options.wait), (None, global.json)).await {
+        Ok(status) if global.json => {
+            if backups.is_some_and(|backups| backups.card.is_some()) {
+                eprintln!("{NEW_REPOSITORY}");
+            }
+            println!("{}", serde_json::to_string(&status).map_err(|error| Failure::bug(error.to_string()))?);
+        }
         Ok(status) => {
-            recovery_card(&place.paths);
             if let Some(backups) = &backups {
                 super::backup::say(backups);
             }
-            match client.console_link().await {
-                Ok(link) => board::say("console", &format!("{}  (one use)", link.url)),
-                Err(error) => board::say("console", &error.to_string()),
-            }
-            secrets(&place);
-            let took = status.at.saturating_since(status.since);
-            let took = screen::took(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-            let end = if options.detach { again::text("`mainstay down`") } else { "Ctrl-C".to_owned() };
-            board::say("state", &format!("{} keeps the data", place.paths.state.display()));
-            println!("{} in {took}; {end} brings it down", screen::green("ready"));
+            tell(&place, &client, &status, options.detach).await;
         }
         Err(failure) => {
             eprintln!("not ready: bringing everything down again, data stays in {}", place.paths.state.display());
-            undo(&place.paths, &client, global.json).await;
+            undo(&place.paths, &client).await;
             // What matters to the user is why it did not come up.
             return Err(failure);
         }
@@ -91,7 +90,29 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if options.detach {
         return Ok(exit_code::DONE);
     }
-    stay(&place.paths, &client, None).await
+    match stay(&place.paths, &client, None, global.json).await {
+        // stdout has its one document already.
+        Err(failure) if global.json => {
+            failure.print(false);
+            Ok(failure.code)
+        }
+        stayed => stayed,
+    }
+}
+
+/// What `up` says at the end.
+async fn tell(place: &Place, client: &Client, status: &Status, detach: bool) {
+    recovery_card(&place.paths);
+    match client.console_link().await {
+        Ok(link) => board::say("console", &format!("{}  (one use)", link.url)),
+        Err(error) => board::say("console", &error.to_string()),
+    }
+    secrets(place);
+    let took = status.at.saturating_since(status.since);
+    let took = screen::took(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    let end = if detach { again::text("`mainstay down`") } else { "Ctrl-C".to_owned() };
+    board::say("state", &format!("{} keeps the data", place.paths.state.display()));
+    println!("{} in {took}; {end} brings it down", screen::green("ready"));
 }
 
 /// `up` as a service manager runs it: what an earlier one left running is taken over, and nothing secret is printed,
@@ -106,20 +127,17 @@ async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8,
         println!("the stack runs already: taken over as it is");
     } else {
         if make_ready(place)?.is_some_and(|backups| backups.card.is_some()) {
-            println!(
-                "{}",
-                again::text("a repository for backups was made: `mainstay backup card` prints its recovery card")
-            );
+            println!("{}", again::text(NEW_REPOSITORY));
         }
         start_keep(&place.paths, Some(&unit))?;
     }
-    if let Err(failure) = watch(&place.paths, client, began, patience, Some(&unit)).await {
-        undo(&place.paths, client, false).await;
+    if let Err(failure) = watch(&place.paths, client, began, patience, (Some(&unit), false)).await {
+        undo(&place.paths, client).await;
         return Err(failure);
     }
     super::service::tell_ready();
     println!("{}", again::text("ready; `mainstay status` shows it, `mainstay console` gives a link"));
-    stay(&place.paths, client, Some(&unit)).await
+    stay(&place.paths, client, Some(&unit), false).await
 }
 
 /// The keep that answers for this stack, if one does.
@@ -221,12 +239,13 @@ fn is_broken(state: State) -> bool {
     matches!(state, State::CrashLoop | State::Failed)
 }
 
-/// Brings down what this `up` began: by the control plane, or by keep when that does not answer.
-async fn undo(paths: &Paths, client: &Client, json: bool) {
+/// Brings down what this `up` began: by the control plane, or by keep when that does not answer. Its own failures are
+/// talk: stdout is for why it did not come up.
+async fn undo(paths: &Paths, client: &Client) {
     let Err(first) = down::bring_down(paths, client, true).await else { return };
     if let Err(second) = down::by_keep(paths).await {
-        first.print(json);
-        second.print(json);
+        first.print(false);
+        second.print(false);
     }
 }
 
@@ -236,9 +255,9 @@ async fn watch(
     client: &Client,
     began: Instant,
     patience: Duration,
-    unit: Option<&Beside>,
+    (unit, is_silent): (Option<&Beside>, bool),
 ) -> Result<Status, Failure> {
-    let mut board = Board::new();
+    let mut board = Board::new(is_silent);
     let mut hopeless: Option<Instant> = None;
     // A control plane that dies on the way is restarted: its successor has as much time as the first.
     let mut answered = began;
@@ -296,8 +315,17 @@ async fn watch(
     }
 }
 
+/// The last line; talk where stdout had its document already.
+fn say_last(text: &str, json: bool) {
+    if json {
+        eprintln!("{text}");
+    } else {
+        println!("{text}");
+    }
+}
+
 /// Stays until Ctrl-C (an ordered `down`) or until the stack ends by another's hand.
-async fn stay(paths: &Paths, client: &Client, unit: Option<&Beside>) -> Result<u8, Failure> {
+async fn stay(paths: &Paths, client: &Client, unit: Option<&Beside>, json: bool) -> Result<u8, Failure> {
     let stream = |kind| signal(kind).map_err(|error| Failure::environment("MS3001", error.to_string()));
     let mut interrupt = stream(SignalKind::interrupt())?;
     let mut terminate = stream(SignalKind::terminate())?;
@@ -307,7 +335,7 @@ async fn stay(paths: &Paths, client: &Client, unit: Option<&Beside>) -> Result<u
             _ = interrupt.recv() => {
                 eprintln!("\nbringing it down");
                 down::bring_down(paths, client, true).await?;
-                println!("down; data stays in {}", paths.state.display());
+                say_last(&format!("down; data stays in {}", paths.state.display()), json);
                 return Ok(exit_code::DONE);
             }
             _ = terminate.recv() => {
@@ -340,7 +368,7 @@ async fn stay(paths: &Paths, client: &Client, unit: Option<&Beside>) -> Result<u
                         return Err(failure);
                     }
                 } else {
-                    println!("the stack was brought down; data stays in {}", paths.state.display());
+                    say_last(&format!("the stack was brought down; data stays in {}", paths.state.display()), json);
                     return Ok(exit_code::DONE);
                 }
             }

@@ -56,6 +56,8 @@ pub(super) enum Setting {
     Template(String),
     /// A sealed value.
     Secret,
+    /// Left out: its value has the form of a key that others give out, and a generated one is none.
+    Withheld,
     /// Nothing of this: it is the application's own.
     Own,
 }
@@ -159,19 +161,28 @@ fn variables(command: &mut [Word], taken: &mut Taken) {
 /// Addresses and passwords among the other words.
 fn words(command: &mut [Word], taken: &mut Taken) {
     let mut before = String::new();
+    let is_client = command.iter().any(|word| secret::is_client(&word.text()));
     for word in command {
         let text = word.text();
         let option = text.split_once('=').filter(|(name, _)| name.starts_with('-'));
+        let is_glued = is_client && option.is_none() && text.starts_with("-p") && text.len() > 2;
         let last = std::mem::take(&mut before);
-        let (name, at) = option.map_or((last, 0), |(name, _)| (name.to_owned(), name.len() + 1));
+        let (name, at) = match option {
+            Some((name, _)) => (name.to_owned(), name.len() + 1),
+            None if is_glued => ("-p".to_owned(), 2),
+            None => (last, 0),
+        };
         let value = &text[at..];
-        if let Some(address) = Address::of(value).filter(|address| address.has_password() && address.is_whole()) {
+        let is_secret = |address: &Address<'_>| address.has_password() || address.is_ours() && address.has_user();
+        if let Some(address) = Address::of(value).filter(|address| is_secret(address) && address.is_whole()) {
             let about = if name.is_empty() { String::new() } else { secret::variable_of(&name) };
             let new = taken.address(&about, &address);
             let place = if name.is_empty() { "an address" } else { &format!("the address of {name}") };
             taken.said.push((format!("{place} is {new}"), "another one with a password, not copied".to_owned()));
             word.put(at..text.len(), &as_shell(&new));
-        } else if secret::is_option(&name) && secret::is_value(value) && !word.expands() {
+        } else if (secret::is_option(&name) && secret::is_value(value) || secret::is_of_option(&name, value, is_client))
+            && !word.expands()
+        {
             let variable = secret::variable_of(&name);
             taken.take(&variable, Setting::Secret);
             word.put(at..text.len(), &format!("${variable}"));
@@ -218,6 +229,7 @@ impl Taken {
             }
             _ if name.to_ascii_uppercase().starts_with("MAINSTAY_") => Setting::Given,
             _ if is_secret(name) && secret::is_value(value) => Setting::Secret,
+            _ if secret::is_told_by_value(value) => Setting::Withheld,
             _ => Setting::Own,
         }
     }
@@ -243,6 +255,7 @@ impl Taken {
     pub(super) fn take(&mut self, name: &str, setting: Setting) {
         match setting {
             Setting::Own => {}
+            Setting::Withheld => self.left_out(name),
             Setting::Given => {
                 self.said.push((format!("{name} is the stack's own"), format!("another value of {name}, not copied")));
             }
@@ -260,6 +273,14 @@ impl Taken {
                 self.add_secret(&upper);
             }
         }
+    }
+
+    fn left_out(&mut self, name: &str) {
+        self.said.push((format!("{name} is left out"), format!("a value of {name}, not copied")));
+        self.open.push(format!(
+            "the value of {name} looks like a key or an address that lets in whoever knows it, so it was not copied and \
+             {name} is not set: if it is harmless put it into `env`, else the application must read it elsewhere"
+        ));
     }
 
     fn add_secret(&mut self, name: &str) {

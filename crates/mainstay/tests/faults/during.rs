@@ -18,7 +18,7 @@ fn a_service_that_ends_at_once_is_told_with_its_last_words_and_all_goes_down() {
     let ran = world.run(&["events", "--lines", "500"]);
     ran.succeeds();
     assert!(ran.text.contains("web-1") && ran.text.contains("ended: exit 3"), "{}", ran.text);
-    world.run(&["logs", "nobody"]).fails(1, "MS1002", &["\"nobody\"", "web-1"]);
+    world.run(&["logs", "nobody"]).fails(2, "MS2052", &["\"nobody\"", "web-1"]);
     let ran = world.run(&["logs", "web-1", "--lines", "1", "--json"]);
     let line: serde_json::Value = serde_json::from_str(ran.text.lines().next().expect("a line")).expect("JSON");
     assert_eq!((&line["child"], &line["text"]), (&"web-1".into(), &"cannot find my settings".into()));

@@ -62,6 +62,11 @@ impl<'a> Address<'a> {
         self.password().is_some_and(secret::is_value)
     }
 
+    /// Somebody is named, with a password or without.
+    pub(super) fn has_user(&self) -> bool {
+        self.credentials.is_some_and(secret::is_value)
+    }
+
     /// Whether nothing follows that is no part of it.
     pub(super) fn is_whole(&self) -> bool {
         !self.rest.contains(char::is_whitespace)

@@ -84,6 +84,18 @@ fn a_password_reaches_neither_the_command_nor_what_is_said() {
         ("node x --admin-password hunter2", "node x --admin-password \"$ADMIN_PASSWORD\""),
         ("node x --api-token=hunter2", "node x \"--api-token=$API_TOKEN\""),
         ("sh -c 'DB_PASSWORD=hunter2 exec node x'", "sh -c 'exec node x'"),
+        ("STRIPE=sk_live_hunter2 node x", "node x"),
+        ("SENTRY_DSN=https://hunter2@o1.ingest.sentry.io/1 node x", "node x"),
+        ("node x --key AIzaSyD-hunter2", "node x --key \"$KEY\""),
+        ("node x --license=4711-hunter2", "node x \"--license=$LICENSE\""),
+        ("node x --auth user:hunter2", "node x --auth \"$AUTH\""),
+        ("node x --dsn https://hunter2@sentry.io/1", "node x --dsn \"$DSN\""),
+        ("node x --db postgres://hunter2@db/shop", "node x --db \"$DATABASE_URL\""),
+        ("mysql -u root -phunter2 shop", "mysql -u root \"-p$APP_PASSWORD\" shop"),
+        ("redis-cli -p 6379 -a hunter2 ping", "redis-cli -p 6379 -a \"$APP_PASSWORD\" ping"),
+        ("node x -H \"Authorization: Bearer hunter2\"", "./server"),
+        ("node x -H 'X-Api-Key: hunter2'", "./server"),
+        ("node x https://hooks.slack.com/services/T/B/hunter2", "./server"),
         ("curl $(echo http://u:hunter2@x/)", "./server"),
         ("node x 'DATABASE_URL=postgres://u:hunter2@x", "./server"),
         ("node x PASSWORD=hunter2", "./server"),
@@ -99,7 +111,14 @@ fn a_password_reaches_neither_the_command_nor_what_is_said() {
         assert!(taken.secrets.iter().all(|secret| secret.starts_with("APP_")), "{name}: {:?}", taken.secrets);
     }
     // What is no secret stays.
-    for line in ["node x --key /etc/tls.key", "SECRET_KEY=$KEY node x", "TOKEN_TTL=3600 node x", "node x http://u@h/"] {
+    for line in [
+        "node x --key /etc/tls.key",
+        "SECRET_KEY=$KEY node x",
+        "TOKEN_TTL=3600 node x",
+        "node x http://h/a@b",
+        "node x -H \"Authorization: Bearer $T\"",
+        "x --title 'a basic shop'",
+    ] {
         assert_eq!(fitted(line), (line.to_owned(), String::new()));
     }
 }
@@ -132,6 +151,16 @@ fn addresses_become_those_of_the_stack() {
         ("MAINSTAY_TOKEN", "hunter2", "given"),
         ("STRIPE_PUBLIC_KEY", "pk", "own"),
         ("DATABASE_URL", "sqlite:///x.db", "own"),
+        ("STRIPE", "sk_live_AAAA", "left out"),
+        ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE", "left out"),
+        ("SENTRY_DSN", "https://0123@o1.ingest.sentry.io/1", "left out"),
+        ("WEBHOOK", "https://hooks.slack.com/services/T/B/X", "left out"),
+        ("UPSTREAM_AUTH", "Basic dTpw", "left out"),
+        ("SESSION", "eyJhbGciOiJIUzI1NiJ9.e30.x", "left out"),
+        ("CERTIFICATE", "-----BEGIN PRIVATE KEY-----", "left out"),
+        ("UPSTREAM_AUTH", "Bearer ${OTHER}", "own"),
+        ("REGION", "ASIA", "own"),
+        ("HOME_PAGE", "https://shop.example/a@b", "own"),
         ("LOG_LEVEL", "info", "own"),
     ] {
         let mut taken = Taken::default();
@@ -139,6 +168,7 @@ fn addresses_become_those_of_the_stack() {
             Setting::Given => "given".to_owned(),
             Setting::Secret => "secret".to_owned(),
             Setting::Own => "own".to_owned(),
+            Setting::Withheld => "left out".to_owned(),
             Setting::Template(template) => template,
         };
         assert_eq!(found, wanted, "{name}={value}");
