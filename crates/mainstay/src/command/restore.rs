@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::backup::{failure, launch};
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
@@ -159,7 +160,8 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
     let taken = (screen::took(millis(made.restored_in)), screen::took(millis(made.replayed_in)));
     println!("{} {} at {}; files {}, WAL {}", screen::green("restored"), made.plan.moment, made.lsn, taken.0, taken.1);
     println!("in {}", paths.state.display());
-    println!("`mainstay up` with the stack file of {stack} starts it: the environment is {environment}");
+    let next = format!("`mainstay up` with the stack file of {stack} starts it: the environment is {environment}");
+    println!("{}", again::text(&next));
     Ok(exit_code::DONE)
 }
 
