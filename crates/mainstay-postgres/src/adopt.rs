@@ -27,7 +27,7 @@ pub async fn set_superuser_password(copy: &Access, password: &Secret) -> Result<
     let verifier = postgres_protocol::password::scram_sha_256(password.expose().as_bytes());
     let sql = format!("ALTER ROLE {SUPERUSER} PASSWORD '{verifier}'");
     // One after the other: statements that are sent together are one transaction, which only reads by then.
-    for sql in ["SET default_transaction_read_only = off", &sql] {
+    for sql in ["SET default_transaction_read_only = off", crate::prepare::UNLOGGED, &sql] {
         client.batch_execute(sql).await.map_err(|error| copy.explain(error))?;
     }
     Ok(())

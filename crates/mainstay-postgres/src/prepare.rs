@@ -169,6 +169,9 @@ struct Session<'a> {
     client: &'a Client,
 }
 
+/// A session that writes down no statement of its own, however long it takes or whatever befalls it.
+pub(crate) const UNLOGGED: &str = "SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'";
+
 impl Session<'_> {
     async fn run(&self, what: &str, sql: &str) -> Result<(), PrepareError> {
         self.client.batch_execute(sql).await.map_err(|error| self.failed(what, error))
@@ -191,6 +194,8 @@ impl Session<'_> {
         let quoted = quote(name);
         // Only the verifier travels: a password would be written to the server's log by an error.
         let verifier = || postgres_protocol::password::scram_sha_256(password.expose().as_bytes());
+        // A verifier is a secret too, and a slow machine would have the statement written down for its duration.
+        self.run(&what, UNLOGGED).await?;
         match found {
             None => {
                 let sql = format!("CREATE ROLE {quoted} {options} PASSWORD '{}'", verifier());

@@ -110,3 +110,20 @@ async fn a_role_that_may_do_less_than_before_can_do_less() {
     }
     cluster.end().await;
 }
+
+/// Where statements are logged for their duration, a slow machine had the roles' verifiers in the server's log.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_verifier_is_written_to_the_log() {
+    let mut cluster = cluster();
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    let superuser = cluster.access[&A].connect().await.unwrap();
+    superuser.batch_execute("ALTER SYSTEM SET log_min_duration_statement = 0").await.unwrap();
+    superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    prepare::prepare(&cluster.access[&A], "shop", &cluster.passwords).await.unwrap();
+    prepare::further(&cluster.access[&A], &cluster.database, &passwords()).await.unwrap();
+    let log = std::fs::read_to_string(cluster.log("postgres-a")).unwrap();
+    assert!(log.contains("duration: "), "statements are logged: {log}");
+    assert!(!log.contains("SCRAM-SHA-256$"), "{log}");
+    cluster.end().await;
+}
