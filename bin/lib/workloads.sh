@@ -186,7 +186,7 @@ commands() {
   else
     echo "  skipped: no control group is writable here"
   fi
-  same "exec: no such instance" "$(code_of ms exec web-9 -- true)" 1
+  same "exec: no such instance" "$(code_of ms exec web-9 -- true)" 2
   if [ "$(id -u)" = 0 ]; then
     same "run: root becomes the service's user" "$(ms run web -- id -u)" "$(awk '/^Uid:/ { print $2 }' "/proc/$pid/status")"
   fi
