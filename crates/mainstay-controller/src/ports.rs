@@ -193,6 +193,11 @@ fn is_of(pid: u32, state: &Path) -> bool {
 }
 
 impl Ports {
+    /// The stack with this runtime folder is down: others may have its ports at once. Its own file keeps them.
+    pub fn withdraw(runtime: &Path) {
+        turn::withdraw(runtime);
+    }
+
     /// Reads `ports.json` of a state folder; none yet is empty.
     ///
     /// **Errors**: the file is there and cannot be read or understood.

@@ -216,6 +216,12 @@ fn remove(layout: &Layout) {
 }
 
 /// A killed look leaves its server and its folder: both go before the next one.
+/// Whether somebody has a past open: a folder whose process died says nothing.
+pub fn is_open(paths: &Paths) -> bool {
+    let folders = std::fs::read_dir(past_folder(paths)).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.filter(|folder| folder.join("lock").exists()).any(|folder| lock(&folder).is_err())
+}
+
 fn remove_left_over(paths: &Paths, of: &Layout) -> Result<(), Error> {
     let folder = past_folder(paths);
     for entry in std::fs::read_dir(&folder).map_err(io("list", &folder))? {

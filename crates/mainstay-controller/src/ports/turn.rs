@@ -59,6 +59,12 @@ impl Turn {
     }
 }
 
+/// The stack is down: what it had chosen is free for others at once.
+pub(super) fn withdraw(runtime: &Path) {
+    // What cannot be removed counts until it is old.
+    std::fs::remove_file(runtime.join(TOLD)).ok();
+}
+
 /// What stacks beside this one have chosen that run or may be starting.
 fn promised(runtime: &Path) -> BTreeMap<u16, PathBuf> {
     let folders = runtime.parent().map(std::fs::read_dir).into_iter().flatten().flatten().flatten();

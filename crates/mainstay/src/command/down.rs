@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use mainstay_client::{Client, Error};
+use mainstay_controller::backups::past;
 use mainstay_controller::paths::Paths;
+use mainstay_controller::ports::Ports;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::proc;
 use mainstay_types::{ChildRole, Pid, State};
@@ -237,9 +239,11 @@ pub(crate) fn tidy(paths: &Paths) {
         return;
     }
     let Ok(_lock) = delete::locked(&paths.state) else { return };
-    let is_past = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("past-");
-    let has_past = std::fs::read_dir(&paths.runtime).into_iter().flatten().flatten().any(is_past);
-    if !has_past && !has_running_children(&paths.state) {
+    if has_running_children(&paths.state) {
+        return;
+    }
+    Ports::withdraw(&paths.runtime);
+    if !past::is_open(paths) {
         std::fs::remove_dir_all(&paths.runtime).ok();
     }
 }

@@ -106,11 +106,20 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if !global.json {
         eprintln!("restoring backup {} ({}), then replaying to {moment}", short(&plan), Bytes(plan.backup.label.bytes));
     }
+    // Without a control plane nothing can be put in place: better known before a restore than after it.
+    let client = if options.swap { Some(crate::place::client(global)?) } else { None };
+    if let Some(client) = &client {
+        client.status().await?;
+    }
     let backups = Arc::new(backups);
     let open = past::open(Arc::clone(&backups), &paths, &plan).await.map_err(|error| failure(&error))?;
-    if options.swap {
-        show(global, &open, &plan, false);
-        return swap_in(global, options, (&paths, launch.stack.as_str()), (backups.as_ref(), open)).await;
+    if let Some(client) = client {
+        // One document for programs: that of the exchange.
+        if !global.json {
+            show(global, &open, &plan, false);
+        }
+        let stack = launch.stack.as_str();
+        return swap_in(global, options, (&paths, stack), &client, (backups.as_ref(), open)).await;
     }
     show(global, &open, &plan, !options.once);
     if options.once {
@@ -170,6 +179,7 @@ async fn swap_in(
     global: &Global,
     options: &Options,
     (paths, stack): (&Paths, &str),
+    client: &Client,
     (backups, open): (&Backups, past::Open),
 ) -> Result<u8, Failure> {
     let said =
@@ -178,10 +188,8 @@ async fn swap_in(
         open.close().await;
         return Err(refused);
     }
-    let client = crate::place::client(global)?;
-    client.status().await?;
     let incoming = swap::of_past(backups, open).await.map_err(|error| failure(&error))?;
-    exchange(global, (paths, stack), &client, &incoming).await
+    exchange(global, (paths, stack), client, &incoming).await
 }
 
 async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str), kept: &str) -> Result<u8, Failure> {
