@@ -9,38 +9,31 @@ began=$SECONDS
 skip() { echo "skipped: $1"; SUCCEEDED=yes; exit 0; }
 [ "$(id -u)" = 0 ] || skip "only root can mount a small disk"
 command -v mkfs.ext4 >/dev/null || skip "mkfs.ext4 (e2fsprogs) is not installed"
-MAINSTAY=$(realpath "$MAINSTAY")
-work=$(mktemp -d)
-chmod 711 "$work"
-begin_stack "$work"
+losetup --find >/dev/null 2>&1 || skip "no loop device here"
+work_folder
+begin_stack "$work/full"
 clean_up() {
+  local kept=""
+  # What tells why it failed lies on the disk that goes.
+  if [ "$SUCCEEDED" != yes ]; then
+    kept=$(mktemp -d)
+    cp -a "$STATE"/full/development/logs "$STATE"/full/development/state.db* "$kept" 2>/dev/null || true
+  fi
+  # Not mounted yet, or not any more, is no failure.
   umount "$STATE" 2>/dev/null || umount --lazy "$STATE" 2>/dev/null || true
+  [ -z "$kept" ] || { cp -a "$kept/." "$STATE" && rm -rf "$kept"; }
   rm -rf "$work"
 }
 truncate --size 2000M "$work/disk"
 mkfs.ext4 -q -m 0 "$work/disk"
-mount -o loop "$work/disk" "$STATE" 2>"$SCRATCH/mount" || skip "no loop device here: $(cat "$SCRATCH/mount")"
+mount -o loop "$work/disk" "$STATE" || fail "the small disk cannot be mounted"
 chmod 711 "$STATE"
-read -r https http console write read_only <<<"$(free_ports 5)"
-cat >"$work/mainstay.toml" <<TOML
-stack = "full"
-[observe]
-enabled = false
-[database]
-write_port = $write
-read_port = $read_only
-[edge]
-https_port = $https
-http_port = $http
-[console]
-port = $console
-TOML
-chmod go+rX "$work/mainstay.toml"
+small_stack full </dev/null
 
 ballast() { stat -c %s "$STATE/full/development/pg/ballast" 2>/dev/null || echo 0; }
 
 say "up on a disk of 2 GB"
-ms up -d >"$SCRATCH/up" 2>&1 || { cat "$SCRATCH/up"; fail "up"; }
+come_up
 for _ in $(seq 50); do [ "$(ballast)" -gt 0 ] && break; sleep 0.2; done
 [ "$(ballast)" -gt $((16 * 1024 * 1024)) ] || fail "no ballast was made"
 ok "a ballast of $(($(ballast) / 1024 / 1024)) MiB lies there"
@@ -70,5 +63,4 @@ say "down"
 ms down >/dev/null
 nothing_runs
 umount "$STATE"
-SUCCEEDED=yes
-printf '\nall %d checks passed in %d s\n' "$CHECKS" $((SECONDS - began))
+all_passed

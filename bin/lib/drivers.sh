@@ -8,10 +8,7 @@ cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
 
 began=$SECONDS
-MAINSTAY=$(realpath "$MAINSTAY")
-work=$(mktemp -d)
-chmod 711 "$work"
-clean_up() { rm -rf "$work"; }
+work_folder
 SKIPPED=""
 skip() { SKIPPED="$SKIPPED $1"; printf '  skip  %s: %s\n' "$1" "$2"; }
 
@@ -31,8 +28,12 @@ if ! have ruby || ! ruby -e 'require "pg"' 2>/dev/null; then RUBY=no; skip "ruby
 PGBENCH=$(printf '%s\n' /usr/lib/postgresql/*/bin/pgbench | sort -V | tail -n 1)
 [ -x "$PGBENCH" ] || { PGBENCH=""; skip pgbench "not installed"; }
 RUST_SMOKE=$(realpath -m "${CARGO_TARGET_DIR:-target}/drivers")
-if cargo build --locked --quiet --manifest-path bin/lib/drivers/rust/Cargo.toml --target-dir "$RUST_SMOKE" 2>"$work/cargo.log"; then
+rust=bin/lib/drivers/rust/Cargo.toml
+if cargo fetch --locked --quiet --manifest-path "$rust" 2>"$work/cargo.log"; then
+  cargo build --locked --offline --quiet --manifest-path "$rust" --target-dir "$RUST_SMOKE" || fail "the programs in $rust do not build"
   RUST_SMOKE=$RUST_SMOKE/debug/driver-smoke
+elif grep -q "lock file" "$work/cargo.log"; then
+  fail "$(cat "$work/cargo.log")"
 else
   RUST_SMOKE=""; skip "sqlx, tokio-postgres" "cargo: $(tail -n 1 "$work/cargo.log")"
 fi
@@ -56,7 +57,7 @@ in_mode() {
     -e "s/CONSOLE/$console/" bin/lib/drivers/stack.toml >"$work/$mode/mainstay.toml"
   STACK="$work/$mode/mainstay.toml"
   say "pool_mode = \"$mode\""
-  ms up -d >"$work/up" 2>&1 || { cat "$work/up"; fail "up"; }
+  come_up
   DATABASE_URL=$(ms env client --show-secrets | sed -n 's/^\(export \)\?DATABASE_URL=//p' | tr -d "\"'")
   CA=$(ms trust --path)
   export DATABASE_URL CA

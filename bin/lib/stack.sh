@@ -17,6 +17,58 @@ same() { if [ "$2" = "$3" ]; then ok "$1"; else fail "$1: got '$2', wanted '$3'"
 
 ms() { "$MAINSTAY" --state "$STATE" --file "$STACK" "$@"; }
 
+# A value of a JSON document by a Python expression on `it`.
+value() { /usr/bin/python3 -c "import json,sys; it=json.load(sys.stdin); print($1)"; }
+events() { ms events --lines 5000 --json; }
+# How often an event of a kind was told, with a text; no number when nobody tells events: KIND TEXT
+told() {
+  events >"$SCRATCH/told" || { echo "no events"; return; }
+  # Zero times is an answer too.
+  grep -c "\"kind\":\"$1\".*$2" "$SCRATCH/told" || true
+}
+# None while nobody answers: the control plane may be just starting.
+pid_of() { ms ps --json | value "next((p['pid'] for p in it if p['name'] == '$1'), None) if isinstance(it, list) else None"; }
+is_ready() { ms status >/dev/null; }
+# Waits until a command succeeds, PATIENCE seconds at most: WHAT COMMAND...
+PATIENCE=30
+until_so() {
+  local what=$1 until=$((SECONDS + PATIENCE))
+  shift
+  while [ "$SECONDS" -lt "$until" ]; do
+    if "$@" 2>/dev/null; then ok "$what"; return 0; fi
+    sleep 0.2
+  done
+  # For whoever reads the failure; these may fail as well.
+  ms status || true
+  ms events --lines 40 || true
+  fail "$what: not so within $PATIENCE s"
+}
+
+# A folder beside the state, for stack files and programs; it goes with the stack.
+work_folder() {
+  MAINSTAY=$(realpath "$MAINSTAY")
+  work=$(mktemp -d)
+  chmod 711 "$work"
+}
+clean_up() { [ -z "${work:-}" ] || rm -rf "$work"; }
+
+# The stack file of a database and nothing else, in the folder of its name; more lines of [database] from stdin: NAME
+small_stack() {
+  local https http console write read_only
+  mkdir -p "$work/$1"
+  read -r https http console write read_only <<<"$(free_ports 5)"
+  {
+    printf 'stack = "%s"\n[observe]\nenabled = false\n[database]\nwrite_port = %s\nread_port = %s\n' "$1" "$write" "$read_only"
+    cat
+    printf '[edge]\nhttps_port = %s\nhttp_port = %s\n[console]\nport = %s\n' "$https" "$http" "$console"
+  } >"$work/$1/mainstay.toml"
+  chmod -R go+rX "$work/$1"
+}
+
+come_up() { ms up -d >"$SCRATCH/up" 2>&1 || { cat "$SCRATCH/up"; fail "up of $STACK"; }; }
+
+all_passed() { SUCCEEDED=yes; printf '\nall %d checks passed in %d s\n' "$CHECKS" $((SECONDS - began)); }
+
 # The stack file names the application's program below target/; a build may have put it elsewhere.
 program_at_target() {
   local built="${CARGO_TARGET_DIR:-target}/release/$1"
@@ -80,9 +132,10 @@ nothing_runs() {
     fail "these processes still run after down"
   fi
   for name in edge-https edge-http router-write router-read console; do
-    number=$(port "$name")
-    [ -n "$number" ] || continue
-    if (exec 3<>"/dev/tcp/127.0.0.1/$number") 2>/dev/null; then fail "somebody still listens at port $number ($name)"; fi
+    # One of each stack of this state folder.
+    for number in $(port "$name"); do
+      if (exec 3<>"/dev/tcp/127.0.0.1/$number") 2>/dev/null; then fail "somebody still listens at port $number ($name)"; fi
+    done
   done
   ok "nothing of the stack runs any more, its doors are closed"
 }
@@ -105,7 +158,7 @@ end_stack() {
       kill -KILL $left 2>/dev/null || true
     fi
   fi
-  if declare -F clean_up >/dev/null; then clean_up; fi
+  clean_up
   rm -rf "$SCRATCH"
   if [ "$SUCCEEDED" = yes ] && [ "$code" = 0 ]; then
     rm -rf "$STATE"

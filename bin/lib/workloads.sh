@@ -6,17 +6,14 @@ cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
 
 began=$SECONDS
-MAINSTAY=$(realpath "$MAINSTAY")
+work_folder
 terminal="$PWD/bin/lib/terminal.py"
-work=$(mktemp -d)
-chmod 711 "$work"
 cp -r bin/lib/workloads "$work/jobs"
 # Ports of its own, beside those that other stacks of this machine would take while this one is down.
 read -r https http console write read_only <<<"$(free_ports 5)"
 sed -i "s/^standbys = 0/&\nwrite_port = $write\nread_port = $read_only/" "$work/jobs/mainstay.toml"
 printf '[edge]\nhttps_port = %s\nhttp_port = %s\n[console]\nport = %s\n' "$https" "$http" "$console" >>"$work/jobs/mainstay.toml"
 chmod -R go+rX "$work/jobs"
-clean_up() { rm -rf "$work"; }
 begin_stack "$work/jobs"
 
 # A file in the home of a service: SERVICE NAME [CONTENT]; without CONTENT it is removed.
@@ -25,30 +22,18 @@ home() {
   if [ $# -gt 2 ]; then printf '%s' "$3" >"$file" && chmod 644 "$file"; else rm -f "$file"; fi
 }
 noted() { cat "$STATE/jobs/development/home/$1/$2" 2>/dev/null || true; }
-# A value of a JSON document by a Python expression on `it`.
-value() { /usr/bin/python3 -c "import json,sys; it=json.load(sys.stdin); print($1)"; }
-events() { ms events --lines 5000 --json; }
-# Waits up to 30 s until a command succeeds: WHAT COMMAND...
-until_so() {
-  local what=$1
-  shift
-  for _ in $(seq 150); do
-    if "$@"; then ok "$what"; return 0; fi
-    sleep 0.2
-  done
-  ms status || true
-  fail "$what: not so within 30 s"
-}
 event_said() { events | grep -c "\"kind\":\"$1\".*$2" >/dev/null; }
-# None while nobody answers: the control plane may be just starting.
-pid_of() { ms ps --json | value "next((p['pid'] for p in it if p['name'] == '$1'), None) if isinstance(it, list) else None"; }
 kill_control() {
   local pid=None
-  until [ "$pid" != None ]; do pid=$(pid_of control) || pid=None; done
+  for _ in $(seq 150); do
+    pid=$(pid_of control) || pid=None
+    [ "$pid" = None ] || break
+    sleep 0.2
+  done
+  [ "$pid" != None ] || fail "there is no control plane to kill"
   kill -KILL "$pid" || true
 }
 code_of() { local code=0; "$@" >"$SCRATCH/out" 2>"$SCRATCH/err" || code=$?; echo "$code"; }
-is_ready() { ms status >/dev/null; }
 # No line wider than 80 columns, colours aside.
 fits() { sed -e 's/\x1b\[[0-9;?]*[a-zA-Z]//g' -e 's/\r//g' "$SCRATCH/out" | awk '{ if (length($0) > 80) { print "        too wide: " $0; bad = 1 } } END { exit bad }'; }
 
@@ -261,5 +246,4 @@ for text in "release command of web ended: exit 5" "relation users does not exis
 done
 ok "it says why, with the last lines and the next step"
 nothing_runs
-SUCCEEDED=yes
-printf '\nall %d checks passed in %d s\n' "$CHECKS" $((SECONDS - began))
+all_passed

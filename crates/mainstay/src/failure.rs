@@ -117,8 +117,12 @@ impl From<mainstay_client::Error> for Failure {
             Error::Refused(problem) => {
                 // A name that there is none of: a mistake, not a refusal.
                 let is_name = ["MS4041", "MS4042", "MS4045", "MS4046"].contains(&problem.code.as_str());
-                let failure = if is_name { Self::user as fn(_, _) -> _ } else { Self::failed };
-                let failure = failure(if is_name { "MS2052" } else { "MS1002" }, problem.title.clone());
+                let failure = match problem.code.as_str() {
+                    _ if is_name => Self::user("MS2052", problem.title.clone()),
+                    // It has a page of its own.
+                    "MS4092" => Self::failed("MS4092", problem.title.clone()),
+                    _ => Self::failed("MS1002", problem.title.clone()),
+                };
                 match &problem.help {
                     Some(help) => failure.help(help.clone()),
                     None => failure,

@@ -83,7 +83,8 @@ impl Run {
             .stderr(out)
             .status()
             .unwrap();
-        assert_ne!(status.code(), Some(124), "{file} did not end in 300 s");
+        // 3: the script's own statements failed, and that is in the output; 2: its connection ended, as some files want.
+        assert!(matches!(status.code(), Some(0 | 2 | 3)), "{file}: psql ended with {status}; 124: not within 300 s");
     }
 }
 
@@ -153,6 +154,7 @@ async fn regression_files_say_the_same_through_the_router() {
     };
     let folder = PathBuf::from(folder);
     let files = files(&folder);
+    assert!(files.len() > 150, "{} holds {} files", folder.display(), files.len());
     let kept = std::env::var_os("MAINSTAY_REGRESS_OUT").map(PathBuf::from);
     let temporary = tempfile::tempdir().unwrap();
     let out = kept.unwrap_or_else(|| temporary.path().to_owned());
@@ -199,6 +201,8 @@ async fn regression_files_say_the_same_through_the_router() {
     for way in [Way::Direct, Way::Session, Way::Transaction] {
         let count = files.iter().filter(|file| is_expected(&folder, &out.join(way.name()), file)).count();
         println!("{}: {count} of {} as PostgreSQL's own output is", way.name(), files.len());
+        // Nine of ten, as measured: where hardly any file says what it should, equal outputs prove nothing.
+        assert!(count * 5 >= files.len() * 4, "{}: {count} of {} files", way.name(), files.len());
     }
     for (file, way) in &unknown {
         let (here, there) = (out.join("direct"), out.join(way.name()));
