@@ -393,11 +393,12 @@ impl Core {
                 self.effects.look_again();
             }
             Err(error) => {
-                let attempts = self.observed.failed.get(&key).map_or(0, |failed| failed.attempts) + 1;
+                let failed = FailedStep::after(self.observed.failed.get(&key), step, error, at);
+                let FailedStep { attempts, error, .. } = &failed;
                 let text = format!("{step} failed (attempt {attempts}): {error}");
-                let event = NewEvent::error(at, "StepFailed", text).with("attempts", attempts);
+                let event = NewEvent::error(at, "StepFailed", text).with("attempts", *attempts);
                 self.journal.emit(event.about(subject(&key)));
-                self.observed.failed.insert(key, FailedStep { at, attempts, error });
+                self.observed.failed.insert(key, failed);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_api::DiskStatus;
-use mainstay_decide::disk::{self, Action, History, Look};
+use mainstay_decide::disk::{self, Action, History, Look, Warning};
 use tokio::sync::mpsc;
 
 use crate::clock::now;
@@ -20,14 +20,12 @@ use crate::store::NewEvent;
 const LOOK: Duration = Duration::from_secs(1);
 /// The file with which a drill fills the disk.
 const FILLER: &str = "drill-filler";
-/// Below this prediction a person is told, once for each time that it comes up.
-const SOON: Duration = Duration::from_hours(4);
 
 /// Looks until the end.
 pub(crate) async fn observe(effects: Arc<Effects>, journal: Journal, sender: mpsc::Sender<Message>) {
     let folder = effects.paths().state.join("pg");
     let mut history = History::default();
-    let mut told = Told::default();
+    let mut warning = Warning::default();
     loop {
         let path = folder.clone();
         let looked = tokio::task::spawn_blocking(move || look(&path)).await;
@@ -37,7 +35,10 @@ pub(crate) async fn observe(effects: Arc<Effects>, journal: Journal, sender: mps
             }
             history.take(seen);
             let full_in = history.full_in();
-            told.tell(&journal, full_in, &seen);
+            let is_new = warning.take(full_in, seen.at);
+            if let Some(full_in) = full_in.filter(|_| is_new) {
+                tell(&journal, full_in, &seen);
+            }
             let status = DiskStatus {
                 free_bytes: seen.free_bytes,
                 total_bytes: seen.total_bytes,
@@ -112,22 +113,11 @@ fn make(path: &Path, bytes: u64) -> std::io::Result<()> {
     std::fs::rename(&aside, path)
 }
 
-#[derive(Default)]
-struct Told {
-    is_soon: bool,
-}
-
-impl Told {
-    fn tell(&mut self, journal: &Journal, full_in: Option<Duration>, seen: &Look) {
-        let is_soon = full_in.is_some_and(|full_in| full_in <= SOON);
-        if is_soon && !self.is_soon {
-            let minutes = full_in.map_or(0, |full_in| full_in.as_secs() / 60);
-            let text = format!(
-                "the disk of the databases is full in {minutes} min if it goes on like this; {} MiB are free",
-                seen.free_bytes / 1024 / 1024
-            );
-            journal.emit(NewEvent::warn(now(), "DiskFills", text).about("database").with("full_in_min", minutes));
-        }
-        self.is_soon = is_soon;
-    }
+fn tell(journal: &Journal, full_in: Duration, seen: &Look) {
+    let minutes = full_in.as_secs() / 60;
+    let text = format!(
+        "the disk of the databases is full in {minutes} min if it goes on like this; {} MiB are free",
+        seen.free_bytes / 1024 / 1024
+    );
+    journal.emit(NewEvent::warn(now(), "DiskFills", text).about("database").with("full_in_min", minutes));
 }

@@ -17,6 +17,7 @@ const BROADCAST: usize = 1024;
 enum Ask {
     Append(NewEvent),
     Read { after: Option<u64>, limit: u32, answer: oneshot::Sender<Result<Vec<Event>, store::Error>> },
+    Fact { name: String, answer: oneshot::Sender<Result<Option<String>, store::Error>> },
     SetFact { name: String, value: String, answer: oneshot::Sender<Result<(), store::Error>> },
     Flush(oneshot::Sender<()>),
 }
@@ -55,6 +56,15 @@ impl Journal {
     pub(crate) async fn read(&self, after: Option<u64>, limit: u32) -> Result<Vec<Event>, String> {
         let (answer, answered) = oneshot::channel();
         self.asks.try_send(Ask::Read { after, limit, answer }).map_err(|_| "the event queue is full".to_owned())?;
+        answered.await.map_err(|_| "the journal has ended".to_owned())?.map_err(|error| error.to_string())
+    }
+
+    /// A fact as it was recorded last.
+    pub(crate) async fn fact(&self, name: &str) -> Result<Option<String>, String> {
+        let (answer, answered) = oneshot::channel();
+        self.asks
+            .try_send(Ask::Fact { name: name.to_owned(), answer })
+            .map_err(|_| "the event queue is full".to_owned())?;
         answered.await.map_err(|_| "the journal has ended".to_owned())?.map_err(|error| error.to_string())
     }
 
@@ -107,6 +117,9 @@ fn serve(store: &mut Store, stored: &broadcast::Sender<Event>, first: Ask, inbox
             Ask::Append(_) => {}
             Ask::Read { after, limit, answer } => {
                 answer.send(store.events(after, limit)).ok();
+            }
+            Ask::Fact { name, answer } => {
+                answer.send(store.fact(&name)).ok();
             }
             Ask::SetFact { name, value, answer } => {
                 answer.send(store.set_fact(&name, &value)).ok();

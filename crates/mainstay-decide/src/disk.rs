@@ -23,6 +23,9 @@ const LEAST: Duration = Duration::from_mins(5);
 /// A prediction beyond this is none.
 const HORIZON: Duration = Duration::from_hours(24 * 7);
 
+/// Below this prediction a person is told.
+const SOON: Duration = Duration::from_hours(4);
+
 /// A look at the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
@@ -105,9 +108,63 @@ impl History {
     }
 }
 
+/// Whether a disk that fills was told of: once for each time that it comes up, however the prediction sways.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Warning {
+    is_told: bool,
+    /// Since when nothing is predicted.
+    calm_since: Option<Timestamp>,
+}
+
+impl Warning {
+    /// Takes a prediction; whether to tell of it now. It is over when the disk is predicted to last for twice as long as
+    /// the limit, or when nothing was predicted for a whole window.
+    pub fn take(&mut self, full_in: Option<Duration>, at: Timestamp) -> bool {
+        let Some(full_in) = full_in else {
+            let since = *self.calm_since.get_or_insert(at);
+            if at.saturating_since(since) >= WINDOW {
+                self.is_told = false;
+            }
+            return false;
+        };
+        self.calm_since = None;
+        if full_in > SOON * 2 {
+            self.is_told = false;
+        }
+        let is_new = full_in <= SOON && !self.is_told;
+        self.is_told |= is_new;
+        is_new
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A prediction that swayed around the limit was told of again every few seconds.
+    #[test]
+    fn a_disk_that_fills_is_told_of_once_until_it_was_calm_or_lasts_much_longer() {
+        let mut warning = Warning::default();
+        let hours = |hours: u64, minutes: u64| Some(Duration::from_mins(hours * 60 + minutes));
+        let mut second = 0;
+        let mut tell = |full_in, for_seconds: i64| {
+            second += for_seconds;
+            warning.take(full_in, Timestamp::from_millis(second * 1_000))
+        };
+        assert!(!tell(hours(4, 1), 1));
+        assert!(tell(hours(3, 59), 1));
+        for full_in in [hours(4, 1), hours(3, 59), hours(7, 59), None, hours(3, 59)] {
+            assert!(!tell(full_in, 1), "{full_in:?}");
+        }
+        assert!(!tell(hours(8, 1), 1));
+        assert!(tell(hours(3, 59), 1), "it had been predicted to last");
+        assert!(!tell(None, 1));
+        assert!(!tell(None, 599));
+        assert!(!tell(hours(3, 59), 1), "nothing was predicted for less than a window");
+        assert!(!tell(None, 1));
+        assert!(!tell(None, 600));
+        assert!(tell(hours(3, 59), 1), "it had been calm");
+    }
 
     const MIB: u64 = 1024 * 1024;
 

@@ -345,9 +345,12 @@ impl Facts<'_> {
     /// A person wants the past in place of the present: nobody is led there any more, and nobody may take over.
     fn is_restore_ready(&self) -> bool {
         let Some((wish, record)) = self.observed.wish.as_ref().zip(self.record()) else { return false };
-        let is_led = self.observed.router.value().is_some_and(|router| router.write.is_some());
+        let router = self.children.iter().find(|(name, _)| name.as_str() == "router");
+        let is_gone = router.is_none_or(|(_, child)| child.ended.is_some());
+        // Where one that says nothing leads sessions nobody knows.
+        let is_led_away = is_gone || self.observed.router.value().is_some_and(|router| router.write.is_none());
         let is_asked = matches!(wish.errand, Errand::Restore { .. }) && wish.epoch == record.epoch;
-        is_asked && !is_led && record.promoting.is_none() && record.candidates.is_empty()
+        is_asked && is_led_away && record.promoting.is_none() && record.candidates.is_empty()
     }
 
     fn swap_in(&self, primary: Member, found: &mut Found) {

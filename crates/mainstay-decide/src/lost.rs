@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_types::{ChildName, InstanceId};
 
 use crate::endpoints::health_of;
-use crate::observed::{ChildSeen, Health};
+use crate::observed::{ChildSeen, FailedStep, Health};
 use crate::plan::StepKey;
 use crate::view::View;
 use crate::{restart, services};
@@ -19,9 +19,9 @@ const SCHEMA_TRIES: u32 = 6;
 /// Tries to start an instance that cannot even be executed; the pauses add up to 1.5 s, in which a file is whole that
 /// was in the middle of its change, and a keep is back.
 const INSTANCE_TRIES: u32 = 5;
-/// The same of a part of our own; the pauses add up to 13 s, in which a port is let go and survivors of a killed server
-/// are gone.
-const PART_TRIES: u32 = 8;
+/// For so long a part of our own is tried without success: a port is let go meanwhile, and survivors of a killed server
+/// are gone. Tries would tell nothing: those of a repair come four times a second.
+const PART_FOR: Duration = Duration::from_secs(13);
 /// For so long an instance may answer that the question is wrong: some frameworks listen before they know their paths.
 const WRONG_FOR: Duration = Duration::from_secs(10);
 
@@ -43,21 +43,32 @@ pub(crate) fn find(view: &View<'_>) -> BTreeMap<StepKey, String> {
     }
     let parts = own_children(view);
     for (key, failed) in &view.observed.failed {
-        let (tries, why) = match key {
-            StepKey::Child { name } => {
-                let tries = if parts.contains(name) { PART_TRIES } else { INSTANCE_TRIES };
-                (tries, format!("{name} cannot be started: {}", failed.error))
+        let (is_lost, why) = match key {
+            // The next try, above all that of a clone, may take longer than all that failed.
+            StepKey::Child { name } if parts.contains(name) => {
+                (view.now.saturating_since(failed.since) >= PART_FOR && !view.is_busy(key), of_child(name, failed))
             }
-            StepKey::Schema => (SCHEMA_TRIES, failed.error.clone()),
-            StepKey::Before { .. } => (RELEASE_TRIES, failed.error.clone()),
+            StepKey::Child { name } => (failed.attempts >= INSTANCE_TRIES, of_child(name, failed)),
+            StepKey::Schema => (failed.attempts >= SCHEMA_TRIES, failed.error.clone()),
+            StepKey::Before { .. } => (failed.attempts >= RELEASE_TRIES, failed.error.clone()),
             // Between a failure and its repair there is no giving up.
             StepKey::Cluster | StepKey::Checkpoint => continue,
         };
-        if failed.attempts >= tries {
+        if is_lost {
             lost.insert(key.clone(), why);
         }
     }
     lost
+}
+
+/// What could not be done about a child: it was not always its start.
+fn of_child(name: &ChildName, failed: &FailedStep) -> String {
+    let FailedStep { what, error, .. } = failed;
+    if what.starts_with("starts ") {
+        format!("{name} cannot be started: {error}")
+    } else {
+        format!("{name}: {what} failed: {error}")
+    }
 }
 
 /// Children that are no instances.

@@ -9,7 +9,7 @@ use mainstay_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::backups::BackupsSeen;
-use crate::plan::StepKey;
+use crate::plan::{Step, StepKey};
 use crate::schedule::ScheduleSeen;
 
 /// Everything the planner may look at, besides the stack.
@@ -100,12 +100,29 @@ pub struct RunningStep {
 /// A step that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedStep {
-    /// When.
+    /// When it failed first; nothing with its key has succeeded since.
+    pub since: Timestamp,
+    /// When it failed last.
     pub at: Timestamp,
     /// Failures in a row.
     pub attempts: u32,
+    /// What it does, for people.
+    pub what: String,
     /// Why, for people.
     pub error: String,
+}
+
+impl FailedStep {
+    /// This failure of a step, after those before it.
+    pub fn after(before: Option<&Self>, step: &Step, error: String, at: Timestamp) -> Self {
+        Self {
+            since: before.map_or(at, |before| before.since),
+            at,
+            attempts: before.map_or(0, |before| before.attempts).saturating_add(1),
+            what: step.to_string(),
+            error,
+        }
+    }
 }
 
 /// The PostgreSQL cluster.

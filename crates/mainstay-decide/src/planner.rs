@@ -7,11 +7,11 @@ use crate::draft::Draft;
 use crate::observed::Observed;
 use crate::plan::{BoxPlan, Plan};
 use crate::services::Tiers;
-use crate::view::View;
+use crate::view::{View, wanted_members};
 use crate::{backups, children, database, endpoints, lost, services, stop};
 
 pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
-    let Seen::Fact { value: children, .. } = &observed.children else { return blind(stack) };
+    let Seen::Fact { value: children, .. } = &observed.children else { return blind(stack, observed) };
     let mut draft = Draft::new(View { stack, observed, children, now });
     if observed.is_stopping {
         let is_draining = stop::is_draining(&draft.view);
@@ -48,7 +48,7 @@ fn control(state: State, waiting: Vec<Waiting>) -> BoxPlan {
 }
 
 /// Nobody knows what runs: nothing is started, nothing is stopped, and everyone keeps the endpoints they have.
-fn blind(stack: &Stack) -> Plan {
+fn blind(stack: &Stack, observed: &Observed) -> Plan {
     let mut plan = Plan::default();
     let mut ids = vec![BoxId::Edge];
     ids.extend(stack.sites.keys().map(|name| BoxId::Site { name: name.clone() }));
@@ -57,10 +57,10 @@ fn blind(stack: &Stack) -> Plan {
         let instance = |slot| mainstay_types::InstanceId { service: name.clone(), slot };
         ids.extend((1..=service.instances).map(|slot| BoxId::Instance { id: instance(slot) }));
     }
-    if let Some(database) = &stack.database {
+    if stack.database.is_some() {
         ids.push(BoxId::Router);
-        let members = (0..=database.standbys).filter_map(|n| mainstay_types::Member::nth(n as usize));
-        ids.extend(members.map(|member| BoxId::Postgres { member }));
+        let record = observed.database.as_ref().and_then(|seen| seen.record.value()).and_then(Option::as_ref);
+        ids.extend(wanted_members(stack, record).into_iter().map(|member| BoxId::Postgres { member }));
     }
     if stack.cache.is_some() {
         ids.extend(["cache", "store"].map(|name| BoxId::Cache { name: name.to_owned() }));

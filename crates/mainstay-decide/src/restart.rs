@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn urgent_steps_wait_a_quarter_second_at_most() {
-        let failed = FailedStep { at: Timestamp::from_millis(50), attempts: 30, error: String::new() };
+        let at = Timestamp::from_millis(50);
+        let failed = FailedStep { since: at, at, attempts: 30, what: String::new(), error: String::new() };
         let wait = |urgent| earliest_step(&failed, urgent, failed.at).unwrap().saturating_since(failed.at);
         assert_eq!(wait(true), MAX_URGENT_PAUSE);
         assert_eq!(wait(false), MAX_STEP_PAUSE);

@@ -159,19 +159,26 @@ impl<'a> View<'a> {
     /// When this member's silence since then means a hang. The planner looks again then.
     ///
     /// What a busy machine does to one server it does to its equals. So pressure explains nothing once another member
-    /// has answered every look for as long as this one may be silent.
+    /// is known to have answered every look for as long as this one may be silent.
     pub(crate) fn hung_at(&self, member: Member, since: Timestamp) -> Timestamp {
         let hang_after = self.stack.database.as_ref().map_or(Duration::MAX, |database| database.hang_after);
         let borne = since.after(self.patience(hang_after));
         let others = self.database().into_iter().flat_map(|seen| seen.members.keys()).filter(|other| **other != member);
-        let steady = others.filter_map(|other| self.answers_since(*other)).min();
-        steady.map_or(borne, |steady| steady.max(since).after(hang_after).min(borne))
+        let refuted = others.filter_map(|other| {
+            let (steady, asked_at) = self.answers(*other)?;
+            let at = steady.max(since).after(hang_after);
+            // What it said before then does not tell whether it answered until then: the next look does.
+            (asked_at >= at || self.now < at).then_some(at)
+        });
+        refuted.min().map_or(borne, |at| at.min(borne))
     }
 
-    /// Since when this member has answered every look in time, and does so still.
-    fn answers_since(&self, member: Member) -> Option<Timestamp> {
+    /// Since when this member has answered every look in time, and when the last that it answered was taken.
+    fn answers(&self, member: Member) -> Option<(Timestamp, Timestamp)> {
         let Answer::Fact(_) = self.answer(member) else { return None };
-        self.database()?.memory.get(&member)?.answers_since
+        let Seen::Fact { observed_at, .. } = self.member(member)?.answer else { return None };
+        let since = self.database()?.memory.get(&member)?.answers_since?;
+        Some((since, observed_at))
     }
 
     /// How long silence is borne that means a hang after `usual` on a machine that has time.
@@ -240,14 +247,19 @@ impl<'a> View<'a> {
 
     /// Wanted members, the first one first.
     pub(crate) fn wanted_members(&self) -> Vec<Member> {
-        let standbys = self.stack.database.as_ref().map_or(0, |database| database.standbys);
-        let nth = |n| Member::nth(usize::try_from(n).unwrap_or(usize::MAX));
-        let mut members: Vec<Member> = (0..=standbys).filter_map(nth).collect();
-        // A failover and a smaller number since: the data are where the record says, whatever its letter.
-        if let Some(record) = self.record().filter(|record| !members.contains(&record.primary)) {
-            members.pop();
-            members.push(record.primary);
-        }
-        members
+        wanted_members(self.stack, self.record())
     }
+}
+
+/// Members that a stack wants with this record, the first one first.
+pub(crate) fn wanted_members(stack: &Stack, record: Option<&Record>) -> Vec<Member> {
+    let standbys = stack.database.as_ref().map_or(0, |database| database.standbys);
+    let nth = |n| Member::nth(usize::try_from(n).unwrap_or(usize::MAX));
+    let mut members: Vec<Member> = (0..=standbys).filter_map(nth).collect();
+    // A failover and a smaller number since: the data are where the record says, whatever its letter.
+    if let Some(record) = record.filter(|record| !members.contains(&record.primary)) {
+        members.pop();
+        members.push(record.primary);
+    }
+    members
 }

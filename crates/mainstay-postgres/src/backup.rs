@@ -123,15 +123,6 @@ pub async fn finish_segment(primary: &Access) -> Result<(), AccessError> {
     client.simple_query("SELECT pg_switch_wal()").await.map_err(|error| primary.explain(error)).map(drop)
 }
 
-/// Wakes a primary's checkpointer. It fell asleep while its server was in recovery, for up to `checkpoint_timeout`
-/// (5 min), and minds `archive_timeout` only when it is awake.
-///
-/// **Errors**: as [`AccessError`].
-pub async fn wake_checkpointer(primary: &Access) -> Result<(), AccessError> {
-    let client = primary.client(Use::Work).await?;
-    client.simple_query("SELECT pg_reload_conf()").await.map_err(|error| primary.explain(error)).map(drop)
-}
-
 /// Writes a named restore point: a record, so that what was written before is followed by something.
 ///
 /// **Errors**: as [`AccessError`].

@@ -17,6 +17,8 @@ pub const PROMOTE_EVERY: Duration = Duration::from_millis(30);
 pub const PROMOTE_WITHIN: Duration = Duration::from_secs(30);
 /// When a change of the synchronous standbys is given up.
 pub const SYNCHRONOUS_WITHIN: Duration = Duration::from_secs(30);
+/// When a server that reads its settings anew is given up: it answers at once, or hangs.
+pub const RELOAD_WITHIN: Duration = Duration::from_secs(5);
 /// When a checkpoint ahead of time is given up: 10 GB of changed pages on a disk that writes 20 MB/s.
 pub const CHECKPOINT_WITHIN: Duration = Duration::from_mins(10);
 /// Pause between two looks at whether a setting is in force.
@@ -141,13 +143,21 @@ pub async fn checkpoint(access: &Access) -> Result<(), ClusterError> {
     }
 }
 
-/// Makes a standby read its settings anew: whom it follows.
+/// Makes a server read its settings anew, which also wakes a primary's checkpointer: that fell asleep while its server
+/// was in recovery, for up to `checkpoint_timeout` (5 min), and minds `archive_timeout` only when it is awake.
 ///
-/// **Errors**: it cannot be asked.
+/// **Errors**: it cannot be asked, or has not answered within [`RELOAD_WITHIN`].
 pub async fn reload(access: &Access) -> Result<(), ClusterError> {
-    let client = access.client(Use::Work).await?;
-    client.execute("SELECT pg_reload_conf()", &[]).await.map_err(|error| access.explain(error))?;
-    Ok(())
+    let ask = async {
+        let client = access.client(Use::Work).await?;
+        client.execute("SELECT pg_reload_conf()", &[]).await.map_err(|error| access.explain(error))
+    };
+    let Ok(asked) = tokio::time::timeout(RELOAD_WITHIN, ask).await else {
+        access.let_go(Use::Work);
+        let last = "no answer".to_owned();
+        return Err(ClusterError::NotInTime { member: access.member(), what: "a reload", within: RELOAD_WITHIN, last });
+    };
+    Ok(asked.map(drop)?)
 }
 
 /// Sets which standbys a commit waits for (any one of them; none: off) and waits until that is in force.

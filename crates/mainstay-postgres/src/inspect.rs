@@ -228,7 +228,7 @@ FROM pg_stat_replication WHERE starts_with(application_name, 'mainstay_') ORDER 
 // Looks and metrics of ours are the most frequent statements of all, and nobody's question.
 const TOTALS: &str = "
 SELECT coalesce(d.datname, ''), coalesce(r.rolname, ''), s.calls, s.mean_exec_time, s.max_exec_time,
-       s.total_exec_time, s.rows, left(s.query, 4000)
+       s.total_exec_time, s.rows, coalesce(left(s.query, 4000), '')
 FROM pg_stat_statements s LEFT JOIN pg_database d ON d.oid = s.dbid LEFT JOIN pg_roles r ON r.oid = s.userid
 WHERE s.calls > 0 AND NOT starts_with(coalesce(r.rolname, ''), 'mainstay')
 ORDER BY s.total_exec_time DESC LIMIT $1";
@@ -238,7 +238,7 @@ SELECT pid, coalesce(datname, ''), coalesce(usename, ''), coalesce(state, ''),
        coalesce(extract(epoch FROM clock_timestamp()
                         - CASE WHEN state = 'active' THEN query_start ELSE state_change END) * 1000, 0)::float8,
        coalesce(extract(epoch FROM clock_timestamp() - xact_start) * 1000, 0)::float8,
-       coalesce(wait_event_type || '/' || wait_event, ''), left(query, 4000)
+       coalesce(wait_event_type || '/' || wait_event, ''), coalesce(left(query, 4000), '')
 FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND state <> 'idle' AND usename <> 'mainstay'
 ORDER BY xact_start LIMIT $1";
@@ -249,7 +249,7 @@ SELECT w.pid, coalesce(w.usename, ''), coalesce(w.datname, ''),
        l.mode || ' on ' || CASE WHEN l.relation IS NULL THEN l.locktype
                                 WHEN w.datname = current_database() THEN l.relation::regclass::text
                                 ELSE 'relation ' || l.relation END,
-       left(w.query, 4000),
+       coalesce(left(w.query, 4000), ''),
        b.pid, coalesce(b.usename, ''), coalesce(b.state, ''), coalesce(b.wait_event_type = 'Lock', false),
        coalesce(extract(epoch FROM clock_timestamp() - b.xact_start) * 1000, 0)::float8, left(coalesce(b.query, ''), 4000)
 FROM pg_stat_activity w

@@ -10,6 +10,9 @@ use crate::layout::Layout;
 /// Records that are counted; beyond that the answer is "at least".
 const MOST_RECORDS: u64 = 5_000_000;
 
+/// What `pg_waldump` says where no record follows.
+const END: &str = "could not find a valid record after";
+
 /// What was lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
@@ -23,7 +26,7 @@ pub struct Loss {
 
 /// Reads the log of a member that is dead, from where its successor's timeline began. Blocks: some 200 MB a second.
 ///
-/// **Errors**: the log is not there any more, or `pg_waldump` is missing, in words for people.
+/// **Errors**: the log is not there any more or cannot be read from there on, or `pg_waldump` is missing, in words for people.
 pub fn after(layout: &Layout, fallen: Member, timeline: Timeline, from: Lsn) -> Result<Loss, String> {
     let folder = layout.data(fallen).join("pg_wal");
     let mut child = Command::new(layout.program("pg_waldump"))
@@ -34,8 +37,7 @@ pub fn after(layout: &Layout, fallen: Member, timeline: Timeline, from: Lsn) -> 
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        // It always ends with the error that there is no further record.
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot run pg_waldump: {error}"))?;
     let Some(output) = child.stdout.take() else { return Err("pg_waldump has no output".to_owned()) };
@@ -53,9 +55,14 @@ pub fn after(layout: &Layout, fallen: Member, timeline: Timeline, from: Lsn) -> 
         }
     }
     child.kill().ok();
-    child.wait().map_err(|error| format!("pg_waldump: {error}"))?;
-    if records == 0 && !folder.exists() {
-        return Err(format!("the log of postgres-{fallen} is not there any more"));
+    let ended = child.wait_with_output().map_err(|error| format!("pg_waldump: {error}"))?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    // Nothing read is nothing lost only where the log ends there.
+    if records == 0 && !said.contains(END) {
+        if !folder.exists() {
+            return Err(format!("the log of postgres-{fallen} is not there any more"));
+        }
+        return Err(format!("the log of postgres-{fallen} cannot be read from {from} on: {}", said.trim()));
     }
     Ok(loss)
 }

@@ -169,8 +169,10 @@ struct Session<'a> {
     client: &'a Client,
 }
 
-/// A session that writes down no statement of its own, however long it takes or whatever befalls it.
-pub(crate) const UNLOGGED: &str = "SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'";
+/// A session that writes down no statement of its own, however long it takes, whatever befalls it and whatever the
+/// application logs.
+pub(crate) const UNLOGGED: &str = "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
+    SET log_min_duration_sample = -1; SET log_transaction_sample_rate = 0; SET log_min_error_statement = 'panic'";
 
 impl Session<'_> {
     async fn run(&self, what: &str, sql: &str) -> Result<(), PrepareError> {

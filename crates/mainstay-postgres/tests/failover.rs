@@ -110,7 +110,6 @@ async fn the_log_of_a_fallen_primary_tells_what_its_successor_lacks() {
     cluster.kill(A).await;
     // What the frozen receiver had not read from its socket dies with it.
     signal(receiver, rustix::process::Signal::KILL);
-    signal(receiver, rustix::process::Signal::CONT);
     cluster.until(B, |answer| answer.is_in_recovery && !answer.is_streaming).await;
     let promoted = cluster::promote(&cluster.access[&B]).await.unwrap();
     let lost = loss::after(&cluster.layout, A, Timeline(1), promoted.lsn).unwrap();
@@ -119,6 +118,8 @@ async fn the_log_of_a_fallen_primary_tells_what_its_successor_lacks() {
     let missing = u64::try_from(7 - rows).unwrap();
     println!("{rows} rows are there; lost: {lost:?}");
     assert!(missing > 0 && lost.commits == missing && lost.bytes >= missing * 34, "{rows} rows are there, {lost:?}");
+    let unread = loss::after(&cluster.layout, A, Timeline(7), promoted.lsn).unwrap_err();
+    assert!(unread.contains("cannot be read from"), "a log that was not read is no log without commits: {unread}");
     cluster.end().await;
 }
 

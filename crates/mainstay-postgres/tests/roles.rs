@@ -118,7 +118,16 @@ async fn no_verifier_is_written_to_the_log() {
     cluster.init(A).await;
     cluster.start(A, None).await;
     let superuser = cluster.access[&A].connect().await.unwrap();
-    superuser.batch_execute("ALTER SYSTEM SET log_min_duration_statement = 0").await.unwrap();
+    let settings = [
+        "log_statement = 'all'",
+        "log_min_duration_statement = 0",
+        "log_min_duration_sample = 0",
+        "log_statement_sample_rate = 1",
+        "log_transaction_sample_rate = 1",
+    ];
+    for setting in settings {
+        superuser.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
+    }
     superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     prepare::prepare(&cluster.access[&A], "shop", &cluster.passwords).await.unwrap();
     prepare::further(&cluster.access[&A], &cluster.database, &passwords()).await.unwrap();

@@ -390,8 +390,8 @@ impl Control {
         self.observed.running.remove(&key);
         self.wake_at = now;
         if let Err(error) = result {
-            let attempts = self.observed.failed.get(&key).map_or(0, |failed| failed.attempts) + 1;
-            self.observed.failed.insert(key, FailedStep { at: now, attempts, error });
+            let failed = FailedStep::after(self.observed.failed.get(&key), step, error, now);
+            self.observed.failed.insert(key, failed);
             return;
         }
         self.observed.failed.remove(&key);

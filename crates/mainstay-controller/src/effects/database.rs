@@ -353,8 +353,8 @@ impl Cluster {
         effects.router.point(targets).await?;
         let primary = write.and_then(|member| self.access.get(&member)).cloned();
         if let Some(primary) = primary.filter(|_| effects.settings.archive.is_some()) {
-            // Beside everything else: nobody waits for it.
-            tokio::spawn(async move { mainstay_postgres::backup::wake_checkpointer(&primary).await.ok() });
+            // It wakes the checkpointer, which minds `archive_timeout`. Beside everything else: nobody waits for it.
+            tokio::spawn(async move { cluster::reload(&primary).await.ok() });
         }
         Ok(Outcome::Done)
     }

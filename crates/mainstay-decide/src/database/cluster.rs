@@ -16,11 +16,12 @@ use crate::view::{Answer, Life};
 pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes, database: &Database, record: &Record) {
     let primary = record.primary;
     let mut writable = None;
-    if let Some(incoming) = wish::restoring(&draft.view) {
-        return restore::plan(draft, notes, record, incoming);
-    }
+    let incoming = wish::restoring(&draft.view);
     if let Some(promoting) = record.promoting {
+        // Whoever is promoted may be writable already: a failover that was begun comes to its end before anything else.
         failover::go_on(draft, notes, record, promoting);
+    } else if let Some(incoming) = incoming {
+        return restore::plan(draft, notes, record, incoming);
     } else if failover::is_by_hand(draft, record) {
         failover::by_hand(draft, notes, database, record);
     } else {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use mainstay_stack::model::{Database, Durability};
-use mainstay_types::{Member, Timestamp, Waiting};
+use mainstay_types::{ChildName, Member, Timestamp, Waiting};
 
 use super::bootstrap::directory_unknown;
 use super::wish::{self, Stage};
 use super::{Notes, fail, wait};
 use crate::draft::Draft;
 use crate::observed::{DataDirectory, Errand, MemberAnswer, Record, Wish};
-use crate::plan::Step;
+use crate::plan::{Step, StepKey};
 use crate::restart;
 use crate::view::{Answer, Life, View};
 
@@ -44,7 +44,7 @@ pub(super) fn ended(draft: &mut Draft<'_>, notes: &mut Notes, database: &Databas
         Life::Ended { at, .. } => at,
         Life::Never | Life::Runs(_) => draft.view.now,
     };
-    if draft.view.is_child_busy(&mainstay_types::ChildName::postgres(primary)) && !is_fencing(&draft.view, primary) {
+    if draft.view.is_child_busy(&ChildName::postgres(primary)) && !is_fencing(&draft.view, primary) {
         let waiting = draft.ask(Step::StartPostgres { member: primary, follow: None });
         return wait(notes, primary, waiting);
     }
@@ -228,7 +228,7 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
     let mut pending = None;
     let is_fast = database.durability == Durability::Fast;
     for candidate in &record.candidates {
-        let name = mainstay_types::ChildName::postgres(*candidate);
+        let name = ChildName::postgres(*candidate);
         let is_there =
             view.life(&name).runs().is_some() && !view.is_child_busy(&name) && !view.is_data_gone(*candidate);
         let answer = match view.answer(*candidate) {
@@ -286,7 +286,7 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
 }
 
 /// Whether the fallen primary is back about as soon as the candidate would be there, with what the candidate lacks.
-/// Only the first time: one that ended again at once is replaced.
+/// Only the first time: one that ended again at once, or could not be started, is replaced.
 fn is_restart_better(view: &View<'_>, record: &Record, candidate: Member) -> bool {
     let is_asked = view
         .observed
@@ -297,6 +297,8 @@ fn is_restart_better(view: &View<'_>, record: &Record, candidate: Member) -> boo
         Life::Ended { child, .. } => child.quick_ends <= 1,
         Life::Never | Life::Runs(_) => false,
     };
+    let key = StepKey::Child { name: ChildName::postgres(record.primary) };
+    let has_failed = view.observed.failed.contains_key(&key);
     let memory = view.database().and_then(|seen| seen.memory.get(&record.primary));
     let Some(control) = view.member(record.primary).and_then(|seen| seen.control) else { return false };
     let Answer::Fact(answer) = view.answer(candidate) else { return false };
@@ -309,6 +311,7 @@ fn is_restart_better(view: &View<'_>, record: &Record, candidate: Member) -> boo
     let redo = if control.is_shut_down { 0 } else { written.as_u64().saturating_sub(control.redo.as_u64()) };
     !is_asked
         && is_first
+        && !has_failed
         && is_behind
         && view.is_proven_dead(record.primary)
         && view.data(record.primary) == DataDirectory::Complete

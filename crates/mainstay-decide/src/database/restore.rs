@@ -7,6 +7,7 @@
 use mainstay_types::{ChildName, Waiting};
 
 use super::{Notes, cluster, wait};
+use crate::children::child;
 use crate::draft::Draft;
 use crate::observed::{DataDirectory, Record};
 use crate::plan::Step;
@@ -21,13 +22,17 @@ pub(super) fn plan(draft: &mut Draft<'_>, notes: &mut Notes, record: &Record, in
         let waiting = draft.ask_urgent(Step::WriteRecord { record });
         return wait(notes, primary, waiting);
     }
-    let is_led = draft
-        .view
-        .router()
-        .is_some_and(|router| router.write.is_some() || !router.read.is_empty() || router.epoch < record.epoch);
-    if is_led {
-        let waiting = draft.ask_urgent(Step::PointRouter { epoch: record.epoch, write: None, read: Vec::new() });
-        return wait(notes, primary, waiting);
+    match draft.view.router() {
+        Some(router) if router.write.is_some() || !router.read.is_empty() || router.epoch < record.epoch => {
+            let waiting = draft.ask_urgent(Step::PointRouter { epoch: record.epoch, write: None, read: Vec::new() });
+            return wait(notes, primary, waiting);
+        }
+        Some(_) => {}
+        // One that runs and that nobody has heard of leads sessions where it led them last.
+        None if draft.view.life(&child("router")).runs().is_some() => {
+            return wait(notes, primary, Waiting::Observation { of: "where the router leads sessions".to_owned() });
+        }
+        None => {}
     }
     let mut members = cluster::others(draft, record);
     members.insert(primary);

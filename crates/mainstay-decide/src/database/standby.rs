@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mainstay_stack::model::Durability;
-use mainstay_types::{ChildName, Member, Seen, Waiting};
+use mainstay_types::{ChildName, Member, Seen, Timestamp, Waiting};
 
 use super::bootstrap::directory_unknown;
 use super::wish::{self, Stage};
@@ -216,11 +216,14 @@ fn can_follow(view: &View<'_>, member: Member) -> bool {
 }
 
 /// Since when this start of a standby has not been streaming.
-fn detached_since(view: &View<'_>, member: Member, child: &ChildSeen) -> Option<mainstay_types::Timestamp> {
+fn detached_since(view: &View<'_>, member: Member, child: &ChildSeen) -> Option<Timestamp> {
     let since = view.database()?.memory.get(&member)?.detached_since?;
-    // Whom it follows may just have been changed.
+    // Whom it follows may just have been changed. What was done after this start ended is about the next one: its stop,
+    // above all, is done once it has ended.
     let key = StepKey::Child { name: ChildName::postgres(member) };
-    let changed_at = view.observed.done.get(&key).copied().filter(|at| *at <= view.now);
+    let ended_at = child.ended.as_ref().map(|(_, at)| *at);
+    let is_of_this_start = |done: &Timestamp| *done <= view.now && ended_at.is_none_or(|at| *done < at);
+    let changed_at = view.observed.done.get(&key).copied().filter(is_of_this_start);
     Some(since.max(child.since).max(changed_at.unwrap_or(since)))
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::{A, B, Bench, at, fact};
+use crate::support::{A, B, Bench, at, fact, failed};
+use mainstay_decide::invariants;
 use mainstay_decide::observed::{
-    ControlFile, DataDirectory, FailedStep, MemberAnswer, MemberSeen, Record, RouterSeen, RunningStep,
+    ControlFile, DataDirectory, Errand, FailedStep, MemberAnswer, MemberSeen, Record, RouterSeen, RunningStep, Wish,
 };
-use mainstay_decide::plan::{Step, StepKey};
+use mainstay_decide::plan::{Plan, Step, StepKey};
 use mainstay_stack::model::Durability;
 use mainstay_types::{BoxId, ChildName, ExitReason, Lsn, Member, Seen, State, Timeline, Waiting};
 
@@ -203,7 +204,17 @@ fn pressure_does_not_explain_what_an_equal_on_the_same_machine_does_not_suffer()
     let steady = |bench: &mut Bench, since: Option<i64>| {
         bench.database().memory.entry(B).or_default().answers_since = since.map(at);
     };
+    let asked = |bench: &mut Bench, millis: i64| {
+        let seen = bench.database().members.get_mut(&B).expect("the bench is whole");
+        if let Seen::Fact { observed_at, .. } = &mut seen.answer {
+            *observed_at = at(millis);
+        }
+    };
     steady(&mut bench, Some(50_000));
+    asked(&mut bench, 99_999);
+    assert_eq!(bench.steps(), vec![], "nobody knows whether it answered for all of the 3 s");
+    assert!(bench.plan().wake_at.is_some_and(|at| at > bench.now), "it is looked at again");
+    asked(&mut bench, 100_000);
     assert!(promotes(&bench), "it answered for all of the 3 s");
     steady(&mut bench, Some(98_000));
     assert_eq!(bench.steps(), vec![], "2 s of steady answers prove nothing");
@@ -329,6 +340,8 @@ fn a_standby_without_a_stream_is_stopped_and_cloned_again() {
     bench.now = at(100_001);
     assert!(matches!(bench.steps()[..], [Step::Stop { .. }]));
     bench.end_child("postgres-b", 100_050);
+    // A stop is done once its child has ended. Counted as a change of whom it follows, it was started again for ever.
+    bench.observed.done.insert(StepKey::Child { name: ChildName::postgres(B) }, at(100_052));
     bench.now = at(100_060);
     bench.database().members.get_mut(&B).expect("the bench is whole").is_alive = fact(false, 100_055);
     assert_eq!(bench.steps(), vec![Step::Clone { member: B, from: A }]);
@@ -366,8 +379,7 @@ fn a_failing_promotion_is_tried_again_within_a_quarter_second() {
     let mut bench = Bench::ready();
     bench.recorded().promoting = Some(B);
     bench.kill_primary(fact(false, 99_999));
-    let failed = mainstay_decide::observed::FailedStep { at: at(99_800), attempts: 9, error: "timeout".to_owned() };
-    bench.observed.failed.insert(StepKey::Cluster, failed);
+    bench.observed.failed.insert(StepKey::Cluster, failed(99_800, 9, "timeout"));
     assert_eq!(bench.steps(), vec![]);
     bench.now = at(99_800).after(Duration::from_millis(250));
     assert_eq!(bench.steps(), vec![Step::Promote { member: B }]);
@@ -403,6 +415,17 @@ fn in_fast_a_short_recovery_is_preferred_to_a_loss_and_a_long_one_is_not() {
     let mut again = fallen_in_fast(behind, 10 * mib);
     again.children().get_mut(&ChildName::postgres(A)).expect("the bench is whole").quick_ends = 2;
     assert!(promotes(&again), "it was started again and ended again");
+}
+
+/// A directory that could not be started from (a port in use, a missing library) kept everybody waiting for ever.
+#[test]
+fn in_fast_a_fallen_primary_that_cannot_be_started_is_replaced() {
+    let mut bench = fallen_in_fast((1 << 40) - 8, 0);
+    let start = Step::StartPostgres { member: A, follow: None };
+    assert!(bench.steps().contains(&start));
+    let failed = FailedStep::after(None, &start, "no such program".to_owned(), at(99_999));
+    bench.observed.failed.insert(start.key(), failed);
+    assert_eq!(record(&bench.steps()).and_then(|record| record.promoting), Some(B), "{:?}", bench.steps());
 }
 
 #[test]
@@ -457,8 +480,7 @@ fn a_rewind_that_failed_is_followed_by_a_clone() {
     let mut bench = replaced(Durability::Balanced);
     bench.database().size_bytes = Some(6 << 30);
     let key = Step::Rewind { member: A, from: B }.key();
-    let failed = FailedStep { at: at(90_000), attempts: 1, error: "no log".to_owned() };
-    bench.observed.failed.insert(key, failed);
+    bench.observed.failed.insert(key, failed(90_000, 1, "no log"));
     bench.database().members.get_mut(&A).expect("the bench is whole").data = DataDirectory::Unfinished;
     assert!(bench.steps().contains(&Step::Clone { member: A, from: B }), "{:?}", bench.steps());
 }
@@ -517,4 +539,56 @@ fn a_primary_that_was_brought_down_in_order_has_not_failed() {
     };
     assert_eq!(state(ExitReason::Code { code: 0 }), State::Starting);
     assert_eq!(state(ExitReason::Signal { signal: 9 }), State::Failed);
+}
+
+/// A person wants the past in place of the present; nobody may take over any more.
+fn restoring(router: Seen<RouterSeen>) -> Bench {
+    let mut bench = Bench::ready();
+    bench.recorded().candidates.clear();
+    let errand = Errand::Restore { incoming: "incoming".to_owned() };
+    bench.observed.wish = Some(Wish { errand, asked_at: at(99_980), epoch: 1 });
+    bench.observed.router = router;
+    bench
+}
+
+fn held() -> Seen<RouterSeen> {
+    fact(RouterSeen { epoch: 1, write: None, read: vec![], leaving: None }, 99_990)
+}
+
+/// A control plane that had just begun, or whose link to the router was down, took the data from under sessions.
+#[test]
+fn a_router_of_which_nothing_is_known_may_lead_sessions_to_what_is_replaced() {
+    let stops = |bench: &Bench| bench.steps().iter().any(|step| matches!(step, Step::Stop { .. }));
+    assert!(stops(&restoring(held())));
+    for router in [Seen::Unknown, Seen::Silent { since: at(99_000) }] {
+        let mut bench = restoring(router);
+        assert_eq!(bench.steps(), vec![]);
+        let waiting = bench.shown(BoxId::Postgres { member: A }).waiting;
+        assert!(matches!(waiting[..], [Waiting::Observation { .. }]), "{waiting:?}");
+        bench.end_child("router", 99_000);
+        assert!(stops(&bench), "one that ended leads nobody");
+    }
+}
+
+#[test]
+fn an_exchange_of_the_data_under_a_router_of_which_nothing_is_known_is_refused() {
+    let refused = |router, is_router_there: bool| {
+        let mut bench = restoring(router);
+        for name in ["postgres-a", "postgres-b"] {
+            bench.end_child(name, 99_000);
+        }
+        for seen in bench.database().members.values_mut() {
+            seen.is_alive = fact(false, 99_990);
+        }
+        if !is_router_there {
+            bench.end_child("router", 99_000);
+        }
+        let swap = Step::SwapIn { primary: A, incoming: "incoming".to_owned() };
+        let plan = Plan { steps: vec![swap], ..Plan::default() };
+        !invariants::check(&bench.stack, &bench.observed, &plan).is_empty()
+    };
+    assert!(!refused(held(), true));
+    assert!(refused(Seen::Unknown, true));
+    assert!(refused(Seen::Silent { since: at(99_000) }, true));
+    assert!(!refused(Seen::Unknown, false));
 }

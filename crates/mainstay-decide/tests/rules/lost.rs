@@ -1,10 +1,10 @@
 //! What a person who has just typed `up` need not wait for.
 
-use mainstay_decide::observed::{FailedStep, Health};
-use mainstay_decide::plan::StepKey;
+use mainstay_decide::observed::{FailedStep, Health, RunningStep};
+use mainstay_decide::plan::{Step, StepKey};
 use mainstay_types::{BoxId, ChildName, ExitReason, InstanceId, ServiceName, State, Waiting};
 
-use crate::support::{Bench, at, child, instance};
+use crate::support::{A, B, Bench, at, child, failed, instance};
 
 fn key(name: &str) -> StepKey {
     StepKey::Child { name: child(name) }
@@ -16,8 +16,7 @@ fn end(bench: &mut Bench, name: &str, reason: ExitReason, quick_ends: u32) {
 }
 
 fn fail(bench: &mut Bench, key: StepKey, attempts: u32) {
-    let failed = FailedStep { at: at(99_999), attempts, error: "no such thing".to_owned() };
-    bench.observed.failed.insert(key, failed);
+    bench.observed.failed.insert(key, failed(99_999, attempts, "no such thing"));
 }
 
 #[test]
@@ -72,8 +71,7 @@ fn steps_are_lost_after_some_tries_and_those_of_a_failover_never() {
     let cases = [
         (backend(), 3, "no such thing"),
         (StepKey::Schema, 6, "no such thing"),
-        (key("worker-1"), 5, "worker-1 cannot be started: no such thing"),
-        (key("edge"), 8, "edge cannot be started: no such thing"),
+        (key("worker-1"), 5, "worker-1: does something failed: no such thing"),
     ];
     for (key, tries, why) in cases {
         let mut bench = Bench::ready();
@@ -85,6 +83,32 @@ fn steps_are_lost_after_some_tries_and_those_of_a_failover_never() {
     let mut bench = Bench::ready();
     fail(&mut bench, StepKey::Cluster, 1_000);
     assert_eq!(bench.plan().lost, [].into());
+}
+
+/// A fence that failed was told as a start, and after 2 s: a repair is tried four times a second.
+#[test]
+fn a_part_is_lost_after_thirteen_seconds_of_failures_with_what_failed() {
+    let told = |step: &Step| {
+        let mut bench = Bench::ready();
+        let first = FailedStep::after(None, step, "no proof".to_owned(), at(80_000));
+        let last = (1..30).fold(first, |before, n| {
+            FailedStep::after(Some(&before), step, "no proof".to_owned(), at(80_000 + n * 250))
+        });
+        assert_eq!((last.since, last.attempts), (at(80_000), 30));
+        bench.observed.failed.insert(step.key(), last);
+        bench.now = at(92_999);
+        assert_eq!(bench.plan().lost, [].into());
+        bench.now = at(93_000);
+        let why = bench.plan().lost.remove(&step.key());
+        let running = RunningStep { since: at(92_000), what: step.to_string() };
+        bench.observed.running.insert(step.key(), running);
+        assert_eq!(bench.plan().lost, [].into(), "it is tried just now");
+        why.expect("it is lost")
+    };
+    assert_eq!(told(&Step::Fence { member: B }), "postgres-b: fences postgres-b failed: no proof");
+    let clone = Step::Clone { member: B, from: A };
+    assert_eq!(told(&clone), "postgres-b: clones postgres-a to postgres-b failed: no proof");
+    assert_eq!(told(&Step::StartChild { name: child("edge") }), "edge cannot be started: no proof");
 }
 
 #[test]

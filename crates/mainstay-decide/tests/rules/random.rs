@@ -1,6 +1,6 @@
 //! Whatever is observed, the planner does not panic, keeps the invariants, and says what it waits for.
 
-use crate::support::{A, B, Bench, at, child, instance, report};
+use crate::support::{A, B, Bench, at, child, failed, instance, report};
 use mainstay_decide::invariants;
 use mainstay_decide::observed::{
     ControlFile, DataDirectory, Errand, FailedStep, Health, Observed, RouterSeen, RunningStep, Wish,
@@ -60,6 +60,8 @@ fn disturb(bench: &mut Bench, bytes: &mut Bytes<'_>) {
         };
         let value = RouterSeen { epoch: u64::from(bytes.below(3)), write, read: vec![], leaving };
         observed.router = Seen::Fact { value, observed_at: at(99_000) };
+    } else if bytes.is_rare() {
+        observed.router = Seen::Unknown;
     }
     observed.is_stopping = bytes.below(8) == 7;
     observed.is_database_prepared = bytes.below(4) != 3;
@@ -150,9 +152,10 @@ fn disturb_wish(bench: &mut Bench, bytes: &mut Bytes<'_>) {
     }
     let member = bytes.member();
     let is_forced = bytes.is_rare();
-    let errand = match bytes.below(3) {
+    let errand = match bytes.below(4) {
         0 => Errand::Switchover { to: member, drain_ms: 1_000, is_forced },
         1 => Errand::Failover { to: member },
+        2 => Errand::Restore { incoming: "incoming".to_owned() },
         _ => Errand::Restart { member },
     };
     let asked_at = bytes.time();
@@ -217,7 +220,8 @@ fn disturb_steps(observed: &mut Observed, bytes: &mut Bytes<'_>) {
         }
         if bytes.is_rare() {
             let attempts = u32::from(bytes.below(40));
-            observed.failed.insert(key.clone(), FailedStep { at: bytes.time(), attempts, error: "no".to_owned() });
+            let at = bytes.time();
+            observed.failed.insert(key.clone(), FailedStep { at, since: at, ..failed(0, attempts, "no") });
         }
         if bytes.is_rare() {
             observed.done.insert(key, bytes.time());

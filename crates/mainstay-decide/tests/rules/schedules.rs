@@ -1,8 +1,8 @@
 //! Rules about services that run on a schedule. The bench's runs every ten seconds, and a run may take 25.
 
-use crate::support::{Bench, at, child, report};
+use crate::support::{Bench, at, child, failed, report};
 use mainstay_decide::invariants::{self, Rule};
-use mainstay_decide::observed::{FailedStep, RunningStep};
+use mainstay_decide::observed::RunningStep;
 use mainstay_decide::plan::{Plan, Step};
 use mainstay_decide::schedule::{Cause, Change, PassedOver, Run, RunEnd, ScheduleRecord};
 use mainstay_types::{BoxId, ExitReason, Nonce, Seen, State, Waiting};
@@ -211,7 +211,7 @@ fn what_cannot_be_started_fails_after_some_tries_and_does_not_block_the_schedule
     let mut bench = bench();
     record(&mut bench).run = Some(run(100_000));
     let key = Step::StartRun { service: report(), run: run(100_000) }.key();
-    let failed = |attempts| FailedStep { at: at(90_000), attempts, error: "no such program".to_owned() };
+    let failed = |attempts| failed(90_000, attempts, "no such program");
     bench.observed.failed.insert(key.clone(), failed(4));
     assert!(matches!(bench.steps()[..], [Step::StartRun { .. }]));
     bench.observed.failed.insert(key, failed(5));

@@ -1,7 +1,7 @@
 //! Rules about the whole stack: order of start and end, restarts, endpoints, boxes.
 
-use crate::support::{A, B, Bench, at, child, fact, instance};
-use mainstay_decide::observed::{FailedStep, Health, Program};
+use crate::support::{A, B, Bench, at, child, fact, failed, instance};
+use mainstay_decide::observed::{Health, Program};
 use mainstay_decide::plan::Step;
 use mainstay_types::{BoxId, ChildName, Seen, ServiceName, State, Waiting};
 
@@ -54,7 +54,7 @@ fn a_release_command_that_failed_is_said_while_it_is_tried_again() {
     let backend = ServiceName::new("backend").expect("the bench is whole");
     bench.observed.before_done.clear();
     let step = Step::RunBefore { service: backend.clone() };
-    let failed = |millis| FailedStep { at: at(millis), attempts: 1, error: "exit 3\nno such table".to_owned() };
+    let failed = |millis| failed(millis, 1, "exit 3\nno such table");
     for (failed_at, steps) in [(99_990, vec![]), (90_000, vec![step.clone()])] {
         bench.observed.failed.insert(step.key(), failed(failed_at));
         assert_eq!(bench.steps(), steps);
@@ -138,6 +138,17 @@ fn nothing_is_started_while_nobody_knows_what_runs() {
             .iter()
             .all(|shown| shown.state == State::Unknown && matches!(shown.waiting[0], Waiting::Observation { .. }))
     );
+}
+
+/// After a failover and with fewer standbys since, the box of the process with the data was gone while keep was away.
+#[test]
+fn the_recorded_primary_is_drawn_also_while_nobody_knows_what_runs() {
+    let mut bench = Bench::ready();
+    bench.stack.database.as_mut().expect("the bench is whole").standbys = 0;
+    bench.recorded().primary = B;
+    bench.observed.children = Seen::Unknown;
+    let drawn = |member| bench.plan().boxes.iter().any(|shown| shown.id == BoxId::Postgres { member });
+    assert!(drawn(B) && !drawn(A));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use mainstay_decide::invariants;
 use mainstay_decide::observed::{
-    ChildSeen, DataDirectory, DatabaseSeen, Health, HealthSeen, MemberAnswer, MemberSeen, Observed, Record, RouterSeen,
+    ChildSeen, DataDirectory, DatabaseSeen, FailedStep, Health, HealthSeen, MemberAnswer, MemberSeen, Observed, Record,
+    RouterSeen,
 };
 use mainstay_decide::plan::{BoxPlan, Plan, Step, plan};
 use mainstay_decide::schedule::{ScheduleRecord, ScheduleSeen};
@@ -60,6 +61,12 @@ pub(crate) fn fact<T>(value: T, millis: i64) -> Seen<T> {
 
 pub(crate) fn child(name: &str) -> ChildName {
     ChildName::new(name).expect("the bench is whole")
+}
+
+/// A step that failed so often, all at once.
+pub(crate) fn failed(millis: i64, attempts: u32, error: &str) -> FailedStep {
+    let (what, error) = ("does something".to_owned(), error.to_owned());
+    FailedStep { since: at(millis), at: at(millis), attempts, what, error }
 }
 
 pub(crate) fn instance(slot: u32) -> InstanceId {
