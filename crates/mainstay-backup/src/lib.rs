@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod base;
+pub mod holder;
 pub mod keys;
 pub mod label;
 mod page;
@@ -16,6 +17,7 @@ pub mod proof;
 pub mod repository;
 pub mod wal;
 
+pub use holder::Holder;
 pub use label::Label;
 pub use place::Place;
 pub use repository::{Repository, RepositoryError};

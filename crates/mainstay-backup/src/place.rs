@@ -9,6 +9,7 @@ use mainstay_types::Secret;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::holder::{self, Holder};
 use crate::keys;
 use crate::repository::{Repository, RepositoryError};
 
@@ -52,11 +53,24 @@ pub enum PlaceError {
         reason: String,
     },
     /// Another run works on it.
-    #[error("another backup, check or restore works on {0} now")]
-    Busy(PathBuf),
+    #[error("{folder} is in use: {}", named(.by))]
+    Busy {
+        /// Where.
+        folder: PathBuf,
+        /// Who; empty: nobody knows.
+        by: Vec<Holder>,
+    },
     /// The repository's.
     #[error(transparent)]
     Repository(#[from] RepositoryError),
+}
+
+/// Those who work on a place, for people.
+pub fn named(by: &[Holder]) -> String {
+    if by.is_empty() {
+        return "another backup, check or restore".to_owned();
+    }
+    by.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 /// What a place says about itself, in the clear.
@@ -247,7 +261,9 @@ impl Place {
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(at("open", &path))?;
         match rustix::fs::flock(&file, how) {
             Ok(()) => Ok(Alone(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(PlaceError::Busy(self.folder.clone())),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(PlaceError::Busy { folder: self.folder.clone(), by: holder::of(&file) })
+            }
             Err(error) => Err(at("lock", &path)(error.into())),
         }
     }

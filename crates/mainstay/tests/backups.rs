@@ -360,6 +360,33 @@ fn other_stack(world: &World) {
     assert!(world.well(&["backup", "list"]).contains("before the fault"));
 }
 
+/// What a person asks for waits for others, and says for whom; the control plane comes again and finds no fault in it.
+fn waits_for_who_works_there(world: &World, id: &str) {
+    let path = world.folder.path().join("backups/lock-deleting");
+    let lock = std::fs::File::options().create(true).truncate(false).write(true).open(path).expect("opens");
+    // The control plane may have it just now.
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
+    let me = std::process::id().to_string();
+    world.fails(&["backup", "prove", id, "--wait", "0"], 3, &["MS3111", "is in use", &me]);
+    world.fails(&["restore", "--to", "latest", "--once", "--wait", "1"], 3, &["MS3111", "still after 1 s"]);
+    let taken = world.json(&["backup", "now", "--json"]);
+    let mut child = world.command(&["backup", "prove", id]).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut said = BufReader::new(child.stderr.take().expect("its talk")).lines();
+    let first = said.next().expect("a line").expect("reads");
+    assert!(first.starts_with("waiting: ") && first.contains(&me), "{first}");
+    let status: Value = serde_json::from_str(&world.run(&["status", "--json"]).out).expect("JSON");
+    let faults = status["backups"]["faults"].to_string();
+    assert!(!faults.contains("in a row"), "the new one can neither be proven nor pruned now: {faults}");
+    drop(lock);
+    let more: Vec<String> = said.map_while(Result::ok).collect();
+    assert_eq!(child.wait().expect("ends").code(), Some(1), "it goes on: {more:?}");
+    until("the new one is proven", || {
+        let list = world.json(&["backup", "list", "--json"]);
+        let all = list["backups"].as_array().expect("backups");
+        all.iter().any(|one| one["id"] == taken["id"] && one["proof"].is_object())
+    });
+}
+
 /// One is taken as soon as the stack stands, proven, and what must be true is asked.
 #[test]
 fn a_backup_is_taken_when_it_is_due_and_a_statement_that_is_not_true_is_no_proof() {
@@ -390,6 +417,7 @@ fn a_backup_is_taken_when_it_is_due_and_a_statement_that_is_not_true_is_no_proof
         world.run(&["status"]).out.contains("the last restore of a backup failed")
     });
     world.fails(&["backup", "prove", id], 1, &["MS1113", "must be true"]);
+    waits_for_who_works_there(&world, id);
     let status = world.run(&["status"]);
     assert!(status.out.contains("degraded") && status.code != 0, "{}", status.out);
     let explained = world.json(&["retention", "--explain", "--json"]);
@@ -397,5 +425,5 @@ fn a_backup_is_taken_when_it_is_due_and_a_statement_that_is_not_true_is_no_proof
     assert!(proven.contains("last-proven"), "the one before stays the last proven: {explained}");
     let pruned = world.json(&["backup", "prune", "--json"]);
     assert_eq!(pruned["forgotten"], serde_json::json!([]), "{pruned}");
-    assert_eq!(world.json(&["backup", "list", "--json"])["backups"].as_array().map(Vec::len), Some(2));
+    assert_eq!(world.json(&["backup", "list", "--json"])["backups"].as_array().map(Vec::len), Some(3));
 }

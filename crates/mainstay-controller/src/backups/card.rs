@@ -12,7 +12,7 @@ use mainstay_postgres::{RecordFile, adopt};
 use mainstay_stack::model::{Backup as Policy, Keep};
 use mainstay_types::{EnvironmentName, Member, Secret, StackName};
 
-use super::{Backups, Error, PASSWORD, cluster, past, place, swap};
+use super::{Backups, Error, PASSWORD, Patience, cluster, past, place, swap};
 use crate::paths::Paths;
 use crate::secrets::Secrets;
 
@@ -25,6 +25,8 @@ pub struct Opened {
     repository: Repository,
     wal_key: Secret,
     password: Secret,
+    /// For who works on the repository.
+    pub patience: Patience,
 }
 
 /// What was made.
@@ -56,7 +58,7 @@ pub fn open(folder: &Path, password: Secret) -> Result<Opened, Error> {
     let about = place.about()?.ok_or_else(|| mainstay_backup::place::PlaceError::Missing(folder.to_owned()))?;
     let repository = Repository::open_with_password(&place.repository(), &password)?;
     let wal_key = place.wal_key(&password)?;
-    Ok(Opened { about, place, repository, wal_key, password })
+    Ok(Opened { about, place, repository, wal_key, password, patience: Patience::default() })
 }
 
 /// The folders of the stack that the repository is of.
@@ -110,9 +112,11 @@ pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Optio
         wal_key: opened.wal_key,
         layout,
         superuser,
+        patience: opened.patience,
     });
+    let held = backups.hold().await?;
     let plan = past::plan(&backups, paths, moment, from)?;
-    let mut open = past::open(Arc::clone(&backups), paths, &plan).await?;
+    let mut open = past::open_held(Arc::clone(&backups), paths, &plan, held).await?;
     let lsn = open.replay.lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
     let (restored_in, replayed_in) = (open.restored_in, open.replayed_in);
     let adopted = put_in_place(&backups, &mut open).await;

@@ -30,7 +30,7 @@ pub struct Checked {
 ///
 /// **Errors**: nothing could be read at all.
 pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
-    let _held = backups.place.hold()?;
+    let _held = backups.hold_blocking()?;
     let mut faults = backups.repository.check(read_data)?;
     let listed = backups.repository.backups()?;
     let mut checked = Checked { backups: listed, ..Checked::default() };

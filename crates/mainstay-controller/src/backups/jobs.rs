@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mainstay_backup::place::PlaceError;
 use mainstay_backup::proof::Proof;
 use mainstay_backup::repository::Backup;
 pub use mainstay_decide::backups::Job;
@@ -13,7 +12,7 @@ use mainstay_supervisor::durable;
 use mainstay_types::full_text;
 
 use super::base::Wanted;
-use super::{Backups, Error, Progress, Pruned, base, keeping, prove};
+use super::{Backups, Error, Patience, Progress, Pruned, base, keeping, prove};
 use crate::clock::now;
 use crate::paths::Paths;
 
@@ -46,9 +45,10 @@ fn write(paths: &Paths, job: Job, record: &JobRecord) -> Result<(), Error> {
 
 /// Does what is due.
 ///
-/// **Errors**: see [`Error`]; the record says so too. One that found the place busy leaves no record.
+/// **Errors**: see [`Error`]; the record says so too. One that found the place busy leaves no record, and does not wait:
+/// the control plane has other jobs, and comes again.
 pub async fn run(paths: &Paths, stack: &str, job: Job) -> Result<Done, Error> {
-    let backups = Backups::open(paths, stack)?;
+    let backups = Backups::open(paths, stack)?.patient(Patience::none());
     match job {
         Job::Take => {
             let wanted = Wanted { name: None, is_scheduled: true };
@@ -72,7 +72,7 @@ pub async fn take(
 }
 
 async fn take_as(paths: &Paths, backups: Backups, wanted: Wanted, tell: impl Fn(Progress)) -> Result<Backup, Error> {
-    let alone = backups.place.take()?;
+    let alone = backups.take_place().await?;
     recorded(paths, Job::Take, base::take(backups, alone, wanted, tell)).await
 }
 
@@ -80,16 +80,20 @@ async fn take_as(paths: &Paths, backups: Backups, wanted: Wanted, tell: impl Fn(
 ///
 /// **Errors**: see [`Error`]: nothing could be said of it. What is wrong with the backup is in the proof.
 pub async fn prove(paths: &Paths, backups: Backups, id: Option<&str>, tell: impl Fn(&str)) -> Result<Proof, Error> {
-    recorded(paths, Job::Prove, prove::prove(Arc::new(backups), paths, id, tell)).await
+    // Before the record: who waits, or asks for what is not there, has not failed at a proof.
+    let held = backups.hold().await?;
+    let backup = prove::choose(&backups, id)?;
+    recorded(paths, Job::Prove, prove::prove(Arc::new(backups), paths, (backup, held), tell)).await
 }
 
 /// Frees what is kept no longer.
 ///
 /// **Errors**: see [`Error`].
 pub async fn prune(paths: &Paths, backups: Backups) -> Result<Pruned, Error> {
-    let alone = backups.place.take()?;
+    let alone = backups.take_place().await?;
+    let deleting = backups.hold_to_delete().await?;
     let pruning = async move {
-        let pruning = tokio::task::spawn_blocking(move || keeping::prune(&backups));
+        let pruning = tokio::task::spawn_blocking(move || keeping::prune(&backups, &deleting));
         pruning.await.map_err(|error| Error::NoServer(error.to_string()))?
     };
     let pruned = recorded(paths, Job::Prune, pruning).await;
@@ -98,17 +102,11 @@ pub async fn prune(paths: &Paths, backups: Backups) -> Result<Pruned, Error> {
 }
 
 async fn recorded<T>(paths: &Paths, job: Job, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let before = record(paths, job);
     // Counted as a failure until it is none: who is killed cannot say so.
-    let attempts = before.as_ref().map_or(0, |record| record.attempts).saturating_add(1);
+    let attempts = record(paths, job).map_or(0, |record| record.attempts).saturating_add(1);
     let begun = JobRecord { began: now(), ended: None, error: None, attempts };
     write(paths, job, &begun)?;
     let done = work.await;
-    if let (Err(Error::Place(PlaceError::Busy(_))), Some(before)) = (&done, &before) {
-        // Nothing was tried.
-        write(paths, job, before)?;
-        return done;
-    }
     let (error, attempts) = match &done {
         Ok(_) => (None, 0),
         Err(error) => (Some(full_text(error)), attempts),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use mainstay_backup::place::Alone;
 use mainstay_backup::proof::{self, Proof};
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, Segment};
@@ -76,9 +77,8 @@ pub fn explain(backups: &Backups) -> Result<Vec<Explained>, Error> {
 /// Forgets what is kept no longer, then WAL that nothing needs, and frees the space. In this order, so that a kill at
 /// any moment leaves at most too much.
 ///
-/// **Errors**: the place's; also when somebody reads or writes there now.
-pub(super) fn prune(backups: &Backups) -> Result<Pruned, Error> {
-    let _deleting = backups.place.hold_to_delete()?;
+/// **Errors**: the place's.
+pub(super) fn prune(backups: &Backups, _deleting: &Alone) -> Result<Pruned, Error> {
     let explained = explain(backups)?;
     let forgotten: Vec<String> =
         explained.iter().filter(|one| one.decision.goes()).map(|one| one.backup.id.clone()).collect();

@@ -14,9 +14,11 @@ mod place;
 mod prove;
 pub(crate) mod status;
 pub mod swap;
+mod waiting;
 pub(crate) mod watch;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mainstay_backup::place::PlaceError;
 use mainstay_backup::{Place, Repository, RepositoryError};
@@ -34,6 +36,7 @@ pub use base::Progress;
 pub use check::{Checked, check};
 pub use keeping::{Explained, Pruned, explain, list};
 pub use place::{Established, Stack as Whose, card as card_text, establish};
+pub use waiting::{Held, PATIENCE, Patience};
 
 use crate::launch::Launch;
 use crate::paths::Paths;
@@ -136,6 +139,16 @@ pub enum Error {
     /// A file of the restored server's.
     #[error(transparent)]
     File(#[from] mainstay_postgres::files::FileError),
+    /// Others work on the place.
+    #[error("{folder} is in use{}: {by}", still(*.waited))]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+        /// Who.
+        by: String,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The folder's.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -168,6 +181,10 @@ pub struct Target {
 
 fn or_nothing(value: &Option<impl ToString>) -> String {
     value.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string)
+}
+
+fn still(waited: Duration) -> String {
+    if waited < Duration::from_secs(1) { String::new() } else { format!(", still after {} s", waited.as_secs()) }
 }
 
 fn file(paths: &Paths) -> PathBuf {
@@ -227,6 +244,7 @@ pub struct Backups {
     wal_key: Secret,
     layout: Layout,
     superuser: Secret,
+    patience: Patience,
 }
 
 /// What the stack file says that this state folder was up with last.
@@ -263,6 +281,7 @@ impl Backups {
             wal_key: secret(&place::wal_key_of(&target.repository))?,
             layout: cluster(paths, stack),
             superuser: secret("postgres:superuser")?,
+            patience: Patience::default(),
         })
     }
 

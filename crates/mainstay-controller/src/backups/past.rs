@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 
 use super::check::SEGMENT;
-use super::{Backups, Error, lineage};
+use super::{Backups, Error, Held, lineage};
 use crate::clock::now;
 use crate::paths::Paths;
 
@@ -173,6 +173,18 @@ fn rates(paths: &Paths) -> Option<Rates> {
 ///
 /// **Errors**: see [`Error`]; [`Error::NotReached`] with the server's last words and where it came to.
 pub async fn open(backups: Arc<Backups>, paths: &Paths, plan: &Plan) -> Result<Open, Error> {
+    let held = backups.hold().await?;
+    // What was planned with may have gone before this was held.
+    if !backups.repository.backups()?.iter().any(|backup| backup.id == plan.backup.id) {
+        return Err(Error::NoBackup(plan.backup.id.clone()));
+    }
+    open_held(backups, paths, plan, held).await
+}
+
+/// The same for who held the place already when the plan was made.
+///
+/// **Errors**: the same.
+pub async fn open_held(backups: Arc<Backups>, paths: &Paths, plan: &Plan, held: Held) -> Result<Open, Error> {
     let folder = past_folder(paths);
     std::fs::create_dir_all(&folder).map_err(io("make the folder", &folder))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
@@ -185,7 +197,7 @@ pub async fn open(backups: Arc<Backups>, paths: &Paths, plan: &Plan) -> Result<O
     let layout = layout_of(paths, &backups.layout, &id);
     past::make_folders(&layout)?;
     let alone = lock(&layout.state)?;
-    let opened = open_in(backups, paths, plan, layout.clone(), alone).await;
+    let opened = open_in(backups, paths, plan, layout.clone(), (alone, held)).await;
     if opened.is_err() {
         remove(&layout);
     }
@@ -215,13 +227,13 @@ fn remove(layout: &Layout) {
     std::fs::remove_dir_all(&layout.runtime).ok();
 }
 
-/// A killed look leaves its server and its folder: both go before the next one.
 /// Whether somebody has a past open: a folder whose process died says nothing.
 pub fn is_open(paths: &Paths) -> bool {
     let folders = std::fs::read_dir(past_folder(paths)).into_iter().flatten().flatten().map(|entry| entry.path());
     folders.filter(|folder| folder.join("lock").exists()).any(|folder| lock(&folder).is_err())
 }
 
+/// A killed look leaves its server and its folder: both go before the next one.
 fn remove_left_over(paths: &Paths, of: &Layout) -> Result<(), Error> {
     let folder = past_folder(paths);
     for entry in std::fs::read_dir(&folder).map_err(io("list", &folder))? {
@@ -247,10 +259,8 @@ async fn open_in(
     paths: &Paths,
     plan: &Plan,
     layout: Layout,
-    alone: Alone,
+    (alone, held): (Alone, Held),
 ) -> Result<Open, Error> {
-    // Until it is there nothing is deleted that it may need.
-    let held = backups.place.hold()?;
     let begun = Instant::now();
     let (data, backup) = (layout.data(past::MEMBER), plan.backup.clone());
     let of = Arc::clone(&backups);
@@ -276,6 +286,7 @@ async fn open_in(
     let begun = Instant::now();
     let replay = reach(&backups, plan, &mut server, &access, &log).await?;
     let replayed_in = begun.elapsed();
+    // From here on nothing that is deleted is missed.
     drop(held);
     if past::free_locks(&access).await? {
         while past::replay(&access).await?.is_in_recovery {

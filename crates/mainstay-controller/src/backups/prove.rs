@@ -15,7 +15,7 @@ use mainstay_postgres::layout::SUPERUSER;
 use mainstay_postgres::{Layout, past as server};
 
 use super::past::{self, Open};
-use super::{Backups, Error, keeping};
+use super::{Backups, Error, Held, keeping};
 use crate::clock::now;
 use crate::drills::RELEASE;
 use crate::paths::Paths;
@@ -48,10 +48,9 @@ impl Findings {
 pub(super) async fn prove(
     backups: Arc<Backups>,
     paths: &Paths,
-    id: Option<&str>,
+    (backup, held): (Backup, Held),
     tell: impl Fn(&str),
 ) -> Result<Proof, Error> {
-    let backup = choose(&backups, id)?;
     let (label, began) = (&backup.label, now());
     let point = match label.point {
         Some(lsn) => proof::read_point(&backups.place.proofs(), &backups.wal_key, label.system, lsn).unwrap_or(None),
@@ -66,7 +65,7 @@ pub(super) async fn prove(
     tell(&format!("restoring backup {short} and replaying to {moment}"));
     let mut findings = Findings::default();
     let opened = match past::plan(&backups, paths, &moment, Some(&backup.id)) {
-        Ok(plan) => past::open(Arc::clone(&backups), paths, &plan).await,
+        Ok(plan) => past::open_held(Arc::clone(&backups), paths, &plan, held).await,
         Err(error) => Err(error),
     };
     let (mut reached, mut last_commit) = (None, None);
@@ -112,7 +111,9 @@ pub(super) async fn prove(
 }
 
 /// The named one; else the newest without a proof; else the newest.
-fn choose(backups: &Backups, id: Option<&str>) -> Result<Backup, Error> {
+///
+/// **Errors**: there is none.
+pub(super) fn choose(backups: &Backups, id: Option<&str>) -> Result<Backup, Error> {
     let all = keeping::list(backups)?;
     let found = match id {
         Some(id) => all.iter().find(|(backup, _)| !id.is_empty() && backup.id.starts_with(id)),

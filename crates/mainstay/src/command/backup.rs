@@ -1,7 +1,7 @@
 //! `mainstay backup`: base backups and the WAL archive of the stack's database.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use mainstay_backup::RepositoryError;
@@ -9,7 +9,7 @@ use mainstay_backup::proof::Proof;
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, PushError};
 use mainstay_controller::backups::jobs::{self, Done};
-use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Progress, Pruned, Whose};
+use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Patience, Progress, Pruned, Whose};
 use mainstay_controller::launch::Launch;
 use mainstay_controller::paths::Paths;
 use mainstay_types::{Bytes, exit_code, full_text};
@@ -26,6 +26,9 @@ use crate::screen;
 pub(crate) struct Options {
     #[command(subcommand)]
     what: What,
+    /// Longest time to wait for who works on the backups now, as the control plane does by itself
+    #[arg(long, value_name = "SECONDS", global = true, default_value_t = backups::PATIENCE.as_secs())]
+    wait: u64,
 }
 
 #[derive(Subcommand)]
@@ -74,7 +77,11 @@ const NICE: i32 = 10;
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let paths = crate::place::paths(global)?;
     let launch = launch(&paths)?;
-    let open = || Backups::open(&paths, launch.stack.as_str()).map_err(|error| failure(&error));
+    let patience = patience(options.wait);
+    let open = || {
+        let opened = Backups::open(&paths, launch.stack.as_str());
+        opened.map(|opened| opened.patient(patience.clone())).map_err(|error| failure(&error))
+    };
     match &options.what {
         What::Now { name } => now(global, &paths, open()?, name.clone()).await,
         What::Prove { id } => prove(global, &paths, open()?, id.as_deref()).await,
@@ -83,6 +90,11 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         What::Check { quick } => check(global, open()?, !quick).await,
         What::Card => card(global, &paths, &launch),
     }
+}
+
+/// Waits so long, and says for whom.
+pub(super) fn patience(seconds: u64) -> Patience {
+    Patience::new(Duration::from_secs(seconds), |text| eprintln!("{text}"))
 }
 
 /// What this state folder was up with last.
@@ -125,7 +137,15 @@ pub(crate) async fn job(options: &Job) -> Result<u8, Failure> {
         JobKind::Prove => jobs::Job::Prove,
         JobKind::Prune => jobs::Job::Prune,
     };
-    match jobs::run(&paths, launch.stack.as_str(), job).await.map_err(|error| failure(&error))? {
+    let done = match jobs::run(&paths, launch.stack.as_str(), job).await {
+        // Nothing was tried and nothing is wrong: the control plane comes again.
+        Err(error @ Error::Busy { .. }) => {
+            println!("{error}; tried again later");
+            return Ok(exit_code::DONE);
+        }
+        done => done.map_err(|error| failure(&error))?,
+    };
+    match done {
         Done::Taken(backup) => println!("backup {} is stored", short(&backup)),
         Done::Proven(proof) => print_proof(&proof),
         Done::Pruned(pruned) => print_pruned(&pruned),
@@ -408,6 +428,8 @@ pub(super) fn failure(error: &Error) -> Failure {
         }
         Error::NotReached { .. } => Failure::failed("MS1112", text)
             .help("nothing is left of the attempt; `mainstay backup check` looks for damage and gaps"),
+        Error::Busy { .. } => Failure::environment("MS3111", text)
+            .help("`mainstay ps` shows what the control plane runs; --wait SECONDS waits longer; nothing was changed"),
         Error::NoSpace { .. } => Failure::environment("MS3110", text).help("make space there"),
         Error::File(_) | Error::Place(_) | Error::Io { .. } | Error::Secrets(_) => Failure::environment("MS3110", text)
             .help("the folder of database.backup.target must be there for mainstay to write, with space"),

@@ -9,14 +9,14 @@ use mainstay_api::{ErrandAsked, ErrandKind};
 use mainstay_backup::wal::{self, GetError};
 use mainstay_client::Client;
 use mainstay_controller::backups::swap::{self, Incoming};
-use mainstay_controller::backups::{Backups, card, jobs, past};
+use mainstay_controller::backups::{Backups, PATIENCE, card, jobs, past};
 use mainstay_controller::paths::Paths;
 use mainstay_decide::past::Moment;
 use mainstay_types::{Bytes, Secret, exit_code, full_text};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::backup::{failure, launch};
+use super::backup::{failure, launch, patience};
 use crate::Global;
 use crate::again;
 use crate::failure::Failure;
@@ -52,6 +52,9 @@ pub(crate) struct Options {
     /// Put the present that an earlier --swap replaced back into its place
     #[arg(long, value_name = "NAME", conflicts_with_all = ["to", "swap", "once", "dry_run"])]
     undo: Option<String>,
+    /// Longest time to wait for who works on the backups now, as the control plane does by itself
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs())]
+    wait: u64,
     /// The stack's name: agrees to --swap or --undo without being asked
     #[arg(long, value_name = "STACK")]
     confirm: Option<String>,
@@ -98,11 +101,11 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     let Into::Scratch = options.into;
     // A stack that is down has no folder for sockets, and this server needs one.
     paths.create().map_err(|error| crate::place::folder_failure(&error))?;
-    let backups = Backups::open(&paths, launch.stack.as_str()).map_err(|error| failure(&error))?;
+    let backups = open_backups(options, &paths, launch.stack.as_str())?;
+    // What is planned with must still be there when it is restored.
+    let held = if options.dry_run { None } else { Some(backups.hold().await.map_err(|error| failure(&error))?) };
     let plan = past::plan(&backups, &paths, &moment, options.backup.as_deref()).map_err(|error| failure(&error))?;
-    if options.dry_run {
-        return dry_run(global, &plan);
-    }
+    let Some(held) = held else { return dry_run(global, &plan) };
     if !global.json {
         eprintln!("restoring backup {} ({}), then replaying to {moment}", short(&plan), Bytes(plan.backup.label.bytes));
     }
@@ -112,7 +115,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         client.status().await?;
     }
     let backups = Arc::new(backups);
-    let open = past::open(Arc::clone(&backups), &paths, &plan).await.map_err(|error| failure(&error))?;
+    let open = past::open_held(Arc::clone(&backups), &paths, &plan, held).await.map_err(|error| failure(&error))?;
     if let Some(client) = client {
         // One document for programs: that of the exchange.
         if !global.json {
@@ -129,6 +132,11 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     stay(open).await
 }
 
+fn open_backups(options: &Options, paths: &Paths, stack: &str) -> Result<Backups, Failure> {
+    let opened = Backups::open(paths, stack).map_err(|error| failure(&error))?;
+    Ok(opened.patient(patience(options.wait)))
+}
+
 /// With the repository and the card alone.
 async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -> Result<u8, Failure> {
     let text =
@@ -143,7 +151,8 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
         .map_err(|error| Failure::user("MS2110", error.to_string()).help("as in --to latest"))?;
     let folder = std::path::absolute(from)
         .map_err(|error| Failure::environment("MS3110", format!("cannot find {}: {error}", from.display())))?;
-    let opened = card::open(&folder, password).map_err(|error| failure(&error))?;
+    let mut opened = card::open(&folder, password).map_err(|error| failure(&error))?;
+    opened.patience = patience(options.wait);
     let paths = card::paths(&opened, &crate::place::state_base(global)?).map_err(|error| failure(&error))?;
     paths.create().map_err(|error| crate::place::folder_failure(&error))?;
     let io = |error: std::io::Error| Failure::environment("MS3031", format!("cannot copy the program: {error}"));
@@ -189,7 +198,7 @@ async fn swap_in(
         return Err(refused);
     }
     let incoming = swap::of_past(backups, open).await.map_err(|error| failure(&error))?;
-    exchange(global, (paths, stack), client, &incoming).await
+    exchange(global, options, (paths, stack), (client, &incoming)).await
 }
 
 async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str), kept: &str) -> Result<u8, Failure> {
@@ -198,7 +207,7 @@ async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str)
     client.status().await?;
     let backups = Backups::open(paths, stack).map_err(|error| failure(&error))?;
     let incoming = swap::of_kept(&backups, paths, kept).await.map_err(|error| failure(&error))?;
-    exchange(global, (paths, stack), &client, &incoming).await
+    exchange(global, options, (paths, stack), (&client, &incoming)).await
 }
 
 fn agree(global: &Global, options: &Options, stack: &str, what: &str) -> Result<(), Failure> {
@@ -224,9 +233,9 @@ fn agree(global: &Global, options: &Options, stack: &str, what: &str) -> Result<
 
 async fn exchange(
     global: &Global,
+    options: &Options,
     (paths, stack): (&Paths, &str),
-    client: &Client,
-    incoming: &Incoming,
+    (client, incoming): (&Client, &Incoming),
 ) -> Result<u8, Failure> {
     let asked = ErrandAsked {
         errand: ErrandKind::Restore,
@@ -243,7 +252,7 @@ async fn exchange(
     }
     let took = status.ended_at.map(|ended| ended.saturating_since(status.asked_at).as_millis()).unwrap_or_default();
     let undo = format!("mainstay restore --undo {}", incoming.kept_as);
-    let backups = Backups::open(paths, stack).map_err(|error| failure(&error))?;
+    let backups = open_backups(options, paths, stack)?;
     // Of the new timeline: what was taken before is of the one that was left.
     let taken = jobs::take(paths, backups, Some("after a restore in place".to_owned()), |_| {}).await;
     if global.json {
