@@ -33,13 +33,11 @@ const PACE: Duration = Duration::from_millis(25);
 const DROPPED_ROWS: i64 = 5_000;
 /// Between what must be there and what must not: commits are ordered by their times beyond doubt.
 const APART: Duration = Duration::from_millis(50);
-/// Longest wait for the archive, beyond what is promised: then it is a broken promise, and waiting is over.
+/// Longest wait for the archive beyond what is promised: then it is a broken promise, and waiting is over.
 const ARCHIVED_WITHIN: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(200);
 /// How names of copies begin.
 const COPY: &str = ".drill-";
-/// A segment may be finished before a commit and archived after it: then the next one is waited for.
-const OPEN_TRIES: u32 = 3;
 const TABLE: &str = "mainstay_drill_rows";
 
 /// What drills need of a stack's backups. Who has the repository implements it.
@@ -53,8 +51,8 @@ pub trait Repository {
     fn ensure(&self) -> impl Future<Output = Result<bool, String>>;
     /// Makes the primary finish its segment of WAL.
     fn finish_segment(&self) -> impl Future<Output = Result<(), String>>;
-    /// When the newest segment was archived.
-    fn archived_until(&self) -> Result<Option<Timestamp>, String>;
+    /// When a segment was archived; `None`: it is not in the archive.
+    fn archived_at(&self, segment: &str) -> Result<Option<Timestamp>, String>;
     /// Names of archived segments after the newest base backup, in order.
     fn segments(&self) -> Result<Vec<String>, String>;
     /// Opens the past at a moment, from this repository or a copy of it in another folder.
@@ -104,7 +102,7 @@ pub async fn backups<R: Repository>(
     let began = wall_clock();
     let mut log = Log::begin(options, began)?;
     let done = tokio::select! {
-        done = rounds(client, options, repository, progress) => done,
+        done = rounds(client, options, options.fault.promise(stack), repository, progress) => done,
         reason = options.stop.wait() => Err(Error::Stopped(reason)),
     };
     match done {
@@ -123,6 +121,7 @@ pub async fn backups<R: Repository>(
 async fn rounds<R: Repository>(
     client: &Client,
     options: &Options,
+    promised: Promise,
     repository: &R,
     progress: &mut dyn Progress,
 ) -> Result<Vec<(Timestamp, Found, Timestamp)>, Error> {
@@ -133,7 +132,8 @@ async fn rounds<R: Repository>(
     let mut all = Vec::new();
     for number in 1..=options.runs {
         let began = wall_clock();
-        let round = Round { url: &url, options, repository, seed: splitmix(options.seed ^ u64::from(number) << 32) };
+        let seed = splitmix(options.seed ^ u64::from(number) << 32);
+        let round = Round { url: &url, options, promised, repository, seed };
         let found = match options.fault {
             Fault::DropTable => round.drop_table().await,
             Fault::CorruptBackup => round.corrupt_backup().await,
@@ -151,8 +151,17 @@ async fn rounds<R: Repository>(
 struct Round<'a, R> {
     url: &'a Secret,
     options: &'a Options,
+    promised: Promise,
     repository: &'a R,
     seed: u64,
+}
+
+/// The last commit of something.
+struct Last {
+    /// A moment just before it.
+    at: Timestamp,
+    /// The segment that holds it, or the one after that.
+    segment: String,
 }
 
 fn said(error: &tokio_postgres::Error) -> String {
@@ -197,12 +206,13 @@ impl<R: Repository> Round<'_, R> {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Until a commit of that time is in the archive; how long that took.
-    async fn archived(&self, committed: Timestamp) -> Result<Option<Duration>, String> {
+    /// Until the segment of a commit is in the archive; how long that took since the commit. A segment that was archived
+    /// after the commit need not hold it: on a busy machine the one before it comes late.
+    async fn archived(&self, last: &Last) -> Result<Option<Duration>, String> {
         let begun = Instant::now();
-        while begun.elapsed() < ARCHIVED_WITHIN {
-            if let Some(until) = self.repository.archived_until()?.filter(|until| *until > committed) {
-                return Ok(Some(until.saturating_since(committed)));
+        while begun.elapsed() < self.promised.rpo + ARCHIVED_WITHIN {
+            if let Some(at) = self.repository.archived_at(&last.segment)? {
+                return Ok(Some(at.saturating_since(last.at)));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -210,22 +220,17 @@ impl<R: Repository> Round<'_, R> {
     }
 
     /// A moment after everything that was done, and a commit after that: replay to a time ends at the next commit.
-    async fn end(&self, sql: &Sql) -> Result<Timestamp, String> {
+    async fn end(&self, sql: &Sql) -> Result<Last, String> {
         let at = clock(sql).await?;
         tokio::time::sleep(APART).await;
         self.run(sql, &format!("CREATE TABLE {TABLE}_end (); DROP TABLE {TABLE}_end")).await?;
-        Ok(at)
+        let query = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+        let row = sql.query_one(query, &[]).await.map_err(|error| said(&error))?;
+        Ok(Last { at, segment: row.get(0) })
     }
 
     async fn open(&self, to: Timestamp) -> Result<R::Past, String> {
-        let mut tries = 1;
-        loop {
-            match self.repository.open(&moment(to), None).await {
-                Err(_) if tries < OPEN_TRIES => tokio::time::sleep(APART * 40).await,
-                opened => return opened,
-            }
-            tries += 1;
-        }
+        self.repository.open(&moment(to), None).await
     }
 
     async fn backup_restore(&self) -> Result<Found, String> {
@@ -245,11 +250,11 @@ impl<R: Repository> Round<'_, R> {
         let mut found = Found {
             fault: format!("{ROWS} rows were written and the past of {} wanted, after row {split}", moment(at)),
             is_proven: true,
-            rpo: self.archived(last).await?,
+            rpo: self.archived(&last).await?,
             ..Found::default()
         };
         // A positive control opens another moment than was asked for.
-        let to = if self.is_sabotaged() { last } else { at };
+        let to = if self.is_sabotaged() { last.at } else { at };
         let begun = Instant::now();
         let past = self.open(to).await?;
         let there = self.look(&past, &format!("SELECT id FROM {TABLE} ORDER BY id")).await;
@@ -278,10 +283,10 @@ impl<R: Repository> Round<'_, R> {
         let mut found = Found {
             fault: format!("DROP TABLE of {DROPPED_ROWS} rows, and it is gone"),
             is_proven: gone.get(0),
-            rpo: self.archived(after).await?,
+            rpo: self.archived(&after).await?,
             ..Found::default()
         };
-        let to = if self.is_sabotaged() { after } else { before };
+        let to = if self.is_sabotaged() { after.at } else { before };
         let begun = Instant::now();
         let past = self.open(to).await?;
         let there = self.look(&past, &format!("SELECT count(*) FROM {TABLE}")).await;
@@ -307,70 +312,86 @@ impl<R: Repository> Round<'_, R> {
         // A positive control looks at what is whole.
         let whole = self.repository.folder();
         let looked_at = if self.is_sabotaged() { &whole } else { &copy.folder };
-        let faults = self.repository.check(looked_at, true).await?;
+        let faults = self.faults(looked_at, true).await;
+        let took = begun.elapsed();
         let mut found = Found {
             fault: format!("one bit of byte {at} of {size} was flipped in a copy of pack {}", short(&name)),
             is_proven: true,
             ..Found::default()
         };
-        if faults.is_empty() {
-            found.reasons.push(format!("the check found nothing, and {} is damaged", short(&name)));
+        let is_named = faults.iter().any(|fault| fault.contains(&name));
+        // A check that broke off names nothing. What is not there once the bit is flipped back was found for its sake.
+        let is_found = is_named
+            || !faults.is_empty() && {
+                flip(pack, self.seed)?;
+                let others = self.faults(looked_at, true).await;
+                faults.iter().any(|fault| !others.contains(fault))
+            };
+        if is_found {
+            found.rto = Some(took);
         } else {
-            found.rto = Some(begun.elapsed());
+            let text = format!("the check did not find that {} is damaged: ", short(&name));
+            found.reasons.push(text + &listed(&faults));
         }
         Ok(found)
     }
 
-    async fn missing_wal(&self) -> Result<Found, String> {
-        let sql = self.sql().await?;
-        self.run(&sql, &format!("DROP TABLE IF EXISTS {TABLE}; CREATE TABLE {TABLE} (id bigint PRIMARY KEY)")).await?;
-        let mut times = Vec::new();
+    /// What a check finds; that it cannot even begin is one of it.
+    async fn faults(&self, folder: &Path, read_data: bool) -> Vec<String> {
+        self.repository.check(folder, read_data).await.unwrap_or_else(|error| vec![error])
+    }
+
+    /// Three rows in segments of their own.
+    async fn three_segments(&self, sql: &Sql) -> Result<[Last; 3], String> {
+        self.run(sql, &format!("DROP TABLE IF EXISTS {TABLE}; CREATE TABLE {TABLE} (id bigint PRIMARY KEY)")).await?;
+        let mut ends = Vec::new();
         for id in 1..=3 {
-            self.run(&sql, &format!("INSERT INTO {TABLE} VALUES ({id})")).await?;
-            let at = clock(&sql).await?;
-            times.push(at);
-            tokio::time::sleep(APART).await;
-            self.run(&sql, &format!("CREATE TABLE {TABLE}_end (); DROP TABLE {TABLE}_end")).await?;
+            self.run(sql, &format!("INSERT INTO {TABLE} VALUES ({id})")).await?;
+            ends.push(self.end(sql).await?);
             self.repository.finish_segment().await?;
-            if self.archived(at).await?.is_none() {
-                return Err("WAL is not archived".to_owned());
+        }
+        self.run(sql, &format!("DROP TABLE {TABLE}")).await?;
+        for end in &ends {
+            if self.archived(end).await?.is_none() {
+                return Err(format!("the segment {} is not archived", end.segment));
             }
         }
-        self.run(&sql, &format!("DROP TABLE {TABLE}")).await?;
-        let segments = self.repository.segments()?;
+        ends.try_into().map_err(|_| "three rows have three segments".to_owned())
+    }
+
+    async fn missing_wal(&self) -> Result<Found, String> {
+        let [before, victim, after] = self.three_segments(&self.sql().await?).await?;
         let copy = Copy::of(&self.repository.folder(), "missing")?;
-        // The last but one: there is WAL on both sides of it.
-        let index = segments.len().checked_sub(2).ok_or("there are too few segments after the base backup")?;
-        let segment = segments[index].clone();
-        let mut all = Vec::new();
-        list(&copy.folder.join("wal"), &mut all).map_err(|error| error.to_string())?;
-        let is_it = |path: &&PathBuf| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{segment}-")))
-        };
-        let victim = all.iter().find(is_it).ok_or("the segment is not in the copy")?;
-        fs::remove_file(victim).map_err(|error| error.to_string())?;
+        let removed = Removed::from(&copy, &victim.segment, &self.repository.segments()?)?;
         let mut found = Found {
-            fault: format!("segment {segment} was removed from a copy of the archive"),
+            fault: format!("segment {} was removed from a copy of the archive", removed.name),
             is_proven: true,
             ..Found::default()
         };
+        // A positive control looks where nothing is missing, and asks for a moment that does not need what is.
+        let whole = self.repository.folder();
+        let (looked_at, to) = if self.is_sabotaged() { (&whole, before.at) } else { (&copy.folder, after.at) };
         let begun = Instant::now();
-        let faults = self.repository.check(&copy.folder, false).await?;
-        if faults.iter().any(|fault| fault.contains("gap") || fault.contains("not whole")) {
+        let faults = self.faults(looked_at, false).await;
+        if faults.iter().any(|fault| removed.is_told_by(fault)) {
             found.rto = Some(begun.elapsed());
         } else {
-            found.reasons.push(format!("the check did not find that {segment} is missing: {}", faults.join("; ")));
+            let text = format!("the check did not find that {} is missing: ", removed.name);
+            found.reasons.push(text + &listed(&faults));
         }
-        // A positive control asks for a moment before the gap, which is there.
-        let to = if self.is_sabotaged() { times.first() } else { times.last() };
-        let to = to.copied().unwrap_or_default();
+        let begun = Instant::now();
         match self.repository.open(&moment(to), Some(&copy.folder)).await {
             Ok(past) => {
                 past.close().await;
-                found.reasons.push(format!("a restore to {} went past the missing segment", moment(to)));
+                let text = format!("a restore to {} did not need the missing segment {}", moment(to), removed.name);
+                found.reasons.push(text);
             }
-            Err(_) => {
+            Err(error) if error.contains(&removed.name) => {
                 found.timeline.insert("refused".to_owned(), millis(begun.elapsed()));
+            }
+            Err(error) => {
+                let text = format!("a restore was refused, and not for the missing segment {}: ", removed.name);
+                found.reasons.push(text + &error);
             }
         }
         Ok(found)
@@ -380,6 +401,40 @@ impl<R: Repository> Round<'_, R> {
         let (restored, replayed) = past.took();
         found.timeline.insert("files restored".to_owned(), millis(restored));
         found.timeline.insert("WAL replayed".to_owned(), millis(restored + replayed));
+    }
+}
+
+/// Faults that a check told, for a sentence.
+fn listed(faults: &[String]) -> String {
+    if faults.is_empty() { "it found nothing".to_owned() } else { faults.join("; ") }
+}
+
+/// A segment that is not in a copy of the archive any more.
+struct Removed {
+    name: String,
+    /// The segments on both sides of it.
+    around: [String; 2],
+}
+
+impl Removed {
+    /// Removes one of the segments that are archived after the newest base backup.
+    fn from(copy: &Copy, name: &str, segments: &[String]) -> Result<Self, String> {
+        let around = segments.windows(3).find(|three| three[1] == name);
+        let around = around.ok_or_else(|| format!("{name} is not between others: a base backup came meanwhile"))?;
+        let mut files = Vec::new();
+        list(&copy.folder.join("wal"), &mut files).map_err(|error| error.to_string())?;
+        let is_it = |path: &&PathBuf| {
+            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}-")))
+        };
+        let file = files.iter().find(is_it).ok_or_else(|| format!("{name} is not in the copy"))?;
+        fs::remove_file(file).map_err(|error| format!("cannot remove {}: {error}", file.display()))?;
+        Ok(Self { name: name.to_owned(), around: [around[0].clone(), around[2].clone()] })
+    }
+
+    /// Whether a line of a check is about it: it names the gap by what is left on both sides.
+    fn is_told_by(&self, fault: &str) -> bool {
+        let [before, after] = &self.around;
+        fault.contains("gap") && fault.contains(before.as_str()) && fault.contains(after.as_str())
     }
 }
 
@@ -616,6 +671,27 @@ mod tests {
         assert_eq!((theirs, ours.iter().filter(|byte| **byte != 7).count()), (vec![7; 100], 1));
         drop(copy);
         assert!(!copied.exists() && pack.exists());
+    }
+
+    #[test]
+    fn a_removed_segment_is_told_by_its_neighbours_and_by_no_other_gap() {
+        let folder = tempfile::tempdir().expect("folder");
+        fs::create_dir_all(folder.path().join("wal/7/0")).expect("folder");
+        let names = ["A1", "A2", "A3", "A4"].map(str::to_owned);
+        for name in &names {
+            fs::write(folder.path().join(format!("wal/7/0/{name}-hash.zst.age")), [7]).expect("writes");
+        }
+        let copy = Copy::of(folder.path(), "test").expect("copies");
+        assert!(Removed::from(&copy, "A4", &names).is_err(), "there must be WAL on both sides");
+        assert!(Removed::from(&copy, "A5", &names).is_err());
+        let removed = Removed::from(&copy, "A2", &names).expect("removes");
+        let is_there = |folder: &Path, name: &str| folder.join(format!("wal/7/0/{name}-hash.zst.age")).exists();
+        assert_eq!(["A1", "A2", "A3"].map(|name| is_there(&copy.folder, name)), [true, false, true]);
+        assert!(is_there(folder.path(), "A2"));
+        assert!(removed.is_told_by("gap in the archive: between A1 and A3"));
+        for other in ["gap in the archive: between A3 and A5", "A1 is damaged, and A3", ""] {
+            assert!(!removed.is_told_by(other), "{other:?}");
+        }
     }
 
     #[test]

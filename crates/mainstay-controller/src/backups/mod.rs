@@ -301,11 +301,12 @@ impl Backups {
         Ok(mainstay_postgres::backup::finish_segment(&access).await?)
     }
 
-    /// When the newest segment was archived.
+    /// When a segment was archived, by its name; `None`: it is not in the archive.
     ///
     /// **Errors**: the archive cannot be listed.
-    pub fn archived_until(&self) -> Result<Option<Timestamp>, Error> {
-        Ok(self.newest_archive()?.1.newest())
+    pub fn archived_at(&self, segment: &str) -> Result<Option<Timestamp>, Error> {
+        let (_, archive) = self.newest_archive()?;
+        Ok(archive.segments.iter().find(|(name, _)| name.to_string() == segment).map(|(_, (_, at))| *at))
     }
 
     /// Names of archived segments after the newest base backup, in their order.

@@ -165,6 +165,18 @@ fn needed(archive: &Archive, label: &Label, moment: &Moment) -> Vec<Segment> {
     needed
 }
 
+/// The first segment that is not there while later ones are: replay gets no further.
+fn missing(archive: &Archive, label: &Label) -> Option<Segment> {
+    let mut next = label.start.as_u64() / SEGMENT * SEGMENT;
+    for segment in needed(archive, label, &Moment::Latest) {
+        if segment.start(SEGMENT) > next {
+            return Some(Segment::of(segment.timeline, next, SEGMENT));
+        }
+        next = segment.start(SEGMENT) + SEGMENT;
+    }
+    None
+}
+
 fn rates(paths: &Paths) -> Option<Rates> {
     serde_json::from_slice(&std::fs::read(past_folder(paths).join("rates.json")).ok()?).ok()
 }
@@ -345,6 +357,9 @@ async fn reach(
     let (mut seen, mut since): (Option<Replay>, Instant) = (None, Instant::now());
     let not_reached = |seen: Option<Replay>, why: String| {
         let (lsn, last_commit) = seen.map_or((None, None), |replay| (replay.lsn, replay.last_commit));
+        let why = missing(&archive, &plan.backup.label).map_or(why.clone(), |segment| {
+            format!("the segment {segment} is not in the archive, and later ones are; {why}")
+        });
         Error::NotReached { moment: plan.moment.to_string(), lsn, last_commit, why }
     };
     loop {
@@ -454,5 +469,35 @@ impl Open {
             self.server.kill().await.ok();
         }
         remove(&self.layout);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::Timestamp;
+
+    use super::*;
+
+    /// A backup that begins in segment 2 and is whole in it.
+    fn label() -> Label {
+        let label = serde_json::json!({
+            "version": 1, "stack": "shop", "system": 7, "major": 15, "timeline": 1, "start": "0/2000028",
+            "stop": "0/2000100", "member": "a", "from_standby": false, "began": 0, "ended": 0, "files": 1, "bytes": 1,
+            "stored_bytes": 1, "pages": 1, "name": null,
+        });
+        serde_json::from_value(label).expect("a label")
+    }
+
+    #[test]
+    fn a_segment_is_missing_when_later_ones_are_there() {
+        let name = |parts: &[u32]| {
+            let segment = |part: &u32| (Segment { timeline: 1, log: 0, part: *part }, (1, Timestamp::default()));
+            let archive = Archive { segments: parts.iter().map(segment).collect(), ..Archive::default() };
+            missing(&archive, &label()).map(|segment| segment.to_string())
+        };
+        assert_eq!(name(&[2, 3, 5, 6]), Some("000000010000000000000004".to_owned()));
+        assert_eq!(name(&[3, 4]), Some("000000010000000000000002".to_owned()));
+        assert_eq!(name(&[2, 3, 4]), None, "the end of the archive is no gap");
+        assert_eq!(name(&[1, 3, 4, 2]), None, "what is older is not needed");
     }
 }

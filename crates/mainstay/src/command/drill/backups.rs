@@ -54,8 +54,8 @@ impl Repository for Own {
         self.open_as_it_is(None)?.finish_segment().await.map_err(|error| full_text(&error))
     }
 
-    fn archived_until(&self) -> Result<Option<Timestamp>, String> {
-        self.open_as_it_is(None)?.archived_until().map_err(|error| full_text(&error))
+    fn archived_at(&self, segment: &str) -> Result<Option<Timestamp>, String> {
+        self.open_as_it_is(None)?.archived_at(segment).map_err(|error| full_text(&error))
     }
 
     fn segments(&self) -> Result<Vec<String>, String> {
