@@ -305,6 +305,7 @@ impl Settings {
     ) -> mainstay_edge::protocol::Policy {
         use mainstay_edge::protocol::{PROTOCOL_VERSION, Policy, Route, Target, Upstream};
         let mut upstreams = BTreeMap::new();
+        let hold_ms = u64::try_from(self.stack.edge.hold.as_millis()).unwrap_or(u64::MAX);
         for (name, service) in self.stack.services.iter().filter(|(_, service)| service.has_port) {
             for management in [false, true] {
                 if management && !service.has_management_port {
@@ -316,7 +317,7 @@ impl Settings {
                     }
                     Probe::Http { .. } | Probe::Tcp | Probe::Process => None,
                 };
-                let upstream = Upstream { health_path, hold_ms: HOLD_MS, hold_requests: HOLD_REQUESTS };
+                let upstream = Upstream { health_path, hold_ms, hold_requests: self.stack.edge.hold_requests };
                 upstreams.insert(upstream_name(name, management), upstream);
             }
         }
@@ -333,6 +334,12 @@ impl Settings {
                 }
             },
             timeout_ms: u64::try_from(route.timeout.as_millis()).unwrap_or(u64::MAX),
+            limits: route.limits.clone(),
+            is_exempt: route.is_exempt,
+            admission: route.admission.clone(),
+            headers: self.edge_headers(&route.headers),
+            cors: route.cors.clone(),
+            body_limit: route.body_limit.0,
         });
         Policy {
             schema: PROTOCOL_VERSION,
@@ -340,10 +347,20 @@ impl Settings {
             hosts: vec![self.stack.edge.host.clone()],
             certificates: vec![certificate],
             https_port: self.doors.https,
+            limits: self.stack.edge.limits.clone(),
+            admission: self.stack.edge.admission.clone(),
+            connections_per_ip: self.stack.edge.connections_per_ip,
+            least_tls: self.stack.edge.least_tls,
             routes: routes.collect(),
             upstreams,
             access_log: self.paths.state.join("edge/access.log"),
         }
+    }
+
+    fn edge_headers(&self, of: &mainstay_stack::browser::Headers) -> Vec<mainstay_edge::protocol::Header> {
+        let lines = of.lines(&self.stack.edge.host).into_iter();
+        let overwrites = of.overwrites;
+        lines.map(|(name, value)| mainstay_edge::protocol::Header { name, value, overwrites }).collect()
     }
 
     /// The router's policy.
@@ -390,11 +407,6 @@ impl Settings {
     }
 }
 
-/// How long a request waits when no instance is in: the back-off after a first crash is milliseconds, a cold start
-/// of an application some seconds.
-const HOLD_MS: u64 = 10_000;
-/// Requests that wait so at once: at 4 KiB of request head each this is 4 MiB.
-const HOLD_REQUESTS: u32 = 1024;
 /// Client sessions over both doors; an idle one takes about 8 KiB.
 const MAX_CLIENTS: u32 = 12_000;
 

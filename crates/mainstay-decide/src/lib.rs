@@ -14,6 +14,7 @@ pub mod drills;
 mod endpoints;
 pub mod health;
 pub mod invariants;
+pub mod limit;
 mod lost;
 pub mod observed;
 pub mod past;

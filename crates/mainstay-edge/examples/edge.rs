@@ -26,11 +26,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         hosts: vec!["localhost".to_owned()],
         certificates: vec![certificate.certificate],
         https_port: port,
-        routes: vec![Route {
-            path: "/api/*".to_owned(),
-            to: Target::Upstream { name: "backend".to_owned() },
-            timeout_ms: 30_000,
-        }],
+        limits: Vec::new(),
+        admission: Default::default(),
+        connections_per_ip: None,
+        least_tls: Default::default(),
+        routes: vec![Route::new("/api/*", Target::Upstream { name: "backend".to_owned() }, 30_000)],
         upstreams: BTreeMap::from([(
             "backend".to_owned(),
             Upstream { health_path: None, hold_ms: 10_000, hold_requests: 1024 },

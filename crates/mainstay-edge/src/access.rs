@@ -45,6 +45,9 @@ pub(crate) struct Line<'a> {
     pub(crate) policy: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'a str>,
+    /// The limit that refused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<&'a str>,
 }
 
 enum Message {

@@ -152,7 +152,7 @@ async fn take(edge: &Arc<Edge>, frame: ToEdge) -> io::Result<Option<FromEdge>> {
         }
         ToEdge::Metrics => {
             let generation = edge.in_force().map(|(generation, _)| generation.0);
-            let text = edge.metrics.page(&edge.groups, generation, edge.access.lost());
+            let text = edge.metrics.page(&edge.groups, &edge.limits.all(), generation, edge.access.lost());
             Ok(Some(FromEdge::Metrics { text }))
         }
     }

@@ -1,16 +1,19 @@
 //! The edge's state: the snapshot in force, the groups, the counters; and what makes a policy come into force.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use mainstay_stack::model::TlsVersion;
 use mainstay_supervisor::durable;
 use mainstay_types::Generation;
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessLog;
+use crate::limit::Limits;
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, PROTOCOL_VERSION, Policy};
 use crate::snapshot::{self, PolicyError, Snapshot};
@@ -44,12 +47,20 @@ struct EndpointsFile {
     upstreams: BTreeMap<String, Vec<Endpoint>>,
 }
 
+/// What counts before the first byte.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DoorRules {
+    pub(crate) per_ip: Option<u32>,
+    pub(crate) least_tls: TlsVersion,
+}
+
 /// Everything that lives as long as the process.
 #[derive(Debug)]
 pub(crate) struct Edge {
     snapshot: ArcSwapOption<Snapshot>,
     pub(crate) groups: Groups,
     pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
     pub(crate) access: AccessLog,
     /// Control planes connected.
     pub(crate) controllers: AtomicUsize,
@@ -64,6 +75,7 @@ impl Edge {
             snapshot: ArcSwapOption::empty(),
             groups: Groups::new(),
             metrics: Metrics::default(),
+            limits: Limits::new(),
             access: AccessLog::start(),
             controllers: AtomicUsize::new(0),
             state: state.to_owned(),
@@ -79,6 +91,20 @@ impl Edge {
     /// Generation and hash of the policy in force.
     pub(crate) fn in_force(&self) -> Option<(Generation, String)> {
         self.snapshot.load().as_ref().map(|snapshot| (snapshot.generation, snapshot.hash.clone()))
+    }
+
+    /// The rules of the door in force.
+    pub(crate) fn doors(&self) -> DoorRules {
+        let snapshot = self.snapshot.load();
+        DoorRules {
+            per_ip: snapshot.as_ref().and_then(|snapshot| snapshot.connections_per_ip),
+            least_tls: snapshot.as_ref().map_or_else(TlsVersion::default, |snapshot| snapshot.least_tls),
+        }
+    }
+
+    /// Whether this address may connect.
+    pub(crate) fn admits(&self, client: IpAddr) -> bool {
+        self.snapshot.load().as_ref().is_none_or(|snapshot| snapshot.door.admits(Some(client)))
     }
 
     pub(crate) fn has_controller(&self) -> bool {
@@ -108,7 +134,7 @@ impl Edge {
     }
 
     fn put_in_force(&self, policy: &Policy) -> Result<String, ApplyError> {
-        let snapshot = Snapshot::compile(policy, &self.groups, &self.metrics)?;
+        let snapshot = Snapshot::compile(policy, &self.groups, &self.metrics, &self.limits)?;
         let hash = snapshot.hash.clone();
         self.access.open(&snapshot.access_log);
         self.snapshot.store(Some(Arc::new(snapshot)));

@@ -9,7 +9,9 @@ pub mod ca;
 mod connection;
 mod control;
 mod edge;
+mod guard;
 mod headers;
+mod limit;
 mod listen;
 mod metrics;
 mod patient;
@@ -42,6 +44,11 @@ pub use snapshot::PolicyError;
 
 use crate::edge::Edge;
 use crate::listen::{Door, Doors};
+
+/// Why the edge would refuse a request for this path whatever its route says, with the status; for `route explain`.
+pub fn refusal(method: &str, path: &str) -> Option<(u16, &'static str)> {
+    strict::check_method(method).and_then(|()| strict::check_path(path)).err()
+}
 
 /// Name of the inherited listener for HTTPS.
 pub const HTTPS_LISTENER: &str = "edge-https";

@@ -5,11 +5,13 @@
 //! Pingora's TLS listener cannot be given a deadline for the handshake. And a stream of our own carries the total
 //! deadline for request heads. From the first byte of HTTP on, everything is Pingora's.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mainstay_stack::model::TlsVersion;
 use pingora_core::apps::{HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
@@ -24,7 +26,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{Connection, HEAD_DEADLINE};
-use crate::edge::Edge;
+use crate::edge::{DoorRules, Edge};
 use crate::proxy::Proxy;
 
 /// Most client connections at once, both doors together; further ones wait in the backlog. 10,000 idle ones leave room
@@ -41,6 +43,9 @@ pub(crate) struct Doors {
     pub(crate) proxy: Arc<HttpProxy<Proxy>>,
     places: Arc<Semaphore>,
     acceptor: TlsAcceptor,
+    /// For TLS 1.3 and nothing older.
+    strict_acceptor: TlsAcceptor,
+    crowd: Crowd,
 }
 
 /// Whether a door speaks TLS.
@@ -60,9 +65,12 @@ impl ResolvesServerCert for FromSnapshot {
     }
 }
 
-fn tls_config(edge: &Arc<Edge>) -> Result<ServerConfig, rustls::Error> {
+fn tls_config(
+    edge: &Arc<Edge>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(FromSnapshot(Arc::clone(edge))));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -73,8 +81,16 @@ fn tls_config(edge: &Arc<Edge>) -> Result<ServerConfig, rustls::Error> {
 impl Doors {
     /// **Errors**: the TLS library refuses its own defaults.
     pub(crate) fn new(edge: Arc<Edge>, proxy: Arc<HttpProxy<Proxy>>) -> Result<Self, rustls::Error> {
-        let acceptor = TlsAcceptor::from(Arc::new(tls_config(&edge)?));
-        Ok(Self { edge, proxy, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), acceptor })
+        let both = tls_config(&edge, &[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let strict = tls_config(&edge, &[&rustls::version::TLS13])?;
+        Ok(Self {
+            edge,
+            proxy,
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            acceptor: TlsAcceptor::from(Arc::new(both)),
+            strict_acceptor: TlsAcceptor::from(Arc::new(strict)),
+            crowd: Crowd::default(),
+        })
     }
 
     /// Accepts until the shutdown signal.
@@ -88,6 +104,11 @@ impl Doors {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
+            // Before TLS: whoever may not come costs a look at a list and no cryptography.
+            if !self.edge.admits(peer.ip()) {
+                self.edge.metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             tokio::spawn(Arc::clone(&self).serve(socket, peer, door, shutdown.clone(), place));
         }
     }
@@ -107,6 +128,11 @@ impl Doors {
         _place: OwnedSemaphorePermit,
     ) {
         let metrics = &self.edge.metrics;
+        let rules = self.edge.doors();
+        let Some(_one_of_its_own) = self.crowd.enter(peer.ip(), rules.per_ip) else {
+            metrics.connections_refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
         metrics.connections_total.fetch_add(1, Ordering::Relaxed);
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let _open = Open(&self.edge);
@@ -115,7 +141,7 @@ impl Doors {
         let head_until = Instant::now() + HEAD_DEADLINE;
         let connection = match door {
             Door::Http => Connection::plain(socket, peer, head_until),
-            Door::Https => match tokio::time::timeout_at(head_until, self.acceptor.accept(socket)).await {
+            Door::Https => match tokio::time::timeout_at(head_until, self.acceptor(rules).accept(socket)).await {
                 Ok(Ok(stream)) => Connection::tls(stream, peer, head_until),
                 Ok(Err(_)) | Err(_) => {
                     metrics.handshakes_failed.fetch_add(1, Ordering::Relaxed);
@@ -131,6 +157,13 @@ impl Doors {
         }
     }
 
+    fn acceptor(&self, rules: DoorRules) -> &TlsAcceptor {
+        match rules.least_tls {
+            TlsVersion::Tls12 => &self.acceptor,
+            TlsVersion::Tls13 => &self.strict_acceptor,
+        }
+    }
+
     /// Pingora's own loop over requests, with the phase set between them.
     async fn serve_http1(&self, connection: Connection, shutdown: &ShutdownWatch) {
         let phase = connection.phase();
@@ -143,6 +176,44 @@ impl Doors {
             session = ServerSession::new_http1(stream);
             if let Some(settings) = settings {
                 settings.apply_to_session(&mut session);
+            }
+        }
+    }
+}
+
+/// Connections by address, while there is a bound on them: as many entries as connections at most.
+#[derive(Debug, Default)]
+struct Crowd(Mutex<BTreeMap<Ipv6Addr, u32>>);
+
+impl Crowd {
+    /// A place for one more connection of this address. Without a bound nothing is counted.
+    fn enter(&self, client: IpAddr, most: Option<u32>) -> Option<Place<'_>> {
+        let Some(most) = most else { return Some(Place { of: None }) };
+        let network = crate::limit::network(client);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(network).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { of: Some((self, network)) })
+    }
+}
+
+/// A place among the connections of an address, given back when dropped.
+#[derive(Debug)]
+struct Place<'a> {
+    of: Option<(&'a Crowd, Ipv6Addr)>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some((crowd, network)) = self.of else { return };
+        let mut counts = crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&network);
             }
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::limit::Limiter;
 use crate::protocol::{Counts, LATENCY_BOUNDS_MS};
 use crate::upstream::{Group, Groups};
 
@@ -97,6 +98,7 @@ pub(crate) struct Metrics {
     pub(crate) local: Tally,
     pub(crate) connections: AtomicU64,
     pub(crate) connections_total: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
     pub(crate) handshakes_failed: AtomicU64,
 }
 
@@ -116,7 +118,13 @@ impl Metrics {
     }
 
     /// The page.
-    pub(crate) fn page(&self, groups: &Groups, generation: Option<u64>, log_lost: u64) -> String {
+    pub(crate) fn page(
+        &self,
+        groups: &Groups,
+        limits: &[Arc<Limiter>],
+        generation: Option<u64>,
+        log_lost: u64,
+    ) -> String {
         let mut page = Page::default();
         let routes: Vec<_> = {
             let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,10 +133,14 @@ impl Metrics {
         write_routes(&mut page, &routes);
         let groups = groups.all();
         write_groups(&mut page, &groups);
+        write_limits(&mut page, limits);
         page.head("mainstay_edge_connections", "gauge", "client connections open");
         page.sample("mainstay_edge_connections", "", self.connections.load(Ordering::Relaxed));
         page.head("mainstay_edge_connections_total", "counter", "client connections accepted");
         page.sample("mainstay_edge_connections_total", "", self.connections_total.load(Ordering::Relaxed));
+        let refused = "connections refused by address: denied, or too many of one";
+        page.head("mainstay_edge_connections_refused_total", "counter", refused);
+        page.sample("mainstay_edge_connections_refused_total", "", self.connections_refused.load(Ordering::Relaxed));
         page.head("mainstay_edge_handshakes_failed_total", "counter", "TLS handshakes that failed");
         page.sample("mainstay_edge_handshakes_failed_total", "", self.handshakes_failed.load(Ordering::Relaxed));
         page.head("mainstay_edge_access_log_dropped_total", "counter", "access log lines dropped");
@@ -224,6 +236,25 @@ fn write_groups(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
     }
 }
 
+fn write_limits(page: &mut Page, limits: &[Arc<Limiter>]) {
+    type Reading = fn(&Limiter) -> u64;
+    let counters: [(&str, &str, Reading); 2] = [
+        ("mainstay_edge_limit_refused_total", "requests refused by a limit", |limit| {
+            limit.refused.load(Ordering::Relaxed)
+        }),
+        ("mainstay_edge_limit_crowded_total", "requests counted for another client too: the table was full", |limit| {
+            limit.crowded()
+        }),
+    ];
+    for (name, help, read) in counters {
+        page.head(name, "counter", help);
+        for limit in limits {
+            let labels = labels(&[("route", &limit.scope), ("limit", &limit.text)]);
+            page.sample(name, &labels, read(limit));
+        }
+    }
+}
+
 #[derive(Default)]
 struct Page {
     text: String,
@@ -279,7 +310,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.route("/api/*", "backend").record(200, Duration::from_millis(4));
         metrics.route("/api/*", "backend").record(503, Duration::from_millis(400));
-        let page = metrics.page(&Groups::new(), Some(7), 0);
+        let page = metrics.page(&Groups::new(), &[], Some(7), 0);
         for line in [
             "mainstay_edge_requests_total{route=\"/api/*\",upstream=\"backend\",status_class=\"2xx\"} 1",
             "mainstay_edge_requests_total{route=\"/api/*\",upstream=\"backend\",status_class=\"5xx\"} 1",

@@ -5,6 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use mainstay_stack::browser::Cors;
+use mainstay_stack::limit::Limit;
+use mainstay_stack::model::TlsVersion;
+use mainstay_stack::network::Admission;
 use mainstay_types::{Generation, Secret};
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +127,18 @@ pub struct Policy {
     pub certificates: Vec<Certificate>,
     /// HTTPS port as people reach it, for redirects.
     pub https_port: u16,
+    /// Limits of all requests, but for exempt routes.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
+    /// Who may connect.
+    #[serde(default)]
+    pub admission: Admission,
+    /// Connections that one address may have at once.
+    #[serde(default)]
+    pub connections_per_ip: Option<u32>,
+    /// Lowest version of TLS.
+    #[serde(default)]
+    pub least_tls: TlsVersion,
     /// Routes; the most specific path wins.
     pub routes: Vec<Route>,
     /// Upstreams by name.
@@ -151,6 +167,57 @@ pub struct Route {
     pub to: Target,
     /// Time for the whole answer of the upstream. **Unit**: milliseconds.
     pub timeout_ms: u64,
+    /// Limits of its own.
+    #[serde(default)]
+    pub limits: Vec<Limit>,
+    /// Whether the limits of all requests do not count here.
+    #[serde(default)]
+    pub is_exempt: bool,
+    /// Who may use it.
+    #[serde(default)]
+    pub admission: Admission,
+    /// Added to its answers.
+    #[serde(default)]
+    pub headers: Vec<Header>,
+    /// Which other sites may use it.
+    #[serde(default)]
+    pub cors: Option<Cors>,
+    /// Longest request body. **Unit**: bytes.
+    #[serde(default = "body_limit")]
+    pub body_limit: u64,
+}
+
+/// Longest request body of a route that says nothing.
+fn body_limit() -> u64 {
+    100 * 1024 * 1024
+}
+
+impl Route {
+    /// A route that asks nothing of its clients and adds nothing to its answers.
+    pub fn new(path: &str, to: Target, timeout_ms: u64) -> Self {
+        Self {
+            path: path.to_owned(),
+            to,
+            timeout_ms,
+            limits: Vec::new(),
+            is_exempt: false,
+            admission: Admission::default(),
+            headers: Vec::new(),
+            cors: None,
+            body_limit: body_limit(),
+        }
+    }
+}
+
+/// A header of answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Whether it replaces one of the upstream's.
+    pub overwrites: bool,
 }
 
 /// Where a route leads.

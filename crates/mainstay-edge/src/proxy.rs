@@ -19,7 +19,9 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
 use crate::edge::Edge;
+use crate::guard::Crossing;
 use crate::headers::{Identity, forward};
+use crate::limit::Quota;
 use crate::metrics::RouteTally;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::strict;
@@ -71,6 +73,11 @@ pub(crate) struct RequestState {
     body_bytes: u64,
     reason: Option<&'static str>,
     client_gone: bool,
+    /// Only when the route has limits.
+    quota: Option<Box<Quota>>,
+    crossing: Crossing,
+    /// Answered by a rule of the edge: no business of the upstream's.
+    is_ruled: bool,
 }
 
 /// What is known once the head is read.
@@ -95,7 +102,20 @@ impl RequestState {
         }
     }
 
-    fn identity(&self) -> &str {
+    /// Adds to an answer what the route says.
+    pub(crate) fn dress(&self, head: &mut ResponseHeader) -> Result<()> {
+        if let Some(route) = self.route() {
+            route.guard.dress(head, &self.crossing)?;
+        }
+        if let Some(quota) = &self.quota {
+            // Lists: what the service says of limits of its own stays beside ours.
+            head.append_header("RateLimit-Policy", quota.policy.as_str())?;
+            head.append_header("RateLimit", quota.left.as_str())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn identity(&self) -> &str {
         self.head.as_ref().map_or("", |head| &head.identity.request_id)
     }
 }
@@ -131,11 +151,37 @@ impl Proxy {
         if !host.is_some_and(|host| state.snapshot.has_host(&host)) {
             return Err((421, "host is not served here"));
         }
-        if state.is_tls {
-            let path = session.req_header().uri.path();
-            state.route = Some(Arc::clone(state.snapshot.route(path).ok_or((404, "no route for this path"))?));
+        if !state.is_tls {
+            return Ok(());
         }
+        let head = session.req_header();
+        state.route = state.snapshot.route(head.uri.path()).map(Arc::clone);
+        let client = client_ip(session);
+        let is_welcome = state.route.as_ref().is_none_or(|route| route.guard.door.admits(client));
+        if !is_welcome || !state.snapshot.door.admits(client) {
+            return Err((403, "address may not use this route"));
+        }
+        let limits = state.route.as_ref().map_or(&state.snapshot.limits, |route| &route.limits);
+        if !limits.is_empty() {
+            let quota = self.edge.limits.ask(limits, &head.headers, client, ctx.started);
+            let refused = quota.refused.as_ref().map(|refused| (429, refused.reason));
+            ctx.quota = Some(Box::new(quota));
+            if let Some(refusal) = refused {
+                return Err(refusal);
+            }
+        }
+        let Some(route) = &state.route else { return Err((404, "no route for this path")) };
+        strict::check_length(head, route.body_limit)?;
+        ctx.crossing = route.guard.crossing(&head.method, &head.headers)?;
         Ok(())
+    }
+
+    /// Answers a browser's question beforehand (CORS).
+    async fn preflight(&self, session: &mut Session, ctx: &RequestState) -> Result<()> {
+        let mut head = ResponseHeader::build(204, Some(8))?;
+        head.insert_header("X-Request-Id", ctx.identity())?;
+        ctx.dress(&mut head)?;
+        session.write_response_header(Box::new(head), true).await
     }
 
     async fn redirect(&self, session: &mut Session, ctx: &mut RequestState) -> Result<()> {
@@ -156,17 +202,22 @@ impl Proxy {
 }
 
 /// Answers with a refusal of ours.
-async fn refuse(session: &mut Session, status: u16, reason: &str, identity: &str) -> Result<()> {
+async fn refuse(session: &mut Session, status: u16, reason: &str, ctx: &RequestState) -> Result<()> {
+    let identity = ctx.identity();
     let title = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
     let body = serde_json::json!({ "status": status, "title": title, "detail": reason, "request_id": identity });
     let body = Bytes::from(body.to_string());
-    let mut head = ResponseHeader::build(status, Some(6))?;
+    let mut head = ResponseHeader::build(status, Some(8))?;
     head.insert_header("Content-Type", "application/problem+json")?;
     head.insert_header("Content-Length", body.len())?;
     head.insert_header("Cache-Control", "no-store")?;
     head.insert_header("X-Request-Id", identity)?;
     if status == 503 {
         head.insert_header("Retry-After", RETRY_AFTER)?;
+    }
+    ctx.dress(&mut head)?;
+    if let Some(refused) = ctx.quota.as_ref().and_then(|quota| quota.refused.as_ref()) {
+        head.insert_header("Retry-After", refused.retry_after())?;
     }
     if status == 405 {
         // RFC 9110, 15.5.6. What a service behind us allows of these only it can say.
@@ -211,6 +262,9 @@ impl ProxyHttp for Proxy {
             body_bytes: 0,
             reason: None,
             client_gone: false,
+            quota: None,
+            crossing: Crossing::None,
+            is_ruled: false,
         }
     }
 
@@ -223,9 +277,14 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(BODY_IDLE));
         session.set_write_timeout(Some(WRITE_IDLE));
         session.set_total_drain_timeout(Some(BODY_IDLE));
-        if let Err((status, reason)) = self.admit(session, ctx) {
+        let admitted = self.admit(session, ctx);
+        if let Some(route) = ctx.route() {
+            route.tally.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Err((status, reason)) = admitted {
             ctx.reason = Some(reason);
-            refuse(session, status, reason, ctx.identity()).await?;
+            ctx.is_ruled = true;
+            refuse(session, status, reason, ctx).await?;
             return Ok(true);
         }
         let Some(state) = &ctx.head else { return Ok(false) };
@@ -233,11 +292,15 @@ impl ProxyHttp for Proxy {
             self.redirect(session, ctx).await?;
             return Ok(true);
         }
+        if matches!(ctx.crossing, Crossing::Preflight(_)) {
+            ctx.is_ruled = true;
+            self.preflight(session, ctx).await?;
+            return Ok(true);
+        }
         if state.is_upgrade {
             session.set_read_timeout(Some(UPGRADED_IDLE));
         }
         let Some(route) = state.route.clone() else { return Ok(false) };
-        route.tally.in_flight.fetch_add(1, Ordering::Relaxed);
         match &route.to {
             Destination::Upstream(group) => {
                 group.deposit();
@@ -247,7 +310,7 @@ impl ProxyHttp for Proxy {
                 let path = session.req_header().uri.path().to_owned();
                 let prefix = route.path.strip_suffix('*').unwrap_or(&route.path);
                 let below = path.strip_prefix(prefix).unwrap_or_default();
-                site.serve(session, below, &state.identity.request_id).await?;
+                site.serve(session, below, ctx).await?;
                 Ok(true)
             }
         }
@@ -318,6 +381,11 @@ impl ProxyHttp for Proxy {
         ctx: &mut RequestState,
     ) -> Result<()> {
         let Some(state) = &ctx.head else { return Ok(()) };
+        // A whole URL as target is for proxies: servers behind differ in what they make of it. Pingora has compared
+        // its host with that of the header.
+        if !request.raw_path().starts_with(b"/") {
+            request.set_uri(request.uri.clone());
+        }
         let authority = session.req_header().headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let authority = authority.or_else(|| session.req_header().uri.authority().map(|authority| authority.as_str()));
         let authority = authority.unwrap_or(&state.host).to_owned();
@@ -333,9 +401,11 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let is_upgrade = ctx.head.as_ref().is_some_and(|head| head.is_upgrade);
         ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
-        if !is_upgrade && ctx.body_bytes > strict::MAX_BODY_BYTES {
-            ctx.reason = Some("request body is longer than 100 MiB");
-            return Error::e_explain(ErrorType::HTTPStatus(413), "request body is longer than 100 MiB");
+        let most = ctx.route().map_or(u64::MAX, |route| route.body_limit);
+        if !is_upgrade && ctx.body_bytes > most {
+            let (status, reason) = strict::BODY_TOO_LONG;
+            ctx.reason = Some(reason);
+            return Error::e_explain(ErrorType::HTTPStatus(status), reason);
         }
         Ok(())
     }
@@ -359,7 +429,7 @@ impl ProxyHttp for Proxy {
             group.answered(&lease.0);
         }
         response.insert_header("X-Request-Id", ctx.identity())?;
-        Ok(())
+        ctx.dress(response)
     }
 
     fn upstream_response_body_filter(
@@ -435,7 +505,7 @@ impl ProxyHttp for Proxy {
         let reason = *ctx.reason.get_or_insert(reason);
         if status > 0 && session.response_written().is_none() {
             // The client may be gone; the log line says what would have been said.
-            refuse(session, status, reason, ctx.identity()).await.ok();
+            refuse(session, status, reason, ctx).await.ok();
         }
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
@@ -475,7 +545,7 @@ impl Proxy {
         // A stream lasts as long as its user wants: what counts is when it began.
         let end = ctx.answered_at.filter(|_| ctx.is_stream).unwrap_or(now);
         let took = end.duration_since(ctx.started);
-        match ctx.group() {
+        match ctx.group().filter(|_| !ctx.is_ruled) {
             Some(group) => group.tally.record(took, is_error),
             None => self.edge.metrics.local.record(took, is_error),
         }
@@ -519,6 +589,11 @@ impl Proxy {
             protocol: if head.version == Version::HTTP_2 { "h2" } else { "http/1.1" },
             policy: state.map_or(0, |state| state.snapshot.generation.0),
             reason: ctx.reason,
+            limit: ctx
+                .quota
+                .as_ref()
+                .and_then(|quota| quota.refused.as_ref())
+                .map(|refused| refused.limiter.text.as_str()),
         });
     }
 }

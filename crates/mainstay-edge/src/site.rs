@@ -15,6 +15,7 @@ use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use crate::proxy::RequestState;
 use crate::strict::percent_decode;
 
 /// Piece in which a file goes out: large enough that a file of a built site is one or two, small enough for many
@@ -48,10 +49,10 @@ impl Site {
     /// Answers a request for `path` (percent-encoded, below the route's prefix).
     ///
     /// **Errors**: the client's connection, or the disk while the answer is under way.
-    pub(crate) async fn serve(&self, session: &mut Session, path: &str, identity: &str) -> Result<()> {
+    pub(crate) async fn serve(&self, session: &mut Session, path: &str, ctx: &RequestState) -> Result<()> {
         let method = session.req_header().method.clone();
         if method != Method::GET && method != Method::HEAD {
-            let mut head = site_head(405, identity)?;
+            let mut head = site_head(405, ctx)?;
             head.insert_header("Allow", "GET, HEAD")?;
             head.insert_header("Content-Length", "0")?;
             session.set_keepalive(None);
@@ -61,7 +62,7 @@ impl Site {
         let found = tokio::task::spawn_blocking(move || find(&dir, &wanted, spa)).await;
         let found = found.map_err(|error| Error::because(ErrorType::InternalError, "site task ended", error))?;
         let Some(found) = found else {
-            let mut head = site_head(404, identity)?;
+            let mut head = site_head(404, ctx)?;
             let body = Bytes::from_static(b"not found\n");
             head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
             head.insert_header("Cache-Control", "no-cache")?;
@@ -72,18 +73,18 @@ impl Site {
             }
             return Ok(());
         };
-        send(session, found, method == Method::HEAD, identity).await
+        send(session, found, method == Method::HEAD, ctx).await
     }
 }
 
-async fn send(session: &mut Session, found: Found, is_head: bool, identity: &str) -> Result<()> {
+async fn send(session: &mut Session, found: Found, is_head: bool, ctx: &RequestState) -> Result<()> {
     let is_known = session
         .req_header()
         .headers
         .get_all(http::header::IF_NONE_MATCH)
         .iter()
         .any(|value| value.to_str().is_ok_and(|list| matches(list, &found.etag)));
-    let mut head = site_head(if is_known { 304 } else { 200 }, identity)?;
+    let mut head = site_head(if is_known { 304 } else { 200 }, ctx)?;
     head.insert_header("ETag", found.etag.as_str())?;
     head.insert_header("Cache-Control", if is_hashed(&found.path) { IMMUTABLE } else { "no-cache" })?;
     if is_known {
@@ -118,14 +119,10 @@ fn read_piece(mut file: File, left: u64) -> io::Result<(File, Bytes)> {
     Ok((file, Bytes::from(bytes)))
 }
 
-fn site_head(status: u16, identity: &str) -> Result<ResponseHeader> {
+fn site_head(status: u16, ctx: &RequestState) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(status, Some(12))?;
-    head.insert_header("X-Request-Id", identity)?;
-    head.insert_header("X-Content-Type-Options", "nosniff")?;
-    head.insert_header("X-Frame-Options", "DENY")?;
-    head.insert_header("Content-Security-Policy", "frame-ancestors 'none'; base-uri 'self'; object-src 'none'")?;
-    head.insert_header("Referrer-Policy", "strict-origin-when-cross-origin")?;
-    head.insert_header("Cross-Origin-Opener-Policy", "same-origin")?;
+    head.insert_header("X-Request-Id", ctx.identity())?;
+    ctx.dress(&mut head)?;
     Ok(head)
 }
 

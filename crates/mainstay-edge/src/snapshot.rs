@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_stack::model::TlsVersion;
 use mainstay_types::Generation;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -14,6 +15,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
+use crate::guard::{self, Door, Guard};
+use crate::limit::{self, Limits};
 use crate::metrics::{Metrics, RouteTally};
 use crate::protocol::{Certificate, PROTOCOL_VERSION, Policy, Target};
 use crate::upstream::{Group, Groups};
@@ -64,6 +67,22 @@ pub enum PolicyError {
         /// The path.
         path: String,
     },
+    /// A limit that is none.
+    #[error("limit {limit} of {path:?} is not usable")]
+    Limit {
+        /// Its route's path; empty for the edge.
+        path: String,
+        /// As people write it.
+        limit: String,
+    },
+    /// A header that cannot be sent.
+    #[error("header {name:?} of route {path} cannot be sent")]
+    Header {
+        /// The path.
+        path: String,
+        /// The header's name.
+        name: String,
+    },
     /// A route to nowhere.
     #[error("route {path} leads to upstream {upstream:?}, which the policy does not have")]
     Upstream {
@@ -98,6 +117,9 @@ pub(crate) struct Route {
     pub(crate) path: String,
     pub(crate) to: Destination,
     pub(crate) timeout: Duration,
+    pub(crate) limits: Arc<limit::Chain>,
+    pub(crate) guard: Guard,
+    pub(crate) body_limit: u64,
     pub(crate) tally: Arc<RouteTally>,
 }
 
@@ -108,6 +130,12 @@ pub(crate) struct Snapshot {
     pub(crate) hash: String,
     pub(crate) https_port: u16,
     pub(crate) access_log: PathBuf,
+    /// Who may connect.
+    pub(crate) door: Door,
+    pub(crate) connections_per_ip: Option<u32>,
+    pub(crate) least_tls: TlsVersion,
+    /// For requests that no route takes.
+    pub(crate) limits: Arc<limit::Chain>,
     hosts: BTreeSet<String>,
     certificates: HashMap<String, Arc<CertifiedKey>>,
     default_certificate: Option<Arc<CertifiedKey>>,
@@ -138,8 +166,13 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
             return Err(PolicyError::Uncovered { host: host.clone() });
         }
     }
+    check_limits("", &policy.limits)?;
     let mut paths = BTreeSet::new();
     for route in &policy.routes {
+        check_limits(&route.path, &route.limits)?;
+        if let Some(header) = route.headers.iter().find(|header| !guard::is_usable(header)) {
+            return Err(PolicyError::Header { path: route.path.clone(), name: header.name.clone() });
+        }
         if !is_route_path(&route.path) || !paths.insert(&route.path) {
             return Err(PolicyError::Path { path: route.path.clone() });
         }
@@ -158,6 +191,13 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
         }
     }
     Ok(())
+}
+
+fn check_limits(path: &str, limits: &[mainstay_stack::limit::Limit]) -> Result<(), PolicyError> {
+    match limits.iter().find(|limit| !limit::is_usable(limit)) {
+        Some(limit) => Err(PolicyError::Limit { path: path.to_owned(), limit: limit.to_string() }),
+        None => Ok(()),
+    }
 }
 
 fn is_route_path(path: &str) -> bool {
@@ -203,9 +243,15 @@ impl Snapshot {
     /// Compiles a policy that [`check`] passed; makes its groups.
     ///
     /// **Errors**: what has changed in the world since the check.
-    pub(crate) fn compile(policy: &Policy, groups: &Groups, metrics: &Metrics) -> Result<Self, PolicyError> {
+    pub(crate) fn compile(
+        policy: &Policy,
+        groups: &Groups,
+        metrics: &Metrics,
+        limits: &Limits,
+    ) -> Result<Self, PolicyError> {
         let (certificates, default_certificate) = certificates(&policy.certificates)?;
         let groups = groups.configure(&policy.upstreams);
+        let limits = limits.configure(policy);
         let mut exact = HashMap::new();
         let mut prefixes = Vec::new();
         for route in &policy.routes {
@@ -220,6 +266,9 @@ impl Snapshot {
                 path: route.path.clone(),
                 to,
                 timeout: Duration::from_millis(route.timeout_ms),
+                guard: Guard::new(&route.admission, &route.headers, route.cors.as_ref()),
+                body_limit: route.body_limit,
+                limits: limits.routes.get(&route.path).map(Arc::clone).unwrap_or_default(),
                 tally: metrics.route(&route.path, upstream),
             });
             match route.path.strip_suffix('*') {
@@ -233,6 +282,10 @@ impl Snapshot {
             hash: hash(policy),
             https_port: policy.https_port,
             access_log: policy.access_log.clone(),
+            door: Door::new(&policy.admission),
+            connections_per_ip: policy.connections_per_ip,
+            least_tls: policy.least_tls,
+            limits: limits.edge,
             hosts: policy.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             certificates,
             default_certificate,
@@ -264,5 +317,60 @@ impl Snapshot {
                     || prefix.strip_suffix('/').is_some_and(|bare| !bare.is_empty() && path == bare)
             })
             .map(|(_, route)| route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mainstay_stack::network::Admission;
+
+    use super::*;
+    use crate::protocol::Upstream;
+
+    /// A policy with these routes, without anything that touches the world.
+    fn snapshot(paths: &[String]) -> Snapshot {
+        let upstream = Upstream { health_path: None, hold_ms: 0, hold_requests: 0 };
+        let target = Target::Upstream { name: "a".to_owned() };
+        let policy = Policy {
+            schema: PROTOCOL_VERSION,
+            generation: Generation(1),
+            hosts: Vec::new(),
+            certificates: Vec::new(),
+            https_port: 443,
+            limits: Vec::new(),
+            admission: Admission::default(),
+            connections_per_ip: None,
+            least_tls: TlsVersion::Tls12,
+            routes: paths.iter().map(|path| crate::protocol::Route::new(path, target.clone(), 1)).collect(),
+            upstreams: BTreeMap::from([("a".to_owned(), upstream)]),
+            access_log: PathBuf::new(),
+        };
+        Snapshot::compile(&policy, &Groups::new(), &Metrics::default(), &Limits::new()).expect("compiles")
+    }
+
+    #[test]
+    fn a_compiled_policy_routes_as_the_stack_file_says() {
+        // All paths of up to three parts of two letters, as routes and as requests.
+        let mut paths = vec!["/".to_owned()];
+        for length in 1..=3_u32 {
+            for word in 0..2_u32.pow(length) {
+                let parts = (0..length).map(|part| if word >> part & 1 == 0 { "/a" } else { "/ab" });
+                paths.push(parts.collect());
+            }
+        }
+        let requests: Vec<String> = paths.iter().flat_map(|path| [path.clone(), format!("{path}/")]).collect();
+        let routes: Vec<String> =
+            paths.iter().flat_map(|path| [path.clone(), format!("{}/*", path.trim_end_matches('/'))]).collect();
+        for step in 1..12 {
+            let some: Vec<String> = routes.iter().step_by(step).cloned().collect();
+            let snapshot = snapshot(&some);
+            for request in &requests {
+                let found = snapshot.route(request).map(|route| route.path.as_str());
+                let said = mainstay_stack::routing::candidates(some.iter().map(String::as_str), request);
+                assert_eq!(found, said.first().map(|index| some[*index].as_str()), "{request} among {some:?}");
+            }
+        }
     }
 }

@@ -7,11 +7,10 @@ use pingora_http::RequestHeader;
 
 /// Longest request head. Browsers stay below 16 KiB even with many cookies.
 pub(crate) const MAX_HEAD_BYTES: usize = 32 * 1024;
-/// Longest request body.
-pub(crate) const MAX_BODY_BYTES: u64 = 100 * 1024 * 1024;
-
 /// A refusal: status and reason.
 pub(crate) type Refusal = (u16, &'static str);
+/// A body beyond what the route takes.
+pub(crate) const BODY_TOO_LONG: Refusal = (413, "request body is longer than this route takes");
 
 /// Checks the raw bytes of an HTTP/1 head (Pingora's parsed form has lost what is asked here).
 ///
@@ -30,6 +29,8 @@ pub(crate) fn check_raw_head(raw: &[u8]) -> Result<(), Refusal> {
         }
         previous = byte;
     }
+    let line = raw.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    check_request_line(line.strip_suffix(b"\r").unwrap_or(line))?;
     let (mut lengths, mut encodings, mut hosts) = (0, 0, 0);
     for line in raw.split(|byte| *byte == b'\n').skip(1) {
         if line.first().is_some_and(|first| *first == b' ' || *first == b'\t') {
@@ -53,6 +54,27 @@ pub(crate) fn check_raw_head(raw: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Longest method: those that are registered have 17 letters at most.
+const MAX_METHOD_BYTES: usize = 32;
+
+/// Exactly a method, a target and a version with single blanks between. Pingora has encoded further blanks by now, as
+/// a part of the target, and drops fragments.
+fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err((400, "request line is not a method, a target and a version"));
+    };
+    if method.len() > MAX_METHOD_BYTES || !(version == b"HTTP/1.1" || version == b"HTTP/1.0") {
+        return Err((400, "request line is not a method, a target and a version"));
+    }
+    let begins = |with: &[u8]| target.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    if target.contains(&b'#') || !(begins(b"/") || target == b"*" || begins(b"http://") || begins(b"https://")) {
+        return Err((400, "target is neither a path nor a URL of HTTP"));
+    }
+    Ok(())
+}
+
 /// Checks a parsed head of either protocol.
 ///
 /// **Errors**: the refusal.
@@ -66,20 +88,30 @@ pub(crate) fn check_head(head: &RequestHeader) -> Result<(), Refusal> {
     {
         return Err((400, "transfer encoding other than chunked"));
     }
-    if head.method == http::Method::TRACE || head.method == http::Method::CONNECT {
-        return Err((405, "method is not served"));
-    }
+    check_method(head.method.as_str())?;
     if let Some(length) = head.headers.get(http::header::CONTENT_LENGTH) {
         let digits = length.as_bytes();
         if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
             return Err((400, "Content-Length is not a number"));
         }
-        let length = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
-        if length.is_none_or(|length| length > MAX_BODY_BYTES) {
-            return Err((413, "request body is longer than 100 MiB"));
-        }
     }
     check_path(head.uri.path())
+}
+
+/// Methods that are about the connection and not about a resource behind it.
+///
+/// **Errors**: the refusal.
+pub(crate) fn check_method(method: &str) -> Result<(), Refusal> {
+    if method == "TRACE" || method == "CONNECT" { Err((405, "method is not served")) } else { Ok(()) }
+}
+
+/// Checks the length that a head promises, of which [`check_head`] knows that it is a number.
+///
+/// **Errors**: the refusal.
+pub(crate) fn check_length(head: &RequestHeader, most: u64) -> Result<(), Refusal> {
+    let Some(length) = head.headers.get(http::header::CONTENT_LENGTH) else { return Ok(()) };
+    let length = length.to_str().ok().and_then(|digits| digits.parse::<u64>().ok());
+    if length.is_some_and(|length| length <= most) { Ok(()) } else { Err(BODY_TOO_LONG) }
 }
 
 /// A path must mean the same to the edge and to every framework behind it.
@@ -126,10 +158,13 @@ pub(crate) fn host(head: &RequestHeader) -> Option<String> {
         None => head.uri.authority()?.as_str(),
     };
     let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map(|(inner, _)| inner)?,
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(inner, port)| (inner, port.strip_prefix(':')))?,
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
     };
+    if port.is_some_and(|port| port.starts_with('+') || port.parse::<u16>().is_err()) {
+        return None;
+    }
     (!host.is_empty()).then(|| host.trim_end_matches('.').to_ascii_lowercase())
 }
 
@@ -149,6 +184,11 @@ mod tests {
             b"POST / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
             b"POST / HTTP/1.1\r\nHost: a\r\n folded: yes\r\n\r\n",
             b"POST / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
+            b"POST  / HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST / x HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST /#x HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST / HTTP/1.2\r\nHost: a\r\n\r\n",
         ] {
             assert_eq!(check_raw_head(wrong).map_err(|(status, _)| status), Err(400), "{}", wrong.escape_ascii());
         }

@@ -78,6 +78,8 @@ codes! {
     NoSuchPort = "MS0024",
     /// A service and a site share a name.
     NameShared = "MS0025",
+    /// A text that is no limit of the edge.
+    BadLimit = "MS0026",
     /// The lower bound is above the upper one.
     MinAboveMax = "MS0030",
     /// The upper bound of a scale has no effect yet (warning).

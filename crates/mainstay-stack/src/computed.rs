@@ -9,10 +9,13 @@ use mainstay_types::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
+use crate::browser::{Cors, Headers};
+use crate::limit::Limit;
 use crate::model::{
     Backup, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe, PoolLimits, PoolMode,
-    Probe, Promise, Route, Schedule, Service, Site, Stack, Target,
+    Probe, Promise, Route, Schedule, Service, Site, Stack, Target, TlsVersion,
 };
+use crate::network::Admission;
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
 use crate::units::{show_cpu, show_duration, show_size};
@@ -96,20 +99,92 @@ impl List<'_> {
     }
 
     fn edge(&mut self, edge: &Edge) {
-        let Edge { host, https_port, http_port, listen, routes } = edge;
+        let Edge {
+            host,
+            https_port,
+            http_port,
+            listen,
+            limits,
+            admission,
+            hold,
+            hold_requests,
+            connections_per_ip,
+            least_tls,
+            routes,
+        } = edge;
         self.push("edge.host", host);
         self.push("edge.https_port", https_port);
         self.push("edge.http_port", http_port);
         self.push("edge.listen", listen);
+        self.limits("edge.limit", limits);
+        self.admission("edge", admission);
+        self.duration("edge.hold", *hold);
+        self.push("edge.hold_requests", hold_requests);
+        match connections_per_ip {
+            Some(count) => self.push("edge.connections_per_ip", count),
+            None => self.push("edge.connections_per_ip", "none"),
+        }
+        let least = match least_tls {
+            TlsVersion::Tls12 => "1.2",
+            TlsVersion::Tls13 => "1.3",
+        };
+        self.push("edge.tls.min", least);
         if routes.is_empty() {
             self.push("edge.route", "[]");
         }
-        for (index, Route { path, to, timeout }) in routes.iter().enumerate() {
+        for (index, route) in routes.iter().enumerate() {
+            let Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit } = route;
             let at = format!("edge.route[{index}]");
             self.push(&format!("{at}.path"), path);
             self.push(&format!("{at}.to"), name_of(to));
             self.duration(&format!("{at}.timeout"), *timeout);
+            self.limits(&format!("{at}.limit"), limits);
+            if limits.is_empty() && !is_exempt && !edge.limits.is_empty() {
+                self.note("those of `edge.limit` count");
+            }
+            self.admission(&at, admission);
+            self.headers(&format!("{at}.headers"), headers);
+            match cors {
+                Some(cors) => self.cors(&format!("{at}.cors"), cors),
+                None => self.push(&format!("{at}.cors"), "none"),
+            }
+            self.size(&format!("{at}.body_limit"), *body_limit);
         }
+    }
+
+    fn admission(&mut self, at: &str, Admission { allow, deny }: &Admission) {
+        if allow.is_empty() {
+            self.push(&format!("{at}.allow"), "all")
+        } else {
+            self.texts(&format!("{at}.allow"), allow)
+        }
+        if deny.is_empty() { self.push(&format!("{at}.deny"), "none") } else { self.texts(&format!("{at}.deny"), deny) }
+    }
+
+    fn headers(&mut self, at: &str, Headers { is_strict, overwrites, set }: &Headers) {
+        let preset = if *is_strict { "strict" } else { "none" };
+        if set.is_empty() && !overwrites {
+            return self.push(at, preset);
+        }
+        self.push(&format!("{at}.preset"), preset);
+        self.push(&format!("{at}.overwrite"), overwrites);
+        for (name, value) in set {
+            self.push(&format!("{at}.set.{name}"), format!("{value:?}"));
+        }
+    }
+
+    fn cors(&mut self, at: &str, cors: &Cors) {
+        let Cors { origins, methods, headers, expose, has_credentials, max_age } = cors;
+        self.texts(&format!("{at}.origins"), origins);
+        self.texts(&format!("{at}.methods"), methods);
+        self.texts(&format!("{at}.headers"), headers);
+        self.texts(&format!("{at}.expose"), expose);
+        self.push(&format!("{at}.credentials"), has_credentials);
+        self.duration(&format!("{at}.max_age"), *max_age);
+    }
+
+    fn limits(&mut self, path: &str, limits: &[Limit]) {
+        if limits.is_empty() { self.push(path, "none") } else { self.texts(path, limits) }
     }
 
     fn service(&mut self, at: &str, service: &Service) {

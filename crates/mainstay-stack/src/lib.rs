@@ -8,17 +8,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod browser;
 mod check;
 mod code;
 mod computed;
 mod context;
 mod cursor;
 mod diagnostic;
+pub mod limit;
 pub mod model;
+pub mod network;
 mod origin;
 mod overlay;
 mod raw;
 mod read;
+pub mod routing;
 pub mod schedule;
 pub mod template;
 pub mod units;

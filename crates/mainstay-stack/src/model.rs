@@ -7,6 +7,9 @@ use std::time::Duration;
 use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
 use serde::{Deserialize, Serialize};
 
+use crate::browser::{Cors, Headers};
+use crate::limit::Limit;
+use crate::network::Admission;
 use crate::schedule::Every;
 
 /// One application's whole architecture in one environment.
@@ -45,8 +48,32 @@ pub struct Edge {
     pub http_port: u16,
     /// Address to listen on. Default 127.0.0.1.
     pub listen: String,
+    /// Limits of every request, but for routes that are exempt. Default none.
+    pub limits: Vec<Limit>,
+    /// Who may connect. Default everybody.
+    pub admission: Admission,
+    /// How long a request waits when no instance is ready. Default 30 s.
+    pub hold: Duration,
+    /// Requests that wait so at once, of each service. Default 1024.
+    pub hold_requests: u32,
+    /// Connections that one address may have at once. Default: no bound but that of all.
+    pub connections_per_ip: Option<u32>,
+    /// Lowest version of TLS. Default 1.2.
+    pub least_tls: TlsVersion,
     /// Routes, most specific first once sorted by the edge.
     pub routes: Vec<Route>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// 1.2.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// 1.3.
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 /// One route of the edge.
@@ -58,6 +85,18 @@ pub struct Route {
     pub to: RouteTarget,
     /// Time for the upstream's whole answer. Default 60 s.
     pub timeout: Duration,
+    /// Limits of its own, besides those of the edge.
+    pub limits: Vec<Limit>,
+    /// Whether those of the edge do not count here: `limit = "none"`.
+    pub is_exempt: bool,
+    /// Who may use it. Default everybody.
+    pub admission: Admission,
+    /// Security headers of its answers.
+    pub headers: Headers,
+    /// Which other sites may use it. Default none.
+    pub cors: Option<Cors>,
+    /// Longest request body. Default 100 MiB.
+    pub body_limit: Bytes,
 }
 
 /// Where a route leads.

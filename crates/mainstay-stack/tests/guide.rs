@@ -18,7 +18,7 @@ fn every_example_of_the_guide_keeps_every_rule() {
         assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
         examples += 1;
     }
-    assert_eq!(examples, 3);
+    assert_eq!(examples, 5);
 }
 
 #[test]
@@ -35,6 +35,7 @@ fn every_key_and_template_stands_in_the_guide() {
             ["service", _, "resources", key] => keys.insert(format!("resources.{key}")),
             ["database", "backup", "keep", key] => keys.insert(format!("backup.keep.{key}")),
             ["database", "backup", key] => keys.insert(format!("backup.{key}")),
+            ["edge", "route[0]", "headers", "set", _] => keys.insert("set".to_owned()),
             ["database", "settings", ..] => keys.insert("settings".to_owned()),
             ["target", key, ..] | ["observe" | "console", key] => keys.insert(format!("{}.{key}", parts[0])),
             ["environment"] => false,

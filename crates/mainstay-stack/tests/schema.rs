@@ -59,6 +59,11 @@ fn table_at(root: &Value, path: &str) -> (String, Value) {
         };
         at = follow(root, &next, &mut place);
         if is_item {
+            let arrays = |all: &Vec<Value>| all.iter().position(|one| one["items"].is_object());
+            if let Some(index) = at["anyOf"].as_array().and_then(arrays) {
+                place.push_str(&format!("/anyOf/{index}"));
+                at = at["anyOf"][index].clone();
+            }
             place.push_str("/items");
             let items = at["items"].clone();
             at = follow(root, &items, &mut place);

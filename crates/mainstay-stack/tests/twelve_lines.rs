@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mainstay_stack::browser::Headers;
 use mainstay_stack::model::{
     Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route,
-    RouteTarget, Service, Stack, Target,
+    RouteTarget, Service, Stack, Target, TlsVersion,
 };
+use mainstay_stack::network::Admission;
 use mainstay_stack::{Origin, computed, parse};
 use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
 
@@ -63,6 +65,32 @@ fn backend() -> Service {
     }
 }
 
+fn edge(service: &ServiceName) -> Edge {
+    Edge {
+        host: "my-shop.localhost".to_owned(),
+        https_port: 8443,
+        http_port: 8080,
+        listen: "127.0.0.1".to_owned(),
+        limits: Vec::new(),
+        admission: Admission::default(),
+        hold: seconds(30),
+        hold_requests: 1024,
+        connections_per_ip: None,
+        least_tls: TlsVersion::Tls12,
+        routes: vec![Route {
+            path: "/*".to_owned(),
+            to: RouteTarget::Service { name: service.clone(), management: false },
+            timeout: seconds(60),
+            limits: Vec::new(),
+            is_exempt: false,
+            admission: Admission::default(),
+            headers: Headers { is_strict: false, overwrites: false, set: [].into() },
+            cors: None,
+            body_limit: Bytes::mebi(100),
+        }],
+    }
+}
+
 #[test]
 fn twelve_lines_are_a_whole_stack() {
     assert_eq!(TWELVE_LINES.lines().count(), 12);
@@ -73,17 +101,7 @@ fn twelve_lines_are_a_whole_stack() {
     let expected = Stack {
         name: StackName::new("my-shop").unwrap(),
         environment,
-        edge: Edge {
-            host: "my-shop.localhost".to_owned(),
-            https_port: 8443,
-            http_port: 8080,
-            listen: "127.0.0.1".to_owned(),
-            routes: vec![Route {
-                path: "/*".to_owned(),
-                to: RouteTarget::Service { name: name.clone(), management: false },
-                timeout: seconds(60),
-            }],
-        },
+        edge: edge(&name),
         services: [(name, backend())].into(),
         sites: [].into(),
         database: Some(Database {

@@ -2,6 +2,9 @@
 
 mod control;
 mod doors;
+mod guards;
+mod limits;
 mod sites;
+mod smuggling;
 mod support;
 mod upstreams;

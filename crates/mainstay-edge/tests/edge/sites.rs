@@ -4,7 +4,7 @@ use std::path::Path;
 
 use http_body_util::Full;
 use hyper::Request;
-use mainstay_edge::protocol::{Route, Target};
+use mainstay_edge::protocol::{Header, Route, Target};
 
 use crate::support::client::request;
 use crate::support::{Control, Edge, HOST};
@@ -27,7 +27,10 @@ async fn site(edge: &Edge) -> Control {
 }
 
 fn to(dir: &Path, path: &str) -> Route {
-    Route { path: path.to_owned(), to: Target::Site { dir: dir.to_owned(), spa: true }, timeout_ms: 1000 }
+    let mut route = Route::new(path, Target::Site { dir: dir.to_owned(), spa: true }, 1000);
+    let (name, value) = ("X-Content-Type-Options".to_owned(), "nosniff".to_owned());
+    route.headers = vec![Header { name, value, overwrites: false }];
+    route
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -167,6 +167,48 @@ async fn the_only_instance_may_die_and_return_without_a_failed_get() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_instance_restarts_under_sixty_four_clients_without_a_failed_request() {
+    let backend = Backend::start("a-1").await;
+    let edge = Edge::start().await;
+    let mut control = edge.with(&[backend.endpoint()]).await;
+    let mut clients = Vec::new();
+    for nth in 0..64 {
+        let method = if nth % 2 == 0 { "GET" } else { "POST" };
+        clients.push(ask_for(&edge, method, Duration::from_secs(5)).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // As a deployment does: out of the rotation, time to drain, the end; and a while later the next one.
+    let mut leaving = backend.endpoint();
+    leaving.is_ready = false;
+    control.endpoints("backend", &[leaving]).await;
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    backend.kill().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let next = Backend::start("a-2").await;
+    control.endpoints("backend", &[next.endpoint()]).await;
+    for client in clients {
+        let answers = client.await.expect("joins");
+        assert!(!answers.is_empty() && answers.iter().all(|status| *status == 200), "{answers:?}");
+    }
+    let held = control.metric("mainstay_edge_holds_held_total{upstream=\"backend\"}").await;
+    assert!(held >= 32, "only {held} requests waited: nothing was proven");
+    assert_eq!(control.metric("mainstay_edge_holds_shed_total{upstream=\"backend\"}").await, 0);
+    // And as a crash does: what may be asked twice is saved.
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        clients.push(ask_for(&edge, "GET", Duration::from_secs(4)).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let address = next.kill().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let _again = Backend::start_at("a-2", address).await;
+    for client in clients {
+        let answers = client.await.expect("joins");
+        assert!(!answers.is_empty() && answers.iter().all(|status| *status == 200), "{answers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_does_not_come_in_time_is_504() {
     let backend = Backend::start("a").await;
     let edge = Edge::start().await;

@@ -5,15 +5,18 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use mainstay_types::{ServiceName, StackName};
+use mainstay_types::{Bytes, ServiceName, StackName};
 
+use crate::browser::Headers;
 use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, Text, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Edge, Route, RouteTarget, Service, Site};
+use crate::model::{Edge, Route, RouteTarget, Service, Site, TlsVersion};
+use crate::network::Admission;
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
+use crate::read::{limit, policy};
 use crate::words::nearest;
 
 const HTTPS_PORT: u16 = 8443;
@@ -21,23 +24,38 @@ const HTTP_PORT: u16 = 8080;
 const LISTEN: &str = "127.0.0.1";
 /// Time for an upstream's whole answer.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest request body of a route that says nothing: uploads of people, not archives.
+const BODY_LIMIT: Bytes = Bytes::mebi(100);
+/// Bodies pass through and are kept nowhere: the bound is what somebody could mean.
+const MOST_BODY: Bytes = Bytes::mebi(1024 * 1024);
+/// How long a request waits for an instance: a cold start of an application. As kamal-proxy.
+const HOLD: Duration = Duration::from_secs(30);
+/// People leave and load balancers give up before that.
+const LONGEST_HOLD: Duration = Duration::from_mins(10);
+/// Requests that wait so: at 32 KiB of head each at most this is 32 MiB.
+const HOLD_REQUESTS: u32 = 1024;
+/// As many as connections there may be.
+const MOST_HELD: u32 = 12_000;
 const DAY: Duration = Duration::from_secs(86_400);
 /// The console's own host, kept apart so that cookies and HSTS do not mix.
 const CONSOLE_HOST: &str = "console.localhost";
 
-const LATER: [(&str, &str); 7] = [
-    ("tls", "certificates come from a local authority"),
+const LATER: [(&str, &str); 5] = [
     ("redirect_http", "HTTP is always redirected"),
     ("compress", "answers go out as the service sends them"),
-    ("headers", "the service sets its own headers"),
+    ("headers", "they stand in a route: sites have the strict set without being told"),
     ("waf", "requests are not inspected yet"),
-    ("limit", "nothing is limited at the edge yet"),
     ("auth", "the service signs people in itself"),
+];
+const TLS_LATER: [(&str, &str); 4] = [
+    ("mode", "certificates come from a local authority"),
+    ("certificate", "certificates come from a local authority"),
+    ("key", "certificates come from a local authority"),
+    ("client", "clients show no certificates yet"),
 ];
 const RENAMED: [(&str, &str); 4] =
     [("routes", "[[edge.route]]"), ("port", "https_port"), ("address", "listen"), ("hostname", "host")];
-const ROUTE_LATER: [(&str, &str); 5] =
-    [("limit", ""), ("auth", ""), ("headers", ""), ("weight", ""), ("host", "the edge answers to `edge.host`")];
+const ROUTE_LATER: [(&str, &str); 3] = [("auth", ""), ("weight", ""), ("host", "the edge answers to `edge.host`")];
 
 /// What routes may lead to.
 struct Places<'s> {
@@ -62,6 +80,12 @@ pub(super) fn read(
         https_port: HTTPS_PORT,
         http_port: HTTP_PORT,
         listen: LISTEN.to_owned(),
+        limits: Vec::new(),
+        admission: Admission::default(),
+        hold: HOLD,
+        hold_requests: HOLD_REQUESTS,
+        connections_per_ip: None,
+        least_tls: TlsVersion::default(),
         routes: Vec::new(),
     };
     ctx.origins.set("edge.host", Origin::Derived { from: "stack".to_owned() });
@@ -86,11 +110,35 @@ pub(super) fn read(
             }
             edge.listen = listen.text;
         }
+        edge.limits = limit::read(&mut cursor, ctx).unwrap_or_default();
+        edge.admission = policy::admission(&mut cursor, ctx);
+        edge.hold = cursor.duration(ctx, "hold", Duration::ZERO..=LONGEST_HOLD).unwrap_or(HOLD);
+        edge.hold_requests = cursor.count(ctx, "hold_requests", 0..=MOST_HELD).unwrap_or(HOLD_REQUESTS);
+        edge.connections_per_ip = cursor.count(ctx, "connections_per_ip", 1..=MOST_HELD);
+        edge.least_tls = least_tls(&mut cursor, ctx).unwrap_or_default();
         routes = cursor.node("route").map(|node| read_routes(node, ctx, &places));
         cursor.finish(ctx, &LATER, &RENAMED);
     }
     edge.routes = routes.unwrap_or_else(|| default_route(ctx, &places));
     edge
+}
+
+/// `tls`: the lowest version.
+fn least_tls(edge: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<TlsVersion> {
+    let mut table = edge.table(ctx, "tls")?;
+    let least = table.text(ctx, "min", "min = \"1.3\"");
+    let least = least.and_then(|text| match text.text.as_str() {
+        "1.2" => Some(TlsVersion::Tls12),
+        "1.3" => Some(TlsVersion::Tls13),
+        other => {
+            let message = format!("`edge.tls.min` is \"{}\"; it is \"1.2\" or \"1.3\"", quote(other));
+            let help = "write \"1.3\" to refuse clients that are older than about 2018".to_owned();
+            ctx.error(Code::BadValue, &text.span, message, help);
+            None
+        }
+    });
+    table.finish(ctx, &TLS_LATER, &[("version", "min"), ("minimum", "min")]);
+    least
 }
 
 /// Host names: labels of letters, digits and `-`.
@@ -136,7 +184,23 @@ fn default_route(ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<Route> {
     for key in ["path", "to"] {
         ctx.origins.set(format!("edge.route[0].{key}"), Origin::Derived { from: from.clone() });
     }
-    vec![Route { path: "/*".to_owned(), to, timeout: ROUTE_TIMEOUT }]
+    vec![plain_route("/*", to)]
+}
+
+/// A route that says no more than it must.
+pub(crate) fn plain_route(path: &str, to: RouteTarget) -> Route {
+    let is_strict = matches!(to, RouteTarget::Site { .. });
+    Route {
+        path: path.to_owned(),
+        to,
+        timeout: ROUTE_TIMEOUT,
+        limits: Vec::new(),
+        is_exempt: false,
+        admission: Admission::default(),
+        headers: Headers { is_strict, overwrites: false, set: BTreeMap::new() },
+        cors: None,
+        body_limit: BODY_LIMIT,
+    }
 }
 
 /// A target as the stack file writes it.
@@ -171,6 +235,12 @@ fn read_routes(node: &Node, ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<R
             }
         }
         let timeout = cursor.duration(ctx, "timeout", Duration::from_millis(1)..=DAY).unwrap_or(ROUTE_TIMEOUT);
+        let limits = limit::read(&mut cursor, ctx);
+        let admission = policy::admission(&mut cursor, ctx);
+        let is_site = to.as_ref().is_some_and(|to| places.sites.contains_key(&to.text));
+        let headers = policy::headers(&mut cursor, ctx, is_site);
+        let cors = policy::cors(&mut cursor, ctx);
+        let body_limit = cursor.size(ctx, "body_limit", Bytes(0)..=MOST_BODY).unwrap_or(BODY_LIMIT);
         cursor.finish(ctx, &ROUTE_LATER, &[("from", "path"), ("target", "to"), ("service", "to"), ("site", "to")]);
         if let Some(path) = &path {
             check_route_path(ctx, &at, path);
@@ -183,7 +253,10 @@ fn read_routes(node: &Node, ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<R
         }
         let to = to.and_then(|to| target(ctx, places, &to.text, &to.span));
         if let (Some(path), Some(to)) = (path, to) {
-            routes.push(Route { path: path.text, to, timeout });
+            let is_exempt = limits.as_ref().is_some_and(Vec::is_empty);
+            let limits = limits.unwrap_or_default();
+            let path = path.text;
+            routes.push(Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit });
         }
     }
     routes

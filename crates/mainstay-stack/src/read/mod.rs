@@ -3,6 +3,8 @@
 mod data;
 mod edge;
 mod health;
+mod limit;
+mod policy;
 mod rest;
 mod schedule;
 mod service;
@@ -31,7 +33,7 @@ const LATER: [(&str, &str); 6] = [
     ("notify", "nobody is notified yet"),
     ("deploy", "a new release replaces the old one at the next `up`"),
     ("backup", "take dumps with `pg_dump` until then"),
-    ("limit", "nothing is limited at the edge yet"),
+    ("limit", "it stands in `[edge]`, or in a route"),
 ];
 
 /// Nouns under which other texts know ours.

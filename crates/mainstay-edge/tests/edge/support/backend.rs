@@ -141,13 +141,11 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
         }
         "/api/ws" => Ok(websocket(request)),
         "/api/hop" => {
-            let mut response = Response::new(full(name));
-            for (name, value) in [("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("proxy-connection", "x")]
-            {
-                response.headers_mut().insert(name, value.parse().expect("value"));
-            }
-            Ok(response)
+            let hop = [("connection", "keep-alive"), ("keep-alive", "timeout=5"), ("proxy-connection", "x")];
+            Ok(with_headers(name, &hop))
         }
+        "/api/framed" | "/api/framed/hard" => Ok(with_headers(name, &[("x-frame-options", "SAMEORIGIN")])),
+        "/api/crossing" => Ok(with_headers(name, &[("access-control-allow-origin", "*")])),
         "/api/broken" => {
             let mut response = Response::new(full("broken"));
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
@@ -155,6 +153,14 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
         }
         _ => Ok(Response::new(full(name))),
     }
+}
+
+fn with_headers(text: String, headers: &[(&'static str, &str)]) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    for (name, value) in headers {
+        response.headers_mut().insert(*name, value.parse().expect("value"));
+    }
+    response
 }
 
 fn websocket(mut request: Request<Incoming>) -> Response<Body> {

@@ -56,9 +56,19 @@ impl Client {
     }
 
     pub(crate) async fn tls(&self, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.tls_of(name, alpn, rustls::DEFAULT_VERSIONS).await
+    }
+
+    /// With these versions of TLS.
+    pub(crate) async fn tls_of(
+        &self,
+        name: &str,
+        alpn: &[&str],
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("versions")
             .with_root_certificates(Arc::clone(&self.roots))
             .with_no_client_auth();

@@ -99,6 +99,10 @@ impl Edge {
             hosts: vec![HOST.to_owned()],
             certificates: vec![self.certificate.certificate.clone()],
             https_port: self.https.port(),
+            limits: Vec::new(),
+            admission: Default::default(),
+            connections_per_ip: None,
+            least_tls: Default::default(),
             routes: vec![route("/api/*", "backend")],
             upstreams: BTreeMap::from([("backend".to_owned(), upstream())]),
             access_log: self.access_log(),
@@ -197,7 +201,7 @@ pub(crate) fn upstream() -> Upstream {
 }
 
 pub(crate) fn route(path: &str, upstream: &str) -> Route {
-    Route { path: path.to_owned(), to: Target::Upstream { name: upstream.to_owned() }, timeout_ms: 10_000 }
+    Route::new(path, Target::Upstream { name: upstream.to_owned() }, 10_000)
 }
 
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
