@@ -94,6 +94,8 @@ enum Command {
     Drill(command::drill::Options),
     /// Start the stack with the machine (systemd)
     Service(command::service::Options),
+    /// Which way a request would take through the edge, and why
+    Route(command::route::Options),
     /// Print a one-time link to the console
     Console,
     /// The authority that signs the stack's certificates: show it, trust it, trust it no more
@@ -223,6 +225,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Retention(options) => command::retention::run(&global, &options),
         Command::Drill(options) => command::drill::run(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,
+        Command::Route(options) => command::route::run(&global, &options).await,
         Command::Console => command::console::run(&global).await,
         Command::ThawLater(_)
         | Command::WalGet(_)

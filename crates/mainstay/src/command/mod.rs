@@ -28,6 +28,7 @@ pub(crate) mod preflight;
 pub(crate) mod ps;
 pub(crate) mod restore;
 pub(crate) mod retention;
+pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod service;

@@ -1,0 +1,308 @@
+//! `mainstay route explain METHOD URL`: which way a request would take through the edge, and why.
+//!
+//! Said from the stack file; with what the instances do when the stack runs.
+
+use clap::{Args, Subcommand};
+use mainstay_stack::model::{Route, RouteTarget, Stack};
+use mainstay_stack::network::Admission;
+use mainstay_stack::routing;
+use mainstay_stack::units::{show_duration, show_size};
+use mainstay_types::exit_code;
+use serde::Serialize;
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Which route, limits and upstream a request would meet, and why
+    Explain {
+        /// GET, POST, …
+        method: String,
+        /// A URL of the edge, or a path
+        url: String,
+    },
+}
+
+/// What would become of a request. Stages stand in the order in which the edge goes through them.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    method: String,
+    host: String,
+    path: String,
+    /// The path of the route that takes it.
+    route: Option<String>,
+    stages: Vec<Stage>,
+    /// The status with which the edge answers by itself, as far as that is certain.
+    answered: Option<u16>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Stage {
+    name: &'static str,
+    says: String,
+}
+
+pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let What::Explain { method, url } = &options.what;
+    let place = crate::place::read(global)?;
+    let stack = &place.parsed.stack;
+    let request = Request::of(method, url, &stack.edge.host)?;
+    let mut explanation = explain(stack, &request);
+    if explanation.answered.is_none() {
+        explanation.stages.extend(live(global, stack, &explanation).await);
+    }
+    if global.json {
+        let text = serde_json::to_string_pretty(&explanation).map_err(|error| Failure::bug(error.to_string()))?;
+        println!("{text}");
+        return Ok(exit_code::DONE);
+    }
+    println!("{}", screen::bold(&format!("{} https://{}{}", explanation.method, explanation.host, explanation.path)));
+    for Stage { name, says } in &explanation.stages {
+        println!("{}", screen::wrap(says, &format!("  {name:<11}"), "             "));
+    }
+    Ok(exit_code::DONE)
+}
+
+struct Request {
+    method: String,
+    host: String,
+    path: String,
+    is_tls: bool,
+}
+
+impl Request {
+    /// `https://host:port/path?query`, `http://…`, or `/path`.
+    fn of(method: &str, url: &str, own_host: &str) -> Result<Self, Failure> {
+        let bad = |what: &str| {
+            Failure::user("MS2090", format!("{url:?} is no URL: {what}"))
+                .help("write `mainstay route explain GET /api/users`, or the whole of https://HOST/api/users")
+        };
+        let (is_tls, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+            (Some(rest), _) => (true, Some(rest)),
+            (None, Some(rest)) => (false, Some(rest)),
+            (None, None) => (true, None),
+        };
+        let (host, path) = match rest {
+            Some(rest) => match rest.find('/') {
+                Some(at) => (&rest[..at], &rest[at..]),
+                None => (rest, "/"),
+            },
+            None if url.starts_with('/') => (own_host, url),
+            None => return Err(bad("it begins with neither https:// nor /")),
+        };
+        let host = host.split_once(':').map_or(host, |(host, _)| host).to_ascii_lowercase();
+        if host.is_empty() || method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+            return Err(bad("a method and a host are letters"));
+        }
+        let path = path.split_once('#').map_or(path, |(path, _)| path);
+        Ok(Self { method: method.to_ascii_uppercase(), host, path: path.to_owned(), is_tls })
+    }
+}
+
+/// The stages that the stack file alone decides.
+fn explain(stack: &Stack, request: &Request) -> Explanation {
+    let mut explanation = Explanation {
+        method: request.method.clone(),
+        host: request.host.clone(),
+        path: request.path.clone(),
+        route: None,
+        stages: Vec::new(),
+        answered: None,
+    };
+    explanation.answered = walk(stack, request, &mut explanation.stages, &mut explanation.route);
+    explanation
+}
+
+fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut Option<String>) -> Option<u16> {
+    let mut say = |name: &'static str, says: String| stages.push(Stage { name, says });
+    let edge = &stack.edge;
+    say("connection", admission(&edge.admission, "cut off before TLS"));
+    if let Some(most) = edge.connections_per_ip {
+        say("connection", format!("at most {most} of one address"));
+    }
+    let path = request.path.split_once('?').map_or(request.path.as_str(), |(path, _)| path);
+    if let Some((status, reason)) = mainstay_edge::refusal(&request.method, path) {
+        say("framing", format!("refused with {status}: {reason}"));
+        return Some(status);
+    }
+    say("framing", "sound: method and path mean one thing; the head may have 32 KiB".to_owned());
+    if request.host != edge.host {
+        say("host", format!("refused with 421: the edge answers to {}, not to {}", edge.host, request.host));
+        return Some(421);
+    }
+    say("host", format!("{} is the edge's own", edge.host));
+    if !request.is_tls {
+        say("redirect", format!("308 to https://{}{}", edge.host, request.path));
+        return Some(308);
+    }
+    let found = routing::candidates(edge.routes.iter().map(|route| route.path.as_str()), path);
+    let Some(route) = found.first().and_then(|index| edge.routes.get(*index)) else {
+        say("limits", limits(&edge.limits, &[], false));
+        let known: Vec<&str> = edge.routes.iter().map(|route| route.path.as_str()).collect();
+        say("route", format!("none takes the path, so 404; there are {}", known.join(", ")));
+        return Some(404);
+    };
+    *taken = Some(route.path.clone());
+    let why = if route.path.ends_with('*') { "the longest prefix of the path" } else { "exactly the path" };
+    let others: Vec<&str> =
+        found.iter().skip(1).filter_map(|index| edge.routes.get(*index)).map(|route| route.path.as_str()).collect();
+    let others = if others.is_empty() { String::new() } else { format!("; less specific: {}", others.join(", ")) };
+    say("route", format!("{}: {why}{others}", route.path));
+    say("addresses", admission(&route.admission, "refused with 403"));
+    say("limits", limits(&edge.limits, &route.limits, route.is_exempt));
+    say("body", format!("at most {}, else 413", show_size(route.body_limit)));
+    let cors = route.cors.as_ref().map_or("left to the service".to_owned(), |cors| {
+        let method = if request.method == "OPTIONS" { "; a preflight is answered here" } else { "" };
+        format!("for scripts of {}{method}", cors.origins.join(", "))
+    });
+    say("cors", cors);
+    say("identity", "not yet: the service signs people in itself".to_owned());
+    say("waf", "not yet: requests are not inspected".to_owned());
+    destination(stack, route, &mut say);
+    None
+}
+
+fn admission(admission: &Admission, otherwise: &str) -> String {
+    let list = |networks: &[mainstay_stack::network::Network]| {
+        networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    match (admission.allow.is_empty(), admission.deny.is_empty()) {
+        (true, true) => "from all addresses".to_owned(),
+        (false, true) => format!("from {}; others are {otherwise}", list(&admission.allow)),
+        (true, false) => format!("{} are {otherwise}", list(&admission.deny)),
+        (false, false) => {
+            format!("from {} but not {}; others are {otherwise}", list(&admission.allow), list(&admission.deny))
+        }
+    }
+}
+
+fn limits(edge: &[mainstay_stack::limit::Limit], own: &[mainstay_stack::limit::Limit], is_exempt: bool) -> String {
+    let of_edge = edge.iter().filter(|_| !is_exempt).map(|limit| format!("{limit} (edge)"));
+    let all: Vec<String> = of_edge.chain(own.iter().map(|limit| format!("{limit} (route)"))).collect();
+    match (all.is_empty(), is_exempt && !edge.is_empty()) {
+        (true, true) => "none: the route is exempt from those of the edge".to_owned(),
+        (true, false) => "none".to_owned(),
+        (false, _) => format!("{}, else 429; counted by this edge alone, not yet shared", all.join(", ")),
+    }
+}
+
+fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, String)) {
+    match &route.to {
+        RouteTarget::Site { name } => {
+            let site = stack.sites.get(name);
+            let spa = if site.is_some_and(|site| site.spa) { "; unknown paths get index.html" } else { "" };
+            let dir = site.map_or_else(String::new, |site| format!(", files of {}", site.dir.display()));
+            say("site", format!("{name}{dir}{spa}"));
+        }
+        RouteTarget::Service { name, management } => {
+            let port = if *management { ", its management port" } else { "" };
+            let time = show_duration(route.timeout);
+            say("upstream", format!("{name}{port}: the ready instances in turn, {time} for the whole answer"));
+            let hold = show_duration(stack.edge.hold);
+            say("hold", format!("{hold} when none is ready, for {} requests; then 503", stack.edge.hold_requests));
+        }
+    }
+    let headers: Vec<String> = route.headers.lines(&stack.edge.host).into_iter().map(|(name, _)| name).collect();
+    if !headers.is_empty() {
+        let whose =
+            if route.headers.overwrites { "in place of the service's" } else { "where the service says nothing" };
+        say("headers", format!("{}, {whose}", headers.join(", ")));
+    }
+}
+
+/// What the instances do now. A stack that does not run has no say, and is said so.
+async fn live(global: &Global, stack: &Stack, explanation: &Explanation) -> Vec<Stage> {
+    let route = stack.edge.routes.iter().find(|route| Some(&route.path) == explanation.route.as_ref());
+    let Some(RouteTarget::Service { name, .. }) = route.map(|route| &route.to) else { return Vec::new() };
+    let status = match crate::place::client(global) {
+        Ok(client) => client.status().await.ok(),
+        Err(_) => None,
+    };
+    let Some(status) = status else {
+        return vec![Stage { name: "now", says: "the stack does not run: said from the stack file alone".to_owned() }];
+    };
+    let is_of = |other: &str| {
+        other
+            .rsplit_once('-')
+            .is_some_and(|(service, slot)| service == name.as_str() && slot.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let instances: Vec<String> =
+        status.boxes.iter().filter(|one| is_of(&one.name)).map(|one| format!("{} {}", one.name, one.state)).collect();
+    let says = if instances.is_empty() { "no instance runs: requests wait".to_owned() } else { instances.join(", ") };
+    vec![Stage { name: "now", says }]
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::EnvironmentName;
+
+    use super::*;
+
+    const STACK: &str = r#"
+stack = "shop"
+[edge]
+limit = "1000/min per ip"
+[[edge.route]]
+path = "/api/*"
+to = "backend"
+limit = "5/s per header x-key"
+deny = ["10.0.0.0/8"]
+[[edge.route]]
+path = "/*"
+to = "pages"
+limit = "none"
+[service.backend]
+run = "./shop"
+[site.pages]
+dir = "dist"
+"#;
+
+    fn explained(method: &str, url: &str) -> Explanation {
+        let parsed =
+            mainstay_stack::parse(STACK, "mainstay.toml", &EnvironmentName::default()).expect("keeps the rules");
+        let Ok(request) = Request::of(method, url, &parsed.stack.edge.host) else { panic!("{url} is a URL") };
+        explain(&parsed.stack, &request)
+    }
+
+    fn says(explanation: &Explanation, name: &str) -> String {
+        let found = explanation.stages.iter().find(|stage| stage.name == name);
+        found.unwrap_or_else(|| panic!("no {name}: {explanation:?}")).says.clone()
+    }
+
+    #[test]
+    fn the_way_of_a_request_is_told_stage_by_stage() {
+        let api = explained("get", "https://shop.localhost:8443/api/users?page=2");
+        assert_eq!((api.route.as_deref(), api.answered), (Some("/api/*"), None));
+        assert_eq!(says(&api, "route"), "/api/*: the longest prefix of the path; less specific: /*");
+        assert!(says(&api, "limits").starts_with("1000/min per ip (edge), 5/s per header x-key (route), else 429"));
+        assert_eq!(says(&api, "addresses"), "10.0.0.0/8 are refused with 403");
+        assert!(says(&api, "upstream").starts_with("backend: "));
+        let page = explained("GET", "/index.html");
+        assert_eq!(says(&page, "limits"), "none: the route is exempt from those of the edge");
+        assert!(says(&page, "headers").starts_with("Content-Security-Policy, "));
+    }
+
+    #[test]
+    fn what_the_edge_answers_by_itself_ends_the_way() {
+        for (method, url, status, last) in [
+            ("GET", "http://shop.localhost/api/x", 308, "redirect"),
+            ("GET", "https://evil.example/", 421, "host"),
+            ("GET", "/api/%2e%2e/x", 400, "framing"),
+            ("TRACE", "/api/x", 405, "framing"),
+        ] {
+            let explanation = explained(method, url);
+            assert_eq!(explanation.answered, Some(status), "{url}");
+            assert_eq!(explanation.stages.last().map(|stage| stage.name), Some(last), "{url}");
+        }
+        assert!(Request::of("GET", "api/x", "shop.localhost").is_err());
+        assert!(Request::of("G T", "/api/x", "shop.localhost").is_err());
+    }
+}
