@@ -44,9 +44,18 @@ impl Ties {
     pub(crate) const POSITION: Self = Self(1 << 19);
     /// The client writes its text in a way that is not read here.
     pub(crate) const UNREAD: Self = Self(1 << 18);
+    /// Not a tie: the server may read text that comes behind it in another way.
+    pub(crate) const REREADS: Self = Self(1 << 20);
+
+    /// Not a tie: something follows the end of a transaction.
+    pub(crate) const GOES_ON: Self = Self(1 << 21);
+    /// Not a tie: it is about the position that reads must see, and is no statement that sets it.
+    pub(crate) const MISPLACED: Self = Self(1 << 22);
 
     /// After these, settings are to be read back.
     pub(crate) const CHANGES: Self = Self(Self::READABLE.0 | Self::RESET.0);
+    /// What a prepared statement does whenever it is executed, also by a name in SQL.
+    pub(crate) const REPEATED: Self = Self(Self::CHANGES.0 | Self::ENDS.0 | Self::REREADS.0);
 
     /// Those that are no ties.
     const REMARKS: u32 = Self::RESET.0
@@ -55,6 +64,9 @@ impl Ties {
         | Self::OPENS.0
         | Self::XID.0
         | Self::POSITION.0
+        | Self::REREADS.0
+        | Self::GOES_ON.0
+        | Self::MISPLACED.0
         | Self::LEAVES_OPEN.0
         | Self::LEAVES_CLOSED.0;
 
@@ -225,6 +237,15 @@ enum Statement {
     Discard,
 }
 
+/// What the words of a SET or RESET have named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    Other,
+    Setting,
+    Mainstay,
+    Position,
+}
+
 /// One pass over a text that may come in pieces.
 #[derive(Clone, Debug)]
 pub(crate) struct Glance {
@@ -235,6 +256,8 @@ pub(crate) struct Glance {
     inner: Word,
     /// In a SET of `search_path`: `pg_temp` in it makes tables temporary that do not say so.
     is_path: bool,
+    /// How far a SET or RESET has named the position that reads must see.
+    about: About,
     /// Statements of a function's body follow, or may.
     is_body: bool,
     /// Whether a transaction is open behind the last statement that says so.
@@ -258,6 +281,7 @@ impl Glance {
             word: Word::new(),
             inner: Word::new(),
             is_path: false,
+            about: About::Other,
             is_body: false,
             is_open: None,
             continued: Continued::No,
@@ -420,6 +444,7 @@ impl Glance {
                 // Longer than a name can be, and yet PostgreSQL takes it for a quote: what is in it cannot be told.
                 self.place = Place::Plain;
                 self.ties.add(Ties::UNKNOWN);
+                self.ties.add(Ties::ENDS);
             }
             _ if is_of_word(byte) => {
                 // A digit first is a parameter ($1), not a quote.
@@ -476,6 +501,7 @@ impl Glance {
         }
         let word = std::mem::replace(&mut self.word, Word::new());
         self.ties.add(anywhere(word.read()));
+        self.name_position(word.read());
         self.statement = self.next(word.read());
     }
 
@@ -484,6 +510,7 @@ impl Glance {
         let word = std::mem::replace(&mut self.word, Word::new());
         let name = word.read();
         self.ties.add(anywhere(name));
+        self.name_position(name);
         self.statement = match self.statement {
             // Names and values of settings, names of statements.
             Statement::Set
@@ -506,6 +533,20 @@ impl Glance {
             self.ties.add(anywhere(self.inner.read()));
             self.inner.length = 0;
         }
+    }
+
+    /// `mainstay.read_after`, in whatever way it is written.
+    fn name_position(&mut self, word: &[u8]) {
+        let is_setting = matches!(self.about, About::Setting);
+        self.about = match word {
+            b"set" | b"reset" if self.statement == Statement::Start => About::Setting,
+            b"session" | b"local" if is_setting => About::Setting,
+            b"mainstay" if is_setting => About::Mainstay,
+            b"mainstay.read_after" if is_setting => About::Position,
+            b"read_after" if self.about == About::Mainstay => About::Position,
+            _ => About::Other,
+        };
+        self.tie_if(self.about == About::Position, Ties::MISPLACED);
     }
 
     /// What a statement that ends here leaves.
@@ -576,6 +617,7 @@ impl Glance {
             }
             Statement::Discard => {
                 self.tie_if(word == b"all", Ties::RESET);
+                self.tie_if(word == b"all", Ties::REREADS);
                 Statement::Known
             }
             Statement::SetTime => {
@@ -587,6 +629,7 @@ impl Glance {
 
     fn first(&mut self, word: &[u8]) -> Statement {
         let is_first = std::mem::take(&mut self.is_first_statement);
+        self.tie_if(self.ties.has(Ties::ENDS), Ties::GOES_ON);
         match word {
             b"begin" | b"start" => {
                 self.tie_if(is_first, Ties::OPENS);
@@ -609,7 +652,10 @@ impl Glance {
             | b"lock" | b"notify" | b"checkpoint" | b"reindex" | b"cluster" | b"refresh" | b"security" | b"import"
             | b"reassign" | b"unlisten" | b"call" => Statement::Known,
             b"explain" => Statement::Explain,
-            b"reset" => self.tied(Ties::RESET),
+            b"reset" => {
+                self.ties.add(Ties::REREADS);
+                self.tied(Ties::RESET)
+            }
             b"execute" => self.tied(Ties::NAMES),
             b"deallocate" => Statement::Deallocate,
             b"discard" => Statement::Discard,
@@ -622,7 +668,11 @@ impl Glance {
         match word {
             b"session" => Statement::Set,
             b"time" => Statement::SetTime,
-            b"local" | b"transaction" | b"constraints" | b"names" => Statement::SetName,
+            b"local" | b"transaction" | b"constraints" => Statement::SetName,
+            b"names" => {
+                self.ties.add(Ties::REREADS);
+                Statement::SetName
+            }
             // Who one is decides what one may do; a server does not tell these as settings.
             b"role" | b"authorization" | b"session_authorization" => self.tied(Ties::SETTING),
             // With a dot in its quotes it is a setting of somebody's own; a name too long to read may have one.
@@ -670,7 +720,8 @@ fn anywhere(word: &[u8]) -> Ties {
     // Few words are that long or begin so; this is the path of every word of every statement.
     match word {
         // An UPDATE of the view is a SET.
-        b"set_config" | b"pg_settings" => Ties::SETTING,
+        b"set_config" | b"pg_settings" => Ties(Ties::SETTING.0 | Ties::REREADS.0),
+        b"client_encoding" | b"standard_conforming_strings" => Ties::REREADS,
         b"currval" | b"lastval" => Ties::SEQUENCE,
         b"pg_current_xact_id" | b"pg_current_xact_id_if_assigned" | b"txid_current" | b"txid_current_if_assigned" => {
             Ties::XID

@@ -20,7 +20,7 @@ use crate::protocol::Server;
 use crate::scram::{MECHANISM, Proof, ScramError, nonce};
 use crate::shared::{CancelAt, Choice, Door, Registered, Route, Shared, View};
 use crate::startup::{self, Startup};
-use crate::statements::{Known, Statement};
+use crate::statements::{Kept, Known, Statement};
 
 /// One attempt to connect. Authentication takes milliseconds; a server that takes longer is tried again.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(5);
@@ -31,6 +31,10 @@ pub(crate) const RETRY: Duration = Duration::from_millis(10);
 /// Longest message before the session begins: errors and parameters.
 const MAX_GREETING: usize = 64 * 1024;
 
+/// Statements are written in pieces of about this size: a session may have some MiB of them, and in a failover all
+/// sessions unpack at once.
+const UNPACKED: usize = 64 * 1024;
+
 pub(crate) type Parameters = BTreeMap<String, String>;
 
 /// What a session brings along from its former server.
@@ -39,7 +43,7 @@ pub(crate) struct Luggage {
     pub(crate) settings: Vec<(String, String)>,
     /// Those that a server does not report, with the text that `set_config` takes.
     pub(crate) unreported: Settings,
-    pub(crate) statements: Vec<Vec<u8>>,
+    pub(crate) statements: Arc<Kept>,
 }
 
 /// Why there is no connection.
@@ -351,8 +355,12 @@ impl Greeting<'_> {
             message::query(&mut out, &sets);
             cycles += 1;
         }
-        for statement in &luggage.statements {
-            out.extend_from_slice(statement);
+        for (name, statement) in luggage.statements.iter() {
+            statement.parse(&mut out, name);
+            if out.len() >= UNPACKED {
+                self.stream.write_all(&out).await?;
+                out.clear();
+            }
         }
         message::sync(&mut out);
         // Answers are five bytes a statement: the server can always write them before it reads on.

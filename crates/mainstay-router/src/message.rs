@@ -9,6 +9,7 @@ pub(crate) mod sqlstate {
     pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";
     pub(crate) const TRANSACTION_RESOLUTION_UNKNOWN: &str = "08007";
     pub(crate) const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub(crate) const INVALID_TEXT_REPRESENTATION: &str = "22P02";
     pub(crate) const INVALID_PASSWORD: &str = "28P01";
     pub(crate) const INVALID_CATALOG_NAME: &str = "3D000";
     pub(crate) const SERIALIZATION_FAILURE: &str = "40001";
@@ -105,6 +106,10 @@ pub(crate) fn query(out: &mut Vec<u8>, text: &str) {
 
 pub(crate) fn sync(out: &mut Vec<u8>) {
     put(out, b'S', |_| {});
+}
+
+pub(crate) fn flush(out: &mut Vec<u8>) {
+    put(out, b'H', |_| {});
 }
 
 /// A startup packet of protocol 3.0.

@@ -44,6 +44,8 @@ pub(crate) struct Pool {
     clients: AtomicU64,
     active: AtomicU64,
     waiting: AtomicU64,
+    /// Sessions whose turn it is and whose server cannot be reached; told of when that begins or ends.
+    failing: watch::Sender<u64>,
     tied: Mutex<BTreeMap<&'static str, u64>>,
     acquired: AtomicU64,
     refused: AtomicU64,
@@ -106,6 +108,37 @@ counted!(
     active
 );
 counted!(Waiting, waiting);
+
+/// A session whose turn it is and whose server cannot be reached, counted until this is dropped.
+struct Failing(Arc<Pool>);
+
+impl Failing {
+    fn new(pool: Arc<Pool>) -> Self {
+        pool.failing.send_modify(|count| *count += 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        self.0.failing.send_modify(|count| *count -= 1);
+    }
+}
+
+/// What came of looking for a connection.
+enum Found {
+    Link(Box<Link>),
+    /// Something else may: targets have changed, or there is no room for one more just now.
+    Again,
+    /// Its server cannot be reached.
+    Unreachable,
+}
+
+impl From<Option<Box<Link>>> for Found {
+    fn from(link: Option<Box<Link>>) -> Self {
+        link.map_or(Self::Again, Self::Link)
+    }
+}
 
 /// A session that keeps its server between transactions, and why, counted until this is dropped.
 pub(crate) struct Tied(Arc<Pool>, &'static str);
@@ -220,6 +253,7 @@ impl Pool {
             clients: AtomicU64::new(0),
             active: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            failing: watch::Sender::new(0),
             tied: Mutex::default(),
             acquired: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -411,6 +445,7 @@ impl Asker {
             Some(permit) => Some(permit),
             None => Some(self.queue(&mut view, held).await?),
         };
+        let mut failing = None;
         loop {
             let now = view.borrow_and_update().clone();
             if now.is_stopping {
@@ -419,16 +454,22 @@ impl Asker {
             let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
             let route = self.shared.route(&now, self.door, usize::try_from(turn).unwrap_or(0), self.choice);
             let found = match (route, link.take()) {
-                (Some(route), Some(taken)) if taken.route == route => self.fitted(taken, false).await?,
+                (Some(route), Some(taken)) if taken.route == route => self.fitted(taken, false).await?.into(),
                 (Some(route), _) => match self.pool.pop(&route, &self.startup) {
-                    Some(popped) => self.fitted(popped, false).await?,
+                    Some(popped) => self.fitted(popped, false).await?.into(),
                     None => self.connect(&now, route, &mut view).await?,
                 },
-                (None, _) => None,
+                (None, _) => Found::Again,
             };
-            if let Some(mut found) = found {
-                found.permit = permit.take();
-                return Ok(found);
+            match found {
+                Found::Link(mut found) => {
+                    found.permit = permit.take();
+                    return Ok(found);
+                }
+                Found::Again => {}
+                Found::Unreachable => {
+                    failing.get_or_insert_with(|| Failing::new(Arc::clone(&self.pool)));
+                }
             }
             let held = held.get_or_insert_with(|| Held::new(Arc::clone(&self.shared), self.door));
             let deadline = held.since() + now.hold();
@@ -446,8 +487,14 @@ impl Asker {
         self.shared.route(view, self.door, 0, self.choice).is_some()
     }
 
+    /// The same, and those whose turn it is can reach it: who waits for them waits for other clients.
+    fn is_served(&self, view: &View) -> bool {
+        self.is_routed(view) && *self.pool.failing.borrow() == 0
+    }
+
     /// Waits for the turn of this session: for as long as the policy says that clients wait for each other, and, when
-    /// there is no server that any of them could have, as long as it holds them.
+    /// there is no server that any of them could have, as long as it holds them. It is held from then on, not from its
+    /// turn on.
     async fn queue(
         &self,
         view: &mut watch::Receiver<View>,
@@ -461,8 +508,9 @@ impl Asker {
         let PoolPolicy { wait_ms, queue: most, .. } = policy(&view.borrow());
         let wait = Duration::from_millis(wait_ms);
         let waiting = Waiting::new(Arc::clone(pool));
+        let mut failing = pool.failing.subscribe();
         let is_crowded = pool.waiting.load(Ordering::Relaxed) > u64::from(most);
-        if is_crowded && held.is_none() && self.is_routed(&view.borrow()) {
+        if is_crowded && held.is_none() && self.is_served(&view.borrow()) {
             pool.refused.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Crowded { most });
         }
@@ -475,7 +523,8 @@ impl Asker {
             if now.is_stopping {
                 break Err(Refused::Stopping);
             }
-            if self.is_routed(&now) {
+            failing.mark_unchanged();
+            if self.is_served(&now) {
                 routed.get_or_insert_with(Instant::now);
             } else {
                 routed = None;
@@ -489,6 +538,8 @@ impl Asker {
                 // Nobody closes the semaphore.
                 permit = &mut acquired => break permit.map_err(|_| Refused::Stopping),
                 _ = view.changed() => {}
+                // The pool has the sender.
+                _ = failing.changed() => {}
                 () = sleep_until(deadline) => {
                     break Err(if routed.is_some() { Refused::Waited } else { Refused::Expired });
                 }
@@ -514,19 +565,14 @@ impl Asker {
         }
     }
 
-    async fn connect(
-        &self,
-        now: &View,
-        route: Route,
-        view: &mut watch::Receiver<View>,
-    ) -> Result<Option<Box<Link>>, Refused> {
+    async fn connect(&self, now: &View, route: Route, view: &mut watch::Receiver<View>) -> Result<Found, Refused> {
         self.pool.make_room();
         let most = now.policy.as_ref().map_or(0, |in_force| in_force.policy.max_servers as usize);
         let Some(registered) = self.shared.register_below(most, self.door, route.clone()) else {
             if !self.shared.pools.evict() {
                 timeout(LOOK, self.shared.link_closed()).await.ok();
             }
-            return Ok(None);
+            return Ok(Found::Again);
         };
         let wanted = Wanted {
             shared: Arc::clone(&self.shared),
@@ -544,17 +590,17 @@ impl Asker {
             biased;
             _ = view.changed() => {
                 view.mark_changed();
-                return Ok(None);
+                return Ok(Found::Again);
             }
             opened = attempt => opened,
         };
         match opened {
             Ok(Ok(mut link)) => {
                 self.pool.intern(&mut link);
-                self.fitted(link, true).await
+                Ok(self.fitted(link, true).await?.into())
             }
             Ok(Err(AttemptError::Final(refused))) => Err(refused),
-            Ok(Err(AttemptError::Passing)) | Err(_) => Ok(None),
+            Ok(Err(AttemptError::Passing)) | Err(_) => Ok(Found::Unreachable),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::shared::{Door, Knowing, Shared};
 use crate::tracker::{Answer, IDLE, Owed, Received, Tracker};
 
 mod loss;
+mod misplaced;
 mod rewrite;
 
 pub(crate) use loss::Outcome;
@@ -73,6 +74,8 @@ pub(crate) enum Stop {
     WhenFree,
     /// With nothing in flight and no transaction.
     WhenIdle,
+    /// The same, and with nothing that only this server has: it may as well stay.
+    WhenLoose,
     /// With nothing in flight.
     WhenQuiet,
 }
@@ -106,6 +109,8 @@ pub(crate) struct Relay {
     is_untold: bool,
     /// Whether this transaction was committed is asked of the next server.
     unresolved: Option<u64>,
+    /// More than that transaction's end was in flight.
+    goes_on: bool,
     /// Counts a session whose transaction's number is known.
     knowing: Option<Knowing>,
     has_ended: bool,
@@ -118,6 +123,8 @@ pub(crate) struct Relay {
     /// Stops once with nothing in flight and no transaction, whatever else it does.
     pub(crate) tells_idle: bool,
     pub(crate) stop: Stop,
+    /// The server was asked for the answers that it keeps back.
+    has_asked: bool,
     /// The position for which the primary serves the client, because no standby had it.
     pub(crate) ahead: Option<Lsn>,
 }
@@ -166,6 +173,7 @@ impl Relay {
             is_unknown: false,
             is_untold: false,
             unresolved: None,
+            goes_on: false,
             knowing: None,
             has_ended: false,
             pool: None,
@@ -173,6 +181,7 @@ impl Relay {
             is_paused: false,
             tells_idle: false,
             stop: Stop::Never,
+            has_asked: false,
             ahead: None,
         }
     }
@@ -182,12 +191,11 @@ impl Relay {
         self.pool = Some(pool);
     }
 
-    /// A session whose SQL is not read rightly keeps its server: what it leaves there is not known.
+    /// What a session's SQL does is not known where it is not read rightly; it keeps a server that others use.
     pub(crate) fn check_readable(&mut self, parameters: &Parameters) {
         let is_read = |name: &str| parameters.get(name).is_none_or(|value| is_readable(name, value));
-        if self.pool.is_some() && !(is_read("client_encoding") && is_read("standard_conforming_strings")) {
-            self.tracker.unread();
-        }
+        let is_read = is_read("client_encoding") && is_read("standard_conforming_strings");
+        self.tracker.is_read(is_read, self.pool.is_some());
     }
 
     /// For messages of our own: at a boundary, see [`Relay::lose`].
@@ -227,11 +235,17 @@ impl Relay {
                     Poll::Pending => {}
                 }
             }
-            if self.is_behind(link) && self.is_at_rest() && self.has_work() {
+            // Nothing is sent in a pause, and what is to be done about a server that is no target is not decided here:
+            // to come back behind again and again would never end. Settings are asked for before the server is left.
+            let is_behind = self.is_behind(link) && self.is_at_rest() && !self.is_paused && self.has_work();
+            if is_behind && self.stop == Stop::WhenFree {
                 return Poll::Ready(Event::Behind);
             }
             if self.is_stopped() && self.tail.is_empty() && self.streaming_down == 0 {
                 return Poll::Ready(Event::Stopped);
+            }
+            if is_behind {
+                return Poll::Ready(Event::Behind);
             }
             if !has_moved {
                 return Poll::Pending;
@@ -241,13 +255,15 @@ impl Relay {
 
     /// The client's reads must see what this server was not seen to have.
     fn is_behind(&self, link: &Link) -> bool {
-        if self.door == Door::Write || self.tracker.read_after() == self.ahead {
+        if self.door == Door::Write {
             return false;
         }
-        let Some(position) = self.tracker.read_after().filter(|_| !link.route.is_primary) else {
-            return self.ahead.is_some();
-        };
-        !self.shared.replay.has(&link.route.server, position, Some(link.since))
+        let wanted = self.tracker.read_after();
+        if link.route.is_primary {
+            // It has everything. Who can goes back to the standbys with the next position.
+            return self.ahead.is_some() && wanted != self.ahead && !self.tracker.must_stay();
+        }
+        wanted.is_some_and(|position| !self.shared.replay.has(&link.route.server, position, Some(link.since)))
     }
 
     /// Nothing is under way.
@@ -276,6 +292,7 @@ impl Relay {
                     && (self.is_paused || is_contended || !self.has_work())
             }
             Stop::WhenIdle => self.tracker.is_idle(),
+            Stop::WhenLoose => self.tracker.is_free(),
             Stop::WhenQuiet => self.tracker.is_quiet(),
         }
     }
@@ -521,10 +538,23 @@ impl Relay {
         if (self.is_paused || self.is_behind(link)) && !self.tracker.is_within() {
             return Poll::Ready(Ok(has_moved));
         }
+        if self.tracker.is_full() {
+            // A server may keep answers back up to a Sync that is not read from the client before they come.
+            if !std::mem::replace(&mut self.has_asked, true) && self.tracker.is_batch_open() {
+                message::flush(&mut self.outbox);
+                ready!(self.flush_server(link, cx))?;
+            }
+            return Poll::Ready(Ok(has_moved));
+        }
+        self.has_asked = false;
         let end = self.sendable().map_err(Event::ClientMalformed)?;
         if end == 0 {
             let is_leaving = self.void.is_empty() && self.inbox.first() == Some(&b'X');
             return Poll::Ready(if is_leaving { Err(Event::ClientGone) } else { Ok(has_moved) });
+        }
+        if self.refuse_misplaced(end).map_err(Event::ClientMalformed)? {
+            // Looked at anew.
+            return Poll::Ready(Ok(true));
         }
         if self.pool.is_some() {
             has_moved |= self.stage(link, end);

@@ -20,7 +20,7 @@ use crate::pool::{Active, Asker, Member, Pool};
 use crate::protocol::PoolMode;
 use crate::relay::{Event, Outcome, Relay, Stop};
 use crate::resolve::outcome;
-use crate::shared::{CancelKey, Choice, ClientCount, Detached, Door, Held, Shared, View};
+use crate::shared::{CancelKey, Choice, ClientCount, Detached, Door, Held, Route, Shared, View};
 use crate::startup::Startup;
 use crate::tracker::Fate;
 
@@ -81,7 +81,14 @@ pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
     let shared = Arc::clone(&count.shared);
     // Boxed, as what follows is: its room is given back before the session begins.
     let Some(Greeted { client, startup, rest }) = Box::pin(greet(client, &shared, door)).await else { return };
-    let (startup, read_after) = behind::without_position(startup);
+    let (startup, read_after) = match behind::without_position(startup, door) {
+        Ok(known) => known,
+        Err(text) => {
+            let mut relay = Relay::new(client, shared, door, Vec::new());
+            relay.error(Severity::Fatal, sqlstate::INVALID_TEXT_REPRESENTATION, &text);
+            return Box::pin(farewell(relay)).await;
+        }
+    };
     let Ok(cancel) = shared.issue_cancel() else { return };
     let view = shared.view.subscribe();
     let pool = shared.pools.of(door, &startup, &view.borrow());
@@ -112,7 +119,7 @@ pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
     };
     session.relay.tracker.start_after(read_after);
     Box::pin(session.run()).await;
-    session.farewell().await;
+    farewell(session.relay).await;
 }
 
 /// What became of a server that was given back.
@@ -189,7 +196,7 @@ impl Session {
     async fn go_on(&mut self, link: Option<Box<Link>>) -> Option<Box<Link>> {
         if let Some(link) = &link {
             self.lost_reign = link.reign;
-            self.settings = merged(std::mem::take(&mut self.settings), link.settings());
+            self.settings = merged(std::mem::take(&mut self.settings), link);
         }
         let fate = self.relay.lose()?;
         // Counted as held before the connection's end is seen: whoever looks in between must not miss it.
@@ -258,11 +265,13 @@ impl Session {
                 _ = self.view.changed() => {}
             }
         };
-        drop(detached);
         if !matches!(event, Event::ClientWants) {
             return None;
         }
-        let mut held = None;
+        // Counted before it is not any more among those without need of a server.
+        let is_routed = self.shared.route(&self.view.borrow(), self.door, 0, Choice::default()).is_some();
+        let mut held = (!is_routed).then(|| Held::new(Arc::clone(&self.shared), self.door));
+        drop(detached);
         match self.find_shared(&mut held).await {
             Ok(mut link) => {
                 self.shared.note(|failover| failover.carried += u64::from(held.is_some()));
@@ -321,7 +330,7 @@ impl Session {
         let mut held: Option<(Held, Instant)> = None;
         let mut is_parked = false;
         loop {
-            let stance = stance(&view.borrow_and_update(), self.door, link, self.choice);
+            let stance = stance(&view.borrow_and_update(), self.door, &link.route, self.choice);
             self.relay.is_paused = stance == Stance::Pause;
             self.relay.tells_idle = stance == Stance::Pause && !is_parked;
             if stance != Stance::Pause {
@@ -335,6 +344,8 @@ impl Session {
             self.relay.stop = match stance {
                 Stance::Run | Stance::Pause if self.mode == PoolMode::Transaction => Stop::WhenFree,
                 Stance::Run | Stance::Pause => Stop::WhenChanged,
+                // The primary serves a reader as well as a standby.
+                Stance::Move if link.route.is_primary => Stop::WhenLoose,
                 Stance::Move => Stop::WhenIdle,
                 Stance::Stop => Stop::WhenQuiet,
                 Stance::Close => return LiveEnd::Lost,
@@ -376,6 +387,8 @@ impl Session {
                 PoolMode::Session => LiveEnd::Changed,
                 PoolMode::Transaction => LiveEnd::Free { is_client_gone: false },
             },
+            // They go with the session.
+            Event::Stopped if stance == Stance::Move && self.has_settings_to_read() => LiveEnd::Changed,
             Event::Behind if self.mode == PoolMode::Transaction && self.relay.tracker.is_free() => {
                 self.is_behind = true;
                 LiveEnd::Free { is_client_gone: false }
@@ -395,6 +408,11 @@ impl Session {
             }
             Event::ServerLost | Event::Stopped => LiveEnd::Lost,
         }
+    }
+
+    /// Settings may have changed, and can be asked for.
+    fn has_settings_to_read(&self) -> bool {
+        self.relay.tracker.has_changed() && self.relay.tracker.is_free()
     }
 
     /// Another server for a session that lost its own, if it can have one.
@@ -552,17 +570,17 @@ impl Session {
     fn stopping(&mut self) {
         self.relay.error(Severity::Fatal, sqlstate::ADMIN_SHUTDOWN, "the router is stopping; connect again");
     }
+}
 
-    /// Gives the client its last message.
-    async fn farewell(mut self) {
-        // A client that is gone or does not read learns nothing more: there is no one to tell. With TLS the end is a
-        // message too, which waits for room like any other.
-        let last = async move {
-            poll_fn(|cx| self.relay.poll_flushed(cx)).await?;
-            self.relay.into_client().shutdown().await
-        };
-        timeout(FAREWELL, last).await.ok();
-    }
+/// Gives the client its last message.
+async fn farewell(mut relay: Relay) {
+    // A client that is gone or does not read learns nothing more: there is no one to tell. With TLS the end is a
+    // message too, which waits for room like any other.
+    let last = async move {
+        poll_fn(|cx| relay.poll_flushed(cx)).await?;
+        relay.into_client().shutdown().await
+    };
+    timeout(FAREWELL, last).await.ok();
 }
 
 enum LiveEnd {
@@ -583,12 +601,11 @@ fn application_name(startup: &Startup) -> Settings {
     startup.parameters.iter().filter(|(name, _)| name == "application_name").cloned().collect()
 }
 
-fn stance(view: &View, door: Door, link: &Link, choice: Choice) -> Stance {
+fn stance(view: &View, door: Door, route: &Route, choice: Choice) -> Stance {
     if view.is_stopping {
         return Stance::Stop;
     }
     let Some(targets) = &view.targets else { return Stance::Pause };
-    let route = &link.route;
     match &targets.write {
         Some(primary) if route.is_primary && *primary == route.server => match door {
             Door::Write => Stance::Run,
@@ -603,9 +620,13 @@ fn stance(view: &View, door: Door, link: &Link, choice: Choice) -> Stance {
     }
 }
 
-/// Settings changed on the last server win over those carried to it.
-fn merged(mut carried: Vec<(String, String)>, changed: Vec<(String, String)>) -> Vec<(String, String)> {
-    carried.retain(|(name, _)| changed.iter().all(|(other, _)| other != name));
+/// Settings changed on the last server win over those carried to it. One that it does not have any more was reset
+/// there.
+fn merged(mut carried: Vec<(String, String)>, link: &Link) -> Vec<(String, String)> {
+    let changed = link.settings();
+    carried.retain(|(name, value)| {
+        changed.iter().all(|(other, _)| other != name) && link.side.parameters.get(name) == Some(value)
+    });
     carried.extend(changed);
     carried
 }

@@ -20,7 +20,6 @@ use crate::pool::Pools;
 use crate::protocol::{Policy, Server, Targets};
 use crate::replay::Replay;
 use crate::scram::{ClientKeys, Verifier, salt_of};
-use crate::statements::Registry;
 
 /// Connections that are made to servers at the same time: a new primary meets a queue, not a stampede.
 const CONNECTING: usize = 32;
@@ -186,7 +185,6 @@ pub(crate) struct Shared {
     pub(crate) write: DoorCounters,
     pub(crate) read: DoorCounters,
     pub(crate) pools: Pools,
-    pub(crate) statements: Registry,
     pub(crate) replay: Replay,
     pub(crate) connecting: Semaphore,
     pub(crate) turn: AtomicU64,
@@ -217,7 +215,6 @@ impl Shared {
             write: DoorCounters::default(),
             read: DoorCounters::default(),
             pools: Pools::default(),
-            statements: Registry::new(),
             replay: Replay::default(),
             connecting: Semaphore::new(CONNECTING),
             turn: AtomicU64::new(0),

@@ -16,7 +16,7 @@ use crate::message;
 /// Drivers cache 100 (sqlx, psycopg) to 256 (pgJDBC) in a session of their own.
 const MAX_KNOWN: usize = 500;
 
-/// Most bytes of statements that are kept for clients in the whole router: beyond it sessions keep their servers.
+/// Most bytes of statements and their names that are kept for clients in the whole router: beyond it sessions keep their servers.
 /// A thousand sessions with statements of their own have some hundred KiB each; shared ones count once.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
@@ -28,9 +28,56 @@ pub(crate) fn has_room(bytes: usize) -> bool {
     BYTES.load(Ordering::Relaxed) + bytes <= MAX_BYTES
 }
 
-/// Bytes of statements that are kept now.
+/// Bytes of statements, and of their names, that are kept now.
 pub(crate) fn bytes() -> usize {
     BYTES.load(Ordering::Relaxed)
+}
+
+/// The statement with this tail: the one that some session has, or a new one.
+pub(crate) fn intern(tail: &[u8], seen: Ties) -> Arc<Statement> {
+    // One for the process too: sessions of one application prepare the same texts.
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
+    REGISTRY.intern(tail, seen)
+}
+
+/// What a client calls a statement. Counted like the texts: a client chooses its length.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name(Box<[u8]>);
+
+/// A session's statements.
+pub(crate) type Kept = BTreeMap<Name, Arc<Statement>>;
+
+impl Name {
+    pub(crate) fn new(name: &[u8]) -> Self {
+        BYTES.fetch_add(name.len(), Ordering::Relaxed);
+        Self(name.into())
+    }
+}
+
+impl Clone for Name {
+    fn clone(&self) -> Self {
+        Self::new(self)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        BYTES.fetch_sub(self.0.len(), Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for Name {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// A statement that no server has: closing it always succeeds, binding it always fails.
@@ -108,7 +155,7 @@ pub(crate) fn close(out: &mut Vec<u8>, name: &[u8]) {
 }
 
 /// All statements that clients have prepared, each once.
-pub(crate) struct Registry {
+struct Registry {
     hasher: RandomState,
     all: Mutex<Entries>,
 }
@@ -122,12 +169,12 @@ struct Entries {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self { hasher: RandomState::new(), all: Mutex::new(Entries::default()) }
     }
 
     /// The statement with this tail: the one that is there, or a new one.
-    pub(crate) fn intern(&self, tail: &[u8], seen: Ties) -> Arc<Statement> {
+    fn intern(&self, tail: &[u8], seen: Ties) -> Arc<Statement> {
         let hash = self.hasher.hash_one(tail);
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let same = all.by_hash.get(&hash).into_iter().flatten();

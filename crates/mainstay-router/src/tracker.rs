@@ -4,7 +4,7 @@
 //! Pure. Where it does not know, it says the careful thing: in flight, or tied to its server.
 //! **Source**: PostgreSQL manual, "Message Flow"; `src/backend/tcop/postgres.c`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use mainstay_types::Lsn;
 
 use crate::frame::{HEADER, split_string};
 use crate::glance::{Glance, Ties};
-use crate::statements::Statement;
+use crate::statements::{self, Kept, Name, Statement};
 use crate::xid;
 
 /// Most named statements that are kept to be prepared again. Drivers cache 100 (sqlx) to 256 (pgJDBC), but some
@@ -52,6 +52,10 @@ struct Doing {
     leaves: Option<bool>,
     /// Its only statement asks for the number of its transaction.
     asks_xid: bool,
+    /// How text is read may be another behind it.
+    rereads: bool,
+    /// Something follows the end of a transaction.
+    goes_on: bool,
     /// How many statements it has; of a simple query: one, or more.
     binds: u32,
 }
@@ -62,44 +66,6 @@ struct Cycle {
     asked: Asked,
     since: Instant,
     doing: Doing,
-}
-
-/// What becomes of the ParseComplete or CloseComplete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Forward,
-    Swallow,
-    /// A CloseComplete goes on as a ParseComplete.
-    AsParse,
-}
-
-/// What it says about the client's names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    Nothing,
-    Keep { name: Vec<u8>, statement: Arc<Statement> },
-    Forget { name: Vec<u8> },
-    Unnamed { statement: Arc<Statement> },
-}
-
-impl Effect {
-    /// How many statements will be kept by it, and their bytes.
-    fn keeps(&self) -> (usize, usize) {
-        match self {
-            Self::Keep { name, statement } => (1, name.len() + statement.len()),
-            Self::Nothing | Self::Forget { .. } | Self::Unnamed { .. } => (0, 0),
-        }
-    }
-}
-
-/// What a ParseComplete or CloseComplete will confirm.
-#[derive(Debug)]
-struct Awaited {
-    cycle: u64,
-    effect: Effect,
-    answer: Answer,
-    /// The number of a statement that a shared server has then.
-    on_server: Option<u64>,
 }
 
 /// What a name means to the client.
@@ -206,19 +172,25 @@ pub(crate) struct Tracker {
     /// The number of the open transaction, if the client has asked for it.
     xid: Option<u64>,
     is_copying_in: bool,
+    /// The server reads text in a way that is not known here.
+    is_unread: bool,
     ties: Ties,
     /// Settings may be others than before.
     has_changed: bool,
-    /// What the named statements do to settings whenever they are executed.
+    /// What the named statements do to settings and transactions whenever they are executed.
     changers: Ties,
     /// What the unnamed statement does whenever it is executed.
     unnamed_seen: Ties,
     /// What the one of this batch does: a Bind behind a Parse that fails is skipped with it.
     unnamed_now: Option<Ties>,
     unnamed: Unnamed,
-    statements: BTreeMap<Vec<u8>, Arc<Statement>>,
+    /// Shared with a new server's greeting while it is under way.
+    statements: Arc<Kept>,
     statement_bytes: usize,
     awaited: VecDeque<Awaited>,
+    awaited_bytes: usize,
+    /// The server skips what comes, up to a Sync.
+    is_skipping: bool,
     /// Of these, statements that will be kept: how many, and their bytes.
     coming: (usize, usize),
     /// Cycles asked for and answered.
@@ -243,15 +215,18 @@ impl Tracker {
             must_fail: None,
             xid: None,
             is_copying_in: false,
+            is_unread: false,
             ties: Ties::NONE,
             has_changed: false,
             changers: Ties::NONE,
             unnamed_seen: Ties::NONE,
             unnamed_now: None,
             unnamed: Unnamed::Absent,
-            statements: BTreeMap::new(),
+            statements: Arc::default(),
             statement_bytes: 0,
             awaited: VecDeque::new(),
+            awaited_bytes: 0,
+            is_skipping: false,
             coming: (0, 0),
             cycles_asked: 0,
             cycles_done: 0,
@@ -309,9 +284,13 @@ impl Tracker {
         self.ties.add(Ties::SETTING);
     }
 
-    /// What it sends is not read rightly, and may make state that is not seen.
-    pub(crate) fn unread(&mut self) {
-        self.ties.add(Ties::UNREAD);
+    /// Whether what it sends is read rightly. If not, nothing is certain of what is in flight; and on a server that
+    /// others use too, it may make state that is not seen.
+    pub(crate) fn is_read(&mut self, is_read: bool, is_shared: bool) {
+        self.is_unread = !is_read;
+        if is_shared && !is_read {
+            self.ties.add(Ties::UNREAD);
+        }
     }
 
     /// It leaves its server: a long unnamed statement stays behind.
@@ -327,8 +306,9 @@ impl Tracker {
     }
 
     pub(crate) fn fate(&self) -> Fate {
-        let is_quiet = !self.awaits_answer() || self.is_begin_alone();
-        let is_safe = is_quiet || self.is_uncommitted();
+        let is_certain = !self.is_in_doubt();
+        let is_quiet = !self.awaits_answer() || is_certain && self.is_begin_alone();
+        let is_safe = is_quiet || is_certain && self.is_uncommitted();
         match (is_safe, self.ties.is_empty()) {
             (true, true) if is_quiet && self.status == IDLE => Fate::Carry,
             (true, true) => Fate::Abort,
@@ -344,9 +324,19 @@ impl Tracker {
         self.is_batch_open || self.is_copying_in || self.passing.is_some() || self.asked.iter().any(is_clients)
     }
 
+    /// What each cycle in flight does, answered or not yet sent to its end.
+    fn doings(&self) -> impl Iterator<Item = Doing> {
+        self.asked.iter().map(|cycle| cycle.doing).chain(self.is_batch_open.then_some(self.batch))
+    }
+
+    /// The server may read what is in flight in another way than it is read here.
+    fn is_in_doubt(&self) -> bool {
+        self.is_unread || self.doings().any(|doing| doing.rereads)
+    }
+
     /// All that is in flight belongs to one transaction that has an end of its own, and no end was sent.
     fn is_uncommitted(&self) -> bool {
-        let all = || self.asked.iter().map(|cycle| cycle.doing).chain(self.is_batch_open.then_some(self.batch));
+        let all = || self.doings();
         let is_text_passing = matches!(self.passing, Some(Passing::Text { .. }));
         // Behind a BEGIN that fails, the next cycle would be a transaction of its own.
         let is_opened = || all().count() == 1 && all().all(|doing| doing.opens);
@@ -378,6 +368,8 @@ impl Tracker {
         let owed = self.owed();
         self.asked.clear();
         self.awaited.clear();
+        self.awaited_bytes = 0;
+        self.is_skipping = false;
         self.coming = (0, 0);
         self.is_batch_open = false;
         self.batch = Doing::default();
@@ -393,14 +385,9 @@ impl Tracker {
         owed
     }
 
-    /// The Parse messages that make this session's named statements on another server.
-    pub(crate) fn statements(&self) -> Vec<Vec<u8>> {
-        let parse = |(name, statement): (&Vec<u8>, &Arc<Statement>)| {
-            let mut out = Vec::new();
-            statement.parse(&mut out, name);
-            out
-        };
-        self.statements.iter().map(parse).collect()
+    /// This session's named statements, which another server gets too. Not copied: many sessions may ask at once.
+    pub(crate) fn statements(&self) -> Arc<Kept> {
+        Arc::clone(&self.statements)
     }
 
     /// A message of the client goes to the server. `message` is all of it, or its head when it streams
@@ -410,6 +397,9 @@ impl Tracker {
         if !is_whole {
             self.passing = Some(Passing::Other);
         }
+        if self.is_skipping && kind != b'S' {
+            return;
+        }
         match kind {
             b'Q' => {
                 self.ask_query(now);
@@ -418,7 +408,7 @@ impl Tracker {
             b'P' => self.parse(body, is_whole),
             b'C' => {
                 self.is_batch_open = true;
-                let name = body.strip_prefix(b"S").and_then(split_string).map(|(name, _)| name.to_vec());
+                let name = body.strip_prefix(b"S").and_then(split_string).map(|(name, _)| Name::new(name));
                 let effect = name.map_or(Effect::Nothing, |name| Effect::Forget { name });
                 self.await_answer(effect, Answer::Forward, None);
             }
@@ -437,6 +427,7 @@ impl Tracker {
             b'S' if self.is_copying_in => {}
             b'S' => {
                 self.is_batch_open = false;
+                self.is_skipping = false;
                 self.ask(Asked::Sync, now);
             }
             b'F' => {
@@ -472,10 +463,12 @@ impl Tracker {
                 if let Some(Cycle { doing, .. }) = self.asked.back_mut() {
                     doing.ends |= seen.has(Ties::ENDS);
                     doing.opens |= seen.has(Ties::OPENS);
+                    doing.rereads |= seen.has(Ties::REREADS);
+                    doing.goes_on |= seen.has(Ties::GOES_ON);
                     doing.leaves = belief::leaves(seen);
                 }
             }
-            Text::Named => self.changers.add(seen.among(Ties::CHANGES)),
+            Text::Named => self.changers.add(seen.among(Ties::REPEATED)),
             Text::Unnamed { is_first: true } => self.unnamed_seen = seen,
             Text::Unnamed { is_first: false } => self.unnamed_seen.add(seen),
         }
@@ -533,8 +526,10 @@ impl Tracker {
         let ends = seen.is_none_or(|seen| seen.has(Ties::ENDS));
         self.portals_end |= ends;
         let batch = &mut self.batch;
+        batch.goes_on |= batch.ends;
         batch.opens |= batch.binds == 0 && seen.is_some_and(|seen| seen.has(Ties::OPENS));
         batch.ends |= ends;
+        batch.rereads |= seen.is_some_and(|seen| seen.has(Ties::REREADS));
         batch.leaves = leaves.or(batch.leaves);
         batch.asks_xid = batch.binds == 0 && asks_xid;
         batch.binds += 1;
@@ -560,12 +555,6 @@ impl Tracker {
         }
         self.unnamed = Unnamed::Absent;
         self.ask(Asked::Query, now);
-    }
-
-    fn await_answer(&mut self, effect: Effect, answer: Answer, on_server: Option<u64>) {
-        let (count, bytes) = effect.keeps();
-        self.coming = (self.coming.0 + count, self.coming.1 + bytes);
-        self.awaited.push_back(Awaited { cycle: self.cycles_asked, effect, answer, on_server });
     }
 
     fn look(&mut self, bytes: &[u8], is_whole: bool, text: Text) {
@@ -594,10 +583,10 @@ impl Tracker {
             let seen = Glance::at(text);
             self.seen(seen, Text::Named);
             if self.has_room(name.len() + rest.len()) {
-                Effect::Keep { name: name.to_vec(), statement: Statement::own(rest, seen) }
+                Effect::Keep { name: Name::new(name), statement: statements::intern(rest, seen) }
             } else {
                 self.ties.add(Ties::TOO_MUCH);
-                Effect::Forget { name: name.to_vec() }
+                Effect::Forget { name: Name::new(name) }
             }
         };
         if !name.is_empty() && !is_whole {
@@ -629,6 +618,7 @@ impl Tracker {
             b'Z' => return self.ready(body, now),
             b'E' => {
                 self.is_copying_in = false;
+                self.refused();
                 return Received::Error;
             }
             b'D' if self.asked.front().is_some_and(|cycle| cycle.doing.asks_xid) => self.xid = xid::value(body),
@@ -654,6 +644,7 @@ impl Tracker {
     fn ready(&mut self, body: &[u8], now: Instant) -> Received {
         self.status = body.first().copied().unwrap_or(IDLE);
         self.is_copying_in = false;
+        self.is_skipping = false;
         self.begin = None;
         if self.status == IDLE {
             self.xid = None;
@@ -679,16 +670,6 @@ impl Tracker {
 
     fn is_first(&self, asked: Asked) -> bool {
         self.asked.front().is_some_and(|cycle| cycle.asked == asked)
-    }
-
-    /// What a cycle did not confirm never will be.
-    fn answered(&mut self) {
-        let done = self.cycles_done;
-        if self.awaited.iter().any(|awaited| awaited.cycle < done) {
-            self.awaited.retain(|awaited| awaited.cycle >= done);
-            let coming = self.awaited.iter().map(|awaited| awaited.effect.keeps());
-            self.coming = coming.fold((0, 0), |sum, (count, bytes)| (sum.0 + count, sum.1 + bytes));
-        }
     }
 
     fn received_ours(&mut self, kind: u8, body: &[u8]) -> Received {
@@ -717,21 +698,6 @@ impl Tracker {
         Received::Ours
     }
 
-    fn confirmed(&mut self) -> Received {
-        let Some(Awaited { effect, answer, on_server, .. }) = self.awaited.pop_front() else {
-            return Received::Nothing;
-        };
-        let (count, bytes) = effect.keeps();
-        self.coming = (self.coming.0 - count, self.coming.1 - bytes);
-        match effect {
-            Effect::Keep { name, statement } => self.keep(name, statement),
-            Effect::Forget { name } => self.forget(&name),
-            Effect::Unnamed { statement } => self.unnamed = Unnamed::Kept(statement),
-            Effect::Nothing => {}
-        }
-        Received::Confirmed { answer, on_server }
-    }
-
     /// The server copies in: a Sync that it was sent for this batch is ignored, up to the end of the data.
     fn copy_in(&mut self) {
         self.is_copying_in = true;
@@ -743,6 +709,8 @@ impl Tracker {
                     self.cycles_done += 1;
                     self.is_batch_open = true;
                     self.batch.ends |= doing.ends;
+                    self.batch.goes_on |= doing.goes_on;
+                    self.batch.rereads |= doing.rereads;
                     self.batch.leaves = doing.leaves.or(self.batch.leaves);
                 }
                 Asked::CopyEnd => {
@@ -756,11 +724,14 @@ impl Tracker {
     }
 }
 
+mod awaited;
 mod belief;
 mod names;
 mod reads;
 #[cfg(test)]
 mod tests;
 
+use awaited::Awaited;
+pub(crate) use awaited::{Answer, Effect};
 pub(crate) use belief::{Owed, leaves, lost_status};
 use reads::position_of;

@@ -36,13 +36,13 @@ fn statements_that_leave_something_behind_are_seen() {
         ("select 1; set session work_mem to 1", Ties::READABLE),
         ("set role x", Ties::SETTING),
         ("set session authorization x", Ties::SETTING),
-        ("discard all", Ties::RESET),
-        ("reset work_mem", Ties::RESET),
+        ("discard all", Ties(Ties::RESET.0 | Ties::REREADS.0)),
+        ("reset work_mem", Ties(Ties::RESET.0 | Ties::REREADS.0)),
         ("deallocate prepare a", Ties::NAMES),
         ("execute a", Ties::NAMES),
         ("set session characteristics as transaction read only", Ties::READABLE),
-        ("select pg_catalog.set_config('a.b', 'c', false)", Ties::SETTING),
-        ("set standard_conforming_strings = on", Ties::READABLE),
+        ("select pg_catalog.set_config('a.b', 'c', false)", Ties(Ties::SETTING.0 | Ties::REREADS.0)),
+        ("set standard_conforming_strings = on", Ties(Ties::READABLE.0 | Ties::REREADS.0)),
         ("set idle_in_transaction_session_timeout = 1", Ties::READABLE),
         ("/* x */ listen y", Ties::LISTEN),
         ("declare c scroll cursor with hold for select 1", Ties::CURSOR),
@@ -58,7 +58,7 @@ fn statements_that_leave_something_behind_are_seen() {
         ("do $$ begin end $$", Ties::UNKNOWN),
         ("select $1; do 'x'", Ties::UNKNOWN),
         ("select E'\\\\'; listen x", Ties::LISTEN),
-        ("update pg_settings set setting = '1' where name = 'work_mem'", Ties::SETTING),
+        ("update pg_settings set setting = '1' where name = 'work_mem'", Ties(Ties::SETTING.0 | Ties::REREADS.0)),
         ("select 1 into local temp x", Ties::TEMPORARY),
         ("select 1 into global temporary x", Ties::TEMPORARY),
         ("select 1 -- '\rinto temp x", Ties::TEMPORARY),
@@ -132,9 +132,27 @@ fn a_setting_of_somebodys_own_cannot_be_read_back() {
 }
 
 #[test]
+fn what_changes_how_text_is_read_is_seen() {
+    for text in [
+        "set local standard_conforming_strings to off",
+        "set client_encoding = 'SJIS'",
+        "set names 'sjis'",
+        "select set_config('client_encoding', 'SJIS', false)",
+        "reset all",
+    ] {
+        assert!(Glance::at(text.as_bytes()).has(Ties::REREADS), "{text}");
+    }
+    for text in ["set work_mem = 1", "select 'client_encoding'", "show timezone"] {
+        assert!(!Glance::at(text.as_bytes()).has(Ties::REREADS), "{text}");
+    }
+}
+
+#[test]
 fn a_tag_longer_than_a_name_is_not_known() {
     let tag = format!("${}$", "a".repeat(100));
-    assert!(Glance::at(format!("select {tag} ' {tag}; listen x").as_bytes()).has(Ties::UNKNOWN));
+    let seen = Glance::at(format!("select {tag} ' {tag}; listen x").as_bytes());
+    // Nothing that it hides may be taken for not being there.
+    assert!(seen.has(Ties::UNKNOWN) && seen.has(Ties::ENDS));
 }
 
 proptest! {

@@ -4,6 +4,7 @@
 //! Never says of anything that it did not happen unless that is certain, and repeats nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Relay, consume};
@@ -11,6 +12,7 @@ use crate::frame::{HEADER, Malformed, peek, split_string};
 use crate::glance::Glance;
 use crate::link::Link;
 use crate::message::{self, Severity, sqlstate};
+use crate::statements::Statement;
 use crate::tracker::{FAILED, Fate, IDLE, Named, leaves, lost_status};
 
 /// Brings a server to where the client is: in a transaction that has failed. The name is for the server's log.
@@ -105,6 +107,7 @@ impl Relay {
             }
             Fate::Unknown | Fate::UnknownAndEnd => {
                 self.unresolved = self.tracker.xid();
+                self.goes_on = self.tracker.goes_on();
                 self.is_unknown = true;
                 self.leave_lost(message);
                 if self.unresolved.is_none() {
@@ -188,9 +191,10 @@ impl Relay {
     /// What came out.
     pub(crate) fn resolved(&mut self, outcome: Outcome, severity: Severity) {
         let Some(xid) = self.unresolved.take() else { return };
+        let rest = if self.goes_on { "; of what was sent behind its end nothing is known" } else { "" };
         let detail = match outcome {
-            Outcome::Committed => format!("transaction {xid} was committed; do not repeat it"),
-            Outcome::NotCommitted => format!("transaction {xid} was not committed; it may be repeated"),
+            Outcome::Committed => format!("transaction {xid} was committed; do not repeat it{rest}"),
+            Outcome::NotCommitted => format!("transaction {xid} was not committed; it may be repeated{rest}"),
             Outcome::Unknown => format!("whether transaction {xid} was committed could not be found out"),
         };
         self.unknown(severity, &detail);
@@ -228,11 +232,15 @@ impl Relay {
             return Ok(false);
         }
         let body = &self.inbox[HEADER..frame.len.min(self.inbox.len())];
-        let ending = match frame.kind {
-            b'Q' => Ending::of(body),
-            b'P' => split_string(body).map_or(Ending::No, |(_, text)| Ending::of(text)),
-            b'B' => self.ending_of_bound(body),
-            b'D' | b'E' | b'F' => Ending::No,
+        let of = |text: &[u8]| (Ending::of(text), leaves(Glance::at(text)));
+        let (ending, left) = match frame.kind {
+            b'Q' => of(body),
+            b'P' => {
+                let text = split_string(body).map_or(body, |(_, rest)| rest);
+                of(split_string(text).map_or(text, |(text, _)| text))
+            }
+            b'B' => self.bound_text(body).map_or((Ending::No, None), |statement| of(statement.text())),
+            b'D' | b'E' | b'F' => (Ending::No, None),
             // Goes to the server, alone.
             _ => return Ok(false),
         };
@@ -242,8 +250,9 @@ impl Relay {
         }
         self.transaction_lost();
         self.after = FAILED;
-        if ending == Ending::Commit {
-            // An error of COMMIT ends the transaction, in PostgreSQL too.
+        if ending == Ending::Commit && left != Some(true) {
+            // An error of COMMIT ends the transaction, in PostgreSQL too. But with `commit; begin` the client takes
+            // itself to be in the next one, of which nothing may take effect by itself.
             self.after = IDLE;
             self.roll_back();
         }
@@ -255,10 +264,11 @@ impl Relay {
         Ok(true)
     }
 
-    fn ending_of_bound(&self, body: &[u8]) -> Ending {
+    /// What a Bind would execute.
+    fn bound_text(&self, body: &[u8]) -> Option<Arc<Statement>> {
         match self.tracker.named(bound_name(body)) {
-            Named::Statement(statement) => Ending::of(statement.text()),
-            Named::Absent | Named::Undecided => Ending::No,
+            Named::Statement(statement) => Some(statement),
+            Named::Absent | Named::Undecided => None,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::frame::{Frame, HEADER, peek, split_string};
 use crate::glance::{Glance, Ties};
 use crate::link::Link;
 use crate::message;
-use crate::statements::{NOBODY, Need, PREFIX, Statement, close};
+use crate::statements::{self, NOBODY, Name, Need, PREFIX, Statement, close};
 use crate::tracker::{Answer, Effect, Named};
 
 /// Names in a message that streams are waited for up to here. Drivers use some ten bytes.
@@ -73,6 +73,10 @@ impl Relay {
     }
 
     fn stage_one(&mut self, link: &mut Link, part: &Part<'_>) -> Staged {
+        if self.tracker.is_skipping() && part.frame.kind != b'S' {
+            // The server passes it over, whatever it is.
+            return self.pass(part);
+        }
         match part.frame.kind {
             b'Q' => self.stage_query(link, part),
             b'P' => self.stage_parse(link, part),
@@ -174,8 +178,8 @@ impl Relay {
             self.tracker.sent_surplus(seen, name);
             return Staged::Done;
         }
-        let statement = self.shared.statements.intern(rest, seen);
-        let keep = Effect::Keep { name: name.to_vec(), statement: Arc::clone(&statement) };
+        let statement = statements::intern(rest, seen);
+        let keep = Effect::Keep { name: Name::new(name), statement: Arc::clone(&statement) };
         match link.side.known.need(statement.number(), self.tracker.cycle()) {
             Need::Wait => return Staged::Wait,
             Need::Nothing => {

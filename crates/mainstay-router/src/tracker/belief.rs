@@ -67,11 +67,26 @@ impl Tracker {
         Owed { cycles, is_batch_open: self.is_batch_open, after }
     }
 
+    /// More than the end of the open transaction is in flight: what becomes of that does not say what became of all.
+    pub(crate) fn goes_on(&self) -> bool {
+        let is_clients = |cycle: &&Cycle| !matches!(cycle.asked, Asked::CopyEnd | Asked::Ours);
+        let cycles = self.asked.iter().filter(is_clients).map(|cycle| cycle.doing);
+        let mut has_ended = false;
+        for doing in cycles.chain(self.is_batch_open.then_some(self.batch)) {
+            if has_ended || doing.goes_on {
+                return true;
+            }
+            has_ended = doing.ends;
+        }
+        // Of which the end is not known.
+        self.passing.is_some()
+    }
+
     /// What names of statements mean to the client that the server has not confirmed.
     pub(crate) fn meant(&self) -> BTreeMap<Vec<u8>, Option<bool>> {
         let coming = self.awaited.iter().filter_map(|awaited| match &awaited.effect {
-            Effect::Keep { name, statement } => Some((name.clone(), leaves(statement.seen))),
-            Effect::Forget { name } => Some((name.clone(), None)),
+            Effect::Keep { name, statement } => Some((name.to_vec(), leaves(statement.seen))),
+            Effect::Forget { name } => Some((name.to_vec(), None)),
             Effect::Nothing | Effect::Unnamed { .. } => None,
         });
         coming.chain([(Vec::new(), self.unnamed_leaves)]).collect()

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Answer, Awaited, Effect, IDLE, MAX_STATEMENT_BYTES, MAX_STATEMENTS, Named, Text, Tracker, Unnamed};
 use crate::glance::Ties;
-use crate::statements::{self, Statement};
+use crate::statements::{self, Name, Statement};
 
 impl Tracker {
     /// The cycle that what is sent now belongs to.
@@ -23,13 +23,13 @@ impl Tracker {
         for awaited in self.awaited.iter().rev() {
             let is_earlier = awaited.cycle != self.cycles_asked;
             match &awaited.effect {
-                Effect::Keep { name: kept, .. } | Effect::Forget { name: kept } if kept == name && is_earlier => {
+                Effect::Keep { name: kept, .. } | Effect::Forget { name: kept } if **kept == *name && is_earlier => {
                     return Named::Undecided;
                 }
-                Effect::Keep { name: kept, statement } if kept == name => {
+                Effect::Keep { name: kept, statement } if **kept == *name => {
                     return Named::Statement(Arc::clone(statement));
                 }
-                Effect::Forget { name: forgotten } if forgotten == name => return Named::Absent,
+                Effect::Forget { name: forgotten } if **forgotten == *name => return Named::Absent,
                 Effect::Keep { .. } | Effect::Forget { .. } | Effect::Unnamed { .. } | Effect::Nothing => {}
             }
         }
@@ -84,7 +84,7 @@ impl Tracker {
     /// A Parse for which there is no room goes to the server, under the client's own name: the session stays there.
     pub(crate) fn sent_surplus(&mut self, seen: Ties, name: &[u8]) {
         // What was kept under this name is not what it means now.
-        self.sent_parse(seen, Effect::Forget { name: name.to_vec() }, Answer::Forward, None);
+        self.sent_parse(seen, Effect::Forget { name: Name::new(name) }, Answer::Forward, None);
         self.ties.add(Ties::TOO_MUCH);
     }
 
@@ -99,7 +99,7 @@ impl Tracker {
         if name.is_empty() {
             self.unnamed = Unnamed::Absent;
         }
-        self.await_answer(Effect::Forget { name: name.to_vec() }, Answer::Forward, None);
+        self.await_answer(Effect::Forget { name: Name::new(name) }, Answer::Forward, None);
     }
 
     /// A query whose text was looked at already goes to the server.
@@ -112,7 +112,7 @@ impl Tracker {
     pub(crate) fn mentioned(&self, text: &[u8]) -> Vec<(Vec<u8>, Arc<Statement>)> {
         let is_in = |name: &[u8]| text.windows(name.len().max(1)).any(|part| part.eq_ignore_ascii_case(name));
         let found = self.statements.iter().filter(|(name, _)| is_in(name));
-        found.map(|(name, statement)| (name.clone(), Arc::clone(statement))).collect()
+        found.map(|(name, statement)| (name.to_vec(), Arc::clone(statement))).collect()
     }
 
     /// A statement is on this server under the client's own name: the session stays there.
@@ -120,14 +120,16 @@ impl Tracker {
         self.ties.add(Ties::PREPARED);
     }
 
-    pub(super) fn keep(&mut self, name: Vec<u8>, statement: Arc<Statement>) {
+    pub(super) fn keep(&mut self, name: Name, statement: Arc<Statement>) {
         self.forget(&name);
         self.statement_bytes += name.len() + statement.len();
-        self.statements.insert(name, statement);
+        Arc::make_mut(&mut self.statements).insert(name, statement);
     }
 
     pub(super) fn forget(&mut self, name: &[u8]) {
-        if let Some(statement) = self.statements.remove(name) {
+        if self.statements.contains_key(name)
+            && let Some(statement) = Arc::make_mut(&mut self.statements).remove(name)
+        {
             self.statement_bytes -= name.len() + statement.len();
         }
     }
@@ -143,7 +145,7 @@ impl Tracker {
 
     pub(super) fn deallocated(&mut self, is_all: bool) {
         if is_all {
-            self.statements.clear();
+            self.statements = Arc::default();
             self.statement_bytes = 0;
             // Others may have been made behind it, and a portal of a transaction outlives its statement.
             if self.asked.len() <= 1 && !self.is_batch_open && self.status == IDLE {

@@ -17,6 +17,16 @@ fn parse(name: &str, text: &str) -> Vec<u8> {
     out
 }
 
+/// What another server gets.
+fn parses(tracker: &Tracker) -> Vec<Vec<u8>> {
+    let parse = |(name, statement): (&Name, &Arc<Statement>)| {
+        let mut out = Vec::new();
+        statement.parse(&mut out, name);
+        out
+    };
+    tracker.statements().iter().map(parse).collect()
+}
+
 fn sent(tracker: &mut Tracker, message: &[u8]) {
     tracker.sent(message[0], message, true, Instant::now());
 }
@@ -179,13 +189,13 @@ fn named_statements_are_kept_once_the_server_has_them() {
     send_kinds(&mut tracker, b"S");
     // The second fails: what follows it is skipped.
     receive(&mut tracker, &[(b'1', b""), (b'E', b""), (b'Z', b"I")]);
-    assert_eq!(tracker.statements().len(), 1);
+    assert_eq!(parses(&tracker).len(), 1);
     sent(&mut tracker, &parse("", "select 2"));
     sent(&mut tracker, &parse("b", "select 3"));
     sent(&mut tracker, b"C\0\0\0\x07Sa\0");
     send_kinds(&mut tracker, b"S");
     receive(&mut tracker, &[(b'1', b""), (b'1', b""), (b'3', b""), (b'Z', b"I")]);
-    assert_eq!(tracker.statements(), [parse("b", "select 3")]);
+    assert_eq!(parses(&tracker), [parse("b", "select 3")]);
     assert_eq!(tracker.fate(), Fate::Carry);
     assert_eq!(tracker.statement_bytes, "b".len() + "select 3".len() + 3);
     assert_eq!(tracker.coming, (0, 0));
@@ -329,7 +339,8 @@ fn a_statement_beyond_those_kept_is_the_servers_own() {
     let statement = Statement::own(&[b'x'; 100], Ties::NONE);
     for number in 0..MAX_STATEMENTS {
         assert!(tracker.has_room(100));
-        let keep = Effect::Keep { name: number.to_string().into_bytes(), statement: Arc::clone(&statement) };
+        let name = Name::new(number.to_string().as_bytes());
+        let keep = Effect::Keep { name, statement: Arc::clone(&statement) };
         tracker.await_answer(keep, Answer::Forward, None);
         if number % 100 == 99 {
             receive(&mut tracker, &[(b'1', b"".as_slice()); 100]);
@@ -343,4 +354,154 @@ fn a_statement_beyond_those_kept_is_the_servers_own() {
     receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
     assert_eq!(tracker.named(b"7"), Named::Absent);
     assert!(!tracker.is_free());
+}
+
+/// In a transaction of which the server knows.
+fn in_transaction() -> Tracker {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &simple("begin"));
+    receive(&mut tracker, &[(b'C', b"BEGIN\0"), (b'Z', b"T")]);
+    tracker
+}
+
+#[test]
+fn of_text_that_is_not_read_rightly_nothing_is_certain() {
+    for (is_shared, in_flight, at_rest) in
+        [(false, Fate::Unknown, Fate::Abort), (true, Fate::UnknownAndEnd, Fate::End { reason: Ties::UNREAD.reason() })]
+    {
+        let mut tracker = in_transaction();
+        tracker.is_read(false, is_shared);
+        assert_eq!(tracker.fate(), at_rest, "nothing was sent that is not answered");
+        sent(&mut tracker, &simple("select 1"));
+        assert_eq!(tracker.fate(), in_flight);
+        receive(&mut tracker, &[(b'Z', b"T")]);
+        assert_eq!(tracker.fate(), at_rest);
+        // Nor of a BEGIN, which is not sent again then.
+        receive(&mut tracker, &[(b'Z', b"I")]);
+        sent(&mut tracker, &simple("begin"));
+        assert_eq!(tracker.fate(), in_flight);
+        assert_eq!(Tracker::new().fate(), Fate::Carry);
+    }
+}
+
+#[test]
+fn behind_a_statement_that_changes_how_text_is_read_nothing_is_certain() {
+    for text in ["set standard_conforming_strings to off", "set names 'sjis'", "reset all"] {
+        let mut tracker = in_transaction();
+        sent(&mut tracker, &simple(text));
+        sent(&mut tracker, &simple("select 'a\\'"));
+        assert!(matches!(tracker.fate(), Fate::Unknown | Fate::UnknownAndEnd), "{text}");
+        let mut tracker = in_transaction();
+        sent(&mut tracker, &parse("", text));
+        bind(&mut tracker, "");
+        send_kinds(&mut tracker, b"ES");
+        assert!(matches!(tracker.fate(), Fate::Unknown | Fate::UnknownAndEnd), "{text}");
+    }
+}
+
+#[test]
+fn sql_that_executes_a_prepared_commit_ends_its_transaction() {
+    let mut tracker = in_transaction();
+    sent(&mut tracker, &parse("c", "commit"));
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'1', b""), (b'Z', b"T")]);
+    sent(&mut tracker, &simple("select 1"));
+    assert_eq!(tracker.fate(), Fate::Abort);
+    receive(&mut tracker, &[(b'Z', b"T")]);
+    sent(&mut tracker, &simple("execute c"));
+    assert_eq!(tracker.fate(), Fate::Unknown);
+}
+
+#[test]
+fn what_a_client_sends_for_ever_behind_an_error_is_not_kept() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse("a", "select x"));
+    sent(&mut tracker, &parse("b", "select 1"));
+    assert_eq!(tracker.awaited.len(), 2);
+    receive(&mut tracker, &[(b'E', b"")]);
+    for number in 0..20_000 {
+        sent(&mut tracker, &parse(&format!("c{number}"), "listen x"));
+        sent(&mut tracker, b"C\0\0\0\x07Sa\0");
+        bind(&mut tracker, "c1");
+        send_kinds(&mut tracker, b"EQ");
+    }
+    assert!(tracker.awaited.is_empty() && tracker.asked.is_empty() && !tracker.is_tied());
+    assert_eq!((tracker.coming, tracker.awaited_bytes), ((0, 0), 0));
+    assert!(tracker.is_skipping() && !tracker.is_quiet());
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'Z', b"I")]);
+    assert!(!tracker.is_skipping() && tracker.is_quiet());
+    // And then it is as before.
+    sent(&mut tracker, &parse("d", "select 2"));
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
+    assert_eq!(parses(&tracker), [parse("d", "select 2")]);
+}
+
+#[test]
+fn no_more_is_sent_ahead_of_its_answers_than_is_kept() {
+    for (text, most) in [("x".to_owned(), 4096), ("x".repeat(15_000), 280)] {
+        let mut tracker = Tracker::new();
+        let mut count = 0;
+        while !tracker.is_full() {
+            sent(&mut tracker, &parse("a", &text));
+            count += 1;
+            assert!(count <= most, "{count}");
+        }
+        receive(&mut tracker, &[(b'1', b"")]);
+        assert!(!tracker.is_full());
+    }
+}
+
+#[test]
+fn a_name_is_counted_as_its_text_is() {
+    // More than all other tests keep at the same time.
+    let name = "n".repeat(7 << 20);
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse(&name, "select 1"));
+    assert!(statements::bytes() >= name.len(), "on its way");
+    send_kinds(&mut tracker, b"S");
+    receive(&mut tracker, &[(b'1', b""), (b'Z', b"I")]);
+    assert!(statements::bytes() >= name.len());
+    drop(tracker);
+    assert!(statements::bytes() < name.len());
+}
+
+#[test]
+fn statements_are_handed_over_without_a_copy() {
+    let mut one = with_statement("a", "set work_mem = 1");
+    let two = with_statement("b", "set work_mem = 1");
+    let handed = one.statements();
+    assert!(Arc::ptr_eq(&handed, &one.statements()));
+    // One text for all sessions.
+    assert!(Arc::ptr_eq(&handed[b"a".as_slice()], &two.statements()[b"b".as_slice()]));
+    // What changes afterwards is none of the receiver's.
+    one.forget(b"a");
+    assert_eq!((handed.len(), one.statements().len()), (1, 0));
+}
+
+#[test]
+fn what_is_sent_behind_the_end_of_a_transaction_is_not_told_of_by_its_outcome() {
+    for (texts, expected) in [
+        (&["commit"][..], false),
+        (&["insert into t values (1)", "commit"], false),
+        (&["select 1; commit;"], false),
+        (&["commit; begin"], true),
+        (&["rollback; begin; insert into t values (1); commit"], true),
+        (&["commit", "begin"], true),
+    ] {
+        let mut tracker = in_transaction();
+        for text in texts {
+            sent(&mut tracker, &simple(text));
+        }
+        assert_eq!(tracker.goes_on(), expected, "{texts:?}");
+        let mut tracker = in_transaction();
+        for text in texts.iter().flat_map(|text| text.split(';')).filter(|text| !text.trim().is_empty()) {
+            sent(&mut tracker, &parse("", text));
+            bind(&mut tracker, "");
+            send_kinds(&mut tracker, b"E");
+        }
+        assert_eq!(tracker.goes_on(), expected, "{texts:?}");
+        assert_eq!(tracker.fate(), Fate::Unknown, "{texts:?}");
+    }
 }

@@ -192,3 +192,56 @@ async fn a_server_that_does_not_refuse_a_lost_transaction_gets_nothing_of_it() {
     let asked = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
     assert!(asked.contains("ROLLBACK TO SAVEPOINT") && !asked.contains("insert"), "{asked}");
 }
+
+/// The second byte of a letter is a backslash in SJIS, so that another quote ends the string than it seems.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_hidden_by_an_encoding_is_not_said_to_be_undone() {
+    let (mut primary, standby, router, mut control) = pair().await;
+    let mut client = Raw::connect(router.write).await;
+    client.query("set client_encoding = 'SJIS'").await;
+    assert_eq!(client.cycle().await, ["C", "ZI"]);
+    client.query("begin").await;
+    assert_eq!(client.cycle().await, ["C", "ZT"]);
+    client.query("insert into ledger values (1)").await;
+    assert_eq!(client.cycle().await, ["C", "ZT"]);
+    caught_up(&primary, &standby).await;
+    primary.freeze();
+    client.send(b'Q', b"select E'\x95\x5c'; commit; --'\0").await;
+    lose(&mut primary, &mut control).await;
+    go_on(&standby, &mut control).await;
+    let (kind, body) = client.next().await;
+    assert_eq!(kind, b'E');
+    assert!(body.windows(6).any(|part| part == b"C08007"), "{}", String::from_utf8_lossy(&body));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_ahead_without_an_end_is_answered() {
+    let (_primary, router, _control) = single().await;
+    let mut client = Raw::connect(router.write).await;
+    // Far more text than the router keeps unconfirmed, and fewer answers than a server sends by itself.
+    let padding = "x".repeat(15_000);
+    for number in 0..450 {
+        client.send(b'P', format!("s{number}\0select 1 /* {padding} */\0\0\0").as_bytes()).await;
+    }
+    client.send(b'S', b"").await;
+    let cycle = client.cycle().await;
+    assert_eq!(cycle.len(), 451);
+    assert!(cycle.iter().take(450).all(|kind| kind == "1"), "{cycle:?}");
+    // Behind an error all is passed over up to Sync, however much it is.
+    client.send(b'P', b"\0select from from\0\0\0").await;
+    for number in 0..30_000 {
+        client.send(b'P', format!("t{number}\0select {number}\0\0\0").as_bytes()).await;
+        client.send(b'C', format!("Ss{number}\0").as_bytes()).await;
+    }
+    client.query("insert into ledger values (1)").await;
+    client.send(b'S', b"").await;
+    assert_eq!(client.cycle().await, ["42601", "ZI"]);
+    // What was kept before is there, what was passed over is not.
+    for (name, expected) in [("s7", ["2", "D", "C", "ZI"].as_slice()), ("t7", &["26000", "ZI"])] {
+        client.send(b'B', format!("\0{name}\0\0\0\0\0\0\0").as_bytes()).await;
+        client.send(b'E', &[0; 5]).await;
+        client.send(b'S', b"").await;
+        assert_eq!(client.cycle().await, expected, "{name}");
+    }
+    assert_eq!(rows(&router).await, 0);
+}

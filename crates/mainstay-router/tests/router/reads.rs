@@ -89,7 +89,7 @@ async fn the_primary_serves_a_reader_when_no_standby_can_in_time() {
     let (other, connection) =
         config(router.read).options(format!("-c mainstay.read_after={position}")).connect(NoTls).await.unwrap();
     tokio::spawn(connection);
-    assert_eq!(text(&other, COUNT).await, "0 true", "options are the server's to read");
+    assert_eq!(text(&other, COUNT).await, "1 false");
     let pool = read_pool(&mut control).await;
     assert!(pool.to_primary >= 1 && pool.to_primary <= pool.behind, "{pool:?}");
     // Nobody who does not ask for it.
@@ -148,7 +148,168 @@ async fn a_reader_with_state_is_told_that_its_standby_is_late() {
     let position = write(&writer).await;
     reader.batch_execute(&format!("set mainstay.read_after = '{position}'")).await.unwrap();
     // It cannot go to the primary, and is not given what it must not see.
-    assert!(reader.query_one(COUNT, &[]).await.is_err());
-    assert!(reader.is_closed());
+    let told = reader.query_one(COUNT, &[]).await.unwrap_err();
+    assert_eq!(code(&told), "57P03", "{told}");
+    assert!(told.as_db_error().unwrap().message().contains("a setting made with SET is there"), "{told:?}");
+    // The session is over, not only its statement.
+    let again = tokio::time::timeout(Duration::from_secs(20), reader.query_one("select 1", &[])).await;
+    assert!(again.expect("no answer comes").is_err());
+    pause(&standby, false).await;
+}
+
+/// What `question` gives, sent alone; for errors their SQLSTATE.
+async fn told(client: &Client, question: &str) -> String {
+    let asked = tokio::time::timeout(Duration::from_secs(20), client.query_one(question, &[])).await;
+    match asked.expect("an answer long before `read_wait`") {
+        Ok(row) => row.get(0),
+        Err(error) => code(&error).to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_waits_for_a_standby_that_leaves_goes_elsewhere() {
+    for (state, expected) in [("select 1", "1 false"), ("set app.tenant = 'x'", "57P01")] {
+        let (primary, standby, router, mut control) = with_standby(600_000).await;
+        let (writer, reader) = (router.connect().await, Arc::new(connect(router.read).await));
+        reader.batch_execute(state).await.unwrap();
+        pause(&standby, true).await;
+        let position = write(&writer).await;
+        reader.batch_execute(&format!("set mainstay.read_after = '{position}'")).await.unwrap();
+        let waiting = Arc::clone(&reader);
+        let waiting = tokio::spawn(async move { told(&waiting, COUNT).await });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!waiting.is_finished());
+        control.point(1, Some(&primary), &[]).await;
+        assert_eq!(waiting.await.unwrap(), expected, "{state}");
+        // And the router is there for others.
+        assert_eq!(told(&connect(router.read).await, COUNT).await, "1 false");
+        pause(&standby, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_with_state_at_the_primary_is_served_there() {
+    let (primary, standby, router, mut control) = with_standby(300).await;
+    let (writer, reader) = (router.connect().await, connect(router.read).await);
+    pause(&standby, true).await;
+    let position = write(&writer).await;
+    reader.batch_execute(&format!("set mainstay.read_after = '{position}'")).await.unwrap();
+    assert_eq!(told(&reader, COUNT).await, "1 false");
+    reader.batch_execute("set app.tenant = 'x'").await.unwrap();
+    pause(&standby, false).await;
+    let position = write(&writer).await;
+    caught_up(&primary, &standby).await;
+    // Another position, and none: a standby would do now, but the state is here.
+    for what in [format!("set mainstay.read_after = '{position}'"), "reset mainstay.read_after".to_owned()] {
+        reader.batch_execute(&what).await.unwrap();
+        assert_eq!(told(&reader, COUNT).await, "2 false", "{what}");
+        assert_eq!(told(&reader, "select current_setting('app.tenant')").await, "x", "{what}");
+    }
+    // The same of one that came while there was no standby.
+    control.point(1, Some(&primary), &[]).await;
+    let early = connect(router.read).await;
+    early.batch_execute("set app.tenant = 'y'").await.unwrap();
+    control.point(1, Some(&primary), &[&standby]).await;
+    assert_eq!(told(&early, COUNT).await, "2 false");
+    assert_eq!(told(&early, "select current_setting('app.tenant')").await, "y");
+    // Who has none goes to the standby.
+    assert_eq!(told(&connect(router.read).await, COUNT).await, "2 true");
+    early.batch_execute("discard all").await.unwrap();
+    assert_eq!(told(&early, COUNT).await, "2 true");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_go_with_a_reader_that_is_moved() {
+    let (_primary, standby, router, _control) = with_standby(300).await;
+    let writer = router.connect().await;
+    let mut reader = Raw::connect(router.read).await;
+    pause(&standby, true).await;
+    let position = write(&writer).await;
+    // All at once: nobody had the time to ask for the setting before the move.
+    reader.query("set work_mem = '3MB'").await;
+    reader.query(&format!("set mainstay.read_after = '{position}'")).await;
+    reader.query("select current_setting('work_mem') || ' ' || pg_is_in_recovery()").await;
+    assert_eq!(reader.cycle().await, ["C", "ZI"]);
+    assert_eq!(reader.cycle().await, ["C", "ZI"]);
+    assert_eq!(reader.row().await, "3MB false");
+    // Taken back at the primary, it is not made again at the standby.
+    pause(&standby, false).await;
+    reader.query("set timezone = 'Asia/Tokyo'").await;
+    reader.query("reset all").await;
+    reader.query("reset mainstay.read_after").await;
+    for _ in 0..3 {
+        assert_eq!(reader.cycle().await.last().unwrap(), "ZI");
+    }
+    reader
+        .query(
+            "select (current_setting('work_mem') = '4MB' and current_setting('timezone') <> 'Asia/Tokyo') || ' ' || \
+             pg_is_in_recovery()",
+        )
+        .await;
+    assert_eq!(reader.row().await, "true true");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_waits_does_not_keep_a_former_primary() {
+    let (_primary, standby, router, mut control) = with_standby(300).await;
+    let (writer, reader) = (router.connect().await, Arc::new(connect(router.read).await));
+    pause(&standby, true).await;
+    let first = write(&writer).await;
+    reader.batch_execute(&format!("set mainstay.read_after = '{first}'")).await.unwrap();
+    assert_eq!(told(&reader, COUNT).await, "1 false");
+    let second = write(&writer).await;
+    reader.batch_execute(&format!("set mainstay.read_after = '{second}'")).await.unwrap();
+    let mut patient = policy();
+    patient.generation = mainstay_types::Generation(3);
+    patient.pool.read_wait_ms = 600_000;
+    control.policy(patient).await;
+    let waiting = Arc::clone(&reader);
+    let waiting = tokio::spawn(async move { told(&waiting, COUNT).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    // Refused after 5 s if somebody keeps a connection to the former one. The new one is not promoted, so that it
+    // cannot be what the reader waits for.
+    control.point(2, Some(&standby), &[]).await;
+    assert_eq!(waiting.await.unwrap(), "0 true");
+    pause(&standby, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_that_is_not_understood_is_an_error_at_its_place() {
+    let (_primary, standby, router, _control) = with_standby(300).await;
+    let writer = router.connect().await;
+    let mut reader = Raw::connect(router.read).await;
+    pause(&standby, true).await;
+    let position = write(&writer).await;
+    for text in [
+        "set mainstay.read_after = 'junk'",
+        "set local mainstay.read_after = '0/1'",
+        "select 1; set mainstay.read_after = '0/1'",
+        "select set_config('mainstay.read_after', '0/1', false)",
+    ] {
+        reader.query(text).await;
+        let (kind, body) = reader.next().await;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        assert!(kind == b'E' && body.contains("C22P02") && body.contains("takes one position"), "{text}: {body}");
+        assert_eq!(reader.cycle().await, ["ZI"], "{text}");
+    }
+    // By the extended protocol, in a transaction, with something pipelined behind it.
+    reader.query("begin").await;
+    reader.execute("set mainstay.read_after = 'junk'").await;
+    reader.send(b'S', b"").await;
+    reader.query("select 1").await;
+    reader.query("rollback").await;
+    assert_eq!(reader.cycle().await, ["C", "ZT"]);
+    assert_eq!(reader.cycle().await, ["22P02", "ZE"]);
+    assert_eq!(reader.cycle().await, ["25P02", "ZE"]);
+    assert_eq!(reader.cycle().await, ["C", "ZI"]);
+    // With comments, as some libraries add to every statement, it is what it is without them.
+    reader.query(&format!("/* app:'x' */ set mainstay.read_after = '{position}' -- y")).await;
+    assert_eq!(reader.cycle().await, ["C", "ZI"]);
+    reader.query(COUNT).await;
+    assert_eq!(reader.row().await, "1 false");
+    // From the start.
+    let refused = config(router.read).options("-c mainstay.read_after=junk").connect(NoTls).await;
+    assert_eq!(code(&refused.err().unwrap()), "22P02");
     pause(&standby, false).await;
 }

@@ -213,3 +213,55 @@ async fn a_hold_tells_who_is_still_at_work_and_can_be_called_off() {
     open.batch_execute("commit").await.unwrap();
     assert_eq!(count(&idle).await, 3);
 }
+
+/// The next transaction is begun in the statement that ends the one before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_with_a_begin_behind_it_says_what_became_of_the_first_and_begins_none() {
+    let (mut primary, standby, router, mut control) = pair().await;
+    let mut later = Raw::connect(router.write).await;
+    let mut sent = Raw::connect(router.write).await;
+    let mut xid = String::new();
+    for client in [&mut later, &mut sent] {
+        client.query("begin").await;
+        assert_eq!(client.cycle().await, ["C", "ZT"]);
+        client.query("insert into ledger values (1)").await;
+        assert_eq!(client.cycle().await, ["C", "ZT"]);
+        client.query("select pg_current_xact_id()::text").await;
+        xid = client.row().await;
+    }
+    let admin = primary.admin("postgres").await;
+    admin.batch_execute("alter system set synchronous_standby_names = 'nobody'").await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
+    let setting = "select setting from pg_settings where name = 'synchronous_standby_names'";
+    while admin.query_one(setting, &[]).await.unwrap().get::<_, String>(0) != "nobody" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The checkpointer has its own time to see it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sent.query("commit; begin").await;
+    let is_waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while admin.query_one(is_waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(std::time::Instant::now() < deadline, "the commit waits for nobody");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    caught_up(&primary, &standby).await;
+    fail_over(&mut primary, &standby, &mut control).await;
+    let (kind, body) = sent.next().await;
+    let body = String::from_utf8_lossy(&body).into_owned();
+    assert!(kind == b'E' && body.contains("C08007"), "{body}");
+    let detail =
+        format!("transaction {xid} was committed; do not repeat it; of what was sent behind its end nothing is");
+    assert!(body.contains(&detail), "{body}");
+    assert_eq!(sent.cycle().await, ["ZE"]);
+    // Nothing was sent of this one: it is lost, and so is what follows, up to its end.
+    later.query("commit; begin").await;
+    assert_eq!(later.cycle().await, ["40001", "ZE"]);
+    for client in [&mut later, &mut sent] {
+        client.query("insert into ledger values (2)").await;
+        assert_eq!(client.cycle().await, ["25P02", "ZE"]);
+        client.query("commit").await;
+        assert_eq!(client.cycle().await, ["C", "ZI"]);
+    }
+    assert_eq!(count(&router.connect().await).await, 1);
+}

@@ -3,14 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pooling::with_pool;
+use crate::pooling::{until, with_pool};
 use crate::support::*;
 use mainstay_router::protocol::PoolPolicy;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wait_for_a_primary_is_bounded_by_hold_alone() {
-    let narrow = PoolPolicy { mode: mode(), size: 1, wait_ms: 300, queue: 2, ..PoolPolicy::default() };
-    let (mut primary, router, mut control) = with_pool(narrow).await;
+const WAIT_MS: u64 = 300;
+
+/// Six clients of a pool of one connection, where two may wait for each other, write at once while the primary is
+/// gone; `is_told`: the router knows.
+async fn all_are_held(is_told: bool) {
+    let narrow = PoolPolicy { mode: mode(), size: 1, wait_ms: WAIT_MS, queue: 2, ..PoolPolicy::default() };
+    let (mut primary, router, mut control) = with_pool(narrow.clone()).await;
+    let mut patient = policy();
+    patient.generation = mainstay_types::Generation(3);
+    patient.pool = narrow;
+    patient.hold_ms = 120_000;
+    control.policy(patient).await;
     let standby = primary.standby().await;
     let mut clients = Vec::new();
     for _ in 0..6 {
@@ -18,15 +26,19 @@ async fn a_wait_for_a_primary_is_bounded_by_hold_alone() {
     }
     caught_up(&primary, &standby).await;
     primary.kill();
-    control.point(1, None, &[]).await;
-    let waiting: Vec<_> = clients
-        .iter()
-        .map(|client| {
-            let client = Arc::clone(client);
-            tokio::spawn(async move { client.batch_execute("insert into ledger values (1)").await })
-        })
-        .collect();
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    if is_told {
+        control.point(1, None, &[]).await;
+    }
+    let mut waiting = Vec::new();
+    for client in &clients {
+        let one = Arc::clone(client);
+        waiting.push(tokio::spawn(async move { one.batch_execute("insert into ledger values (1)").await }));
+        // One after the other: the first has its turn when the next one comes.
+        let count = waiting.len() as u64;
+        until(&mut control, "held, each at once", |pool| pool.held == count).await;
+    }
+    // Longer than clients wait for each other, counted from when the last one is seen to wait.
+    tokio::time::sleep(Duration::from_millis(3 * WAIT_MS)).await;
     assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
     let pool = control.pool().await;
     assert_eq!((pool.held, pool.refused), (6, 0), "{pool:?}");
@@ -35,11 +47,23 @@ async fn a_wait_for_a_primary_is_bounded_by_hold_alone() {
     for waiting in waiting {
         waiting.await.unwrap().unwrap();
     }
+    until(&mut control, "held no more", |pool| pool.held == 0).await;
     let count: i64 = clients[0].query_one("select count(*) from ledger", &[]).await.unwrap().get(0);
     assert_eq!(count, 6);
     // With a primary there, clients wait for each other no longer than that.
     clients[0].batch_execute("begin").await.unwrap();
     assert_eq!(code(&clients[1].batch_execute("select 1").await.unwrap_err()), "53300");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_for_a_primary_is_bounded_by_hold_alone() {
+    all_are_held(true).await;
+}
+
+/// Before anybody has told the router that the primary is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_behind_one_that_cannot_reach_its_server_is_held_too() {
+    all_are_held(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -69,6 +69,19 @@ impl Raw {
         }
     }
 
+    /// The only column of the only row of a cycle.
+    pub(crate) async fn row(&mut self) -> String {
+        let mut found = None;
+        loop {
+            match self.next().await {
+                (b'D', body) => found = Some(String::from_utf8_lossy(&body[6..]).into_owned()),
+                (b'E', body) => panic!("{}", String::from_utf8_lossy(&body)),
+                (b'Z', _) => return found.expect("a row"),
+                _ => {}
+            }
+        }
+    }
+
     /// Kinds of the messages up to and with ReadyForQuery; for errors their SQLSTATE.
     pub(crate) async fn cycle(&mut self) -> Vec<String> {
         let mut kinds = Vec::new();
