@@ -29,6 +29,8 @@ const PACE: Duration = Duration::from_millis(5);
 const FRESH_PACE: Duration = Duration::from_millis(15);
 /// Time for one request.
 const REQUEST: Duration = Duration::from_secs(40);
+/// Pause after a refusal by a limit: the drill is not to test the limit.
+const LIMITED: Duration = Duration::from_millis(500);
 /// Pause before a client that could not connect tries again.
 const RECONNECT: Duration = Duration::from_millis(10);
 
@@ -63,8 +65,9 @@ pub(crate) fn trust(ca: &std::path::Path) -> io::Result<Arc<ClientConfig>> {
 /// A connection and when it was opened.
 type Open = (SendRequest<Empty<Bytes>>, Instant);
 
-/// How a request failed: its end, the text for the report, when its connection was opened.
-struct Failure(End, String, Instant);
+/// How a request failed: its end, the text for the report, when its connection was opened. Without an end it says
+/// nothing about the stack, and does not count.
+struct Failure(Option<End>, String, Instant);
 
 impl Probe {
     /// Starts the clients, and `fresh` more that connect anew for each request; they end when `stop` says so.
@@ -86,6 +89,10 @@ impl Probe {
                 }
                 Ok(Err(Failure(end, text, opened))) => {
                     self.history.error(&text);
+                    let Some(end) = end else {
+                        tokio::time::sleep(LIMITED).await;
+                        continue;
+                    };
                     (end, opened)
                 }
                 Err(_) => {
@@ -109,7 +116,8 @@ impl Probe {
             Some(open) => open,
             None => self.connect().await?,
         };
-        let failed = |end, what: &str, error: &dyn std::fmt::Display| Failure(end, format!("{what}: {error}"), opened);
+        let failed =
+            |end, what: &str, error: &dyn std::fmt::Display| Failure(Some(end), format!("{what}: {error}"), opened);
         let request = Request::get(&self.path)
             .header("host", format!("{}:{}", self.host, self.port))
             .header("user-agent", "mainstay-drill")
@@ -118,7 +126,11 @@ impl Probe {
         let response = sender.send_request(request).await.map_err(|error| failed(End::Failed, "request", &error))?;
         let status = response.status();
         if status.is_server_error() {
-            return Err(Failure(End::Failed, format!("status {}", status.as_u16()), opened));
+            return Err(Failure(Some(End::Failed), format!("status {}", status.as_u16()), opened));
+        }
+        if status == hyper::StatusCode::TOO_MANY_REQUESTS {
+            // An answer, and no instance had a part in it: neither a success nor a failure of what is tested.
+            return Err(Failure(None, "status 429: a limit refuses the drill, not counted".to_owned(), opened));
         }
         let body = response.into_body().collect().await;
         body.map_err(|error| failed(End::Truncated, "answer broke off", &error))?;
@@ -130,11 +142,11 @@ impl Probe {
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await;
         let stream = stream.map_err(|error| {
             let end = if error.kind() == io::ErrorKind::ConnectionRefused { End::Refused } else { End::Failed };
-            Failure(end, format!("connect: {error}"), began)
+            Failure(Some(end), format!("connect: {error}"), began)
         })?;
         let opened = Instant::now();
         let sender = self.shake_hands(stream).await;
-        let sender = sender.map_err(|error| Failure(End::Failed, format!("handshake: {error}"), opened))?;
+        let sender = sender.map_err(|error| Failure(Some(End::Failed), format!("handshake: {error}"), opened))?;
         Ok((sender, opened))
     }
 
