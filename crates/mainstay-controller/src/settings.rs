@@ -332,6 +332,9 @@ impl Settings {
                     let dir = site.map_or_else(PathBuf::new, |site| self.launch.folder.join(&site.dir));
                     Target::Site { dir, spa: site.is_some_and(|site| site.spa) }
                 }
+                RouteTarget::Redirect { location, status } => {
+                    Target::Redirect { location: location.clone(), status: *status }
+                }
             },
             timeout_ms: u64::try_from(route.timeout.as_millis()).unwrap_or(u64::MAX),
             limits: route.limits.clone(),

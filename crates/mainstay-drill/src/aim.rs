@@ -19,7 +19,7 @@ pub(crate) fn probe(stack: &Stack) -> Option<(&ServiceName, String)> {
             .max_by_key(|route| route.path.len())?;
         match &best.to {
             RouteTarget::Service { name, management } if name == service && *management == on_management => Some(()),
-            RouteTarget::Service { .. } | RouteTarget::Site { .. } => None,
+            RouteTarget::Service { .. } | RouteTarget::Site { .. } | RouteTarget::Redirect { .. } => None,
         }
     };
     for (name, service) in &stack.services {
@@ -31,6 +31,6 @@ pub(crate) fn probe(stack: &Stack) -> Option<(&ServiceName, String)> {
     }
     stack.edge.routes.iter().find_map(|route| match &route.to {
         RouteTarget::Service { management: false, name } => Some((name, route.path.trim_end_matches('*').to_owned())),
-        RouteTarget::Service { .. } | RouteTarget::Site { .. } => None,
+        RouteTarget::Service { .. } | RouteTarget::Site { .. } | RouteTarget::Redirect { .. } => None,
     })
 }

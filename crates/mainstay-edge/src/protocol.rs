@@ -236,6 +236,13 @@ pub enum Target {
         /// Unknown paths without an extension answer `index.html`.
         spa: bool,
     },
+    /// Somewhere else.
+    Redirect {
+        /// A path or URL; a `*` at its end stands for what the route's own stands for.
+        location: String,
+        /// A status of redirection.
+        status: u16,
+    },
 }
 
 /// How an upstream is used.

@@ -98,7 +98,7 @@ impl RequestState {
     fn group(&self) -> Option<&Arc<Group>> {
         match &self.route()?.to {
             Destination::Upstream(group) => Some(group),
-            Destination::Site(_) => None,
+            Destination::Site(_) | Destination::Redirect(_) => None,
         }
     }
 
@@ -184,7 +184,7 @@ impl Proxy {
         session.write_response_header(Box::new(head), true).await
     }
 
-    async fn redirect(&self, session: &mut Session, ctx: &mut RequestState) -> Result<()> {
+    async fn redirect(&self, session: &mut Session, ctx: &RequestState) -> Result<()> {
         let Some(state) = &ctx.head else { return Ok(()) };
         let uri = &session.req_header().uri;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -193,12 +193,18 @@ impl Proxy {
             port => format!(":{port}"),
         };
         let location = format!("https://{}{port}{path}", state.host);
-        let mut head = ResponseHeader::build(308, Some(3))?;
-        head.insert_header("Location", location)?;
-        head.insert_header("Content-Length", "0")?;
-        head.insert_header("X-Request-Id", state.identity.request_id.as_str())?;
-        session.write_response_header(Box::new(head), true).await
+        send_elsewhere(session, 308, location, ctx).await
     }
+}
+
+/// Answers with the place where to ask instead.
+async fn send_elsewhere(session: &mut Session, status: u16, location: String, ctx: &RequestState) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(8))?;
+    head.insert_header("Location", location)?;
+    head.insert_header("Content-Length", "0")?;
+    head.insert_header("X-Request-Id", ctx.identity())?;
+    ctx.dress(&mut head)?;
+    session.write_response_header(Box::new(head), true).await
 }
 
 /// Answers with a refusal of ours.
@@ -308,9 +314,13 @@ impl ProxyHttp for Proxy {
             }
             Destination::Site(site) => {
                 let path = session.req_header().uri.path().to_owned();
-                let prefix = route.path.strip_suffix('*').unwrap_or(&route.path);
-                let below = path.strip_prefix(prefix).unwrap_or_default();
-                site.serve(session, below, ctx).await?;
+                site.serve(session, route.below(&path), ctx).await?;
+                Ok(true)
+            }
+            Destination::Redirect(redirect) => {
+                let uri = &session.req_header().uri;
+                let location = redirect.location(route.below(uri.path()), uri.query());
+                send_elsewhere(session, redirect.status, location, ctx).await?;
                 Ok(true)
             }
         }

@@ -91,6 +91,14 @@ pub enum PolicyError {
         /// The upstream.
         upstream: String,
     },
+    /// A redirection to nowhere.
+    #[error("route {path} redirects to {location:?}, which is no place, or with a status that is none")]
+    Redirect {
+        /// The path.
+        path: String,
+        /// The place.
+        location: String,
+    },
     /// A site without a folder.
     #[error("route {path} leads to site folder {}, which cannot be read", dir.display())]
     Site {
@@ -109,6 +117,30 @@ pub enum PolicyError {
 pub(crate) enum Destination {
     Upstream(Arc<Group>),
     Site(crate::site::Site),
+    Redirect(Redirect),
+}
+
+/// Where clients of a route are sent.
+#[derive(Debug)]
+pub(crate) struct Redirect {
+    pub(crate) status: u16,
+    location: String,
+}
+
+impl Redirect {
+    /// The place for a request, of which `below` is what the route's `*` stands for.
+    pub(crate) fn location(&self, below: &str, query: Option<&str>) -> String {
+        let mut location = match self.location.strip_suffix('*') {
+            // Without slashes at the front: `//evil.example` would be another host.
+            Some(begin) => format!("{begin}{}", below.trim_start_matches('/')),
+            None => self.location.clone(),
+        };
+        if let Some(query) = query {
+            location.push(if location.contains('?') { '&' } else { '?' });
+            location.push_str(query);
+        }
+        location
+    }
 }
 
 /// A compiled route.
@@ -121,6 +153,13 @@ pub(crate) struct Route {
     pub(crate) guard: Guard,
     pub(crate) body_limit: u64,
     pub(crate) tally: Arc<RouteTally>,
+}
+
+impl Route {
+    /// What its `*` stands for in a path that it takes.
+    pub(crate) fn below<'p>(&self, path: &'p str) -> &'p str {
+        path.strip_prefix(self.path.strip_suffix('*').unwrap_or(&self.path)).unwrap_or_default()
+    }
 }
 
 /// A policy in force.
@@ -184,6 +223,12 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
                 return Err(PolicyError::Upstream { path: route.path.clone(), upstream: name.clone() });
             }
             Target::Upstream { .. } => {}
+            Target::Redirect { location, status } => {
+                let is_status = matches!(status, 301 | 302 | 307 | 308);
+                if !is_status || !location.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return Err(PolicyError::Redirect { path: route.path.clone(), location: location.clone() });
+                }
+            }
             Target::Site { dir, .. } => {
                 let read = std::fs::read_dir(dir).map(|_| ());
                 read.map_err(|source| PolicyError::Site { path: route.path.clone(), dir: dir.clone(), source })?;
@@ -261,6 +306,9 @@ impl Snapshot {
                     None => continue,
                 },
                 Target::Site { dir, spa } => (Destination::Site(crate::site::Site::new(dir, *spa)), ""),
+                Target::Redirect { location, status } => {
+                    (Destination::Redirect(Redirect { status: *status, location: location.clone() }), "")
+                }
             };
             let compiled = Arc::new(Route {
                 path: route.path.clone(),

@@ -13,7 +13,7 @@ use crate::browser::{Cors, Headers};
 use crate::limit::Limit;
 use crate::model::{
     Backup, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe, PoolLimits, PoolMode,
-    Probe, Promise, Route, Schedule, Service, Site, Stack, Target, TlsVersion,
+    Probe, Promise, Route, RouteTarget, Schedule, Service, Site, Stack, Target, TlsVersion,
 };
 use crate::network::Admission;
 use crate::origin::{Origin, Origins};
@@ -136,7 +136,12 @@ impl List<'_> {
             let Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit } = route;
             let at = format!("edge.route[{index}]");
             self.push(&format!("{at}.path"), path);
-            self.push(&format!("{at}.to"), name_of(to));
+            match to {
+                RouteTarget::Redirect { location, status } => {
+                    self.push(&format!("{at}.redirect"), format!("{location} ({status})"));
+                }
+                RouteTarget::Service { .. } | RouteTarget::Site { .. } => self.push(&format!("{at}.to"), name_of(to)),
+            }
             self.duration(&format!("{at}.timeout"), *timeout);
             self.limits(&format!("{at}.limit"), limits);
             if limits.is_empty() && !is_exempt && !edge.limits.is_empty() {

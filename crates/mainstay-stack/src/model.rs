@@ -115,6 +115,13 @@ pub enum RouteTarget {
         /// Which.
         name: String,
     },
+    /// Somewhere else: the edge answers with the place.
+    Redirect {
+        /// A path or URL; a `*` at its end stands for what the route's own stands for.
+        location: String,
+        /// 301, 302, 307 or 308. Default 308.
+        status: u16,
+    },
 }
 
 /// An application process kind.

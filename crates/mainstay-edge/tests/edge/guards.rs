@@ -158,6 +158,38 @@ async fn a_header_that_cannot_be_sent_is_refused_with_the_policy() {
     assert!(reason.contains("header \"X-A\" of route /api/* cannot be sent"), "{reason}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_may_send_its_clients_elsewhere() {
+    let edge = Edge::start().await;
+    let mut control = edge.with(&[]).await;
+    let to = |path: &str, location: &str, status| {
+        let mut route = route(path, "");
+        route.to = Target::Redirect { location: location.to_owned(), status };
+        route
+    };
+    let change = |policy: &mut Policy| {
+        policy.routes =
+            vec![to("/old/*", "/new/*", 308), to("/away/*", "https://b.example/x/*", 307), to("/one", "/two?a=1", 301)];
+        policy.routes[0].limits = vec!["7/h per ip".parse().expect("a limit")];
+    };
+    with(&edge, &mut control, 2, change).await;
+    for (path, status, location) in [
+        ("/old/a/b?c=d", 308, "/new/a/b?c=d"),
+        ("/old", 308, "/new/"),
+        ("/old//evil.example", 308, "/new/evil.example"),
+        ("/away/%41?x", 307, "https://b.example/x/%41?x"),
+        ("/one?b=2", 301, "/two?a=1&b=2"),
+    ] {
+        let answer = edge.client().get(path).await;
+        assert_eq!((answer.status, answer.header("location")), (status, location), "{path}");
+    }
+    assert_eq!(edge.client().get("/old/x").await.header("ratelimit-policy"), "\"ip\";q=7;w=3600");
+    let mut policy = edge.policy();
+    policy.generation.0 = 3;
+    policy.routes = vec![to("/x", "/y", 200)];
+    assert!(control.offer(&policy).await.expect_err("refused").contains("a status that is none"));
+}
+
 fn cors(origins: &[&str], has_credentials: bool) -> Option<Cors> {
     let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     Some(Cors {

@@ -16,7 +16,7 @@ use crate::model::{Edge, Route, RouteTarget, Service, Site, TlsVersion};
 use crate::network::Admission;
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
-use crate::read::{limit, policy};
+use crate::read::{limit, policy, redirect};
 use crate::words::nearest;
 
 const HTTPS_PORT: u16 = 8443;
@@ -209,6 +209,7 @@ pub(crate) fn name_of(target: &RouteTarget) -> String {
         RouteTarget::Service { name, management: false } => name.to_string(),
         RouteTarget::Service { name, management: true } => format!("{name}:management"),
         RouteTarget::Site { name } => name.clone(),
+        RouteTarget::Redirect { location, .. } => location.clone(),
     }
 }
 
@@ -229,8 +230,10 @@ fn read_routes(node: &Node, ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<R
         ctx.note_place(&at, item);
         let path = cursor.text(ctx, "path", "path = \"/api/*\"");
         let to = cursor.text(ctx, "to", "to = \"backend\"");
+        let elsewhere = redirect::read(&mut cursor, ctx, path.as_ref());
         for (key, example) in [("path", "`path = \"/*\"`"), ("to", "`to = \"NAME\"`, a service or site")] {
-            if !ctx.is_said(&cursor.at(key)) {
+            let is_elsewhere = key == "to" && cursor.node("redirect").is_some();
+            if !ctx.is_said(&cursor.at(key)) && !is_elsewhere {
                 cursor.missing(ctx, key, "a route leads from a path to a service or site", example);
             }
         }
@@ -251,7 +254,7 @@ fn read_routes(node: &Node, ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<R
             }
             seen.entry(path.text.clone()).or_insert(index);
         }
-        let to = to.and_then(|to| target(ctx, places, &to.text, &to.span));
+        let to = to.and_then(|to| target(ctx, places, &to.text, &to.span)).or(elsewhere);
         if let (Some(path), Some(to)) = (path, to) {
             let is_exempt = limits.as_ref().is_some_and(Vec::is_empty);
             let limits = limits.unwrap_or_default();

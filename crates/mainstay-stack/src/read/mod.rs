@@ -5,6 +5,7 @@ mod edge;
 mod health;
 mod limit;
 mod policy;
+mod redirect;
 mod rest;
 mod schedule;
 mod service;

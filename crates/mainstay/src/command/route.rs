@@ -167,7 +167,10 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
     say("identity", "not yet: the service signs people in itself".to_owned());
     say("waf", "not yet: requests are not inspected".to_owned());
     destination(stack, route, &mut say);
-    None
+    match &route.to {
+        RouteTarget::Redirect { status, .. } => Some(*status),
+        RouteTarget::Service { .. } | RouteTarget::Site { .. } => None,
+    }
 }
 
 fn admission(admission: &Admission, otherwise: &str) -> String {
@@ -202,6 +205,7 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
             let dir = site.map_or_else(String::new, |site| format!(", files of {}", site.dir.display()));
             say("site", format!("{name}{dir}{spa}"));
         }
+        RouteTarget::Redirect { location, status } => say("redirect", format!("{status} to {location}")),
         RouteTarget::Service { name, management } => {
             let port = if *management { ", its management port" } else { "" };
             let time = show_duration(route.timeout);
