@@ -26,6 +26,16 @@ fn a_service_connects_as_the_owner_unless_it_says_otherwise() {
     assert_eq!(connection("database = { role = \"audit\" }"), is("audit", "audit"));
 }
 
+#[test]
+fn a_database_that_would_bear_a_name_of_the_servers_after_its_stack_is_refused() {
+    for stack in ["none", "all", "public", "postgres", "replication", "template1", "pg-x", "mainstay-x"] {
+        let found = codes(&format!("stack = \"{stack}\"\n[database]\n"));
+        assert!(matches!(found.as_slice(), [(Code::BadName, _)]), "{stack}: {found:?}");
+        assert_eq!(codes(&format!("stack = \"{stack}\"\n[database]\nname = \"shop\"\n")), [], "{stack}");
+        assert_eq!(codes(&format!("stack = \"{stack}\"\n[service.x]\nrun = \"./x\"\n")), [], "{stack}");
+    }
+}
+
 fn codes(text: &str) -> Vec<(Code, String)> {
     let found = parse(text, "mainstay.toml", &EnvironmentName::default()).err();
     found.into_iter().flat_map(|found| found.list).map(|one| (one.code, one.message)).collect()

@@ -99,7 +99,22 @@ const MANAGED: [&str; 39] = [
     "wal_level",
 ];
 
-pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &StackName) -> Option<Database> {
+/// The stack's name, and where it stands.
+type Named<'a> = (&'a StackName, &'a Range<usize>);
+
+/// The database's name is the stack's, where the file says none.
+fn named_after(ctx: &mut Context<'_>, (stack, span): Named<'_>) -> String {
+    let name = stack.as_str().replace('-', "_");
+    if is_taken(&name) && !ctx.is_said("database.name") {
+        let message =
+            format!("the database is named after the stack, and PostgreSQL or mainstay uses \"{name}\" itself");
+        let help = "name the stack otherwise, or write `name = \"myapp\"` under [database]".to_owned();
+        ctx.error(Code::BadName, span, message, help);
+    }
+    name
+}
+
+pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: Named<'_>) -> Option<Database> {
     let mut cursor = top.table(ctx, "database")?;
     let (standbys, replicas) = (cursor.node("standbys"), cursor.node("replicas"));
     let (use_standbys, use_replicas) = one_of(ctx, ("database.standbys", standbys), ("database.replicas", replicas));
@@ -112,7 +127,7 @@ pub(super) fn database(top: &mut Cursor<'_>, ctx: &mut Context<'_>, stack: &Stac
     }
     let name = database_name(&mut cursor, ctx).unwrap_or_else(|| {
         ctx.origins.set("database.name", Origin::Derived { from: "stack".to_owned() });
-        stack.as_str().replace('-', "_")
+        named_after(ctx, stack)
     });
     let mut database = Database {
         name,
@@ -306,15 +321,18 @@ fn access(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<RoleAccess> 
     }
 }
 
+/// A role of these names is the server's; `mainstay` is ours.
+fn is_taken(name: &str) -> bool {
+    matches!(name, "postgres" | "template0" | "template1" | "public" | "all" | "replication" | "none")
+        || name.starts_with("pg_")
+        || name.starts_with("mainstay")
+}
+
 /// A name of a database or role that no server takes for another.
 fn checked_name(ctx: &mut Context<'_>, path: &str, text: &str, span: &Range<usize>) -> Option<String> {
     let bytes = text.as_bytes();
     let is_plain = bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_');
     let begins_well = bytes.first().is_some_and(u8::is_ascii_lowercase);
-    // A role of these names is the server's; `mainstay` is ours.
-    let is_taken = matches!(text, "postgres" | "template0" | "template1" | "public" | "all" | "replication" | "none")
-        || text.starts_with("pg_")
-        || text.starts_with("mainstay");
     if !is_plain || !begins_well || bytes.len() > LONGEST_NAME {
         let message = format!(
             "`{path}` is \"{}\"; it is 1 to {LONGEST_NAME} of a-z, 0-9 and _, beginning with a letter",
@@ -323,7 +341,7 @@ fn checked_name(ctx: &mut Context<'_>, path: &str, text: &str, span: &Range<usiz
         ctx.error(Code::BadName, span, message, "write for example \"myapp\"".to_owned());
         return None;
     }
-    if is_taken {
+    if is_taken(text) {
         let message = format!("`{path}` is \"{text}\", which PostgreSQL or mainstay uses itself");
         ctx.error(Code::BadName, span, message, "choose another name".to_owned());
         return None;

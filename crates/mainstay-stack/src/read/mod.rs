@@ -77,14 +77,14 @@ pub(crate) struct Draft {
 /// Reads the whole file as one environment sees it. With errors in `ctx` the answer is only good for more checks.
 pub(crate) fn stack(root: &Table, ctx: &mut Context<'_>) -> Draft {
     let mut top = Cursor::new(root, 0..0, "");
-    let name = stack_name(&mut top, ctx);
+    let (name, named_at) = stack_name(&mut top, ctx);
     let domain = top.text(ctx, "domain", "domain = \"example.com\"");
     ctx.origins.set("environment", Origin::Caller);
     let has_database = root.contains_key("database");
     let has_cache = root.contains_key("cache");
     let (services, scale_max) = service::read_all(&mut top, ctx, has_database, has_cache);
     let sites = rest::sites(&mut top, ctx);
-    let database = data::database(&mut top, ctx, &name);
+    let database = data::database(&mut top, ctx, (&name, &named_at));
     let cache = data::cache(&mut top, ctx);
     let edge = edge::read(&mut top, ctx, &name, domain.as_ref(), &services, &sites);
     let observe: Observe = rest::observe(&mut top, ctx);
@@ -98,18 +98,19 @@ pub(crate) fn stack(root: &Table, ctx: &mut Context<'_>) -> Draft {
     Draft { stack, scale_max }
 }
 
-fn stack_name(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> StackName {
+/// The name, and where it stands.
+fn stack_name(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> (StackName, Range<usize>) {
     let example = "stack = \"myapp\"";
     if let Some(text) = top.text(ctx, "stack", example) {
         match StackName::new(text.text.as_str()) {
-            Ok(name) => return name,
+            Ok(name) => return (name, text.span),
             Err(error) => bad_name(ctx, &text.span, &error),
         }
     } else if !ctx.is_said("stack") {
         top.missing(ctx, "stack", "its data and ports are kept under this name", &format!("`{example}` at the top"));
     }
     // Only reached with an error on record, so that no stack ever bears this name.
-    StackName::new("unnamed").expect("a fixed name that keeps the rule")
+    (StackName::new("unnamed").expect("a fixed name that keeps the rule"), 0..0)
 }
 
 /// Says that a name breaks the rule for names.
