@@ -76,16 +76,16 @@ pub struct DrillFigures {
     pub promised_rto_ms: u64,
     /// Age of acknowledged data that may be lost, as promised.
     pub promised_rpo_ms: u64,
-    /// Median RTO.
-    pub rto_p50_ms: u64,
+    /// Median RTO. `None` of this and the next four: there is no such figure, which is not zero; older records have zero.
+    pub rto_p50_ms: Option<u64>,
     /// 95th percentile of the RTO.
-    pub rto_p95_ms: u64,
+    pub rto_p95_ms: Option<u64>,
     /// Worst RTO.
-    pub rto_max_ms: u64,
+    pub rto_max_ms: Option<u64>,
     /// 95th percentile of the longest gap between two successes of one client.
-    pub stall_p95_ms: u64,
+    pub stall_p95_ms: Option<u64>,
     /// Worst of these.
-    pub stall_max_ms: u64,
+    pub stall_max_ms: Option<u64>,
     /// Acknowledged rows and keys, but for keys that may go.
     pub acknowledged: u64,
     /// Of these, not there afterwards.

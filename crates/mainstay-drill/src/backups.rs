@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client as Sql;
 
 use crate::environment::Environment;
+use crate::judge;
 use crate::ledger;
 use crate::log::Log;
 use crate::measure::{percentile, wall_clock};
@@ -36,6 +37,9 @@ const APART: Duration = Duration::from_millis(50);
 /// Longest wait for the archive beyond what is promised: then it is a broken promise, and waiting is over.
 const ARCHIVED_WITHIN: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(200);
+/// Longest round, and longest base backup before the first: what one needs grows with the database, and what takes
+/// longer is not under way any more. **Basis**: 2 TB at 50 MB/s.
+const LONGEST: Duration = Duration::from_secs(12 * 3600);
 /// How names of copies begin.
 const COPY: &str = ".drill-";
 const TABLE: &str = "mainstay_drill_rows";
@@ -59,6 +63,8 @@ pub trait Repository {
     fn open(&self, to: &str, copy: Option<&Path>) -> impl Future<Output = Result<Self::Past, String>>;
     /// Checks the repository in a folder; what is wrong, one line each.
     fn check(&self, folder: &Path, read_data: bool) -> impl Future<Output = Result<Vec<String>, String>>;
+    /// Removes what is left of a past that was given up while it was opened or open.
+    fn clear(&self) -> impl Future<Output = ()>;
 }
 
 /// The past, open.
@@ -112,6 +118,8 @@ pub async fn backups<R: Repository>(
             Ok(report)
         }
         Err(error) => {
+            // Dropped in the middle: a server of the past may run, and its folder is as large as the database.
+            repository.clear().await;
             log.abort(&error.to_string())?;
             Err(error)
         }
@@ -125,7 +133,7 @@ async fn rounds<R: Repository>(
     repository: &R,
     progress: &mut dyn Progress,
 ) -> Result<Vec<(Timestamp, Found, Timestamp)>, Error> {
-    if repository.ensure().await.map_err(Error::Backups)? {
+    if within(LONGEST, "no base backup was taken", repository.ensure()).await.map_err(Error::Backups)? {
         progress.say("there was no base backup: one was taken");
     }
     let url = client.database().await?.ledger_url;
@@ -134,13 +142,16 @@ async fn rounds<R: Repository>(
         let began = wall_clock();
         let seed = splitmix(options.seed ^ u64::from(number) << 32);
         let round = Round { url: &url, options, promised, repository, seed };
-        let found = match options.fault {
-            Fault::DropTable => round.drop_table().await,
-            Fault::CorruptBackup => round.corrupt_backup().await,
-            Fault::MissingWal => round.missing_wal().await,
-            _ => round.backup_restore().await,
+        let found = async {
+            match options.fault {
+                Fault::DropTable => round.drop_table().await,
+                Fault::CorruptBackup => round.corrupt_backup().await,
+                Fault::MissingWal => round.missing_wal().await,
+                _ => round.backup_restore().await,
+            }
         };
-        let found = found.map_err(Error::Backups)?;
+        // Large: it restores beside the present.
+        let found = within(LONGEST, "the round did not end", Box::pin(found)).await.map_err(Error::Backups)?;
         let rto = found.rto.map_or("never".to_owned(), |rto| format!("{} ms", rto.as_millis()));
         progress.say(&format!("run {number}/{}: {}; rto {rto}", options.runs, found.fault));
         all.push((began, found, wall_clock()));
@@ -164,8 +175,9 @@ struct Last {
     segment: String,
 }
 
-fn said(error: &tokio_postgres::Error) -> String {
-    mainstay_types::full_text(error)
+async fn within<T>(longest: Duration, what: &str, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let late = |_| Err(format!("{what} within {} h", longest.as_secs() / 3600));
+    tokio::time::timeout(longest, work).await.unwrap_or_else(late)
 }
 
 /// A moment as `mainstay restore --to` reads it.
@@ -178,7 +190,7 @@ fn moment(at: Timestamp) -> String {
 
 async fn clock(sql: &Sql) -> Result<Timestamp, String> {
     let query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-    let row = sql.query_one(query, &[]).await.map_err(|error| said(&error))?;
+    let row = ledger::answer(sql.query_one(query, &[])).await?;
     Ok(Timestamp::from_micros(row.get(0)))
 }
 
@@ -188,21 +200,21 @@ impl<R: Repository> Round<'_, R> {
     }
 
     async fn sql(&self) -> Result<Sql, String> {
-        ledger::connect(self.url).await.map_err(|error| said(&error))
+        ledger::answer(ledger::connect(self.url)).await
     }
 
     async fn run(&self, sql: &Sql, text: &str) -> Result<(), String> {
-        sql.batch_execute(text).await.map_err(|error| said(&error))
+        ledger::answer(sql.batch_execute(text)).await
     }
 
     /// The ledger's role in the restored copy.
     async fn look(&self, past: &R::Past, query: &str) -> Result<Vec<i64>, String> {
         let mut config: tokio_postgres::Config =
-            self.url.expose().parse().map_err(|error: tokio_postgres::Error| said(&error))?;
+            self.url.expose().parse().map_err(|error: tokio_postgres::Error| mainstay_types::full_text(&error))?;
         config = only(&config, past.port());
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(|error| said(&error))?;
+        let (client, connection) = ledger::answer(config.connect(tokio_postgres::NoTls)).await?;
         tokio::spawn(async move { connection.await.ok() });
-        let rows = client.query(query, &[]).await.map_err(|error| said(&error))?;
+        let rows = ledger::answer(client.query(query, &[])).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
@@ -225,7 +237,7 @@ impl<R: Repository> Round<'_, R> {
         tokio::time::sleep(APART).await;
         self.run(sql, &format!("CREATE TABLE {TABLE}_end (); DROP TABLE {TABLE}_end")).await?;
         let query = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
-        let row = sql.query_one(query, &[]).await.map_err(|error| said(&error))?;
+        let row = ledger::answer(sql.query_one(query, &[])).await?;
         Ok(Last { at, segment: row.get(0) })
     }
 
@@ -253,6 +265,11 @@ impl<R: Repository> Round<'_, R> {
             rpo: self.archived(&last).await?,
             ..Found::default()
         };
+        if found.rpo.is_none() {
+            // A broken promise, and no past to open.
+            self.run(&sql, &format!("DROP TABLE {TABLE}")).await?;
+            return Ok(found);
+        }
         // A positive control opens another moment than was asked for.
         let to = if self.is_sabotaged() { last.at } else { at };
         let begun = Instant::now();
@@ -279,13 +296,16 @@ impl<R: Repository> Round<'_, R> {
         tokio::time::sleep(APART).await;
         self.run(&sql, &format!("DROP TABLE {TABLE}")).await?;
         let after = self.end(&sql).await?;
-        let gone = sql.query_one("SELECT to_regclass($1) IS NULL", &[&TABLE]).await.map_err(|error| said(&error))?;
+        let gone = ledger::answer(sql.query_one("SELECT to_regclass($1) IS NULL", &[&TABLE])).await?;
         let mut found = Found {
             fault: format!("DROP TABLE of {DROPPED_ROWS} rows, and it is gone"),
             is_proven: gone.get(0),
             rpo: self.archived(&after).await?,
             ..Found::default()
         };
+        if found.rpo.is_none() {
+            return Ok(found);
+        }
         let to = if self.is_sabotaged() { after.at } else { before };
         let begun = Instant::now();
         let past = self.open(to).await?;
@@ -622,7 +642,7 @@ fn round(number: u32, began: Timestamp, found: &Found, ended: Timestamp) -> Roun
         fault: found.fault.clone(),
         is_proven: found.is_proven,
         rto_ms: found.rto.map(millis),
-        stall_ms: 0,
+        stall_ms: None,
         whole_ms: None,
         load: BTreeMap::new(),
         timeline_ms: found.timeline.clone(),
@@ -649,7 +669,7 @@ fn evidence(
         rto_ms,
         load: "rows of one client through the router".to_owned(),
         not_tested: not_tested.map(str::to_owned).to_vec(),
-        reproduce: format!("mainstay drill {} --runs {} --seed {}", options.fault.name(), options.runs, options.seed),
+        reproduce: judge::again(options),
         ..Evidence::default()
     }
 }

@@ -20,7 +20,7 @@ pub(crate) const KINDS: [(&str, Of); 4] = [
 ];
 
 /// Rounds whose fault is proven: the others have no moment that their times could be counted from.
-fn proven(rounds: &[Round]) -> impl Iterator<Item = &Round> {
+pub(crate) fn proven(rounds: &[Round]) -> impl Iterator<Item = &Round> {
     rounds.iter().filter(|round| round.fault.is_ok())
 }
 
@@ -38,17 +38,22 @@ pub(crate) fn stall_ms(rounds: &[Round]) -> Vec<u64> {
 pub(crate) fn measured(rounds: &[Round]) -> Measured {
     let (rto_ms, stall_ms) = (rto_ms(rounds), stall_ms(rounds));
     let whole_ms: Vec<u64> = proven(rounds).filter_map(|round| round.whole).map(millis).collect();
-    let mut counts = Counts::default();
-    for round in rounds {
-        counts.add(&count(round));
-    }
     Measured {
         stall_ms: Spread::of(&stall_ms),
         rto_ms: Spread::of(&rto_ms),
         whole_ms: Spread::of(&whole_ms),
         keys_rpo_ms: rounds.iter().map(oldest_loss_ms).max().unwrap_or(0),
-        counts,
+        counts: counts(rounds.iter()),
     }
+}
+
+/// What was counted, over these.
+pub(crate) fn counts<'r>(rounds: impl Iterator<Item = &'r Round>) -> Counts {
+    let mut counts = Counts::default();
+    for round in rounds {
+        counts.add(&count(round));
+    }
+    counts
 }
 
 /// Age that the oldest lost key had when the fault came.
@@ -111,7 +116,7 @@ pub(crate) fn round_report(round: &Round) -> RoundReport {
         fault: fault_text(round),
         is_proven: round.fault.is_ok(),
         rto_ms: round.rto.filter(|_| round.fault.is_ok()).map(millis),
-        stall_ms: millis(round.stall),
+        stall_ms: round.fault.is_ok().then(|| millis(round.stall)),
         whole_ms: round.whole.map(millis),
         load: load.map(|(kind, operations)| (kind.to_owned(), load_of(round, operations))).collect(),
         timeline_ms: round.timeline.clone(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checker::{Anomaly, Checked, Tally, Validity};
+use crate::figures;
 use crate::report::{CheckReport, Counts};
 use crate::round::Round;
 
@@ -49,11 +50,13 @@ pub(crate) fn count_rows(round: &Round, counts: &mut Counts) {
     }
 }
 
-/// Writes of the workloads beside the ledger that failed or whose outcome is unknown.
+/// Writes of the workloads beside the ledger that failed or whose outcome is unknown, of rounds with a fault.
 pub(crate) fn disturbed(rounds: &[Round]) -> u64 {
     let beside = |checked: &&Checked| checked.checker != crate::checker::append::NAME;
-    let writes =
-        rounds.iter().flat_map(|round| &round.seen.examined.checks).filter(beside).map(|checked| checked.writes);
+    let writes = figures::proven(rounds)
+        .flat_map(|round| &round.seen.examined.checks)
+        .filter(beside)
+        .map(|checked| checked.writes);
     writes.map(|writes| writes.failed + writes.ambiguous).sum()
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Case<'a> {
 pub(crate) fn judge(case: &Case<'_>, rounds: &[Round]) -> Report {
     let (options, promise) = (case.options, case.options.fault.promise(case.stack));
     let measured = figures::measured(rounds);
-    let (verdict, reasons) = verdict(case, rounds, &measured.counts, promise);
+    let (verdict, reasons) = verdict(case, rounds, promise);
     Report {
         version: REPORT_VERSION,
         drill: options.fault.name().to_owned(),
@@ -67,7 +67,7 @@ fn evidence(case: &Case<'_>, rounds: &[Round], promise: Promise, reasons: Vec<St
     for (text, count) in rounds.iter().flat_map(|round| &round.seen.errors) {
         *errors.entry(text.clone()).or_default() += count;
     }
-    let least = |of: fn(&Round) -> usize| rounds.iter().map(of).min().unwrap_or(0) as u64;
+    let least = |of: fn(&Round) -> usize| rounds.iter().map(of).min().map(|count| count as u64);
     Evidence {
         faults: rounds.iter().map(figures::fault_text).collect(),
         least_load_before: least(|round| round.load_before),
@@ -177,26 +177,28 @@ fn not_tested(fault: Fault) -> Vec<String> {
         .collect()
 }
 
-fn verdict(case: &Case<'_>, rounds: &[Round], counts: &Counts, promise: Promise) -> (Verdict, Vec<String>) {
+fn verdict(case: &Case<'_>, rounds: &[Round], promise: Promise) -> (Verdict, Vec<String>) {
     let mut failures: Vec<String> = rounds.iter().flat_map(|round| round.reasons.clone()).collect();
     let mut voids = Vec::new();
     for round in rounds {
         let number = round.number;
+        failures.extend(findings::broken(round));
+        voids.extend(findings::unjudged(round));
+        failures.extend(broken_keys(case, round, promise));
         if let Err(text) = &round.fault {
+            // Data must not be lost without a fault either; all else is counted from it.
             voids.push(format!("run {number}: the fault is not proven: {text}"));
+            continue;
         }
         if round.load_before < LEAST_LOAD {
             let load = round.load_before;
             voids.push(format!("run {number}: {load} operations before the fault, {LEAST_LOAD} are needed"));
         }
         failures.extend(broken_times(case, round, promise));
-        failures.extend(findings::broken(round));
-        voids.extend(findings::unjudged(round));
-        failures.extend(broken_keys(case, round, promise));
         failures.extend(broken_doors(case, round));
     }
     failures.extend(broken_stalls(case, rounds, promise));
-    failures.extend(broken_by_fault(case, counts, findings::disturbed(rounds)));
+    failures.extend(broken_by_fault(case, &figures::counts(figures::proven(rounds)), findings::disturbed(rounds)));
     if !failures.is_empty() {
         failures.extend(voids);
         return (Verdict::Fail, failures);
@@ -216,7 +218,7 @@ fn broken_times(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String>
         }
         Some(_) => {}
     }
-    if round.whole.is_none() && round.fault.is_ok() {
+    if round.whole.is_none() {
         let within = whole::WITHIN.as_secs();
         broken.push(format!("run {number}: the stack was not whole again within {within} s"));
     }
@@ -271,8 +273,10 @@ fn broken_stalls(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<Str
     }
     let mut broken = Vec::new();
     for was_pressed in [false, true] {
-        let stalls: Vec<u64> =
-            rounds.iter().filter(|round| round.was_pressed == was_pressed).map(|round| millis(round.stall)).collect();
+        let stalls: Vec<u64> = figures::proven(rounds)
+            .filter(|round| round.was_pressed == was_pressed)
+            .map(|round| millis(round.stall))
+            .collect();
         let (p95, limit) =
             (measure::percentile(&stalls, 95), millis(stall_limit(case.options.fault, was_pressed, promise)));
         if p95 > limit {
@@ -306,6 +310,9 @@ fn broken_keys(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String> 
 
 /// Whether the promise allows the loss of what was acknowledged then: not before it, and not once service was back.
 fn may_be_lost(round: &Round, acknowledged: Instant, rpo: Duration) -> bool {
+    if round.fault.is_err() {
+        return false;
+    }
     let back = round.rto.map_or(round.times.ended, |rto| round.times.injected + rto);
     let age = round.times.injected.saturating_duration_since(acknowledged);
     !rpo.is_zero() && age <= rpo && acknowledged < back
@@ -389,4 +396,86 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
         ));
     }
     broken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Examined;
+    use crate::load::Seen;
+    use crate::run::Stop;
+
+    fn stack() -> Stack {
+        let text = "stack = \"shop\"\n[database]\n[service.backend]\nrun = \"./server\"\n";
+        let parsed = mainstay_stack::parse(text, "mainstay.toml", &mainstay_types::EnvironmentName::default());
+        parsed.expect("a stack").stack
+    }
+
+    fn options(fault: Fault) -> Options {
+        Options {
+            fault,
+            runs: 1,
+            seed: 7,
+            sabotage: None,
+            ca: "ca.pem".into(),
+            https_port: 1,
+            state: "/s".into(),
+            history: "/s/drills/history.jsonl".into(),
+            release: "0.1.0".to_owned(),
+            stack_hash: "abc".to_owned(),
+            call: "mainstay".to_owned(),
+            stop: Stop::never(),
+        }
+    }
+
+    /// A round in which a write failed, service did not come back, and the stack was not whole again.
+    fn round(fault: Result<String, String>) -> Round {
+        let (now, wall) = (Instant::now(), Timestamp::from_millis(1));
+        let later = now + Duration::from_secs(30);
+        let failed = Operation { client: 1, number: 1, opened: now, began: now, ended: later, end: End::Failed };
+        Round {
+            number: 1,
+            began_at: wall,
+            injected_at: fault.is_ok().then_some(wall),
+            ended_at: wall,
+            times: crate::round::Times { began: now, injected: now, gone: now, ended: later },
+            rto: None,
+            stall: Duration::from_secs(30),
+            whole: None,
+            was_pressed: false,
+            seen: Seen {
+                writes: vec![failed],
+                requests: Vec::new(),
+                keys: Vec::new(),
+                knocks: Vec::new(),
+                errors: BTreeMap::new(),
+                examined: Examined { history: None, contradiction: None, checks: Vec::new() },
+                keys_read: None,
+            },
+            load_before: LEAST_LOAD,
+            load_after: LEAST_LOAD,
+            fault,
+            timeline: BTreeMap::new(),
+            reasons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_round_without_its_fault_breaks_no_promise_about_it() {
+        let stack = stack();
+        for fault in [Fault::DatabaseCrash, Fault::RouterCrash, Fault::Switchover, Fault::StandbyLoss, Fault::DiskFull]
+        {
+            let options = options(fault);
+            let case = Case { stack: &stack, options: &options, began: Timestamp::from_millis(1), load: String::new() };
+            let report = judge(&case, &[round(Err("there is nobody to hit".to_owned()))]);
+            assert_eq!(report.verdict, Verdict::Void, "{fault:?}: {:?}", report.evidence.reasons);
+            assert_eq!(report.evidence.reasons.len(), 1, "{fault:?}: {:?}", report.evidence.reasons);
+            assert_eq!(report.rounds[0].stall_ms, None, "there was no fault to count from");
+            let report = judge(&case, &[round(Ok("it was hit".to_owned()))]);
+            assert_eq!(report.verdict, Verdict::Fail, "{fault:?}");
+            let mut lost = round(Err("there is nobody to hit".to_owned()));
+            lost.reasons.push("a row is lost".to_owned());
+            assert_eq!(judge(&case, &[lost]).verdict, Verdict::Fail, "what was lost without a fault is not hidden");
+        }
+    }
 }

@@ -41,6 +41,16 @@ pub(crate) struct Ledger {
     pub(crate) history: History,
 }
 
+/// What is asked of a server, with its deadline.
+///
+/// **Errors**: the server's, or no answer within [`OPERATION`].
+pub(crate) async fn answer<T>(asked: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, String> {
+    match tokio::time::timeout(OPERATION, asked).await {
+        Ok(answer) => answer.map_err(|error| mainstay_types::full_text(&error)),
+        Err(_) => Err(format!("PostgreSQL did not answer within {} s", OPERATION.as_secs())),
+    }
+}
+
 /// A connection through the router.
 pub(crate) async fn connect(url: &Secret) -> Result<Client, tokio_postgres::Error> {
     let mut config: tokio_postgres::Config = url.expose().parse()?;

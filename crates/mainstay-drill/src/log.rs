@@ -101,15 +101,15 @@ fn short(text: &str) -> String {
 fn figures(report: &Report) -> DrillFigures {
     let (measured, counts) = (&report.measured, &report.measured.counts);
     let (lost, acknowledged) = report.lost();
-    let (rto, stall) = (measured.rto_ms.clone().unwrap_or_default(), measured.stall_ms.clone().unwrap_or_default());
+    let (rto, stall) = (measured.rto_ms.as_ref(), measured.stall_ms.as_ref());
     DrillFigures {
         promised_rto_ms: report.promise.rto_ms,
         promised_rpo_ms: report.promise.rpo_ms,
-        rto_p50_ms: rto.p50,
-        rto_p95_ms: rto.p95,
-        rto_max_ms: rto.max,
-        stall_p95_ms: stall.p95,
-        stall_max_ms: stall.max,
+        rto_p50_ms: rto.map(|rto| rto.p50),
+        rto_p95_ms: rto.map(|rto| rto.p95),
+        rto_max_ms: rto.map(|rto| rto.max),
+        stall_p95_ms: stall.map(|stall| stall.p95),
+        stall_max_ms: stall.map(|stall| stall.max),
         acknowledged,
         lost,
         requests: counts.requests,

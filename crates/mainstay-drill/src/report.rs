@@ -214,8 +214,8 @@ pub struct RoundReport {
     pub is_proven: bool,
     /// From injection to the first success of a run of successes; `None`: service did not come back.
     pub rto_ms: Option<u64>,
-    /// Longest gap between two successes of one client.
-    pub stall_ms: u64,
+    /// Longest gap between two successes of one client; `None` without a fault or without clients.
+    pub stall_ms: Option<u64>,
     /// From injection until the stack was whole again.
     pub whole_ms: Option<u64>,
     /// Load by kind of client: `writes`, `requests`, `keys`, `knocks`.
@@ -231,10 +231,10 @@ pub struct RoundReport {
 pub struct Evidence {
     /// One line for each fault: who was hit, and how that is known.
     pub faults: Vec<String>,
-    /// Operations before the fault, fewest over all runs.
-    pub least_load_before: u64,
+    /// Operations before the fault, fewest over all runs; `None`: the drill makes no such load.
+    pub least_load_before: Option<u64>,
     /// Operations after the fault, fewest over all runs.
-    pub least_load_after: u64,
+    pub least_load_after: Option<u64>,
     /// Errors that clients saw, by text.
     pub errors: BTreeMap<String, u64>,
     /// Why the verdict is not PASS.

@@ -19,7 +19,7 @@ use crate::load::{Loads, Seen};
 use crate::measure::{self, wall_clock};
 use crate::run::{Error, Options, Progress, Sabotage};
 use crate::timeline;
-use crate::whole::{self, LOOK};
+use crate::whole::{self, LOOK, Patience};
 
 /// Load before the fault: enough to know what normal is.
 const BEFORE: Duration = Duration::from_millis(800);
@@ -107,7 +107,7 @@ pub(crate) fn round_line(options: &Options, round: &Round) -> String {
 impl Arena<'_> {
     pub(crate) async fn round(&self, number: u32, progress: &mut dyn Progress) -> Result<Round, Error> {
         let options = self.options;
-        let status = whole::wait(self.client, progress).await?;
+        let status = whole::wait(self.client, Patience::between(), progress).await?;
         self.wait_steady(&status, progress).await?;
         let random = splitmix(options.seed ^ u64::from(number) << 32);
         let seq = self.client.events(None, 1).await?.last().map_or(0, |event| event.seq);

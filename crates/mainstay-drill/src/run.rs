@@ -216,7 +216,7 @@ struct Done {
 }
 
 async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mut dyn Progress) -> Result<Done, Error> {
-    whole::wait(client, progress).await?;
+    whole::wait(client, whole::Patience::at_first(), progress).await?;
     let loads = Loads::of(client, stack, options).await?;
     let arena = Arena { client, stack, options, loads };
     let mut environment = Environment::look();

@@ -120,7 +120,7 @@ impl Arena<'_> {
                 Ok(status) => {
                     let begun = tokio::spawn(async move {
                         tokio::time::sleep(BEGUN).await;
-                        open.batch_execute("COMMIT").await.map_err(|error| mainstay_types::full_text(&error))
+                        ledger::answer(open.batch_execute("COMMIT")).await
                     });
                     let asked = Asked { status: Box::new(status), begun };
                     return Ok(Injected { at, gone: at, wall, hit: Hit::Asked(asked) });
@@ -134,11 +134,10 @@ impl Arena<'_> {
 
     /// A transaction that is begun before the switchover is asked for: it must end as if nothing were.
     async fn begin_transaction(&self) -> Result<Client, String> {
-        let text = |error: tokio_postgres::Error| mainstay_types::full_text(&error);
         let access = self.client.database().await.map_err(|error| error.to_string())?;
-        let client = ledger::connect(&access.ledger_url).await.map_err(text)?;
+        let client = ledger::answer(ledger::connect(&access.ledger_url)).await?;
         let sql = "BEGIN; INSERT INTO ledger (drill, writer, number) VALUES ('begun before', -2, 0)";
-        client.batch_execute(sql).await.map_err(text)?;
+        ledger::answer(client.batch_execute(sql)).await?;
         Ok(client)
     }
 
@@ -276,8 +275,8 @@ impl Arena<'_> {
         let at = Instant::now();
         let url = access.app_url.clone();
         let other = tokio::spawn(async move {
-            let client = ledger::connect(&url).await.map_err(|error| mainstay_types::full_text(&error))?;
-            client.simple_query("SELECT 1").await.map_err(|error| mainstay_types::full_text(&error))?;
+            let client = ledger::answer(ledger::connect(&url)).await?;
+            ledger::answer(client.simple_query("SELECT 1")).await?;
             Ok(at.elapsed())
         });
         let mut waiting = 0;
@@ -301,7 +300,8 @@ impl Arena<'_> {
         let held = if is_leaking { LEAKED } else { HELD };
         tokio::time::sleep(held.saturating_sub(at.elapsed())).await;
         for client in &taken.clients {
-            client.batch_execute("ROLLBACK").await.ok();
+            // One that does not answer gives its connection back by closing it, below.
+            ledger::answer(client.batch_execute("ROLLBACK")).await.ok();
         }
         drop(taken.clients);
         let promised = self.options.fault.promise(self.stack).rto;
@@ -362,9 +362,10 @@ async fn holder(url: &Secret) -> Result<Client, String> {
 async fn receiver(direct: &Secret) -> Result<i32, String> {
     let text = |error: tokio_postgres::Error| mainstay_types::full_text(&error);
     let config: tokio_postgres::Config = direct.expose().parse().map_err(text)?;
-    let (client, connection) = config.connect(NoTls).await.map_err(text)?;
+    let (client, connection) = ledger::answer(config.connect(NoTls)).await?;
     let connection = tokio::spawn(async move { connection.await.ok() });
-    let row = client.query_opt("SELECT pid FROM pg_stat_wal_receiver WHERE pid IS NOT NULL", &[]).await.map_err(text);
+    let query = "SELECT pid FROM pg_stat_wal_receiver WHERE pid IS NOT NULL";
+    let row = ledger::answer(client.query_opt(query, &[])).await;
     connection.abort();
     row?.map(|row| row.get(0)).ok_or_else(|| "it receives no log".to_owned())
 }

@@ -21,6 +21,8 @@ pub(crate) struct Missing {
     pub(crate) text: String,
     /// Nothing will change it but a person.
     pub(crate) needs_a_person: bool,
+    /// It ends again and again, whatever it is called in between.
+    pub(crate) is_crash_loop: bool,
 }
 
 /// What is said and done about a stack that is not whole. Pure.
@@ -30,6 +32,8 @@ pub(crate) struct Missing {
 pub(crate) struct Patience {
     /// The longest wait.
     within: Duration,
+    /// What ends again and again is waited for: a drill's own kills may have come to that.
+    bears_crash_loops: bool,
     /// What was missing last, since when, and when it was said last.
     last: Option<(String, Duration, Option<Duration>)>,
 }
@@ -52,8 +56,14 @@ impl Patience {
     /// The control plane may be about to see that a person has acted.
     const PERSON: Duration = Duration::from_secs(3);
 
-    pub(crate) fn new(within: Duration) -> Self {
-        Self { within, last: None }
+    /// Before anything was broken.
+    pub(crate) fn at_first() -> Self {
+        Self { within: WITHIN, bears_crash_loops: false, last: None }
+    }
+
+    /// After a round.
+    pub(crate) fn between() -> Self {
+        Self { bears_crash_loops: true, ..Self::at_first() }
     }
 
     /// Told what is missing so long after the beginning.
@@ -64,6 +74,9 @@ impl Patience {
         };
         let still = after.saturating_sub(since);
         let limit = if missing.needs_a_person { Self::PERSON } else { Self::STILL };
+        if missing.is_crash_loop && !self.bears_crash_loops {
+            return Next::GiveUp(missing.text.clone());
+        }
         if after >= self.within || still >= limit {
             let seconds = after.as_secs();
             return Next::GiveUp(format!("{} (waited {seconds} s, {} s for this)", missing.text, still.as_secs()));
@@ -80,15 +93,19 @@ impl Patience {
 /// Waits until every box is ready and commits are as durable as the stack file wants.
 ///
 /// **Errors**: it is not whole in time, or nothing changes about that; the text says which box it is.
-pub(crate) async fn wait(client: &Client, progress: &mut dyn Progress) -> Result<Status, Error> {
-    let (began, mut patience) = (Instant::now(), Patience::new(WITHIN));
+pub(crate) async fn wait(
+    client: &Client,
+    mut patience: Patience,
+    progress: &mut dyn Progress,
+) -> Result<Status, Error> {
+    let began = Instant::now();
     loop {
         let missing = match client.status().await {
             Ok(status) => match missing(&status) {
                 None => return Ok(status),
                 Some(missing) => missing,
             },
-            Err(error) => Missing { text: error.to_string(), needs_a_person: false },
+            Err(error) => Missing { text: error.to_string(), needs_a_person: false, is_crash_loop: false },
         };
         match patience.see(began.elapsed(), &missing) {
             Next::Wait => {}
@@ -101,7 +118,8 @@ pub(crate) async fn wait(client: &Client, progress: &mut dyn Progress) -> Result
 
 pub(crate) fn missing(status: &Status) -> Option<Missing> {
     if !status.is_up {
-        return Some(Missing { text: "the stack is still starting".to_owned(), needs_a_person: false });
+        let text = "the stack is still starting".to_owned();
+        return Some(Missing { text, needs_a_person: false, is_crash_loop: false });
     }
     // That the last run of a schedule failed is nothing that a fault here has broken, or that time would mend.
     let is_schedule = |name: &str| status.schedules.keys().any(|service| service.as_str() == name);
@@ -118,11 +136,15 @@ pub(crate) fn missing(status: &Status) -> Option<Missing> {
         | State::Unknown => false,
     };
     // Backups carry no traffic.
-    let broken = status.boxes.iter().find(|one| one.id != BoxId::Backups && !is_fine(one))?;
+    let mut broken = status.boxes.iter().filter(|one| one.id != BoxId::Backups && !is_fine(one));
+    let is_crash_loop = |one: &&BoxStatus| one.state == State::CrashLoop;
+    // The others may only wait for it.
+    let broken = broken.clone().find(is_crash_loop).or_else(|| broken.next())?;
     let why = broken.reason.clone().or_else(|| broken.waiting.first().map(ToString::to_string));
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let needs_a_person = broken.waiting.iter().any(|waiting| matches!(waiting, Waiting::Operator { .. }));
-    Some(Missing { text: format!("{} is {}{why}", broken.name, broken.state), needs_a_person })
+    let text = format!("{} is {}{why}", broken.name, broken.state);
+    Some(Missing { text, needs_a_person, is_crash_loop: broken.state == State::CrashLoop })
 }
 
 #[cfg(test)]
@@ -132,12 +154,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn missing(text: &str, needs_a_person: bool) -> Missing {
-        Missing { text: text.to_owned(), needs_a_person }
+        Missing { text: text.to_owned(), needs_a_person, is_crash_loop: false }
     }
 
     #[test]
     fn what_is_waited_for_is_said_once_it_lasts_and_again_every_ten_seconds() {
-        let (mut patience, backend) = (Patience::new(WITHIN), missing("backend is starting", false));
+        let (mut patience, backend) = (Patience::at_first(), missing("backend is starting", false));
         assert_eq!(patience.see(SECOND / 2, &backend), Next::Wait);
         let said: Vec<u32> =
             (1..40).filter(|second| matches!(patience.see(SECOND * *second, &backend), Next::Say(_))).collect();
@@ -151,21 +173,32 @@ mod tests {
 
     #[test]
     fn a_stack_that_gets_on_is_waited_for_and_one_that_does_not_is_given_up() {
-        let mut patience = Patience::new(WITHIN);
+        let mut patience = Patience::at_first();
         for second in 0..119 {
             let changing = missing(&format!("postgres-b is starting: {} of 9", second / 30), false);
             assert!(!matches!(patience.see(SECOND * second, &changing), Next::GiveUp(_)), "{second}");
         }
         let text = "backend is crash loop: exit 1";
         assert!(matches!(patience.see(SECOND * 120, &missing(text, false)), Next::GiveUp(_)), "the longest wait");
-        let mut patience = Patience::new(WITHIN);
+        let mut patience = Patience::at_first();
         let end = (0..).find(|second| matches!(patience.see(SECOND * *second, &missing(text, false)), Next::GiveUp(_)));
         assert_eq!(end, Some(45));
     }
 
     #[test]
+    fn a_crash_loop_is_given_up_at_once_unless_the_drill_may_have_caused_it() {
+        let looping = Missing { is_crash_loop: true, ..missing("worker is crash loop: ended 5 times in a row", false) };
+        let starting = missing("worker is starting", false);
+        let mut patience = Patience::at_first();
+        assert!(!matches!(patience.see(SECOND, &starting), Next::GiveUp(_)));
+        assert_eq!(patience.see(SECOND * 2, &looping), Next::GiveUp(looping.text.clone()));
+        let mut patience = Patience::between();
+        assert!(!matches!(patience.see(SECOND * 2, &looping), Next::GiveUp(_)));
+    }
+
+    #[test]
     fn what_needs_a_person_is_given_up_soon_with_the_reason() {
-        let (mut patience, text) = (Patience::new(WITHIN), "postgres-b is waiting: needs you: remove its directory");
+        let (mut patience, text) = (Patience::at_first(), "postgres-b is waiting: needs you: remove its directory");
         assert!(matches!(patience.see(SECOND, &missing(text, true)), Next::Say(_)));
         let Next::GiveUp(reason) = patience.see(SECOND * 4, &missing(text, true)) else { panic!("it waits on") };
         assert_eq!(reason, format!("{text} (waited 4 s, 3 s for this)"));

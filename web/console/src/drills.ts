@@ -55,10 +55,13 @@ export function lastWords(drill: DrillStanding, now: Timestamp): string {
 export function measured(record: DrillRecord): string[] | null {
   const figures = record.figures;
   if (figures === null) return null;
-  const lines = [
-    `RTO worst ${millis(figures.rto_max_ms)}, promised ${millis(figures.promised_rto_ms)}`,
-    `stall p95 ${millis(figures.stall_p95_ms)}, worst ${millis(figures.stall_max_ms)}`,
-  ];
+  const lines: string[] = [];
+  if (figures.rto_max_ms !== null) {
+    lines.push(`RTO worst ${millis(figures.rto_max_ms)}, promised ${millis(figures.promised_rto_ms)}`);
+  }
+  if (figures.stall_p95_ms !== null && figures.stall_max_ms !== null) {
+    lines.push(`stall p95 ${millis(figures.stall_p95_ms)}, worst ${millis(figures.stall_max_ms)}`);
+  }
   if (figures.acknowledged > 0) lines.push(`${figures.lost} of ${figures.acknowledged} acknowledged writes lost`);
   if (figures.requests > 0) lines.push(`${figures.failed_requests} of ${figures.requests} requests failed`);
   return lines;

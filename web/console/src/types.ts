@@ -108,9 +108,9 @@ export interface DrillRecord {
   sabotage: string | null;
   figures: {
     promised_rto_ms: number;
-    rto_max_ms: number;
-    stall_p95_ms: number;
-    stall_max_ms: number;
+    rto_max_ms: number | null;
+    stall_p95_ms: number | null;
+    stall_max_ms: number | null;
     acknowledged: number;
     lost: number;
     requests: number;

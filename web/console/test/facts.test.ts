@@ -168,4 +168,8 @@ test("a drill without a result says so", () => {
   expect(lastWords(drill("c", "store", "never-run"), ready.at)).toBe("no result yet");
   expect(lastWords(drill("b", "postgres", "failing"), ready.at)).toBe("FAIL 4 m ago");
   expect(measured({ drill: "a", ended: null, verdict: null, sabotage: null, figures: null })).toBeNull();
+  const figures = { promised_rto_ms: 1000, rto_max_ms: 77, stall_p95_ms: null, stall_max_ms: null, acknowledged: 0, lost: 0, requests: 0, failed_requests: 0 };
+  const lines = measured({ drill: "missing-wal", ended: null, verdict: "PASS", sabotage: null, figures });
+  expect(lines).toHaveLength(1);
+  expect(lines?.[0]).toContain("77 ms");
 });

@@ -66,7 +66,7 @@ pub struct Rates {
 pub struct Open {
     layout: Layout,
     server: Child,
-    _alone: Alone,
+    _alone: Arc<Alone>,
     /// As superuser.
     pub access: Access,
     /// Loopback port.
@@ -208,7 +208,7 @@ pub async fn open_held(backups: Arc<Backups>, paths: &Paths, plan: &Plan, held: 
     let id = format!("{}-{}", now().as_millis(), std::process::id());
     let layout = layout_of(paths, &backups.layout, &id);
     past::make_folders(&layout)?;
-    let alone = lock(&layout.state)?;
+    let alone = Arc::new(lock(&layout.state)?);
     let opened = open_in(backups, paths, plan, layout.clone(), (alone, held)).await;
     if opened.is_err() {
         remove(&layout);
@@ -245,6 +245,18 @@ pub fn is_open(paths: &Paths) -> bool {
     folders.filter(|folder| folder.join("lock").exists()).any(|folder| lock(&folder).is_err())
 }
 
+/// Removes what nobody holds any more: left by a process that died, or by a look that was given up. False: of this
+/// process something is still being written; ask again.
+///
+/// **Errors**: the file system's, or a server that does not end.
+pub fn clear(backups: &Backups, paths: &Paths) -> Result<bool, Error> {
+    remove_left_over(paths, &backups.layout)?;
+    let folder = past_folder(paths);
+    let ours = format!("-{}", std::process::id());
+    let mut entries = std::fs::read_dir(&folder).map_err(io("list", &folder))?.flatten();
+    Ok(!entries.any(|entry| entry.file_name().to_string_lossy().ends_with(&ours)))
+}
+
 /// A killed look leaves its server and its folder: both go before the next one.
 fn remove_left_over(paths: &Paths, of: &Layout) -> Result<(), Error> {
     let folder = past_folder(paths);
@@ -271,12 +283,18 @@ async fn open_in(
     paths: &Paths,
     plan: &Plan,
     layout: Layout,
-    (alone, held): (Alone, Held),
+    (alone, held): (Arc<Alone>, Held),
 ) -> Result<Open, Error> {
     let begun = Instant::now();
     let (data, backup) = (layout.data(past::MEMBER), plan.backup.clone());
     let of = Arc::clone(&backups);
-    let restoring = tokio::task::spawn_blocking(move || of.repository.restore(&backup, &data));
+    // Given up meanwhile it writes on: until its end the folder is not free to be removed.
+    let writing = Arc::clone(&alone);
+    let restoring = tokio::task::spawn_blocking(move || {
+        let restored = of.repository.restore(&backup, &data);
+        drop(writing);
+        restored
+    });
     restoring.await.map_err(|error| Error::NoServer(error.to_string()))??;
     let key = past::write_key(&layout, &backups.wal_key)?;
     let port = free_port().map_err(io("find a port for", &layout.state))?;

@@ -66,14 +66,14 @@ pub(super) fn proof(page: &mut String, report: &Report) {
         let unproven = report.rounds.iter().filter(|round| !round.is_proven).count();
         writeln!(page, "<li>and {more} more; {unproven} of all are not proven</li>").ok();
     }
-    writeln!(
-        page,
-        "<li>Load: {}; at least {} operations succeeded before the fault and {} after it, in every run</li>\n</ul>",
-        escape(&evidence.load),
-        number(evidence.least_load_before),
-        number(evidence.least_load_after)
-    )
-    .ok();
+    write!(page, "<li>Load: {}", escape(&evidence.load)).ok();
+    if let (Some(before), Some(after)) = (evidence.least_load_before, evidence.least_load_after) {
+        let (before, after) = (number(before), number(after));
+        let text =
+            format!("at least {before} operations succeeded before the fault and {after} after it, in every run");
+        write!(page, "; {text}").ok();
+    }
+    page.push_str("</li>\n</ul>\n");
 }
 
 pub(super) fn data(page: &mut String, report: &Report) {

@@ -21,7 +21,7 @@ fn round(number: u32) -> RoundReport {
         fault: "SIGKILL to postgres-a (pid 7), gone from /proc".to_owned(),
         is_proven: true,
         rto_ms: Some(300 + u64::from(number)),
-        stall_ms: 400 + u64::from(number),
+        stall_ms: Some(400 + u64::from(number)),
         whole_ms: Some(2385),
         load: BTreeMap::new(),
         timeline_ms: timeline.into_iter().map(|(step, at)| (step.to_owned(), at)).collect(),
@@ -32,7 +32,7 @@ fn round(number: u32) -> RoundReport {
 pub(crate) fn report(runs: u32) -> Report {
     let rounds: Vec<RoundReport> = (1..=runs).map(round).collect();
     let rto_ms: Vec<u64> = rounds.iter().filter_map(|round| round.rto_ms).collect();
-    let stall_ms: Vec<u64> = rounds.iter().map(|round| round.stall_ms).collect();
+    let stall_ms: Vec<u64> = rounds.iter().filter_map(|round| round.stall_ms).collect();
     let check = CheckReport {
         rounds: runs,
         writes: Tally { ok: 2598, failed: 0, ambiguous: 11 },

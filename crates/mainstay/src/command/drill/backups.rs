@@ -75,6 +75,14 @@ impl Repository for Own {
         let checked = checking.await.map_err(|error| error.to_string())?;
         checked.map(|checked| checked.faults).map_err(|error| full_text(&error))
     }
+
+    async fn clear(&self) {
+        let Ok(opened) = self.open_as_it_is(None) else { return };
+        // The process would wait for its writer at its end, too.
+        while let Ok(false) = past::clear(&opened, &self.paths) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }
 
 impl Past for Opened {

@@ -144,8 +144,8 @@ fn line(record: &DrillRecord) {
 fn figures(record: &DrillRecord) -> String {
     let columns = match &record.figures {
         Some(figures) => [
-            if print::is_null(&record.drill) { "–".to_owned() } else { screen::took(figures.rto_p95_ms) },
-            screen::took(figures.stall_p95_ms),
+            took(figures.rto_p95_ms.filter(|_| !print::is_null(&record.drill))),
+            took(figures.stall_p95_ms),
             format!("{} of {}", figures.lost, figures.acknowledged),
             evicted(record, figures),
             format!("{} of {}", figures.failed_requests, figures.requests),
@@ -154,6 +154,10 @@ fn figures(record: &DrillRecord) -> String {
     };
     let [rto, stall, lost, evicted, failed] = columns;
     format!("{rto:<10} {stall:<10} {lost:<11} {evicted:<8} {failed}")
+}
+
+fn took(figure: Option<u64>) -> String {
+    figure.map_or("–".to_owned(), screen::took)
 }
 
 /// Keys that went and were allowed to. Older records count them as lost.
@@ -192,9 +196,12 @@ mod tests {
         };
         let words = |record: &DrillRecord| figures(record).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&record("edge-crash", None)), ["–"; 5]);
-        let some = DrillFigures { rto_p95_ms: 7, stall_p95_ms: 9, acknowledged: 144, ..DrillFigures::default() };
+        let some =
+            DrillFigures { rto_p95_ms: Some(7), stall_p95_ms: Some(9), acknowledged: 144, ..DrillFigures::default() };
         let null = words(&record("null", Some(some.clone())));
         assert_eq!(null, ["–", "9", "ms", "0", "of", "144", "–", "0", "of", "0"]);
         assert_eq!(words(&record("edge-crash", Some(some)))[..2], ["7", "ms"]);
+        let none = Some(DrillFigures { rto_p95_ms: Some(7), ..DrillFigures::default() });
+        assert_eq!(words(&record("drop-table", none))[..3], ["7", "ms", "–"], "no clients, so no stall");
     }
 }

@@ -31,6 +31,10 @@ pub(super) fn is_null(drill: &str) -> bool {
     drill == Fault::Null.name()
 }
 
+fn is_about_backups(drill: &str) -> bool {
+    Fault::by_name(drill).is_some_and(Fault::is_about_backups)
+}
+
 /// A figure of the table: its name, what was promised, what was measured.
 fn row(name: &str, promised: &str, measured: &str) {
     println!("  {name:<13} {promised:<28} {measured}");
@@ -59,6 +63,13 @@ pub(super) fn print(report: &Report) {
     };
     if !is_null(&report.drill) {
         row("RTO", &of_rto, &spread(&measured.rto_ms));
+    }
+    if is_about_backups(&report.drill) {
+        // No clients ask, and nothing is down.
+        if measured.counts.acknowledged > 0 {
+            row("lost", &format!("RPO {} ms", report.promise.rpo_ms), &lost(report.lost(), &measured.counts, false));
+        }
+        return evidence(report);
     }
     row("stall", &of_stall, &spread(&measured.stall_ms));
     counts(report, &measured.counts);
@@ -119,10 +130,11 @@ fn evidence(report: &Report) {
         println!("  timeline, ms  {}", steps.join(" → "));
     }
     let evidence = &report.evidence;
-    println!(
-        "  load          {}; at least {} operations before and {} after the fault",
-        evidence.load, evidence.least_load_before, evidence.least_load_after
-    );
+    let least = match (evidence.least_load_before, evidence.least_load_after) {
+        (Some(before), Some(after)) => format!("; at least {before} operations before and {after} after the fault"),
+        _ => String::new(),
+    };
+    println!("  load          {}{least}", evidence.load);
     for fault in evidence.faults.iter().take(3) {
         println!("  fault         {fault}");
     }
