@@ -40,7 +40,9 @@ impl Call {
 
     fn command(&self, rest: &str) -> String {
         let verb = rest.split(' ').next().unwrap_or_default();
-        let options = if ABOUT_NO_STACK.contains(&verb) { "" } else { &self.options };
+        // A text that went through here before has them.
+        let has_them = format!(" {rest} ").starts_with(&format!("{} ", self.options));
+        let options = if ABOUT_NO_STACK.contains(&verb) || has_them { "" } else { &self.options };
         format!("{}{options} {rest}", self.program)
     }
 
@@ -141,6 +143,10 @@ mod tests {
         let call = Call::new("mainstay", &global(None, None, None));
         let text = "`mainstay status` shows it; `mainstay down` stops it; mainstay goes on";
         assert_eq!(call.text(text), text);
+        let other = Call::new("mainstay", &global(None, None, Some("/srv/s")));
+        let once = other.text(text);
+        assert!(once.contains("`mainstay --state /srv/s down`"), "{once}");
+        assert_eq!(other.text(&once), once, "what was completed is not completed again");
         let odd = "an odd `mainstay mark";
         assert_eq!(call.text(odd), odd);
     }
@@ -153,6 +159,79 @@ mod tests {
             c == ')' && open == 0
         });
         end.map_or(text, |end| &text[..=end])
+    }
+
+    /// Part of a text: neither of a comment, nor of one in a file that is written.
+    fn is_literal(text: &str, at: usize) -> bool {
+        let line = text[..at].rsplit('\n').next().unwrap_or_default().trim_start();
+        !["//", "# ", "\"# ", "let text = \"# "].iter().any(|comment| line.starts_with(comment))
+    }
+
+    /// Whether one of the calls around that place completes commands.
+    fn is_completed(text: &str, at: usize) -> bool {
+        const COMPLETE: [&str; 9] = [
+            ".help",
+            "Failure::user",
+            "Failure::failed",
+            "Failure::refused",
+            "Failure::environment",
+            "Failure::new",
+            "eprintln!",
+            "again::text",
+            "again::line",
+        ];
+        // An item before this one is not around it.
+        let item = text[..at].rfind("\n}\n").unwrap_or_default();
+        let (mut open, mut from) = (0, at);
+        while let Some(bracket) = text[item..from].rfind(['(', ')']).map(|bracket| item + bracket) {
+            open += if text[bracket..].starts_with(')') { 1 } else { -1 };
+            if open < 0 {
+                open = 0;
+                let before = &text[..bracket];
+                if COMPLETE.iter().any(|call| before.ends_with(call)) {
+                    return true;
+                }
+            }
+            from = bracket;
+        }
+        false
+    }
+
+    /// The name that a statement gives to its text.
+    fn name_of(text: &str, at: usize) -> Option<&str> {
+        let (_, name) = ["let ", "const "]
+            .iter()
+            .filter_map(|word| text[..at].rfind(word).map(|start| (start, &text[start + word.len()..at])))
+            .max_by_key(|(start, _)| *start)?;
+        let end = name.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')?;
+        // Of this statement, not of one before it.
+        (!name.contains(";\n")).then_some(&name[..end])
+    }
+
+    fn is_name_completed(text: &str, name: &str) -> bool {
+        let is_of_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        text.match_indices(name).any(|(at, _)| {
+            let is_whole = !text[..at].ends_with(is_of_word) && !text[at + name.len()..].starts_with(is_of_word);
+            is_whole && is_completed(text, at)
+        })
+    }
+
+    #[test]
+    fn a_command_in_a_text_that_nobody_completes_is_seen() {
+        for (source, is_fine) in [
+            ("fn a() -> String { format!(\"`mainstay x`\") }", false),
+            ("fn a() { lines.push(row(\"`mainstay x`\")); }", false),
+            ("fn a() { let text = \"`mainstay x`\";\nprintln!(\"{text}\") }", false),
+            ("fn a() { again::text(&format!(\"`mainstay x`\")) }", true),
+            ("fn a() { Failure::user(\"MS1\", b()).help(if c() { \"`mainstay x`\" } else { \"\" }) }", true),
+            ("fn a() { let text = \"`mainstay x`\";\nprintln!(\"{}\", again::text(text)) }", true),
+            ("/// See `mainstay x`\nfn a() {}", true),
+        ] {
+            let at = source.find("`mainstay ").expect("a command");
+            let is_bound = || name_of(source, at).is_some_and(|name| is_name_completed(source, name));
+            let found = !is_literal(source, at) || is_completed(source, at) || is_bound();
+            assert_eq!(found, is_fine, "{source}");
+        }
     }
 
     /// Texts for people of `eprintln!` and of failures go through here by themselves; those on stdout must ask for it.
@@ -174,6 +253,13 @@ mod tests {
                     let is_named = ["`mainstay ", ": mainstay ", "  mainstay "].iter().any(|name| call.contains(name));
                     if is_named && !call.contains("again::") {
                         found.push(format!("{}: {call}", path.display()));
+                    }
+                }
+                for (at, _) in text.match_indices("`mainstay ").filter(|(at, _)| is_literal(text, *at)) {
+                    let is_bound = || name_of(text, at).is_some_and(|name| is_name_completed(text, name));
+                    if !is_completed(text, at) && !is_bound() {
+                        let rest = text[at..].lines().next().unwrap_or_default();
+                        found.push(format!("{}: {rest}", path.display()));
                     }
                 }
             }

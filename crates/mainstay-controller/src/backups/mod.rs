@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use base::Progress;
 pub use check::{Checked, check};
 pub use keeping::{Explained, Pruned, explain, list};
-pub use place::{Established, Stack as Whose, card as card_text, establish};
+pub use place::{Established, Stack as Whose, card as card_text, card_was_shown, establish};
 pub use waiting::{Held, PATIENCE, Patience};
 
 use crate::launch::Launch;

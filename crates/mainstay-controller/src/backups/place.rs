@@ -31,7 +31,9 @@ pub struct Stack<'a> {
 pub struct Established {
     /// Where backups go.
     pub folder: PathBuf,
-    /// The recovery card, when the repository was made just now.
+    /// The repository was made just now.
+    pub is_new: bool,
+    /// The recovery card, as long as nobody was shown that of this repository: see [`card_was_shown`].
     pub card: Option<String>,
     /// The folder is on the disk of the data.
     pub is_same_device: bool,
@@ -102,10 +104,29 @@ pub fn establish(paths: &Paths, stack: Stack<'_>, backup: Option<&Backup>) -> Re
     durable::replace(&note, &text, 0o644).map_err(io("write", &note))?;
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     Ok(Some(Established {
-        card: is_new.then(|| keys::card(stack.name, stack.environment, &folder, &password)),
+        is_new,
+        card: (shown(paths).as_deref() != Some(target.repository.as_str()))
+            .then(|| keys::card(stack.name, stack.environment, &folder, &password)),
         is_same_device: device(&folder).is_some() && device(&folder) == device(&paths.state),
         folder,
     }))
+}
+
+/// Names the repository whose card was shown: an `up` that failed after it was made showed none.
+fn marker(paths: &Paths) -> PathBuf {
+    paths.state.join("backup-card-shown")
+}
+
+fn shown(paths: &Paths) -> Option<String> {
+    std::fs::read_to_string(marker(paths)).ok()
+}
+
+/// Takes note that a person was shown the card of the repository.
+pub fn card_was_shown(paths: &Paths) {
+    if let Ok(Some(target)) = Target::load(paths) {
+        // Shown again next time if this cannot be noted: better twice than never.
+        std::fs::write(marker(paths), target.repository).ok();
+    }
 }
 
 pub(super) fn keep_keys(secrets: &mut Secrets, about: &About, key: &Secret, wal_key: &Secret) -> Result<(), Error> {

@@ -350,6 +350,7 @@ fn card(global: &Global, paths: &Paths, launch: &Launch) -> Result<u8, Failure> 
     } else {
         print!("{card}");
     }
+    backups::card_was_shown(paths);
     Ok(exit_code::DONE)
 }
 
@@ -374,7 +375,7 @@ pub(crate) fn establish(place: &Place) -> Result<Option<Established>, Failure> {
     backups::establish(&place.paths, whose, backup).map_err(|error| failure(&error))
 }
 
-/// For `up`: where backups go, and the card when it is new.
+/// For `up`: where backups go, and the card until it was shown once.
 pub(crate) fn say(established: &Established) {
     board::say(
         "backups",

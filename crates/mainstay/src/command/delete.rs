@@ -7,10 +7,12 @@ use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use mainstay_controller::backups::Target;
 use mainstay_controller::launch::Launch;
 use mainstay_controller::paths::Paths;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
@@ -54,14 +56,32 @@ pub(crate) fn confirm(paths: &Paths, consent: &Consent<'_>) -> Result<(), Failur
         screen::red("This deletes"),
         paths.state.display()
     );
-    eprintln!(
-        "There is no way back. No backup is kept by mainstay yet: `mainstay db psql` or pg_dump makes a copy first."
-    );
+    eprintln!("{}", way_back(paths));
     eprint!("Type the stack's name to go on: ");
     io::stderr().flush().ok();
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).map_err(|error| refused(format!("cannot read the answer: {error}")))?;
     if line.trim() == name { Ok(()) } else { Err(refused(format!("the answer was {:?}, not {name:?}", line.trim()))) }
+}
+
+/// What is left of the data afterwards.
+fn way_back(paths: &Paths) -> String {
+    again::text(&match Target::load(paths) {
+        Ok(Some(target)) => format!(
+            "The backups in {} stay. What opens them is deleted here: afterwards the recovery card alone does. `mainstay \
+             backup card` prints it now; after this nothing can.",
+            target.folder.display()
+        ),
+        Ok(None) => {
+            "There is no way back. No backups were configured: `mainstay db psql` or pg_dump makes a copy first."
+                .to_owned()
+        }
+        Err(error) => format!(
+            "Whether there are backups is not known: {} cannot be read: {error}. Without backups there is no way back, and \
+             with them only by the recovery card, which is lost with this folder.",
+            paths.state.join("backup.json").display()
+        ),
+    })
 }
 
 /// The folder was made by `up`: its stack's name. Anything else is not ours to delete.

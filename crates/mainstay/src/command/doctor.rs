@@ -27,7 +27,9 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
 /// What this machine lacks that figures may depend on, for reports of drills. A stack or a port is none of it.
 pub(crate) async fn lacking(global: &Global) -> Vec<String> {
     const OF_MACHINE: [&str; 7] = ["kernel", "cgroups", "open files", "processes", "memory", "disk", "clock"];
-    let Ok(machine) = look::machine(global).await else { return vec!["`mainstay doctor` could not look".to_owned()] };
+    let Ok(machine) = look::machine(global).await else {
+        return vec!["nobody knows: the machine could not be looked at".to_owned()];
+    };
     let findings = judge(&machine).into_iter().filter(|finding| finding.health != Health::Fine);
     let lacks = findings.filter(|finding| OF_MACHINE.contains(&finding.what));
     lacks.map(|finding| format!("{}: {}", finding.what, finding.found)).collect()

@@ -37,10 +37,23 @@ impl Drafts {
         }
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         let draft = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
+        // One of that name is of a process that was killed, and whose number came round again.
+        std::fs::remove_file(&draft).ok();
         let file = OpenOptions::new().write(true).create_new(true).open(&draft);
         let file = file.map_err(|error| broken(path, &error))?;
         self.0.push((draft, path.to_owned()));
         Ok(file)
+    }
+
+    /// Gives one up.
+    fn discard(&mut self, path: &Path) {
+        self.0.retain(|(draft, wanted)| {
+            let is_kept = wanted != path;
+            if !is_kept {
+                std::fs::remove_file(draft).ok();
+            }
+            is_kept
+        });
     }
 
     fn write(&mut self, path: &Path, text: &str) -> Result<(), Failure> {
@@ -66,12 +79,14 @@ impl Drop for Drafts {
     }
 }
 
-/// The files of one report: `X.html`, `X.json`, `X.history.jsonl`, `X.sha256`.
+/// The files of one report: `X.html`, `X.json`, `X.history.jsonl`, `X.sha256`. Drills of the backups have no history.
 pub(crate) struct Files {
     html: PathBuf,
     drafts: Drafts,
     history: BufWriter<File>,
     hash: Sha256,
+    /// Something was seen that belongs into the history.
+    has_history: bool,
 }
 
 impl Files {
@@ -88,11 +103,12 @@ impl Files {
         }
         let mut drafts = Drafts::default();
         let history = BufWriter::new(drafts.open(&html.with_extension("history.jsonl"))?);
-        Ok(Self { html: html.to_owned(), drafts, history, hash: Sha256::new() })
+        Ok(Self { html: html.to_owned(), drafts, history, hash: Sha256::new(), has_history: false })
     }
 
     /// A round's history. What cannot be written is found at the end, by the sum.
     pub(crate) fn history(&mut self, lines: &str) {
+        self.has_history |= !lines.is_empty();
         if self.history.write_all(lines.as_bytes()).is_ok() {
             self.hash.update(lines);
         }
@@ -102,14 +118,20 @@ impl Files {
     pub(crate) fn finish(mut self, paths: &Paths, dossier: &Dossier) -> Result<(), Failure> {
         let path = self.html.with_extension("history.jsonl");
         self.history.flush().map_err(|error| broken(&path, &error))?;
-        let history = (path, hex(self.hash.finalize().as_slice()));
-        if let [sheet] = dossier.sheets.as_slice()
-            && sheet.report.history_sha256.as_deref() != Some(history.1.as_str())
+        let is_without = dossier.sheets.iter().all(|sheet| sheet.report.history_sha256.is_none());
+        let history = if is_without && !dossier.sheets.is_empty() && !self.has_history {
+            self.drafts.discard(&path);
+            None
+        } else {
+            Some((path, hex(self.hash.finalize().as_slice())))
+        };
+        if let ([sheet], Some((path, sum))) = (dossier.sheets.as_slice(), &history)
+            && sheet.report.history_sha256.as_deref() != Some(sum.as_str())
         {
-            return Err(broken(&history.0, &"it is not what the drill saw"));
+            return Err(broken(path, &"it is not what the drill saw"));
         }
         let mut sums = write(&mut self.drafts, &self.html, dossier)?;
-        sums.push(history);
+        sums.extend(history);
         write_sums(&mut self.drafts, &self.html, &sums)?;
         self.drafts.place()?;
         file(paths, dossier.sheets.iter().map(|sheet| sheet.report.began), &sums);
@@ -292,11 +314,10 @@ fn controls(paths: &Paths, drill: &str) -> Controls {
 pub(crate) fn again(global: &Global, run: Option<&str>, out: Option<&Path>) -> Result<u8, Failure> {
     let paths = crate::place::paths(global)?;
     let all = kept(&paths);
-    let Some(out) = out else { return list(global, &all) };
-    let is_wanted = |kept: &&Kept| run.is_none_or(|run| kept.drill == run || kept.began.as_micros().to_string() == run);
-    let Some(found) = all.iter().rev().find(is_wanted) else {
-        let text = run.map_or("no drill is kept".to_owned(), |run| format!("no drill {run:?} is kept"));
-        return Err(Failure::user("MS2026", text).help("`mainstay drill report` lists what is kept"));
+    let wanted = wanted(&all, run)?;
+    let Some(out) = out else { return list(global, &wanted) };
+    let Some(found) = wanted.last() else {
+        return Err(Failure::user("MS2026", "no drill is kept").help("`mainstay drill NAME` runs one"));
     };
     let path = folder(&paths).join(found.file_name());
     let unreadable = |error: &dyn std::fmt::Display| {
@@ -319,7 +340,22 @@ pub(crate) fn again(global: &Global, run: Option<&str>, out: Option<&Path>) -> R
     Ok(exit_code::DONE)
 }
 
-fn list(global: &Global, all: &[Kept]) -> Result<u8, Failure> {
+/// Those that are meant by a run or by a drill's name; all without.
+fn wanted<'a>(all: &'a [Kept], run: Option<&str>) -> Result<Vec<&'a Kept>, Failure> {
+    let is_wanted = |kept: &&Kept| run.is_none_or(|run| kept.drill == run || kept.began.as_micros().to_string() == run);
+    let found: Vec<&Kept> = all.iter().filter(is_wanted).collect();
+    let (Some(run), true) = (run, found.is_empty()) else { return Ok(found) };
+    let mut known: Vec<&str> = all.iter().map(|kept| kept.drill.as_str()).collect();
+    known.sort_unstable();
+    known.dedup();
+    let help = match known.as_slice() {
+        [] => "none is kept yet; `mainstay drill NAME` runs one".to_owned(),
+        known => format!("kept are runs of {}; `mainstay drill report` lists them", known.join(", ")),
+    };
+    Err(Failure::user("MS2026", format!("no drill {run:?} is kept")).help(help))
+}
+
+fn list(global: &Global, all: &[&Kept]) -> Result<u8, Failure> {
     if global.json {
         let rows: Vec<_> = all
             .iter()
@@ -394,6 +430,69 @@ mod tests {
         assert!(std::fs::read_to_string(&html).expect("reads").contains("<html"));
         let history = folder.path().join("x.history.jsonl");
         assert_eq!(std::fs::read_to_string(history).expect("reads"), "{}\n");
+    }
+
+    /// As a drill of the backups leaves it: without a history.
+    fn sheet_without_history() -> Sheet {
+        let spread = serde_json::json!(null);
+        let report = serde_json::json!({
+            "version": 1, "drill": "drop-table", "verdict": "PASS", "runs": 1, "seed": 1, "began": 1, "ended": 2,
+            "sabotage": null, "promise": {"rto_ms": 1, "rpo_ms": 1, "source": "default"},
+            "measured": {
+                "stall_ms": spread, "rto_ms": spread, "whole_ms": spread, "keys_rpo_ms": 0, "acknowledged": 0, "lost": 0,
+                "duplicated": 0, "resurrected": 0, "ambiguous": 0, "ambiguous_present": 0, "failed_writes": 0,
+                "requests": 0, "failed_requests": 0, "truncated": 0, "keys": 0, "keys_lost": 0, "failed_keys": 0,
+                "knocks": 0, "refused": 0, "broken": 0,
+            },
+            "latency": {}, "timeline_ms": {}, "rounds": [],
+            "evidence": {
+                "faults": [], "least_load_before": 0, "least_load_after": 0, "errors": {}, "reasons": [], "notes": [],
+                "rto_ms": [], "stall_ms": [], "load": "", "not_tested": [], "reproduce": "",
+            },
+        });
+        Sheet { controls: Controls::default(), report: serde_json::from_value(report).expect("a report") }
+    }
+
+    #[test]
+    fn a_drill_without_a_history_gets_its_report_and_one_that_lost_it_does_not() {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = tempfile::tempdir().expect("folder");
+        let paths = Paths { state: state.path().to_owned(), runtime: state.path().to_owned() };
+        let html = folder.path().join("x.html");
+        let of = |sheet: &Sheet| dossier(vec![sheet.clone()], Vec::new());
+        let sheet = sheet_without_history();
+        Files::create(&html).expect("begins").finish(&paths, &of(&sheet)).expect("ends");
+        assert_eq!(names(folder.path()), ["x.html", "x.json", "x.sha256"]);
+        let sums = std::fs::read_to_string(folder.path().join("x.sha256")).expect("reads");
+        assert!(!sums.contains("history"), "{sums}");
+        let mut files = Files::create(&html).expect("begins");
+        files.history("{}\n");
+        assert!(files.finish(&paths, &of(&sheet)).is_err(), "what was seen is not what the sheet says");
+        let mut sheet = sheet;
+        sheet.report.history_sha256 = Some("abc".to_owned());
+        assert!(Files::create(&html).expect("begins").finish(&paths, &of(&sheet)).is_err(), "it lacks its history");
+    }
+
+    #[test]
+    fn a_draft_of_a_killed_process_with_the_same_number_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().expect("folder");
+        let html = folder.path().join("x.html");
+        std::mem::forget(Files::create(&html).expect("begins"));
+        assert!(Files::create(&html).is_ok());
+    }
+
+    #[test]
+    fn a_run_that_is_not_kept_is_an_error_that_names_those_that_are() {
+        let all = [kept(1, "edge-crash", "PASS", None), kept(2, "null", "PASS", None), kept(3, "null", "FAIL", None)];
+        let began =
+            |run| wanted(&all, run).map(|found| found.iter().map(|kept| kept.began.as_micros()).collect::<Vec<_>>());
+        assert_eq!(began(None).ok(), Some(vec![1, 2, 3]));
+        assert_eq!(began(Some("null")).ok(), Some(vec![2, 3]));
+        assert_eq!(began(Some("1")).ok(), Some(vec![1]));
+        let refused = began(Some("nope")).expect_err("refused");
+        assert_eq!((refused.code, refused.name), (exit_code::USER, "MS2026"));
+        let help = refused.help.expect("a next step");
+        assert!(help.contains("runs of edge-crash, null"), "{help}");
     }
 
     #[test]

@@ -94,6 +94,10 @@ const HISTORY: &str = "SELECT count(*) FROM pg_catalog.pg_class WHERE relname = 
     AND relnamespace = 'public'::regnamespace";
 
 pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result<u8, Failure> {
+    // Before the database is looked at: what is not there is imported into none.
+    if options.source != "-" && !options.source.contains("://") {
+        File::open(&options.source).map_err(|error| unreadable(&options.source, &error))?;
+    }
     let aside = if target.ask(TABLES)? == "0" {
         None
     } else if options.replace {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::backup::{failure, launch, shorten};
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
@@ -72,5 +73,5 @@ fn kept_by(one: &Explained) -> String {
         Rule::LastProven => "the last proven by a restore".to_owned(),
     };
     let rules: Vec<String> = one.decision.rules.iter().map(name).collect();
-    if rules.is_empty() { "nothing: `mainstay backup prune` frees it".to_owned() } else { rules.join("; ") }
+    if rules.is_empty() { again::text("nothing: `mainstay backup prune` frees it") } else { rules.join("; ") }
 }

@@ -338,13 +338,14 @@ fn advise(global: &Global, authority: &Authority, seen: &Seen) {
         "Chromium: Settings, Privacy and security, Security, Manage certificates, Authorities, Import".to_owned(),
         "Firefox: Settings, Privacy & Security, View Certificates, Authorities, Import".to_owned(),
         match &authority.limits {
-            None => format!(
+            // Completed before it is broken into lines: a command must not be in two.
+            None => again::text(&format!(
                 "who trusts it trusts whoever can read {}: it was made by an earlier mainstay and can sign for any \
                  name, so trust it on machines for development only. A new one is limited: `mainstay down`, delete {}, \
                  `mainstay up`",
                 key.display(),
                 authority.file.display()
-            ),
+            )),
             Some(limits) => format!(
                 "who trusts it trusts whoever can read {}, for {} and names below these alone: its certificate says \
                  so, and OpenSSL and rustls hold it to that",

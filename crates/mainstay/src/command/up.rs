@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use mainstay_api::Status;
 use mainstay_client::{Client, Error};
-use mainstay_controller::backups::Established;
+use mainstay_controller::backups::{self, Established};
 use mainstay_controller::launch::{self, Launch};
 use mainstay_controller::paths::{Made, Paths};
 use mainstay_supervisor::durable;
@@ -69,20 +69,24 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     start_keep(&place.paths, None)?;
     match watch(&place.paths, &client, began, Duration::from_secs(options.wait), (None, global.json)).await {
         Ok(status) if global.json => {
-            if backups.is_some_and(|backups| backups.card.is_some()) {
+            if backups.is_some_and(|backups| backups.is_new) {
                 eprintln!("{NEW_REPOSITORY}");
             }
             println!("{}", serde_json::to_string(&status).map_err(|error| Failure::bug(error.to_string()))?);
         }
         Ok(status) => {
-            if let Some(backups) = &backups {
-                super::backup::say(backups);
+            if let Some(established) = &backups {
+                super::backup::say(established);
+                backups::card_was_shown(&place.paths);
             }
             tell(&place, &client, &status, options.detach).await;
         }
         Err(failure) => {
             eprintln!("not ready: bringing everything down again, data stays in {}", place.paths.state.display());
             undo(&place.paths, &client).await;
+            if backups.is_some_and(|backups| backups.is_new) {
+                eprintln!("{NEW_REPOSITORY}");
+            }
             // What matters to the user is why it did not come up.
             return Err(failure);
         }
@@ -126,7 +130,7 @@ async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8,
     if keep_of(&place.paths).is_some() {
         println!("the stack runs already: taken over as it is");
     } else {
-        if make_ready(place)?.is_some_and(|backups| backups.card.is_some()) {
+        if make_ready(place)?.is_some_and(|backups| backups.is_new) {
             println!("{}", again::text(NEW_REPOSITORY));
         }
         start_keep(&place.paths, Some(&unit))?;

@@ -4,13 +4,14 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use mainstay_api::Status;
 use mainstay_controller::paths::Paths;
 use mainstay_controller::ports::{self, Ports};
 use mainstay_controller::programs::{Found, all};
 use mainstay_types::{Member, Timestamp};
 use rustix::process::Resource;
 
-use super::{Controller, Door, Known, Machine, Program, Stack};
+use super::{Backups, Controller, Door, Known, Machine, Program, Stack};
 use crate::Global;
 use crate::failure::Failure;
 
@@ -110,22 +111,36 @@ async fn stack(global: &Global) -> Stack {
     };
     let Ok(paths) = crate::place::paths_of_anybody(global) else { return Stack::None };
     let client = mainstay_client::Client::new(paths.api_socket());
-    let running = client.status().await.ok().map(|status| format!("up, {}", status.overall));
+    let status = client.status().await.ok();
+    let running = status.as_ref().map(|status| format!("up, {}", status.overall));
     let newest = match &running {
         Some(_) => client.events(None, 1).await.ok().and_then(|events| events.last().map(|event| event.at)),
         None => newest_event(&paths),
     };
     let now = crate::screen::now();
-    Stack::Known(Known {
+    Stack::Known(Box::new(Known {
         name: parsed.stack.name.to_string(),
         has_database: parsed.stack.database.is_some(),
+        backups: backups(&parsed, status.as_ref()),
         one_disk: one_disk(&paths.state),
         doors: if running.is_some() { Vec::new() } else { doors(&parsed, &paths) },
         running,
         has_state: paths.state.join("state.db").exists(),
         last_drill: last_drill(&paths.state.join("drills/history.jsonl"), now),
         event_ahead: newest.map(|newest| newest.saturating_since(now)),
-    })
+    }))
+}
+
+/// What the stack file asks for, and what the running stack says of it.
+fn backups(parsed: &mainstay_stack::Parsed, status: Option<&Status>) -> Option<Backups> {
+    let target = parsed.stack.database.as_ref()?.backup.as_ref()?.target.display().to_string();
+    let seen = status.and_then(|status| status.backups.as_ref()).map(|backups| {
+        let failing = backups.failures.iter().filter(|(_, times)| **times > 0);
+        let mut wrong: Vec<String> = failing.map(|(job, times)| format!("{job} failed {times} times")).collect();
+        wrong.extend(backups.overdue_since.map(|since| format!("one is due since {since}")));
+        (backups.count, wrong)
+    });
+    Some(Backups { target, seen })
 }
 
 /// Members that share a device, and the folder of the last of them.

@@ -90,7 +90,7 @@ pub(crate) enum Stack {
     /// Its file is broken: how many mistakes.
     Broken(String),
     /// It is there.
-    Known(Known),
+    Known(Box<Known>),
 }
 
 /// A stack with a valid file.
@@ -100,6 +100,7 @@ pub(crate) struct Known {
     /// Its state in words, when it is up.
     pub(crate) running: Option<String>,
     pub(crate) has_database: bool,
+    pub(crate) backups: Option<Backups>,
     /// Members of the database whose data lie on one device, and a folder at which another disk could be mounted.
     pub(crate) one_disk: Option<(Vec<Member>, String)>,
     pub(crate) doors: Vec<Door>,
@@ -109,6 +110,14 @@ pub(crate) struct Known {
     pub(crate) last_drill: Option<(String, String, Duration)>,
     /// How far the newest event lies in the future.
     pub(crate) event_ahead: Option<Duration>,
+}
+
+/// Backups that the stack file asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backups {
+    pub(crate) target: String,
+    /// Base backups, and what is wrong with them; `None` while the stack is not up.
+    pub(crate) seen: Option<(u64, Vec<String>)>,
 }
 
 /// Everything that was seen.
@@ -319,13 +328,28 @@ fn stack(stack: &Stack) -> Vec<Finding> {
             findings.extend(ports(known));
             findings.extend(drill(known));
             findings.extend(known.one_disk.as_ref().map(one_disk));
-            if known.has_database {
-                findings.push(
-                    Finding::limited("backups", "not configured yet", "a dead disk is the end of the data")
-                        .mend("mainstay env SERVICE --show-secrets  # DATABASE_URL, for pg_dump"),
-                );
-            }
+            findings.extend(known.has_database.then(|| backups(known.backups.as_ref())));
             findings
+        }
+    }
+}
+
+fn backups(backups: Option<&Backups>) -> Finding {
+    let why = "a dead disk is the end of the data";
+    let Some(Backups { target, seen }) = backups else {
+        return Finding::limited("backups", "not configured", why)
+            .mend("add [database.backup] with a `target` on another disk to the stack file")
+            .mend("mainstay env SERVICE --show-secrets  # DATABASE_URL, for pg_dump");
+    };
+    match seen {
+        None => Finding::fine("backups", format!("go to {target}; how they are is seen while the stack is up")),
+        Some((0, _)) => Finding::limited("backups", format!("none in {target} yet"), why).mend("mainstay backup now"),
+        Some((count, wrong)) if wrong.is_empty() => Finding::fine("backups", format!("{count} in {target}")),
+        Some((count, wrong)) => {
+            let found = format!("{count} in {target}; {}", wrong.join(", "));
+            Finding::limited("backups", found, "a restore may lose more than the stack promises, or fail")
+                .mend("mainstay status")
+                .mend("mainstay backup list")
         }
     }
 }

@@ -18,16 +18,17 @@ fn good() -> Machine {
         free_inodes: Some(1 << 20),
         memory: Some(8 << 30),
         is_synchronised: Some(true),
-        stack: Stack::Known(Known {
+        stack: Stack::Known(Box::new(Known {
             name: "shop".to_owned(),
             running: None,
             has_database: false,
+            backups: None,
             one_disk: None,
             doors,
             has_state: true,
             last_drill: Some(("database-crash".to_owned(), "PASS".to_owned(), Duration::from_hours(2))),
             event_ahead: Some(Duration::from_secs(1)),
-        }),
+        })),
     }
 }
 
@@ -37,6 +38,14 @@ fn known(change: impl Fn(&mut Known)) -> Machine {
         change(known);
     }
     machine
+}
+
+/// With backups that the stack file asks for.
+fn backed_up(seen: Option<(u64, Vec<String>)>) -> Machine {
+    known(|known| {
+        known.has_database = true;
+        known.backups = Some(Backups { target: "/mnt/backups/shop".to_owned(), seen: seen.clone() });
+    })
 }
 
 fn with(change: impl Fn(&mut Machine)) -> Machine {
@@ -73,6 +82,8 @@ fn ill() -> Vec<(&'static str, Health, Machine)> {
         ("drills", Limited, known(|k| k.last_drill = drilled("FAIL", Duration::from_secs(5)))),
         ("drills", Limited, known(|k| k.last_drill = drilled("PASS", Duration::from_hours(24 * 90)))),
         ("backups", Limited, known(|k| k.has_database = true)),
+        ("backups", Limited, backed_up(Some((0, Vec::new())))),
+        ("backups", Limited, backed_up(Some((3, vec!["take failed 2 times".to_owned()])))),
         ("standby", Limited, known(|k| k.one_disk = Some((vec![Member::A, Member::B], "/s/pg/b".to_owned())))),
     ]
 }
@@ -94,6 +105,16 @@ fn each_lack_is_found_alone_with_why_it_matters_and_the_command_that_mends_it() 
         assert_eq!((found[0].what, found[0].health), (what, health), "{found:?}");
         assert!(found[0].why.as_ref().is_some_and(|why| !why.is_empty()), "{found:?}");
         assert!(!found[0].mend.is_empty(), "{found:?}");
+    }
+}
+
+#[test]
+fn backups_that_are_configured_are_not_called_missing() {
+    for seen in [None, Some((3, Vec::new()))] {
+        let found = judge(&backed_up(seen));
+        let backups = found.iter().find(|finding| finding.what == "backups").expect("a finding");
+        assert_eq!(backups.health, Health::Fine, "{backups:?}");
+        assert!(backups.found.contains("/mnt/backups/shop"), "{backups:?}");
     }
 }
 

@@ -161,17 +161,22 @@ fn variables(command: &mut [Word], taken: &mut Taken) {
 /// Addresses and passwords among the other words.
 fn words(command: &mut [Word], taken: &mut Taken) {
     let mut before = String::new();
-    let is_client = command.iter().any(|word| secret::is_client(&word.text()));
-    for word in command {
+    let texts: Vec<String> = command.iter().map(Word::text).collect();
+    let kind = secret::Kind::of(texts.iter().map(String::as_str));
+    for (at_word, word) in command.iter_mut().enumerate() {
         let text = word.text();
+        // Here a number is no port.
+        let is_of_sshpass = |back: usize| {
+            at_word.checked_sub(back).and_then(|at| texts.get(at)).is_some_and(|before| before.ends_with("sshpass"))
+        };
         let option = text.split_once('=').filter(|(name, _)| name.starts_with('-'));
-        let is_glued = is_client && option.is_none() && text.starts_with("-p") && text.len() > 2;
+        let glued = kind.glued(&text).filter(|_| option.is_none());
         let last = std::mem::take(&mut before);
         let (name, at) = match option {
             Some((name, _)) => (name.to_owned(), name.len() + 1),
-            None if is_glued => ("-p".to_owned(), 2),
-            None => (last, 0),
+            None => glued.map_or((last, 0), |option| (option.to_owned(), option.len())),
         };
+        let is_sshpass = name == "-p" && is_of_sshpass(if glued.is_some() { 1 } else { 2 });
         let value = &text[at..];
         let is_secret = |address: &Address<'_>| address.has_password() || address.is_ours() && address.has_user();
         if let Some(address) = Address::of(value).filter(|address| is_secret(address) && address.is_whole()) {
@@ -180,7 +185,9 @@ fn words(command: &mut [Word], taken: &mut Taken) {
             let place = if name.is_empty() { "an address" } else { &format!("the address of {name}") };
             taken.said.push((format!("{place} is {new}"), "another one with a password, not copied".to_owned()));
             word.put(at..text.len(), &as_shell(&new));
-        } else if (secret::is_option(&name) && secret::is_value(value) || secret::is_of_option(&name, value, is_client))
+        } else if (is_sshpass
+            || secret::is_option(&name) && secret::is_value(value)
+            || secret::is_of_option(&name, value, kind))
             && !word.expands()
         {
             let variable = secret::variable_of(&name);
@@ -215,6 +222,10 @@ impl Taken {
             return Setting::Given;
         }
         if let Some(address) = Address::of(value).filter(|address| address.is_ours() || address.has_password()) {
+            // What else the address says may be secret, too.
+            if secret::shows(&address.template(name).0) {
+                return Setting::Withheld;
+            }
             let template = self.address(name, &address);
             return if template == format!("${{{name}}}") { Setting::Given } else { Setting::Template(template) };
         }
@@ -229,7 +240,7 @@ impl Taken {
             }
             _ if name.to_ascii_uppercase().starts_with("MAINSTAY_") => Setting::Given,
             _ if is_secret(name) && secret::is_value(value) => Setting::Secret,
-            _ if secret::is_told_by_value(value) => Setting::Withheld,
+            _ if secret::is_login(name, value) || secret::shows(value) => Setting::Withheld,
             _ => Setting::Own,
         }
     }

@@ -6,6 +6,7 @@ use mainstay_types::exit_code;
 
 use super::{Here, print, time, unanswered};
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::{board, screen};
 
@@ -123,7 +124,8 @@ fn next(found: &[Blocked]) -> Option<String> {
         "active" => ("its statement", ""),
         _ => ("its session", " --terminate"),
     };
-    Some(format!("next: `mainstay db cancel {}{option}` ends {what} and transaction", first.pid))
+    let text = format!("next: `mainstay db cancel {}{option}` ends {what} and transaction", first.pid);
+    Some(again::text(&text))
 }
 
 pub(crate) async fn cancel(global: &Global, options: &Cancel) -> Result<u8, Failure> {

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Here, print, row, unanswered};
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
@@ -146,7 +147,9 @@ fn figures(lines: &mut Vec<String>, overview: &Overview, primary: &str) {
     let checksums = match (has_checksums, failures) {
         (false, _) => "off: pages that the disk damaged are not noticed".to_owned(),
         (true, 0) => "on, no page failed".to_owned(),
-        (true, count) => screen::red(&format!("{count} pages FAILED; `mainstay logs {primary}` names them")),
+        (true, count) => {
+            screen::red(&again::text(&format!("{count} pages FAILED; `mainstay logs {primary}` names them")))
+        }
     };
     lines.push(row("checksums", &checksums));
     let slots_text = if slots.is_empty() { "no slot retains any" } else { "slots retain" };

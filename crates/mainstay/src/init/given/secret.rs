@@ -8,7 +8,7 @@ pub(crate) fn is_variable(name: &str) -> bool {
 
 /// Whether a variable of that name holds something secret.
 pub(crate) fn is_secret(name: &str) -> bool {
-    let upper = name.to_ascii_uppercase().replace('-', "_");
+    let upper = name.to_ascii_uppercase().replace(['-', '.'], "_");
     let about = [
         "_FILE",
         "_PATH",
@@ -70,7 +70,7 @@ pub(crate) fn is_secret(name: &str) -> bool {
 pub(super) fn is_option(name: &str) -> bool {
     let bare = name.trim_start_matches('-');
     name.starts_with('-') && bare.len() > 3 && !bare.eq_ignore_ascii_case("pass-env") && is_secret(bare)
-        || matches!(bare, "requirepass" | "masterauth")
+        || matches!(bare, "requirepass" | "masterauth" | "pass" | "pwd")
 }
 
 /// The variable for an option's value: `--secret-key` is `SECRET_KEY`.
@@ -84,6 +84,8 @@ pub(super) fn variable_of(name: &str) -> String {
     let is_odd = text.is_empty() || text.starts_with(|first: char| first.is_ascii_digit());
     // What begins so is the stack's own.
     let is_ours = ["MAINSTAY", "DATABASE", "REDIS"].iter().any(|ours| text.starts_with(ours));
+    // Every process has these, and they mean something else.
+    let is_ours = is_ours || matches!(text.as_str(), "USER" | "PASS" | "PWD");
     if is_odd || is_ours { format!("APP_{text}") } else { text }
 }
 
@@ -124,8 +126,20 @@ const KEYS: [(&str, usize); 20] = [
 const HOOKS: [&str; 4] =
     ["hooks.slack.com/", "discord.com/api/webhooks", "discordapp.com/api/webhooks", "webhook.office.com"];
 /// Programs whose `-p` or `-a` is a password, unless it is a number: then it is a port.
-const CLIENTS: [&str; 9] =
-    ["mysql", "mysqldump", "mysqladmin", "mariadb", "mariadb-dump", "psql", "redis-cli", "mongosh", "mongodump"];
+const CLIENTS: [&str; 10] = [
+    "mysql",
+    "mysqldump",
+    "mysqladmin",
+    "mariadb",
+    "mariadb-dump",
+    "psql",
+    "redis-cli",
+    "mongosh",
+    "mongodump",
+    "sshpass",
+];
+/// Programs whose `-u` is a user's name and password.
+const FETCHERS: [&str; 2] = ["curl", "curlie"];
 
 /// Where a word ends, in a shell's line as in a value.
 fn is_end(letter: char) -> bool {
@@ -174,23 +188,62 @@ fn has_user(text: &str) -> bool {
     })
 }
 
-/// Whether a program of these takes its password in short options.
-pub(super) fn is_client(program: &str) -> bool {
-    CLIENTS.contains(&program.rsplit('/').next().unwrap_or(program))
+/// What short options of a command mean.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Kind {
+    /// `-p` is a password.
+    is_client: bool,
+    /// `-u` is a name and a password.
+    is_fetcher: bool,
+}
+
+impl Kind {
+    pub(super) fn of<'a>(words: impl Iterator<Item = &'a str>) -> Self {
+        let mut kind = Self::default();
+        for word in words {
+            let program = word.rsplit('/').next().unwrap_or(word);
+            kind.is_client |= CLIENTS.contains(&program);
+            kind.is_fetcher |= FETCHERS.contains(&program);
+        }
+        kind
+    }
+
+    /// The short option that a word begins with, when its value follows without a space: `-phunter2`.
+    pub(super) fn glued(self, word: &str) -> Option<&'static str> {
+        let is_glued = |option: &str| word.starts_with(option) && word.len() > option.len();
+        let option = (self.is_client && is_glued("-p")).then_some("-p");
+        option.or_else(|| (self.is_fetcher && is_glued("-u")).then_some("-u"))
+    }
+}
+
+/// `NAME:PASSWORD`.
+fn is_pair(text: &str) -> bool {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let pair = text.split_once(':');
+    pair.is_some_and(|(name, password)| {
+        let is_place = password.starts_with("//") || is_number(password);
+        is_value(password) && !is_place && !password.starts_with('$') && name != password
+    })
+}
+
+/// Whether a variable of that name holds `NAME:PASSWORD`, and this does.
+pub(super) fn is_login(name: &str, value: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    ["AUTH", "USERPWD", "USER_PASS", "USERPASS"].iter().any(|end| upper.ends_with(end)) && is_pair(value)
 }
 
 /// Whether an option's value is secret: by its form, or because it is a user's name and password.
-pub(super) fn is_of_option(option: &str, value: &str, is_of_client: bool) -> bool {
+pub(super) fn is_of_option(option: &str, value: &str, kind: Kind) -> bool {
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let bare = option.trim_start_matches('-');
+    let bare = option.trim_start_matches('-').replace('_', "-");
     // A header is more than its value.
-    if !option.starts_with('-') || !is_value(value) || matches!(bare, "H" | "header") {
+    if !option.starts_with('-') || !is_value(value) || matches!(bare.as_str(), "H" | "header") {
         return false;
     }
-    let pair = value.split_once(':').filter(|(_, password)| is_value(password) && !is_number(password));
-    match bare {
-        "p" | "a" if is_of_client => !is_number(value),
-        "auth" | "basic-auth" | "credentials" if pair.is_some() => true,
+    match bare.as_str() {
+        "p" | "a" if kind.is_client => !is_number(value),
+        "u" if kind.is_fetcher => is_pair(value),
+        "auth" | "basic-auth" | "credentials" | "user" | "proxy-user" | "userpwd" if is_pair(value) => true,
         "key" | "auth" | "license" | "licence" | "license-key" | "dsn" => {
             let is_long =
                 value.len() >= 8 && !value.contains(['/', '\\']) && value.bytes().any(|byte| byte.is_ascii_digit());
@@ -202,10 +255,54 @@ pub(super) fn is_of_option(option: &str, value: &str, is_of_client: bool) -> boo
 
 /// Whether a text still shows something secret, however it is written: the last look before anything is said.
 pub(super) fn shows(text: &str) -> bool {
-    let words = text.split(is_end).filter_map(|word| word.split_once('='));
-    is_told_by_value(text)
-        || words.into_iter().any(|(name, value)| {
-            let name = name.rsplit(['?', '&']).next().unwrap_or(name).trim_start_matches('-');
-            !name.is_empty() && is_secret(name) && is_value(value) && !value.starts_with('$')
-        })
+    is_told_by_value(text) || has_pair(text) || has_member(text) || text.split(['|', '&', ';', '\n']).any(has_option)
+}
+
+/// Whether a name inside a value or a command holds something secret: of a driver's, of Java's, of a query's.
+fn is_secret_inside(name: &str) -> bool {
+    is_secret(name) || ["pass", "pwd"].iter().any(|word| name.eq_ignore_ascii_case(word))
+}
+
+fn is_written(value: &str) -> bool {
+    is_value(value) && !value.starts_with(['$', '%'])
+}
+
+/// `NAME=VALUE`, as in `-Dapp.password=X`, `?token=X`, `Host=db;Password=X`.
+fn has_pair(text: &str) -> bool {
+    let is_of_value = |letter: char| is_end(letter) || matches!(letter, ',' | '?' | '#');
+    text.split(is_of_value).filter_map(|word| word.split_once('=')).any(|(name, value)| {
+        let name = name.trim().trim_start_matches('-');
+        let is_path = name.eq_ignore_ascii_case("pwd") && value.starts_with('/');
+        !name.is_empty() && is_secret_inside(name) && is_written(value) && !is_path
+    })
+}
+
+/// `"NAME": "VALUE"`, as JSON has it.
+fn has_member(text: &str) -> bool {
+    let bare = |word: &str| word.trim_matches(['\\', '{', '}', '[', ']', ',']).to_owned();
+    let words: Vec<String> =
+        text.split(is_end).flat_map(str::split_whitespace).map(bare).filter(|word| !word.is_empty()).collect();
+    words.windows(2).enumerate().any(|(at, pair)| {
+        let value = match pair[1].strip_prefix(':') {
+            Some("") => words.get(at + 2).map(String::as_str),
+            value => value,
+        };
+        is_secret_inside(&pair[0]) && value.is_some_and(is_written)
+    })
+}
+
+/// `--password X`, `-u NAME:X`, in a command that nobody could read as one.
+fn has_option(command: &str) -> bool {
+    let words: Vec<&str> =
+        command.split(|letter| is_end(letter) || matches!(letter, '(' | '`')).filter(|word| !word.is_empty()).collect();
+    let kind = Kind::of(words.iter().copied());
+    let is_it = |name: &str, value: &str| {
+        let is_name = !name.contains(['$', '=']);
+        is_name && is_written(value) && (is_option(name) || is_of_option(name, value, kind))
+    };
+    let is_pair = |word: &&str| {
+        let pair = word.split_once('=').or_else(|| kind.glued(word).map(|option| (option, &word[option.len()..])));
+        pair.is_some_and(|(name, value)| is_it(name, value))
+    };
+    words.iter().any(is_pair) || words.windows(2).any(|pair| is_it(pair[0], pair[1]))
 }

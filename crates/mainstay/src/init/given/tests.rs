@@ -99,6 +99,19 @@ fn a_password_reaches_neither_the_command_nor_what_is_said() {
         ("curl $(echo http://u:hunter2@x/)", "./server"),
         ("node x 'DATABASE_URL=postgres://u:hunter2@x", "./server"),
         ("node x PASSWORD=hunter2", "./server"),
+        ("celery flower --basic_auth=admin:hunter2", "celery flower \"--basic_auth=$BASIC_AUTH\""),
+        ("FLOWER_BASIC_AUTH=admin:hunter2 celery flower", "celery flower"),
+        ("curl -u admin:hunter2 http://h/", "curl -u \"$APP_PASSWORD\" http://h/"),
+        ("curl -uadmin:hunter2 http://h/", "curl \"-u$APP_PASSWORD\" http://h/"),
+        ("curl --user admin:hunter2 http://h/", "curl --user \"$APP_USER\" http://h/"),
+        ("node x --pass hunter2", "node x --pass \"$APP_PASS\""),
+        ("sshpass -p hunter2 ssh -p 22 h", "sshpass -p \"$APP_PASSWORD\" ssh -p 22 h"),
+        ("echo $(curl -u admin:hunter2 h)", "./server"),
+        ("echo 'open --pass hunter2", "./server"),
+        ("java -Dapp.dbPassword=hunter2 -jar x", "java \"-Dapp.dbPassword=$DAPP_DBPASSWORD\" -jar x"),
+        ("JAVA_OPTS=-Dapp.dbPassword=hunter2 java -jar x", "java -jar x"),
+        ("node x '{\"password\":\"hunter2\"}'", "./server"),
+        ("node x 'http://h/?token=hunter2'", "./server"),
     ] {
         let (found, said) = fitted(before);
         assert_eq!(found, after, "{before}\n{said}");
@@ -118,6 +131,11 @@ fn a_password_reaches_neither_the_command_nor_what_is_said() {
         "node x http://h/a@b",
         "node x -H \"Authorization: Bearer $T\"",
         "x --title 'a basic shop'",
+        "docker run --user www-data:www-data x",
+        "chpst -u app:staff node x",
+        "php artisan token:refresh",
+        "node x '{\"token\":\"$T\",\"name\":\"x\"}'",
+        "curl -u admin:$T http://h/",
     ] {
         assert_eq!(fitted(line), (line.to_owned(), String::new()));
     }
@@ -162,6 +180,21 @@ fn addresses_become_those_of_the_stack() {
         ("REGION", "ASIA", "own"),
         ("HOME_PAGE", "https://shop.example/a@b", "own"),
         ("LOG_LEVEL", "info", "own"),
+        ("JAVA_OPTS", "-Xmx512m -Dspring.datasource.dbPassword=hunter2", "left out"),
+        ("CALLBACK", "https://h/x?a=1&token=hunter2", "left out"),
+        ("CONNECTION", "Host=db;Username=x;Password=hunter2", "left out"),
+        ("CONNECTION", "Server=db;Uid=x;Pwd=hunter2", "left out"),
+        ("CONFIG", "{\"user\": \"x\", \"password\": \"hunter2\"}", "left out"),
+        ("CONFIG", "{\"password\":4711,\"user\":\"x\"}", "left out"),
+        ("CONFIG", "{\\\"password\\\":\\\"hunter2\\\"}", "left out"),
+        ("MQ_URL", "amqp://u:p@mq/?token=hunter2", "left out"),
+        ("FLOWER_BASIC_AUTH", "admin:hunter2", "left out"),
+        ("ARGUMENTS", "--pass hunter2", "left out"),
+        ("AUTH", "https://login.example/x", "own"),
+        ("FORWARD_AUTH", "auth:9000", "own"),
+        ("JAVA_OPTS", "-Xmx512m -Dapp.mode=prod", "own"),
+        ("CONFIG", "{\"user\": \"x\", \"password\": \"${DB_PASSWORD}\"}", "own"),
+        ("TITLE", "the token and the password are on the card", "own"),
     ] {
         let mut taken = Taken::default();
         let found = match taken.setting(name, value) {
