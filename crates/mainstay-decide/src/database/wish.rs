@@ -115,7 +115,7 @@ pub(crate) fn is_holding(view: &View<'_>) -> bool {
 pub(crate) fn restoring<'a>(view: &View<'a>) -> Option<&'a str> {
     let (wish, stage) = underway(view)?;
     match &wish.errand {
-        Errand::Restore { incoming } if stage != Stage::Lead => Some(incoming),
+        Errand::Restore { incoming } if matches!(stage, Stage::End | Stage::Swap) => Some(incoming),
         Errand::Restore { .. } | Errand::Switchover { .. } | Errand::Failover { .. } | Errand::Restart { .. } => None,
     }
 }
@@ -144,22 +144,42 @@ fn look(view: &View<'_>) -> Option<Progress> {
     Some(match &wish.errand {
         Errand::Restart { member } => restart(view, record, wish, *member),
         Errand::Switchover { to, .. } | Errand::Failover { to } => change(view, record, wish, *to),
-        Errand::Restore { .. } => restore(view, record, wish),
+        Errand::Restore { incoming } => restore(view, record, wish, incoming),
     })
 }
 
 /// The record says when the data was exchanged: its epoch rises in the same step.
-fn restore(view: &View<'_>, record: &Record, wish: &Wish) -> Progress {
+fn restore(view: &View<'_>, record: &Record, wish: &Wish, incoming: &str) -> Progress {
+    let primary = record.primary;
+    // It was laid beside the data of one member, and takes the place of no other's.
+    let of = incoming.split_once('/').and_then(|(member, _)| Member::try_from(member.to_owned()).ok());
+    if of.is_some_and(|of| of != primary) {
+        return Progress::Over { reason: format!("postgres-{primary} took over instead; no data was exchanged") };
+    }
+    // A failover that has begun comes to its end first.
+    if record.promoting.is_some() {
+        return Progress::Underway(Stage::Promote);
+    }
     if record.epoch != wish.epoch {
         return if is_led(view, record) { Progress::Done } else { Progress::Underway(Stage::Lead) };
     }
     let is_final = |failed: &&FailedStep| failed.attempts >= SWAP_TRIES && failed.at >= wish.asked_at;
     if let Some(failed) = view.observed.failed.get(&StepKey::Cluster).filter(is_final) {
-        return Progress::Over { reason: format!("{}; the present goes on as it was", failed.error) };
+        return Progress::Over { reason: format!("{}; {}", failed.error, left_behind(view, record)) };
     }
     let runs = |member: &Member| view.member_life(*member).runs().is_some();
     let is_any_running = view.database().is_some_and(|seen| seen.members.keys().any(runs));
     Progress::Underway(if is_any_running { Stage::End } else { Stage::Swap })
+}
+
+/// What a try to exchange that failed has left, by the timeline of the data that is in place.
+fn left_behind(view: &View<'_>, record: &Record) -> &'static str {
+    let seen = view.member(record.primary).and_then(|member| member.control);
+    match seen.map(|control| control.timeline > record.timeline) {
+        Some(false) => "the present goes on as it was",
+        Some(true) => "the restored data is in place all the same, and is started",
+        None => "whether the data was exchanged is not known: `mainstay db info` shows what is there",
+    }
 }
 
 fn change(view: &View<'_>, record: &Record, wish: &Wish, to: Member) -> Progress {

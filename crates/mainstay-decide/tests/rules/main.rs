@@ -3,6 +3,7 @@
 mod database;
 mod lost;
 mod random;
+mod restore;
 mod schedules;
 mod stack;
 mod support;
