@@ -102,6 +102,21 @@ pub struct BackupsSeen {
     pub trouble: Option<String>,
 }
 
+impl BackupsSeen {
+    /// Of a look that broke off.
+    pub fn broken(since: Timestamp) -> Self {
+        let trouble =
+            Some("the look at the backups broke off: a bug, or a damaged file; the log of control says which");
+        Self {
+            since,
+            list: Vec::new(),
+            archive: ArchiveSeen::default(),
+            jobs: BTreeMap::new(),
+            trouble: trouble.map(str::to_owned),
+        }
+    }
+}
+
 /// The process that does a job.
 pub fn child() -> ChildName {
     crate::children::child("backup-run")
@@ -111,10 +126,9 @@ pub fn child() -> ChildName {
 pub fn faults(policy: &Policy, seen: &BackupsSeen, now: Timestamp) -> Vec<String> {
     let mut faults = Vec::new();
     faults.extend(seen.trouble.clone());
-    if let Some((_, proof)) =
-        seen.list.iter().filter_map(|one| one.proof.map(|proof| (one, proof))).max_by_key(|(_, (at, _))| *at)
-        && proof.1 == Proof::Failed
-    {
+    let last =
+        seen.list.iter().filter_map(|one| one.proof).filter(|(at, _)| is_past(*at, now)).max_by_key(|(at, _)| *at);
+    if let Some((_, Proof::Failed)) = last {
         faults.push("the last restore of a backup failed: `mainstay backup list` says which, and why".to_owned());
     }
     faults.extend(seen.archive.gaps.iter().take(3).cloned());
@@ -128,13 +142,14 @@ pub fn faults(policy: &Policy, seen: &BackupsSeen, now: Timestamp) -> Vec<String
         }
     }
     let oldest = seen.list.iter().map(|one| one.ended).min();
-    let proven = last_proven(seen).map(|(at, _)| at);
+    let proven = last_proven(seen, now).map(|(at, _)| at);
     let counts_from = proven.or(oldest);
     if let Some(from) = counts_from.filter(|from| now.saturating_since(*from) > policy.proof) {
         let what = if proven.is_some() { "the last proven restore is of" } else { "no restore was proven since" };
         faults.push(format!("{what} {}, promised is one in {}", moment(from), days_or_hours(policy.proof)));
     }
-    let is_missed = seen.list.is_empty() && now.saturating_since(seen.since) > FIRST_WITHIN;
+    // Who could not look has no list.
+    let is_missed = seen.trouble.is_none() && seen.list.is_empty() && now.saturating_since(seen.since) > FIRST_WITHIN;
     if is_missed && retention::next(policy, now).is_some() {
         faults.push("there is no base backup yet".to_owned());
     }
@@ -146,11 +161,17 @@ fn days_or_hours(time: Duration) -> String {
     if hours.is_multiple_of(24) { format!("{} d", hours / 24) } else { format!("{hours} h") }
 }
 
+/// Whether a moment that was noted can be believed. What lies ahead is of a clock that was wrong; looks and notes of one
+/// moment differ by less than a minute.
+fn is_past(noted: Timestamp, now: Timestamp) -> bool {
+    noted <= now.after(Duration::from_secs(60))
+}
+
 /// The last proven restore: when, and of which backup.
-pub fn last_proven(seen: &BackupsSeen) -> Option<(Timestamp, &Backup)> {
+pub fn last_proven(seen: &BackupsSeen, now: Timestamp) -> Option<(Timestamp, &Backup)> {
     let proven = seen.list.iter().filter_map(|one| match one.proof {
-        Some((at, Proof::Proven)) => Some((at, one)),
-        Some((_, Proof::Failed)) | None => None,
+        Some((at, Proof::Proven)) if is_past(at, now) => Some((at, one)),
+        Some((_, Proof::Proven | Proof::Failed)) | None => None,
     });
     proven.max_by_key(|(at, _)| *at)
 }
@@ -171,7 +192,7 @@ pub(crate) fn plan(draft: &mut Draft<'_>) -> Option<BoxPlan> {
         return Some(shown);
     };
     let now = draft.view.now;
-    shown.label = label(seen);
+    shown.label = label(seen, now);
     let life = draft.view.life(&child());
     match life {
         Life::Runs(running) => {
@@ -205,12 +226,12 @@ pub(crate) fn plan(draft: &mut Draft<'_>) -> Option<BoxPlan> {
     Some(shown)
 }
 
-fn label(seen: &BackupsSeen) -> String {
+fn label(seen: &BackupsSeen, now: Timestamp) -> String {
     if seen.list.is_empty() {
         return "no base backup yet".to_owned();
     }
     // A box is narrow: what matters is the last restore that was proven, in UTC.
-    last_proven(seen).map_or("no restore proven yet".to_owned(), |(at, _)| {
+    last_proven(seen, now).map_or("no restore proven yet".to_owned(), |(at, _)| {
         let text = at.to_string();
         format!("restore proven {}", text.get(5..16).unwrap_or(&text).replace('T', " "))
     })
@@ -225,7 +246,7 @@ fn next_job(draft: &mut Draft<'_>, policy: &Policy, seen: &BackupsSeen) -> Optio
     let wanted = [
         (Job::Take, is_take_due(&draft.view, policy, seen)),
         (Job::Prove, seen.list.iter().any(|one| one.proof.is_none())),
-        (Job::Prune, is_prune_due(seen)),
+        (Job::Prune, is_prune_due(seen, now)),
     ];
     for (job, _) in wanted.into_iter().filter(|(_, is_due)| *is_due) {
         match pause_until(seen.jobs.get(&job), now) {
@@ -247,7 +268,7 @@ fn pause_until(record: Option<&JobRecord>, now: Timestamp) -> Option<Timestamp> 
 }
 
 fn is_take_due(view: &View<'_>, policy: &Policy, seen: &BackupsSeen) -> bool {
-    let Some(due) = retention::due(policy, seen.list.iter().map(|one| one.began).max(), view.now) else { return false };
+    let Some(due) = retention::due(policy, seen.list.iter().map(|one| one.began), view.now) else { return false };
     let Some(record) = view.record().filter(|record| record.promoting.is_none()) else { return false };
     let answers = |member| view.member(member).is_some_and(|seen| seen.answer.value().is_some());
     if !answers(record.primary) || view.observed.wish.is_some() || !view.observed.is_database_prepared {
@@ -262,9 +283,10 @@ fn is_take_due(view: &View<'_>, policy: &Policy, seen: &BackupsSeen) -> bool {
 }
 
 /// After each new backup there is something to free: an older one, or WAL that left the window.
-fn is_prune_due(seen: &BackupsSeen) -> bool {
-    let newest = seen.list.iter().map(|one| one.ended).max();
-    let last = seen.jobs.get(&Job::Prune).map(|record| record.began);
+fn is_prune_due(seen: &BackupsSeen, now: Timestamp) -> bool {
+    // A backup that ended in a future is newer than every run that frees: one after the other would be due.
+    let newest = seen.list.iter().map(|one| one.ended).filter(|ended| is_past(*ended, now)).max();
+    let last = seen.jobs.get(&Job::Prune).map(|record| record.began).filter(|began| is_past(*began, now));
     newest.is_some_and(|newest| last.is_none_or(|last| last < newest))
         || seen.jobs.get(&Job::Prune).is_some_and(|record| record.attempts > 0)
 }

@@ -3,6 +3,9 @@
 //! Every backup is whole by itself: a family (hourly, daily, …) is not another kind of backup, it keeps the first one
 //! of each of its periods. Ages are counted to the newest backup, not to the clock: a stack that takes none any more
 //! loses none.
+//!
+//! Clocks are wrong at times, by years. So what came after what is told by timelines and positions, which no clock
+//! touches, and ages grow at most twice as fast as the machine really runs (see [`Reckoning`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
+/// What time that the machine was off may add to ages at most: nobody can tell it from a clock that was set wrong.
+const OFF_MOST: Duration = Duration::from_secs(24 * 3600);
 /// 1970-01-01 was a Thursday; weeks begin on Mondays.
 const FIRST_MONDAY: i64 = 4;
 
@@ -133,6 +138,8 @@ pub struct Backup {
     pub ended: Timestamp,
     /// Identity of the cluster.
     pub system: u64,
+    /// Timeline at its start.
+    pub timeline: u32,
     /// Where replay begins.
     pub start: Lsn,
     /// Up to here it needs WAL: where it is consistent, or where it was compared.
@@ -199,59 +206,155 @@ impl Decision {
     }
 }
 
-/// Decides about every backup. `backups` in any order; the answer is in theirs.
-pub fn decide(backups: &[Backup], policy: &Policy) -> Vec<Decision> {
-    let mut by_age: Vec<&Backup> = backups.iter().collect();
-    by_age.sort_by(|a, b| (a.ended, &a.id).cmp(&(b.ended, &b.id)));
-    let Some(newest) = by_age.last().copied() else { return Vec::new() };
-    let proven = by_age.iter().rev().find(|backup| matches!(backup.proof, Some((_, Proof::Proven))));
-    let anchors: BTreeSet<&str> = anchors(&by_age, policy.window).values().map(|anchor| anchor.id.as_str()).collect();
-    let mut firsts: BTreeMap<&str, Vec<Family>> = BTreeMap::new();
-    for family in Family::ALL.into_iter().filter(|family| !family.kept(&policy.keep).is_zero()) {
-        let mut seen = BTreeSet::new();
-        for backup in &by_age {
-            if seen.insert((backup.system, family.period(backup.began, policy.day_begins).0)) {
-                firsts.entry(&backup.id).or_default().push(family);
-            }
-        }
-    }
-    let decide = |backup: &Backup| {
-        let mut rules = Vec::new();
-        // Up to the newest, not to the clock: see above.
-        let age = newest.ended.saturating_since(backup.ended);
-        for family in firsts.get(backup.id.as_str()).into_iter().flatten() {
-            let kept = family.kept(&policy.keep);
-            if age < kept {
-                rules.push(Rule::Family { family: *family, until: backup.ended.after(kept) });
-            }
-        }
-        if backup.is_by_hand && age < policy.keep.by_hand {
-            rules.push(Rule::ByHand { until: backup.ended.after(policy.keep.by_hand) });
-        }
-        let parts = [
-            (anchors.contains(backup.id.as_str()), Rule::Window),
-            (backup.id == newest.id, Rule::Newest),
-            (proven.is_some_and(|proven| proven.id == backup.id), Rule::LastProven),
-        ];
-        rules.extend(parts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, rule)| rule));
-        Decision { id: backup.id.clone(), rules }
-    };
-    backups.iter().map(decide).collect()
+/// How far time has come as far as forgetting goes; kept from one run to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reckoning {
+    /// Ages count to here.
+    pub at: Timestamp,
+    /// Identity of the machine's boot.
+    pub boot: String,
+    /// How long the machine had run then. **Unit**: milliseconds.
+    pub up_ms: u64,
 }
 
-/// Of each cluster the backup from which the window's moments are reached: the newest that is as old as the window,
-/// else the oldest. One whose restore failed is none.
-fn anchors<'a>(by_age: &[&'a Backup], window: Duration) -> BTreeMap<u64, &'a Backup> {
-    let Some(newest) = by_age.last() else { return BTreeMap::new() };
-    let is_sound = |backup: &&&Backup| !matches!(backup.proof, Some((_, Proof::Failed)));
-    let mut anchors: BTreeMap<u64, &Backup> = BTreeMap::new();
-    for backup in by_age.iter().filter(is_sound) {
-        let is_old = newest.ended.saturating_since(backup.ended) >= window;
-        if is_old || !anchors.contains_key(&backup.system) {
-            anchors.insert(backup.system, backup);
-        }
+impl Reckoning {
+    /// The next one. It follows the newest backup's end, but goes on no faster than twice the time that the machine has
+    /// run, and by a day more for each time that it was off: a clock that is ahead by a year forgets nothing at once,
+    /// and what lags after a long rest catches up. It never goes back: a clock that was set back is set right again.
+    pub fn next(before: Option<&Self>, backups: &[Backup], boot: &str, up: Duration) -> Option<Self> {
+        let by_order = in_order(backups);
+        let (newest, elder) = (by_order.last()?.ended, by_order.iter().rev().nth(1).map(|backup| backup.ended));
+        let (from, passed) = match before {
+            Some(before) if before.boot == boot => {
+                (before.at, up.saturating_sub(Duration::from_millis(before.up_ms)).saturating_mul(2))
+            }
+            Some(before) => (before.at, OFF_MOST + up.saturating_mul(2)),
+            // Nothing is known: of a first run, or on another machine.
+            None => (elder.unwrap_or(newest), OFF_MOST),
+        };
+        let at = newest.min(from.after(passed)).max(from);
+        Some(Self { at, boot: boot.to_owned(), up_ms: u64::try_from(up.as_millis()).unwrap_or(u64::MAX) })
     }
-    anchors
+}
+
+/// The lowest position of archived WAL on timelines that no backup is of yet, by cluster: after a restore in place
+/// positions go on from where the restored moment was.
+pub type Unsaved = BTreeMap<u64, Lsn>;
+
+/// Oldest first. Of one cluster the order is that of timelines and positions: a new timeline has a higher number than
+/// all before it, and on one positions rise. Clusters are in the order in which their first backup ended.
+fn in_order(backups: &[Backup]) -> Vec<&Backup> {
+    let mut first: BTreeMap<u64, Timestamp> = BTreeMap::new();
+    for backup in backups {
+        let known = first.entry(backup.system).or_insert(backup.ended);
+        *known = (*known).min(backup.ended);
+    }
+    let mut all: Vec<&Backup> = backups.iter().collect();
+    all.sort_by_key(|one| (first.get(&one.system), one.system, one.timeline, one.start, one.needs, &one.id));
+    all
+}
+
+/// What decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// What there is, in any order.
+    pub backups: &'a [Backup],
+    /// What the stack file says.
+    pub policy: &'a Policy,
+    /// See [`Unsaved`].
+    pub unsaved: &'a Unsaved,
+    /// How far time has come; `None`: it stands where the newest backup ended.
+    pub reckoning: Option<&'a Reckoning>,
+}
+
+impl<'a> Scene<'a> {
+    /// One of a future has none.
+    fn age(&self, newest: &Backup, of: &Backup) -> Duration {
+        let at = self.reckoning.map_or(newest.ended, |reckoning| reckoning.at.min(newest.ended));
+        at.saturating_since(of.ended)
+    }
+
+    /// Decides about every backup; the answer is in their order.
+    pub fn decide(&self) -> Vec<Decision> {
+        let in_order = in_order(self.backups);
+        let Some(newest) = in_order.last().copied() else { return Vec::new() };
+        let proven = in_order.iter().rev().find(|backup| matches!(backup.proof, Some((_, Proof::Proven))));
+        let anchors: BTreeSet<&str> = self.anchors(&in_order).values().map(|anchor| anchor.id.as_str()).collect();
+        let firsts = self.firsts(&in_order);
+        let decide = |backup: &Backup| {
+            let mut rules = Vec::new();
+            let age = self.age(newest, backup);
+            for family in firsts.get(backup.id.as_str()).into_iter().flatten() {
+                let kept = family.kept(&self.policy.keep);
+                if age < kept {
+                    rules.push(Rule::Family { family: *family, until: backup.ended.after(kept) });
+                }
+            }
+            if backup.is_by_hand && age < self.policy.keep.by_hand {
+                rules.push(Rule::ByHand { until: backup.ended.after(self.policy.keep.by_hand) });
+            }
+            let parts = [
+                (anchors.contains(backup.id.as_str()), Rule::Window),
+                (backup.id == newest.id, Rule::Newest),
+                (proven.is_some_and(|proven| proven.id == backup.id), Rule::LastProven),
+            ];
+            rules.extend(parts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, rule)| rule));
+            Decision { id: backup.id.clone(), rules }
+        };
+        self.backups.iter().map(decide).collect()
+    }
+
+    /// The families of which each is the first of a period. Where a clock was set back into an earlier period it begins
+    /// anew: nothing else stands for what was taken since.
+    fn firsts(&self, in_order: &[&'a Backup]) -> BTreeMap<&'a str, Vec<Family>> {
+        let mut firsts: BTreeMap<&str, Vec<Family>> = BTreeMap::new();
+        for family in Family::ALL.into_iter().filter(|family| !family.kept(&self.policy.keep).is_zero()) {
+            let mut last = None;
+            for backup in in_order {
+                let period = Some((backup.system, family.period(backup.began, self.policy.day_begins).0));
+                if period != last {
+                    firsts.entry(&backup.id).or_default().push(family);
+                }
+                last = period;
+            }
+        }
+        firsts
+    }
+
+    /// Of each cluster the backup from which the window's moments are reached: the newest that is as old as the window,
+    /// else the oldest. One whose restore failed is none, nor is one whose position is above what was written after it:
+    /// a restore in place made positions fall.
+    fn anchors(&self, in_order: &[&'a Backup]) -> BTreeMap<u64, &'a Backup> {
+        let mut anchors: BTreeMap<u64, &Backup> = BTreeMap::new();
+        let Some(newest) = in_order.last() else { return anchors };
+        let (mut lowest, mut found) = (self.unsaved.clone(), BTreeSet::new());
+        for backup in in_order.iter().rev() {
+            let known = lowest.entry(backup.system).or_insert(backup.start);
+            let is_below = backup.start <= *known;
+            *known = backup.start.min(*known);
+            if found.contains(&backup.system) || matches!(backup.proof, Some((_, Proof::Failed))) || !is_below {
+                continue;
+            }
+            anchors.insert(backup.system, backup);
+            if self.age(newest, backup) >= self.policy.window {
+                found.insert(backup.system);
+            }
+        }
+        anchors
+    }
+
+    /// WAL that the backups need: each its own, and from the anchor of the window on all of it. What is in none of
+    /// these, of a cluster that has a backup, is needed by nothing.
+    pub fn needed(&self) -> Vec<Needed> {
+        let anchors = self.anchors(&in_order(self.backups));
+        let own = |backup: &Backup| Needed { system: backup.system, from: backup.start, to: Some(backup.needs) };
+        let mut needed: Vec<Needed> = self.backups.iter().map(own).collect();
+        needed.extend(anchors.values().map(|anchor| Needed { system: anchor.system, from: anchor.start, to: None }));
+        // A cluster without one keeps everything: nobody knows what will be wanted.
+        let without = self.backups.iter().filter(|backup| !anchors.contains_key(&backup.system));
+        needed.extend(without.map(|backup| Needed { system: backup.system, from: Lsn::new(0), to: None }));
+        needed
+    }
 }
 
 /// WAL that is needed of a cluster.
@@ -263,23 +366,6 @@ pub struct Needed {
     pub from: Lsn,
     /// To this one; `None`: everything after.
     pub to: Option<Lsn>,
-}
-
-/// WAL that backups need: each its own, and from the anchor of the window on all of it. What is in none of these, of
-/// a cluster that has a backup, is needed by nothing.
-pub fn needed(kept: &[Backup], policy: &Policy) -> Vec<Needed> {
-    let mut by_age: Vec<&Backup> = kept.iter().collect();
-    by_age.sort_by(|a, b| (a.ended, &a.id).cmp(&(b.ended, &b.id)));
-    let anchors = anchors(&by_age, policy.window);
-    let mut needed: Vec<Needed> = kept
-        .iter()
-        .map(|backup| Needed { system: backup.system, from: backup.start, to: Some(backup.needs) })
-        .collect();
-    needed.extend(anchors.values().map(|anchor| Needed { system: anchor.system, from: anchor.start, to: None }));
-    // A cluster all of whose backups failed their restore keeps everything: nobody knows what will be wanted.
-    let without = by_age.iter().filter(|backup| !anchors.contains_key(&backup.system));
-    needed.extend(without.map(|backup| Needed { system: backup.system, from: Lsn::new(0), to: None }));
-    needed
 }
 
 /// A backup that should be there.
@@ -297,12 +383,11 @@ fn finest(policy: &Policy) -> Option<Family> {
 }
 
 /// Whether a backup is due: none was begun in this period of the finest family. However many periods had none, one
-/// makes up for all.
-pub fn due(policy: &Policy, last_began: Option<Timestamp>, now: Timestamp) -> Option<Due> {
+/// makes up for all. One of a future is of a clock that was wrong: it says nothing of this period.
+pub fn due(policy: &Policy, began: impl Iterator<Item = Timestamp>, now: Timestamp) -> Option<Due> {
     let (since, until) = finest(policy)?.period(now, policy.day_begins);
-    let Some(last) = last_began else { return Some(Due { since, missed: 0 }) };
-    // One of a future is of a clock that was wrong.
-    if last >= since && last < until {
+    let Some(last) = began.filter(|began| *began < until).max() else { return Some(Due { since, missed: 0 }) };
+    if last >= since {
         return None;
     }
     let between = since.saturating_since(last).as_secs();

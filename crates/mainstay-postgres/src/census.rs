@@ -3,8 +3,10 @@
 //!
 //! A snapshot alone has no exact position: a commit is in the WAL before others see it. On a standby replay is paused
 //! for the moment in which snapshots are taken; there is nothing between two records then. A primary without standbys
-//! gives its tables shared locks for that moment. Rows are counted afterwards, with everything going on.
+//! gives its tables shared locks for that moment. Rows are counted afterwards, with everything going on, and for as long
+//! as was allowed: what was not counted by then is named.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use mainstay_types::Lsn;
@@ -23,7 +25,8 @@ const KEY: i64 = 0x6D61_696E_7374_6179;
 /// Sessions speak the same, so that a value has one text.
 const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; SET datestyle = 'ISO, YMD'; SET timezone = \
     'UTC'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET search_path = \
-    pg_catalog; SET row_security = off; SET idle_in_transaction_session_timeout = 0";
+    pg_catalog; SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET lc_monetary = 'C'; \
+    SET quote_all_identifiers = off; SET xmlbinary = 'base64'";
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// Tables with their own rows, the smallest first, as SQL writes them. Unlogged ones are empty after a restore.
 const TABLES: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c JOIN pg_namespace AS n \
@@ -58,6 +61,22 @@ pub struct Census {
     pub tables: Vec<Table>,
     /// What was not, and why.
     pub left_out: Vec<String>,
+}
+
+/// Rows of a table and the sum of their hashes. `counted.*` is the row whatever its columns are called (one named as the
+/// table is would stand for itself in `t::text`), and a row made of it has one text, whatever casts its type has.
+fn hashed(table: &str) -> String {
+    format!("SELECT count(*), coalesce(sum(hashtextextended(ROW(counted.*)::text, 0)), 0) FROM ONLY {table} AS counted")
+}
+
+/// What is counted.
+#[derive(Clone, Copy)]
+enum Only<'a> {
+    All,
+    /// The others are named.
+    Lockable(&'a BTreeSet<(String, String)>),
+    /// The others are nobody's concern.
+    Counted(&'a BTreeSet<(String, String)>),
 }
 
 /// Sessions of one server, one in each database.
@@ -109,40 +128,68 @@ impl<'a> Sessions<'a> {
     }
 
     /// Counts in the snapshots that the sessions hold, until the time is over.
-    async fn count(
-        &self,
-        lsn: Lsn,
-        within: Duration,
-        only: Option<&[(String, String)]>,
-    ) -> Result<Census, AccessError> {
+    async fn count(&self, lsn: Lsn, within: Duration, only: Only<'_>) -> Result<Census, AccessError> {
         let mut census = Census { lsn, tables: Vec::new(), left_out: Vec::new() };
         let begun = Instant::now();
+        let (mut late, mut first_late) = (0_u64, None);
         for (database, client) in &self.each {
             for table in rows(self.access, client, TABLES).await?.into_iter().flatten() {
                 let key = (database.clone(), table);
-                if only.is_some_and(|only| !only.contains(&key)) {
-                    census.left_out.push(format!("{database} {}: it cannot be counted without a standby", key.1));
-                    continue;
+                match only {
+                    Only::Lockable(known) if !known.contains(&key) => {
+                        census.left_out.push(format!("{database} {}: it cannot be counted without a standby", key.1));
+                        continue;
+                    }
+                    Only::Counted(known) if !known.contains(&key) => continue,
+                    Only::All | Only::Lockable(_) | Only::Counted(_) => {}
                 }
-                let table = key.1;
                 let left = within.saturating_sub(begun.elapsed());
                 if left.is_zero() {
-                    census
-                        .left_out
-                        .push(format!("{database} {table}: counting took longer than {} s", within.as_secs()));
+                    late += 1;
+                    first_late.get_or_insert_with(|| format!("{database} {}", key.1));
                     continue;
                 }
-                let query =
-                    format!("SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM ONLY {table} AS t");
-                let found = row(self.access, client, &query).await?;
-                let [rows, hash] = found.as_slice() else {
-                    return Err(nonsense(self.access, "the rows of a table", found.join(", ")));
-                };
-                let rows = rows.parse().map_err(|_| nonsense(self.access, "the rows of a table", rows.as_str()))?;
-                census.tables.push(Table { database: database.clone(), table, rows, hash: hash.clone() });
+                match self.count_one(client, key, left).await? {
+                    Ok(table) => census.tables.push(table),
+                    Err(why) => census.left_out.push(why),
+                }
             }
         }
+        if let Some(first) = first_late {
+            let seconds = within.as_secs();
+            let more = if late > 1 { format!(" and {} more tables", late - 1) } else { String::new() };
+            census.left_out.push(format!("{first}{more}: counting took longer than {seconds} s"));
+        }
         Ok(census)
+    }
+
+    /// One table, for no longer than is left; what goes wrong with it is said of it alone.
+    async fn count_one(
+        &self,
+        client: &Client,
+        (database, table): (String, String),
+        left: Duration,
+    ) -> Result<Result<Table, String>, AccessError> {
+        // At most the type's own bound: a few weeks.
+        let left_ms = left.as_millis().clamp(1, i32::MAX as u128);
+        let begin = format!("SAVEPOINT counted; SET LOCAL statement_timeout = {left_ms}");
+        client.batch_execute(&begin).await.map_err(|error| self.access.explain(error))?;
+        let found = match row(self.access, client, &hashed(&table)).await {
+            Ok(found) => found,
+            Err(error) => {
+                // Without its connection nothing of the others can be said.
+                let back = "ROLLBACK TO SAVEPOINT counted; RELEASE SAVEPOINT counted";
+                client.batch_execute(back).await.map_err(|error| self.access.explain(error))?;
+                return Ok(Err(format!("{database} {table}: it cannot be counted: {error}")));
+            }
+        };
+        let end = "RELEASE SAVEPOINT counted; SET LOCAL statement_timeout = 0";
+        client.batch_execute(end).await.map_err(|error| self.access.explain(error))?;
+        let [rows, hash] = found.as_slice() else {
+            return Err(nonsense(self.access, "the rows of a table", found.join(", ")));
+        };
+        let rows = rows.parse().map_err(|_| nonsense(self.access, "the rows of a table", rows.as_str()))?;
+        Ok(Ok(Table { database, table, rows, hash: hash.clone() }))
     }
 }
 
@@ -176,7 +223,7 @@ pub async fn of_standby(access: &Access, within: Duration) -> Result<Census, Acc
     released.map_err(|error| access.explain(error))?;
     held.map_err(|error| nonsense(access, "the end of the pause", error.to_string()))?
         .map_err(|error| access.explain(error))?;
-    sessions.count(lsn, within, None).await
+    sessions.count(lsn, within, Only::All).await
 }
 
 /// Takes a snapshot in each database while replay stands. Proven by looks before and after.
@@ -214,7 +261,7 @@ pub async fn of_primary(access: &Access, within: Duration) -> Result<Census, Acc
     for _ in 0..LOCK_TRIES {
         sessions.run(BEGIN).await?;
         match locked(&sessions, &lockers).await {
-            Ok((lsn, tables)) => return sessions.count(lsn, within, Some(&tables)).await,
+            Ok((lsn, tables)) => return sessions.count(lsn, within, Only::Lockable(&tables)).await,
             Err(error) => last = Some(error),
         }
         lockers.run("ROLLBACK").await?;
@@ -224,9 +271,12 @@ pub async fn of_primary(access: &Access, within: Duration) -> Result<Census, Acc
     Err(last.unwrap_or_else(|| nonsense(access, "a moment without writers", "none")))
 }
 
-async fn locked(sessions: &Sessions<'_>, lockers: &Sessions<'_>) -> Result<(Lsn, Vec<(String, String)>), AccessError> {
+async fn locked(
+    sessions: &Sessions<'_>,
+    lockers: &Sessions<'_>,
+) -> Result<(Lsn, BTreeSet<(String, String)>), AccessError> {
     let access = sessions.access;
-    let mut tables = Vec::new();
+    let mut tables = BTreeSet::new();
     lockers.run(&format!("BEGIN; SET LOCAL lock_timeout = {LOCK_WITHIN_MS}")).await?;
     for (database, client) in &lockers.each {
         let names: Vec<String> = rows(access, client, LOCKABLE).await?.into_iter().flatten().collect();
@@ -247,13 +297,18 @@ async fn locked(sessions: &Sessions<'_>, lockers: &Sessions<'_>) -> Result<(Lsn,
     Ok((parsed.ok_or_else(|| nonsense(access, "where it writes", lsn.join(", ")))?, tables))
 }
 
-/// Counts in a restored copy that stands.
+/// Counts in a restored copy that stands: every table, or those alone that were counted in its source.
 ///
 /// **Errors**: as [`AccessError`].
-pub async fn of_copy(access: &Access, lsn: Lsn) -> Result<Census, AccessError> {
+pub async fn of_copy(
+    access: &Access,
+    lsn: Lsn,
+    within: Duration,
+    counted: Option<&BTreeSet<(String, String)>>,
+) -> Result<Census, AccessError> {
     let sessions = Sessions::open(access).await?;
     sessions.run(BEGIN).await?;
-    sessions.count(lsn, Duration::MAX, None).await
+    sessions.count(lsn, within, counted.map_or(Only::All, Only::Counted)).await
 }
 
 /// Whether a statement's one answer is true; else what it was.

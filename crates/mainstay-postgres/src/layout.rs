@@ -147,7 +147,7 @@ impl Layout {
 }
 
 /// Whether a folder holds a data directory of ours that was made to its end.
-pub(crate) fn is_complete(data: &Path) -> bool {
+pub fn is_complete(data: &Path) -> bool {
     matches!(look_at(data), Ok(DataDirectory::Complete))
 }
 

@@ -148,7 +148,7 @@ fn interrupt(mut child: Child) {
 #[test]
 fn a_stack_is_archived_backed_up_and_its_past_is_opened() {
     let world = World::new(BY_HAND);
-    let up = world.well(&["up", "--detach"]);
+    let up = world.well(&["up", "--detach", "--wait", "300"]);
     let card = world.well(&["backup", "card"]);
     let password = card.lines().find_map(|line| line.trim().strip_prefix("password")).expect("a password").trim();
     assert!(up.contains("recovery card") && up.contains(password), "{up}");
@@ -178,7 +178,7 @@ fn a_stack_is_archived_backed_up_and_its_past_is_opened() {
 #[test]
 fn the_past_takes_the_place_of_the_present() {
     let world = World::new(BY_HAND);
-    world.well(&["up", "--detach"]);
+    world.well(&["up", "--detach", "--wait", "300"]);
     let card = world.well(&["backup", "card"]);
     until("a standby streams", || world.run(&["status"]).out.contains("commits synchronous"));
     world.well(&["backup", "now", "--name", "before the fault"]);
@@ -196,6 +196,12 @@ fn in_place(world: &World) {
     std::thread::sleep(Duration::from_millis(50));
     world.sql("DELETE FROM accounts WHERE id > 10");
     until("the moment is in the archive", || world.run(&["restore", "--to", &moment, "--dry-run"]).code == 0);
+    // What is left behind goes on to positions that the restored past does not come to soon.
+    for n in 0..3 {
+        let count = world.segments().len();
+        world.sql(&format!("INSERT INTO accounts VALUES ({})", 500 + n));
+        until("another segment is archived", || world.segments().len() > count);
+    }
     world.fails(&["restore", "--to", &moment, "--swap"], 4, &["MS4002", "--confirm archived"]);
     let done = world.json(&["restore", "--to", &moment, "--swap", "--confirm", "archived", "--json"]);
     assert_eq!(world.sql("SELECT count(*) FROM accounts"), "100", "{done}");
@@ -203,11 +209,19 @@ fn in_place(world: &World) {
     assert!(done["backup"].is_string(), "a base backup of the new timeline: {done}");
     until("the standby is cloned again", || world.run(&["status"]).out.contains("commits synchronous"));
     assert!(world.well(&["events"]).contains("DataReplaced"));
+    let now = world.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')");
+    until("it is in the archive", || world.run(&["restore", "--to", &now, "--dry-run"]).code == 0);
+    let (child, value) = open(world, "latest");
+    let url = format!("{} dbname=shop", value["conninfo"].as_str().expect("an address"));
+    let rows = psql(&url, "SELECT count(*), max(id) FROM accounts");
+    assert_eq!(String::from_utf8_lossy(&rows.stdout).trim(), "101|1000", "the present's past: {rows:?}");
+    interrupt(child);
+    assert_eq!(world.run(&["backup", "check", "--quick"]).code, 0, "no gap on the way here");
 
     let kept = done["kept_as"].as_str().expect("a name");
     world.fails(&["restore", "--undo", "a/nothing", "--confirm", "archived"], 2, &["MS2110"]);
     world.json(&["restore", "--undo", kept, "--confirm", "archived", "--json"]);
-    assert_eq!(world.sql("SELECT count(*) FROM accounts"), "10");
+    assert_eq!(world.sql("SELECT count(*) FROM accounts"), "13");
     until("the standby is cloned again", || world.run(&["status"]).out.contains("commits synchronous"));
     world.well(&["backup", "check", "--quick"]);
 }
@@ -242,8 +256,8 @@ fn by_the_card(world: &World, card: &str) {
     let rows = run(&["db", "psql", "--", "-qAt", "-c", "SELECT count(*), max(id) FROM accounts"]);
     let down = run(&["down"]);
     assert!(up.status.success() && down.status.success(), "{up:?} {down:?}");
-    assert_eq!(String::from_utf8_lossy(&rows.stdout).trim(), "11|2000", "{rows:?}");
-    world.well(&["up", "--detach"]);
+    assert_eq!(String::from_utf8_lossy(&rows.stdout).trim(), "14|2000", "{rows:?}");
+    world.well(&["up", "--detach", "--wait", "300"]);
 }
 
 /// Every backup is restored and compared without anybody asking, also one that a person took.
@@ -358,7 +372,7 @@ fn other_stack(world: &World) {
     world.write("another");
     world.fails(&["up", "--detach"], 4, &["MS4110", "archived"]);
     world.write("archived");
-    let again = world.well(&["up", "--detach"]);
+    let again = world.well(&["up", "--detach", "--wait", "300"]);
     assert!(!again.contains("recovery card"), "{again}");
     assert!(world.well(&["backup", "list"]).contains("before the fault"));
 }
@@ -396,7 +410,7 @@ fn a_backup_is_taken_when_it_is_due_and_a_statement_that_is_not_true_is_no_proof
     let world = World::new(
         "assert = [\"SELECT count(*) = 0 FROM pg_class WHERE relname = 'orders'\"]\n[database.backup.keep]\nhourly = \"0d\"\n",
     );
-    world.well(&["up", "--detach"]);
+    world.well(&["up", "--detach", "--wait", "300"]);
     until("a backup is taken and proven", || {
         // It ends with 1 while some part is not ready, and says all the same.
         let status: Value = serde_json::from_str(&world.run(&["status", "--json"]).out).expect("JSON");

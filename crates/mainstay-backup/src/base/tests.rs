@@ -72,7 +72,7 @@ fn a_data_directory_comes_back_as_it_was_with_the_label_and_without_what_is_the_
     assert!(repository.backups().expect("lists").is_empty(), "not before it is marked");
     let backup = repository.mark(taken.unmarked, &label()).expect("marks");
     assert_eq!(repository.backups().expect("lists"), std::slice::from_ref(&backup));
-    assert_eq!(repository.check(true).expect("checks"), Vec::<String>::new());
+    assert_eq!(repository.check(true).expect("checks"), crate::repository::Found::default());
 
     let into = folder.path().join("into");
     repository.restore(&backup, &into).expect("restores");
@@ -146,4 +146,33 @@ fn a_second_backup_stores_what_changed() {
     assert_eq!(first.bytes, second.bytes);
     assert!(first.stored_bytes > 4 << 20, "{first:?}");
     assert!(second.stored_bytes < 300 << 10, "one chunk, the label and the trees: {second:?}");
+}
+
+#[test]
+fn a_backup_whose_label_is_a_later_versions_is_named_and_not_taken_for_an_unfinished_one() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = cluster(folder.path());
+    let repository = repository(folder.path());
+    let take = || take(&repository, &source(&data), || Ok(String::new())).expect("backs up").unmarked;
+    let ours = repository.mark(take(), &label()).expect("marks");
+    let later = Label { version: LABEL_VERSION + 1, ..label() };
+    assert!(repository.mark(take(), &later).is_err(), "it is not listed");
+    drop(take());
+    assert_eq!(repository.unreadable().expect("lists").len(), 1);
+    assert_eq!(repository.forget(&[]).expect("forgets"), 1, "the unmarked one alone");
+    assert_eq!(repository.unreadable().expect("lists").len(), 1);
+    assert_eq!(repository.backups().expect("lists"), [ours]);
+}
+
+#[test]
+fn a_pack_that_nothing_refers_to_is_no_fault() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data = cluster(folder.path());
+    let repository = repository(folder.path());
+    let taken = take(&repository, &source(&data), || Ok(String::new())).expect("backs up");
+    repository.mark(taken.unmarked, &label()).expect("marks");
+    let stray = folder.path().join("restic/data/ab").join("ab".repeat(32));
+    fs::write(stray, "of a run that was killed").expect("writes");
+    let found = repository.check(false).expect("checks");
+    assert_eq!((found.faults.len(), found.warnings.len()), (0, 1), "{found:?}");
 }

@@ -7,6 +7,7 @@
 
 mod disk;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use rustic_core::{
     OpenStatus, PruneOptions, RepositoryBackends, RepositoryOptions, RestoreOptions, SnapshotOptions,
 };
 
-use crate::label::Label;
+use crate::label::{LABEL_VERSION, Label};
 
 pub(crate) use rustic_core::repofile::{Metadata, Node, NodeType};
 pub(crate) use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
@@ -69,6 +70,15 @@ pub struct Backup {
     pub id: String,
     /// What it is.
     pub label: Label,
+}
+
+/// What a check found, one line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Damaged or missing.
+    pub faults: Vec<String>,
+    /// Nothing is lost by it: packs that no backup refers to, as a killed one leaves them until space is freed.
+    pub warnings: Vec<String>,
 }
 
 /// What a backup added.
@@ -228,14 +238,21 @@ impl Repository {
         })
     }
 
-    /// All whole base backups, oldest first.
+    /// All whole base backups, oldest first: those of one cluster by timeline and position, which no clock touches.
     ///
     /// **Errors**: the repository's.
     pub fn backups(&self) -> Result<Vec<Backup>, RepositoryError> {
         let snapshots = self.open()?.get_all_snapshots().map_err(self.failed("list backups"))?;
-        let mut backups: Vec<Backup> = snapshots.iter().filter_map(marked).collect();
-        backups.sort_by(|a, b| (a.label.ended, &a.id).cmp(&(b.label.ended, &b.id)));
-        Ok(backups)
+        Ok(in_order(snapshots.iter().filter_map(marked).collect()))
+    }
+
+    /// Base backups whose label cannot be read, as one that a later version wrote: nobody knows what they need.
+    ///
+    /// **Errors**: the repository's.
+    pub fn unreadable(&self) -> Result<Vec<String>, RepositoryError> {
+        let snapshots = self.open()?.get_all_snapshots().map_err(self.failed("list backups"))?;
+        let is_unreadable = |snapshot: &&SnapshotFile| snapshot.tags.contains(TAG) && marked(snapshot).is_none();
+        Ok(snapshots.iter().filter(is_unreadable).map(|snapshot| snapshot.id.to_string()).collect())
     }
 
     /// Lets go of base backups, and of snapshots that were never marked. Their space is freed by [`Self::prune`]. For
@@ -246,7 +263,10 @@ impl Repository {
         let failed = self.failed("forget backups");
         let repository = self.open()?;
         let snapshots = repository.get_all_snapshots().map_err(&failed)?;
-        let goes = |snapshot: &&SnapshotFile| marked(snapshot).is_none_or(|backup| ids.contains(&backup.id));
+        // One with our mark whose label cannot be read is somebody's backup all the same.
+        let goes = |snapshot: &&SnapshotFile| {
+            !snapshot.tags.contains(TAG) || marked(snapshot).is_some_and(|backup| ids.contains(&backup.id))
+        };
         let goes: Vec<_> = snapshots.iter().filter(goes).map(|snapshot| snapshot.id).collect();
         repository.delete_snapshots(&goes).map_err(&failed)?;
         Ok(goes.len())
@@ -278,18 +298,27 @@ impl Repository {
 
     /// Reads everything and compares it with its hashes: index, trees, and with `read_data` every byte.
     ///
-    /// **Errors**: the repository could not be read at all. What is damaged is in the answer, one line each.
-    pub fn check(&self, read_data: bool) -> Result<Vec<String>, RepositoryError> {
+    /// **Errors**: the repository could not be read at all. What is damaged is in the answer.
+    pub fn check(&self, read_data: bool) -> Result<Found, RepositoryError> {
         let repository = self.open()?;
         let options = CheckOptions::default().trust_cache(true).read_data(read_data);
         // rustic_core 0.13 gives up with a panic where a damaged tree ends its walk ("index still in use"): that is a
         // finding, and the worst one.
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| repository.check(options)));
         let Ok(results) = checked else {
-            return Ok(vec!["Error: the check broke off: a tree of files is damaged and cannot be read".to_owned()]);
+            let text = "the check broke off: a tree of files is damaged and cannot be read".to_owned();
+            return Ok(Found { faults: vec![text], warnings: Vec::new() });
         };
         let results = results.map_err(self.failed("check"))?;
-        Ok(results.0.iter().map(|(level, error)| format!("{level:?}: {error}")).collect())
+        let mut found = Found::default();
+        for (level, error) in &results.0 {
+            // The library does not let out the type. Whatever it adds to it is a fault.
+            match format!("{level:?}").as_str() {
+                "Warn" => found.warnings.push(error.to_string()),
+                _ => found.faults.push(error.to_string()),
+            }
+        }
+        Ok(found)
     }
 
     /// Writes a backup's files into an empty folder. Owners are not set.
@@ -320,11 +349,28 @@ impl Repository {
     }
 }
 
+/// Clusters are in the order in which their first backup ended.
+fn in_order(mut backups: Vec<Backup>) -> Vec<Backup> {
+    let mut first: BTreeMap<u64, Timestamp> = BTreeMap::new();
+    for Backup { label, .. } in &backups {
+        let known = first.entry(label.system).or_insert(label.ended);
+        *known = (*known).min(label.ended);
+    }
+    backups.sort_by_cached_key(|one| {
+        let Label { system, timeline, start, ended, .. } = one.label;
+        (first.get(&system).copied(), system, timeline, start, ended, one.id.clone())
+    });
+    backups
+}
+
 fn marked(snapshot: &SnapshotFile) -> Option<Backup> {
     if !snapshot.tags.contains(TAG) {
         return None;
     }
-    let label = serde_json::from_str(snapshot.description.as_deref()?).ok()?;
+    let label: Label = serde_json::from_str(snapshot.description.as_deref()?).ok()?;
+    if label.version > LABEL_VERSION {
+        return None;
+    }
     Some(Backup { id: snapshot.id.to_string(), label })
 }
 

@@ -1,12 +1,13 @@
 //! Reads what the repository and the archive hold, and says what is damaged or missing.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, GetError, Name, Segment};
-use mainstay_types::Timestamp;
+use mainstay_decide::retention;
+use mainstay_types::{Lsn, Timestamp};
 
-use super::{Backups, Error};
+use super::{Backups, Error, keeping, lineage};
 
 /// Size of segments of a cluster that mainstay made: `initdb`'s default. **Unit**: bytes.
 pub(super) const SEGMENT: u64 = 16 << 20;
@@ -24,6 +25,8 @@ pub struct Checked {
     pub newest: Option<Timestamp>,
     /// What is damaged or missing, one line each; empty: nothing.
     pub faults: Vec<String>,
+    /// What is strange and costs nothing but space.
+    pub warnings: Vec<String>,
 }
 
 /// Checks everything. With `read_data` every byte is read and compared with its hash.
@@ -31,9 +34,14 @@ pub struct Checked {
 /// **Errors**: nothing could be read at all.
 pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
     let _held = backups.hold_blocking()?;
-    let mut faults = backups.repository.check(read_data)?;
-    let listed = backups.repository.backups()?;
-    let mut checked = Checked { backups: listed, ..Checked::default() };
+    let found = backups.repository.check(read_data)?;
+    let mut faults = found.faults;
+    let unreadable = keeping::unreadable(backups)?;
+    faults.extend(unreadable.into_iter().map(|what| format!("{what} cannot be read")));
+    let listed = keeping::list(backups)?;
+    let seen: Vec<retention::Backup> = listed.iter().map(keeping::to_decide).collect();
+    let listed = listed.into_iter().map(|(backup, _)| backup).collect();
+    let mut checked = Checked { backups: listed, warnings: found.warnings, ..Checked::default() };
     let mut systems: Vec<u64> = checked.backups.iter().map(|backup| backup.label.system).collect();
     systems.sort_unstable();
     systems.dedup();
@@ -44,7 +52,7 @@ pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
         checked.segments += archive.segments.len();
         checked.wal_bytes += archive.bytes();
         checked.newest = checked.newest.max(archive.newest());
-        faults.extend(gaps(&checked.backups, backups.policy.window, system, &archive));
+        faults.extend(gaps(backups, (&checked.backups, &seen), system, &archive)?);
         if read_data {
             for segment in archive.segments.keys() {
                 faults.extend(read(backups, system, *segment)?);
@@ -56,12 +64,18 @@ pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
 }
 
 /// Segments that are missing: of each backup's own WAL, and after the backup from which the window's moments are
-/// reached. Older WAL between backups goes when it leaves the window.
-pub(super) fn gaps(backups: &[Backup], window: Duration, system: u64, archive: &wal::Archive) -> Vec<String> {
-    let mut faults = Vec::new();
-    let of_system: Vec<&Backup> = backups.iter().filter(|backup| backup.label.system == system).collect();
+/// reached, on the way to the present. Older WAL between backups goes when it leaves the window.
+///
+/// **Errors**: the archive cannot be listed.
+pub(super) fn gaps(
+    backups: &Backups,
+    (all, seen): (&[Backup], &[retention::Backup]),
+    system: u64,
+    archive: &wal::Archive,
+) -> Result<Vec<String>, Error> {
     let runs = archive.runs(SEGMENT);
-    for backup in &of_system {
+    let mut faults = Vec::new();
+    for backup in all.iter().filter(|backup| backup.label.system == system) {
         let label = &backup.label;
         let first = Segment::of(label.timeline, label.start.as_u64(), SEGMENT);
         let last = Segment::of(label.timeline, label.stop.as_u64().saturating_sub(1), SEGMENT);
@@ -70,23 +84,25 @@ pub(super) fn gaps(backups: &[Backup], window: Duration, system: u64, archive: &
                 .push(format!("backup {}: WAL from {first} to {last} is not whole in the archive", short(&backup.id)));
         }
     }
-    let Some(newest) = of_system.iter().map(|backup| backup.label.ended).max() else { return faults };
-    let is_old = |backup: &&&Backup| newest.saturating_since(backup.label.ended) >= window;
-    let anchor = of_system.iter().filter(is_old).max_by_key(|backup| backup.label.ended).or(of_system.first());
-    let from = anchor.map_or(u64::MAX, |backup| backup.label.start.as_u64());
-    let end = |segment: Segment| segment.start(SEGMENT) + SEGMENT;
-    let mut reached = 0;
-    for pair in runs.windows(2) {
-        let (before, after) = (pair[0], pair[1]);
-        reached = end(before.last).max(reached);
-        let is_gap = match before.last.timeline == after.first.timeline {
-            true => after.first.start(SEGMENT) > from,
-            // A timeline begins in the segment in which it left another, or in the one after it.
-            false => reached < after.first.start(SEGMENT) && reached > from,
-        };
-        if is_gap {
-            faults.push(format!("gap in the archive: between {} and {}", before.last, after.first));
+    // What retention keeps is what must be there.
+    let needed = keeping::needed(backups, seen)?;
+    let open = needed.iter().filter(|one| one.system == system && one.to.is_none() && one.from > Lsn::new(0));
+    if let Some(from) = open.map(|one| one.from).min() {
+        faults.extend(on_way(&lineage::newest(backups, system, archive).segments(archive), from));
+    }
+    Ok(faults)
+}
+
+/// Positions after `from` that no segment of the way holds.
+fn on_way(way: &BTreeMap<u64, Segment>, from: Lsn) -> Vec<String> {
+    let first = from.as_u64() / SEGMENT * SEGMENT;
+    let mut faults = Vec::new();
+    let mut before: Option<Segment> = None;
+    for segment in way.range(first..).map(|(_, segment)| *segment) {
+        if let Some(before) = before.filter(|before| before.start(SEGMENT) + SEGMENT < segment.start(SEGMENT)) {
+            faults.push(format!("gap in the archive: between {before} and {segment}"));
         }
+        before = Some(segment);
     }
     faults
 }
@@ -103,4 +119,21 @@ fn read(backups: &Backups, system: u64, segment: Segment) -> Result<Option<Strin
 /// As people call a backup.
 fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_told_on_the_way_to_the_present_and_nowhere_else() {
+        let way = |numbers: &[(u32, u64)]| {
+            let segment = |(timeline, number): &(u32, u64)| Segment::of(*timeline, number * SEGMENT, SEGMENT);
+            numbers.iter().map(|one| (one.1 * SEGMENT, segment(one))).collect::<BTreeMap<_, _>>()
+        };
+        let from = Lsn::new(3 * SEGMENT + 40);
+        assert_eq!(on_way(&way(&[(1, 1), (1, 3), (1, 4), (2, 5)]), from), Vec::<String>::new(), "1 to 3 is older");
+        let found = on_way(&way(&[(1, 3), (1, 4), (2, 6)]), from);
+        assert!(matches!(found.as_slice(), [one] if one.contains("gap in the archive")), "{found:?}");
+    }
 }

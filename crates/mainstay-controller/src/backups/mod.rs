@@ -139,6 +139,9 @@ pub enum Error {
     /// A file of the restored server's.
     #[error(transparent)]
     File(#[from] mainstay_postgres::files::FileError),
+    /// What must be known before anything goes.
+    #[error("nothing was freed, as what is kept cannot be told: {0} cannot be read")]
+    Unreadable(String),
     /// Others work on the place.
     #[error("{folder} is in use{}: {by}", still(*.waited))]
     Busy {
@@ -351,3 +354,6 @@ fn cluster(paths: &Paths, stack: &str) -> Layout {
         user: user_for(ChildRole::Postgres, stack, "postgres"),
     }
 }
+
+#[cfg(test)]
+mod tests;

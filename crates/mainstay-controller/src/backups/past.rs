@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 
 use super::check::SEGMENT;
-use super::{Backups, Error, Held, lineage};
+use super::lineage::{self, Lineage};
+use super::{Backups, Error, Held};
 use crate::clock::now;
 use crate::paths::Paths;
 
@@ -49,6 +50,10 @@ pub struct Plan {
     pub free_bytes: u64,
     /// The timeline that it follows.
     pub timeline: String,
+    /// Where the archive ends on the way there.
+    pub end: Lsn,
+    /// The first segment on the way that is not there while later ones are.
+    pub missing: Option<Segment>,
     /// How long it takes by the rates of the last restore here; `None`: there was none yet.
     pub expected: Option<Duration>,
 }
@@ -104,21 +109,23 @@ pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str
     let folder = backups.place.wal();
     let archive = wal::list(&folder, system.unwrap_or_default()).map_err(io("list", &folder))?;
     // What was left by a restore in place leads nowhere; by its name it can still be had.
-    let lineage = lineage::newest(backups, system.unwrap_or_default(), &archive);
-    let all: Vec<Backup> = all.into_iter().filter(|backup| from.is_some() || lineage.holds(&backup.label)).collect();
-    let end = (archive.newest().unwrap_or_default(), end_of(&archive));
+    let (all, lineage) = match from {
+        None => {
+            let lineage = lineage::newest(backups, system.unwrap_or_default(), &archive);
+            (all.into_iter().filter(|backup| lineage.holds(&backup.label)).collect(), lineage)
+        }
+        Some(id) => {
+            let named = all.into_iter().find(|backup| !id.is_empty() && backup.id.starts_with(id));
+            let named = named.ok_or_else(|| Error::NoBackup(id.to_owned()))?;
+            let lineage = lineage::target(backups, &archive, &named.label);
+            (vec![named], lineage)
+        }
+    };
+    let end = lineage.end(&archive);
     let bases: Vec<Base> =
         all.iter().map(|backup| Base { stop: backup.label.stop, ended: backup.label.ended }).collect();
-    let chosen = choose(&bases, moment, end)?;
-    let backup = match from {
-        None => all[chosen].clone(),
-        Some(id) => all
-            .iter()
-            .find(|backup| !id.is_empty() && backup.id.starts_with(id))
-            .cloned()
-            .ok_or_else(|| Error::NoBackup(id.to_owned()))?,
-    };
-    let needed = needed(&archive, &backup.label, moment);
+    let backup = all[choose(&bases, moment, end)?].clone();
+    let needed = needed(&lineage, &archive, &backup.label, moment);
     let wal_bytes = needed.iter().filter_map(|segment| archive.segments.get(segment)).map(|(bytes, _)| bytes).sum();
     let stat = rustix::fs::statvfs(&paths.state).map_err(|error| io("look at", &paths.state)(error.into()))?;
     let expected = rates(paths).map(|rates| {
@@ -130,26 +137,27 @@ pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str
     // Some segments lie beside the files while they are replayed.
     let wanted_bytes = backup.label.bytes + SEGMENT * 8;
     let moment = moment.clone();
-    let timeline = lineage::target(backups, &archive, &backup.label);
-    Ok(Plan { timeline, backup, moment, segments: needed.len(), wal_bytes, wanted_bytes, free_bytes, expected })
+    let timeline = lineage.timeline.to_string();
+    let (end, missing) = (end.1, missing(&lineage, &archive, &backup.label));
+    Ok(Plan {
+        timeline,
+        end,
+        missing,
+        backup,
+        moment,
+        segments: needed.len(),
+        wal_bytes,
+        wanted_bytes,
+        free_bytes,
+        expected,
+    })
 }
 
-/// Where the newest archived segment ends.
-fn end_of(archive: &Archive) -> Lsn {
-    Lsn::new(archive.segments.keys().map(|segment| segment.start(SEGMENT) + SEGMENT).max().unwrap_or_default())
-}
-
-/// Segments that replay reads: of each position the one of the highest timeline.
-fn needed(archive: &Archive, label: &Label, moment: &Moment) -> Vec<Segment> {
+/// Segments that replay reads.
+fn needed(lineage: &Lineage, archive: &Archive, label: &Label, moment: &Moment) -> Vec<Segment> {
     let first = label.start.as_u64() / SEGMENT * SEGMENT;
-    let mut by_position = std::collections::BTreeMap::new();
-    for segment in archive.segments.keys() {
-        if segment.start(SEGMENT) >= first {
-            by_position.insert(segment.start(SEGMENT), *segment);
-        }
-    }
     let mut needed = Vec::new();
-    for (position, segment) in by_position {
+    for (position, segment) in lineage.segments(archive).split_off(&first) {
         let archived = archive.segments.get(&segment).map(|(_, at)| *at).unwrap_or_default();
         needed.push(segment);
         let is_last = match moment {
@@ -166,9 +174,9 @@ fn needed(archive: &Archive, label: &Label, moment: &Moment) -> Vec<Segment> {
 }
 
 /// The first segment that is not there while later ones are: replay gets no further.
-fn missing(archive: &Archive, label: &Label) -> Option<Segment> {
+fn missing(lineage: &Lineage, archive: &Archive, label: &Label) -> Option<Segment> {
     let mut next = label.start.as_u64() / SEGMENT * SEGMENT;
-    for segment in needed(archive, label, &Moment::Latest) {
+    for segment in needed(lineage, archive, label, &Moment::Latest) {
         if segment.start(SEGMENT) > next {
             return Some(Segment::of(segment.timeline, next, SEGMENT));
         }
@@ -314,7 +322,7 @@ async fn open_in(
     let mut server = plain::start(&spec).map_err(io("start PostgreSQL in", &layout.state))?;
     let access = past::access(&layout, port, &backups.superuser);
     let begun = Instant::now();
-    let replay = reach(&backups, plan, &mut server, &access, &log).await?;
+    let replay = reach(plan, &mut server, &access, &log).await?;
     let replayed_in = begun.elapsed();
     // From here on nothing that is deleted is missed.
     drop(held);
@@ -362,20 +370,12 @@ pub(super) fn free_port() -> std::io::Result<u16> {
 }
 
 /// Waits until replay stands at the moment. What ends before, or came out of recovery, did not reach it.
-async fn reach(
-    backups: &Backups,
-    plan: &Plan,
-    server: &mut Child,
-    access: &Access,
-    log: &Path,
-) -> Result<Replay, Error> {
-    let folder = backups.place.wal();
-    let archive = wal::list(&folder, plan.backup.label.system).map_err(io("list", &folder))?;
-    let last = Lsn::new(end_of(&archive).as_u64().saturating_sub(SEGMENT));
+async fn reach(plan: &Plan, server: &mut Child, access: &Access, log: &Path) -> Result<Replay, Error> {
+    let last = Lsn::new(plan.end.as_u64().saturating_sub(SEGMENT));
     let (mut seen, mut since): (Option<Replay>, Instant) = (None, Instant::now());
     let not_reached = |seen: Option<Replay>, why: String| {
         let (lsn, last_commit) = seen.map_or((None, None), |replay| (replay.lsn, replay.last_commit));
-        let why = missing(&archive, &plan.backup.label).map_or(why.clone(), |segment| {
+        let why = plan.missing.map_or(why.clone(), |segment| {
             format!("the segment {segment} is not in the archive, and later ones are; {why}")
         });
         Error::NotReached { moment: plan.moment.to_string(), lsn, last_commit, why }
@@ -511,7 +511,7 @@ mod tests {
         let name = |parts: &[u32]| {
             let segment = |part: &u32| (Segment { timeline: 1, log: 0, part: *part }, (1, Timestamp::default()));
             let archive = Archive { segments: parts.iter().map(segment).collect(), ..Archive::default() };
-            missing(&archive, &label()).map(|segment| segment.to_string())
+            missing(&Lineage::parse(1, ""), &archive, &label()).map(|segment| segment.to_string())
         };
         assert_eq!(name(&[2, 3, 5, 6]), Some("000000010000000000000004".to_owned()));
         assert_eq!(name(&[3, 4]), Some("000000010000000000000002".to_owned()));

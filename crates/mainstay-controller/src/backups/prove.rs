@@ -52,10 +52,8 @@ pub(super) async fn prove(
     tell: impl Fn(&str),
 ) -> Result<Proof, Error> {
     let (label, began) = (&backup.label, now());
-    let point = match label.point {
-        Some(lsn) => proof::read_point(&backups.place.proofs(), &backups.wal_key, label.system, lsn).unwrap_or(None),
-        None => None,
-    };
+    let mut findings = Findings::default();
+    let point = point_of(&backups, &backup, &mut findings);
     let moment = match &point {
         Some(point) => Moment::Before(point.lsn),
         // Up to where it is consistent, and the record that begins there: without WAL nobody gets so far.
@@ -63,7 +61,6 @@ pub(super) async fn prove(
     };
     let short = backup.id.get(..8).unwrap_or(&backup.id);
     tell(&format!("restoring backup {short} and replaying to {moment}"));
-    let mut findings = Findings::default();
     let opened = match past::plan(&backups, paths, &moment, Some(&backup.id)) {
         Ok(plan) => past::open_held(Arc::clone(&backups), paths, &plan, held).await,
         Err(error) => Err(error),
@@ -123,6 +120,28 @@ pub(super) fn choose(backups: &Backups, id: Option<&str>) -> Result<Backup, Erro
     found.map(|(backup, _)| backup.clone()).ok_or_else(none)
 }
 
+/// What its source looked like. `None`: it was not counted; or that was lost, which is a fault: a backup whose proof is
+/// promised is not to pass without.
+fn point_of(backups: &Backups, backup: &Backup, findings: &mut Findings) -> Option<Point> {
+    let lsn = backup.label.point?;
+    let read = proof::read_point(&backups.place.proofs(), &backups.wal_key, backup.label.system, lsn);
+    let why = match read {
+        Ok(Some(point)) if point.lsn == lsn => return Some(point),
+        Ok(Some(point)) => format!("is of {}", point.lsn),
+        Ok(None) => "is not there".to_owned(),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    findings.faults.push(format!("what its source was counted as at {lsn} {why}: no rows were compared"));
+    None
+}
+
+#[cfg(test)]
+pub(super) fn faults_of_point(backups: &Backups, backup: &Backup) -> Vec<String> {
+    let mut findings = Findings::default();
+    point_of(backups, backup, &mut findings);
+    findings.faults
+}
+
 /// Looks at the restored copy in every way, and closes it.
 async fn look(
     backups: &Backups,
@@ -149,15 +168,23 @@ async fn look_at(
     match point {
         Some(point) => {
             tell(&format!("comparing {} tables with the source as it was at {}", point.tables.len(), point.lsn));
-            match census::of_copy(&open.access, point.lsn).await {
-                Ok(copy) => compare(point, &copy, findings),
+            // Where the source was counted to its end, nothing else may be in the copy either.
+            let counted = (!point.left_out.is_empty()).then(|| {
+                point.tables.iter().map(|one| (one.database.clone(), one.table.clone())).collect::<BTreeSet<_>>()
+            });
+            match census::of_copy(&open.access, point.lsn, CHECK_WITHIN, counted.as_ref()).await {
+                Ok(copy) => {
+                    compare(point, &copy, findings);
+                    findings.faults.extend(copy.left_out.into_iter().take(MOST_NAMED));
+                }
                 Err(error) => findings.faults.push(format!("rows cannot be read: {error}")),
             }
             findings.left_out.extend(point.left_out.iter().cloned());
         }
-        None => {
-            findings.left_out.push("the source was not counted when it was taken: no rows were compared".to_owned())
+        None if findings.faults.is_empty() => {
+            findings.left_out.push("the source was not counted when it was taken: no rows were compared".to_owned());
         }
+        None => {}
     }
     findings.took("compare", begun.elapsed());
     for statement in &backups.policy.asserts {

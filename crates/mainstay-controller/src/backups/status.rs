@@ -27,16 +27,16 @@ pub(crate) fn status(scene: &Scene<'_>) -> Option<BackupsStatus> {
     let child = scene.observed.children.value().and_then(|children| children.get(&backups::child()));
     let is_running = child.is_some_and(|child| child.ended.is_none());
     let running = seen.jobs.iter().filter(|(_, record)| is_running && record.ended.is_none());
-    let newest = seen.list.iter().max_by_key(|one| one.ended);
+    let newest = seen.list.last();
     Some(BackupsStatus {
         folder: policy.target.display().to_string(),
         count: seen.list.len() as u64,
         last: newest.map(|one| one.ended),
         next: retention::next(policy, scene.now),
-        overdue_since: retention::due(policy, seen.list.iter().map(|one| one.began).max(), scene.now)
-            .map(|due| due.since),
-        proven: backups::last_proven(seen).map(|(at, backup)| ProvenRestore { at, backup: backup.id.clone() }),
-        unproven_since: backups::last_proven(seen)
+        overdue_since: retention::due(policy, seen.list.iter().map(|one| one.began), scene.now).map(|due| due.since),
+        proven: backups::last_proven(seen, scene.now)
+            .map(|(at, backup)| ProvenRestore { at, backup: backup.id.clone() }),
+        unproven_since: backups::last_proven(seen, scene.now)
             .map(|(at, _)| at)
             .or_else(|| seen.list.iter().map(|one| one.ended).min()),
         proof_within_ms: millis(policy.proof),
@@ -57,6 +57,17 @@ pub(crate) fn status(scene: &Scene<'_>) -> Option<BackupsStatus> {
 pub(crate) fn events(before: &BackupsSeen, after: &BackupsSeen, proofs: &[Proof], at: Timestamp) -> Vec<NewEvent> {
     let mut events = Vec::new();
     let about = |event: NewEvent| event.about("backups");
+    match (&before.trouble, &after.trouble) {
+        (None, Some(trouble)) => events.push(about(NewEvent::error(at, "BackupsUnreadable", trouble.clone()))),
+        (Some(_), None) => {
+            events.push(about(NewEvent::info(at, "BackupsReadable", "the backups can be read again".to_owned())));
+        }
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+    // Who could not look has no list: what is in the other one is neither new nor gone.
+    if before.trouble.is_some() || after.trouble.is_some() {
+        return events;
+    }
     for one in &after.list {
         let known = before.list.iter().find(|known| known.id == one.id);
         let short = one.id.get(..8).unwrap_or(&one.id);
@@ -140,4 +151,43 @@ pub(crate) fn metrics(page: &mut String, status: &BackupsStatus, at: Timestamp) 
 /// The name of the process that does jobs, as logs have it.
 pub(crate) fn child() -> ChildName {
     backups::child()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mainstay_decide::backups::ArchiveSeen;
+
+    use super::*;
+
+    #[test]
+    fn trouble_is_told_once_and_its_end_too_and_no_backup_is_new_by_it() {
+        let at = Timestamp::from_millis(5);
+        let backup = retention::Backup {
+            id: "ab".repeat(32),
+            began: at,
+            ended: at,
+            system: 7,
+            timeline: 1,
+            start: mainstay_types::Lsn::new(1),
+            needs: mainstay_types::Lsn::new(2),
+            is_by_hand: false,
+            proof: None,
+        };
+        let well = BackupsSeen {
+            since: at,
+            list: vec![backup],
+            archive: ArchiveSeen::default(),
+            jobs: BTreeMap::new(),
+            trouble: None,
+        };
+        let ill = BackupsSeen::broken(at);
+        let codes = |before: &BackupsSeen, after: &BackupsSeen| {
+            events(before, after, &[], at).into_iter().map(|event| event.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(&well, &ill), ["BackupsUnreadable"]);
+        assert_eq!(codes(&ill, &ill), Vec::<&str>::new());
+        assert_eq!(codes(&ill, &well), ["BackupsReadable"]);
+    }
 }

@@ -5,13 +5,14 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mainstay_backup::wal::{self, Name};
+use mainstay_backup::wal::{self, Name, PushError, Pushed};
 use mainstay_decide::past::Moment;
 use mainstay_postgres::access::Use;
 use mainstay_postgres::{Layout, past as server, plain, swap};
 use mainstay_supervisor::ids;
-use mainstay_types::Member;
+use mainstay_types::{Lsn, Member, Timeline};
 
+use super::check::SEGMENT;
 use super::past::{self, Open};
 use super::{Backups, Error};
 use crate::clock::now;
@@ -50,38 +51,102 @@ impl Backups {
 ///
 /// **Errors**: see [`Error`]. The present is untouched.
 pub async fn of_past(backups: &Backups, mut open: Open) -> Result<Incoming, Error> {
-    let primary = backups.primary()?;
-    let ready = make_ready(backups, &mut open, primary).await;
+    let ready = match backups.primary() {
+        Ok(primary) => make_ready(backups, &mut open, primary).await,
+        Err(error) => Err(error),
+    };
     open.close().await;
     ready
 }
 
 async fn make_ready(backups: &Backups, open: &mut Open, primary: Member) -> Result<Incoming, Error> {
+    make_known(backups, primary)?;
     open.leave_recovery().await?;
     end_in_order(backups, open).await?;
     let data = open.layout().data(server::MEMBER);
     lay_beside(backups, &data, primary)
 }
 
-/// Ends a copy that is out of recovery, with all on disk, and archives where its timeline branched.
+/// Ends a copy that is out of recovery, with all on disk. Where its timeline branched is archived by the server that is
+/// started with it: a copy that never becomes the present must not lead later restores astray.
 pub(super) async fn end_in_order(backups: &Backups, open: &mut Open) -> Result<(), Error> {
     let client = open.access.client(Use::Work).await?;
     client.batch_execute("CHECKPOINT").await.map_err(|error| Error::NoServer(error.to_string()))?;
     drop(client);
     open.shut_down().await?;
-    push_histories(backups, &open.layout().data(server::MEMBER))
+    leave_to_archiver(backups, &open.layout().data(server::MEMBER))
 }
 
-/// The copy archived nothing while it was one. Later restores must know its timeline.
-fn push_histories(backups: &Backups, data: &Path) -> Result<(), Error> {
-    let (archive, folder) = (backups.place.wal(), data.join("pg_wal"));
+/// The copy archived nothing while it was one. Left to the archiver is what only it has: where its timeline branched, and
+/// segments that it finished.
+fn leave_to_archiver(backups: &Backups, data: &Path) -> Result<(), Error> {
+    let (timeline, checkpoint) = end_of(data)?;
+    let archive = archive_of(backups, data)?;
+    let folder = data.join("pg_wal");
+    let mut names = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(io("list", &folder))? {
-        let name = entry.map_err(io("list", &folder))?.file_name();
-        let Some(Name::History(_)) = Name::parse(&name.to_string_lossy()) else { continue };
-        wal::push(&archive, &backups.recipient, data, &Path::new("pg_wal").join(&name))
-            .map_err(|error| Error::NoServer(mainstay_types::full_text(&error)))?;
+        let file = entry.map_err(io("list", &folder))?.file_name().to_string_lossy().into_owned();
+        let is_left = match Name::parse(&file) {
+            Some(Name::History(timeline)) => !archive.histories.contains(&timeline),
+            Some(Name::Segment(segment)) => {
+                segment.timeline == timeline.0 && segment.start(SEGMENT) + SEGMENT <= checkpoint.as_u64()
+            }
+            Some(Name::Partial(_) | Name::Backup(..)) | None => false,
+        };
+        if is_left {
+            names.push(file);
+        }
     }
-    give_tree(backups, &archive)
+    Ok(swap::leave_to_archiver(&backups.layout, data, &names)?)
+}
+
+fn end_of(data: &Path) -> Result<(Timeline, Lsn), Error> {
+    swap::end_of(data).ok_or_else(|| Error::NotKept(data.display().to_string()))
+}
+
+fn archive_of(backups: &Backups, data: &Path) -> Result<wal::Archive, Error> {
+    let folder = backups.place.wal();
+    wal::list(&folder, system_of(data)?).map_err(io("list", &folder))
+}
+
+/// What comes out of recovery takes the first timeline that the archive does not know: the present's, when its archiver
+/// is behind or dead. So the archive is told of the present's first. A present without files has none.
+///
+/// **Errors**: the archive has another timeline of the present's number.
+fn make_known(backups: &Backups, primary: Member) -> Result<(), Error> {
+    let data = backups.layout.data(primary);
+    let names = std::fs::read_dir(data.join("pg_wal")).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let histories = names.filter_map(|name| match Name::parse(&name.to_string_lossy())? {
+        Name::History(timeline) => Some(timeline),
+        Name::Segment(_) | Name::Partial(_) | Name::Backup(..) => None,
+    });
+    let Some(newest) = histories.max() else { return Ok(()) };
+    let (archive, file) = (backups.place.wal(), Path::new("pg_wal").join(Name::History(newest).to_string()));
+    match wal::push(&archive, &backups.recipient, &data, &file) {
+        Ok(Pushed::Stored(_)) => give_tree(backups, &archive),
+        // What cannot be read of a present that is broken is seen to when the copy is laid beside it.
+        Ok(Pushed::AlreadyThere) | Err(PushError::Io { .. } | PushError::Content { .. } | PushError::Name(_)) => Ok(()),
+        Err(error @ PushError::Different { .. }) => Err(Error::NoServer(mainstay_types::full_text(&error))),
+    }
+}
+
+/// Nothing else may be on its timeline, neither the present nor what is in the archive.
+fn is_alone(backups: &Backups, data: &Path, primary: Member) -> Result<(), Error> {
+    let (timeline, _) = end_of(data)?;
+    let archive = archive_of(backups, data)?;
+    let archived = archive.histories.iter().copied().chain(archive.segments.keys().map(|segment| segment.timeline));
+    let place = backups.layout.data(primary);
+    let present = swap::end_of(&place).filter(|_| swap::are_of_one_cluster(data, &place));
+    let recorded = backups.record().filter(|_| present.is_some()).map(|record| record.timeline.0);
+    let present = present.map(|(timeline, _)| timeline.0);
+    let highest = archived.chain(recorded).chain(present).max().unwrap_or_default();
+    if timeline.0 <= highest {
+        return Err(Error::NoServer(format!(
+            "the restored data came to timeline {timeline}, and timeline {highest} is there already: nothing was changed; \
+             ask again when `mainstay backup check` finds no fault"
+        )));
+    }
+    Ok(())
 }
 
 /// What root put into the archive is the server's, as everything there.
@@ -126,9 +191,11 @@ pub async fn of_kept(backups: &Backups, paths: &Paths, kept: &str) -> Result<Inc
         ..backups.layout.clone()
     };
     let (from, data) = (backups.layout.base().join(kept), layout.data(server::MEMBER));
-    if !from.is_dir() && !data.is_dir() {
+    // Half a tree is none; one that an attempt was killed over lies in its own place by now.
+    if !mainstay_postgres::layout::is_complete(&from) && !mainstay_postgres::layout::is_complete(&data) {
         return Err(not_kept());
     }
+    make_known(backups, primary)?;
     server::make_folders(&layout)?;
     while !server::end_left_over(&layout).map_err(io("end the server in", &layout.state))? {
         tokio::time::sleep(LOOK).await;
@@ -174,12 +241,13 @@ async fn come_out(backups: &Backups, paths: &Paths, layout: &Layout, primary: Me
     client.batch_execute("CHECKPOINT").await.map_err(|error| Error::NoServer(error.to_string()))?;
     drop(client);
     past::end(&mut child).await?;
-    push_histories(backups, &data)?;
+    leave_to_archiver(backups, &data)?;
     lay_beside(backups, &data, primary)
 }
 
 /// Marks it and lays it beside the primary's data.
 fn lay_beside(backups: &Backups, data: &Path, primary: Member) -> Result<Incoming, Error> {
+    is_alone(backups, data, primary)?;
     let stamp = now().as_millis();
     let (name, kept_as) = (format!("incoming-{stamp}"), format!("restored-over-{stamp}"));
     swap::mark(&backups.layout, data, &kept_as)?;

@@ -51,8 +51,13 @@ pub(crate) async fn observe(effects: Arc<Effects>, sender: mpsc::Sender<Message>
             let seen = memory.look(&paths, &stack, since);
             (memory, seen)
         });
-        let Ok((kept, (seen, proofs))) = looking.await else { return };
-        memory = kept;
+        let (seen, proofs);
+        (memory, (seen, proofs)) = match looking.await {
+            Ok(looked) => looked,
+            // A bug, or a file that the library of the repository cannot bear: told, and looked at again.
+            Err(error) if error.is_panic() => (Memory::default(), (BackupsSeen::broken(since), Vec::new())),
+            Err(_) => return,
+        };
         let seen = Seen::Fact { value: seen, observed_at: begun };
         if sender.send(Message::Backups { seen, proofs }).await.is_err() {
             return;
@@ -124,10 +129,11 @@ fn archive(backups: &Backups, list: &[(Backup, Option<Proof>)]) -> std::io::Resu
     let Some(system) = list.last().map(|(backup, _)| backup.label.system) else { return Ok(seen) };
     let found = wal::list(&backups.place.wal(), system)?;
     let all: Vec<Backup> = list.iter().map(|(backup, _)| backup.clone()).collect();
+    let of_retention: Vec<_> = list.iter().map(keeping::to_decide).collect();
     seen.segments = found.segments.len() as u64;
     seen.bytes = found.bytes();
     seen.newest = found.newest();
-    seen.gaps = check::gaps(&all, backups.policy.window, system, &found);
+    seen.gaps = check::gaps(backups, (&all, &of_retention), system, &found).map_err(std::io::Error::other)?;
     Ok(seen)
 }
 

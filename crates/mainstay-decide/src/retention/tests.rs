@@ -25,11 +25,25 @@ fn backup(hours: i64) -> Backup {
         began: at.after(Duration::from_secs(5)),
         ended: at.after(Duration::from_secs(9)),
         system: 7,
+        timeline: 1,
         start: lsn(0),
         needs: lsn(10),
         is_by_hand: false,
         proof: None,
     }
+}
+
+fn scene<'a>(backups: &'a [Backup], policy: &'a Policy) -> Scene<'a> {
+    const NONE: &Unsaved = &Unsaved::new();
+    Scene { backups, policy, unsaved: NONE, reckoning: None }
+}
+
+fn decide(backups: &[Backup], policy: &Policy) -> Vec<Decision> {
+    scene(backups, policy).decide()
+}
+
+fn needed(backups: &[Backup], policy: &Policy) -> Vec<Needed> {
+    scene(backups, policy).needed()
 }
 
 /// A stack that lives so many hours, and forgets once a day what may go.
@@ -113,7 +127,7 @@ fn wal_of_kept_backups_and_of_the_window_is_needed() {
 #[test]
 fn a_backup_is_due_once_a_period_and_what_was_missed_is_made_up_for_once() {
     let policy = policy("");
-    let since = |last: Option<Timestamp>, now| due(&policy, last, now).map(|due| (due.since, due.missed));
+    let since = |last: Option<Timestamp>, now| due(&policy, last.into_iter(), now).map(|due| (due.since, due.missed));
     assert_eq!(since(None, hour(5)), Some((hour(5), 0)));
     assert_eq!(since(Some(hour(5)), hour(5).after(Duration::from_secs(3599))), None);
     assert_eq!(since(Some(backup(4).began), hour(5)), Some((hour(5), 0)));
@@ -121,9 +135,106 @@ fn a_backup_is_due_once_a_period_and_what_was_missed_is_made_up_for_once() {
     assert_eq!(since(Some(hour(77)), hour(77)), None);
     let off = "hourly = \"0d\"\ndaily = \"0d\"\nweekly = \"0d\"\nmonthly = \"0d\"\n";
     let never = self::policy(&format!("[database.backup.keep]\n{off}"));
-    assert_eq!((due(&never, None, hour(5)), next(&never, hour(5))), (None, None));
+    assert_eq!((due(&never, std::iter::empty(), hour(5)), next(&never, hour(5))), (None, None));
     let daily = self::policy("at = \"03:00\"\n[database.backup.keep]\nhourly = \"0d\"\n");
     assert_eq!(next(&daily, hour(5)), Some(hour(24)));
+}
+
+/// After the clock was ahead for one backup, every moment is in a period that has none.
+#[test]
+fn a_backup_of_a_future_does_not_make_one_due_after_the_other() {
+    let policy = policy("");
+    let taken = [backup(4).began, backup(5).began, backup(9000).began];
+    assert_eq!(due(&policy, taken.into_iter(), hour(5).after(Duration::from_secs(60))), None);
+    let due = due(&policy, taken.into_iter(), hour(6)).map(|due| (due.since, due.missed));
+    assert_eq!(due, Some((hour(6), 0)), "and the next hour has none");
+}
+
+const UP: Duration = Duration::from_secs(1_000_000);
+
+/// What goes when one is decided after the other, as the control plane does it.
+fn forget(kept: &mut Vec<Backup>, policy: &Policy, reckoning: &mut Option<Reckoning>, up: Duration) {
+    *reckoning = Reckoning::next(reckoning.as_ref(), kept, "boot", up);
+    let decided = Scene { reckoning: reckoning.as_ref(), ..scene(kept, policy) }.decide();
+    kept.retain(|one| decided.iter().any(|decision| decision.id == one.id && !decision.goes()));
+}
+
+#[test]
+fn a_clock_that_is_ahead_for_a_while_forgets_next_to_nothing() {
+    let policy = policy("");
+    let mut kept = live(&policy, 24 * 40);
+    let (count, mut reckoning) = (kept.len(), None);
+    forget(&mut kept, &policy, &mut reckoning, UP);
+    assert_eq!(kept.len(), count);
+    // Ahead by a year for five hours, then right again for five.
+    for n in 0..10 {
+        let real = 24 * 40 + n;
+        let shown = if n < 5 { real + 24 * 365 } else { real };
+        let position = backup(real);
+        kept.push(Backup { start: position.start, needs: position.needs, id: position.id, ..backup(shown) });
+        let up = UP + Duration::from_secs(3600 * (u64::try_from(n).unwrap_or(0) + 1));
+        forget(&mut kept, &policy, &mut reckoning, up);
+    }
+    let left = kept.iter().filter(|one| one.id < backup(24 * 40).id).count();
+    assert!(count - left <= 11, "at most two hours of age for each hour: {left} of {count} are left");
+    assert_eq!(kept.len() - left, 10, "each of the new ones is the first of its hour");
+}
+
+#[test]
+fn the_reckoning_catches_up_after_a_rest_and_never_goes_back() {
+    let next = |before: &Reckoning, ended: i64, boot: &str, up: u64| {
+        Reckoning::next(Some(before), &[backup(ended)], boot, Duration::from_secs(up * 3600)).expect("one")
+    };
+    let first = Reckoning::next(None, &[backup(0), backup(1)], "a", Duration::ZERO).expect("one");
+    assert_eq!(first.at, backup(1).ended);
+    assert_eq!(next(&first, 2, "a", 1).at, backup(2).ended);
+    assert_eq!(next(&first, 500, "a", 1).at, backup(3).ended, "an hour of the machine is two at most");
+    assert_eq!(next(&first, 500, "b", 1).at, backup(27).ended, "it was off: a day more");
+    assert_eq!(next(&first, -50, "a", 1).at, first.at);
+    assert_eq!(Reckoning::next(None, &[backup(0), backup(9000)], "a", UP).expect("one").at, backup(24).ended);
+}
+
+#[test]
+fn what_is_taken_after_a_clock_was_set_back_is_kept_like_the_first_of_its_hour() {
+    let policy = policy("");
+    let mut all: Vec<Backup> = (0..30).map(backup).collect();
+    // The same hours again: the clock went back by a day.
+    all.extend((0..20).map(|n| {
+        let position = backup(30 + n);
+        Backup { start: position.start, needs: position.needs, id: position.id, ..backup(6 + n) }
+    }));
+    assert!(decide(&all, &policy).iter().all(|decision| !decision.goes()));
+}
+
+#[test]
+fn positions_that_fell_by_a_restore_in_place_are_not_taken_for_old_wal() {
+    let policy = policy("window = \"50h\"\n");
+    // From the oldest, at position 100, an early moment was put in the place of the present: timeline 2 begins at 150.
+    let later = |hours: i64, start: u64| Backup {
+        timeline: 2,
+        start: Lsn::new(start),
+        needs: Lsn::new(start + 10),
+        ..backup(hours)
+    };
+    let holds = |needed: &[Needed], lsn: u64| {
+        let lsn = Lsn::new(lsn);
+        needed.iter().any(|one| one.from <= lsn && one.to.is_none_or(|to| lsn <= to))
+    };
+    let before = [backup(0), backup(100), backup(140), backup(160)];
+    let unsaved = Unsaved::from([(7, Lsn::new(150))]);
+    let begun = Scene { unsaved: &unsaved, ..scene(&before, &policy) };
+    assert!(holds(&begun.needed(), 150), "no backup is of the new timeline yet");
+    assert!(begun.decide()[0].rules.contains(&Rule::Window), "and from the oldest alone it is reached");
+    let mut all = before.to_vec();
+    all.extend([later(161, 160), later(170, 300)]);
+    let now = needed(&all, &policy);
+    assert!(holds(&now, 200) && holds(&now, 290), "the window's moments since the exchange");
+    // The newer timeline is the newer backup, whatever its position.
+    assert!(decide(&all, &policy)[5].rules.contains(&Rule::Newest));
+    // When the window has passed since the exchange, a backup of the new timeline does.
+    all.push(later(230, 900));
+    let decided = decide(&all, &policy);
+    assert!(decided[5].rules.contains(&Rule::Window) && !decided[0].rules.contains(&Rule::Window), "{decided:?}");
 }
 
 proptest! {

@@ -306,12 +306,13 @@ fn proven(proof: Option<&Proof>) -> String {
 async fn check(global: &Global, backups: Backups, read_data: bool) -> Result<u8, Failure> {
     let checking = tokio::task::spawn_blocking(move || backups::check(&backups, read_data));
     let checked = checking.await.map_err(|error| Failure::bug(error.to_string()))?;
-    let Checked { backups, segments, wal_bytes, newest, faults } = checked.map_err(|error| failure(&error))?;
+    let Checked { backups, segments, wal_bytes, newest, faults, warnings } =
+        checked.map_err(|error| failure(&error))?;
     if global.json {
         let count = backups.len();
         println!(
             "{}",
-            json!({"backups": count, "segments": segments, "wal_bytes": wal_bytes, "newest_wal_at": newest, "read_data": read_data, "faults": faults})
+            json!({"backups": count, "segments": segments, "wal_bytes": wal_bytes, "newest_wal_at": newest, "read_data": read_data, "faults": faults, "warnings": warnings})
         );
     } else {
         let newest = newest.map_or_else(|| "none".to_owned(), |at| at.to_string());
@@ -322,6 +323,10 @@ async fn check(global: &Global, backups: Backups, read_data: bool) -> Result<u8,
         );
         for fault in &faults {
             println!("{} {fault}", screen::red("fault:"));
+        }
+        if !warnings.is_empty() {
+            let count = warnings.len();
+            println!("{} {count} packs that no backup refers to take space until it is freed", screen::yellow("note:"));
         }
     }
     if faults.is_empty() {
@@ -427,6 +432,9 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::NoBackup(_) | Error::Unreachable(_) => {
             Failure::user("MS2110", text).help("`mainstay backup list` shows the base backups")
         }
+        Error::Unreadable(_) => Failure::failed("MS1111", text).help(
+            "`mainstay backup prove ID` writes a proof anew; a label that cannot be read may be a later mainstay's",
+        ),
         Error::NotReached { .. } => Failure::failed("MS1112", text)
             .help("nothing is left of the attempt; `mainstay backup check` looks for damage and gaps"),
         Error::Busy { .. } => Failure::environment("MS3111", text)
