@@ -166,11 +166,12 @@ impl Arena<'_> {
             .map(|one| format!("{} {} ms", one.stage, millis(one.at.saturating_since(known.asked_at))))
             .collect();
         after.proof.push(format!("stages {}", stages.join(", ")));
-        let former = known.primary;
+        // Given up, nobody follows anybody anew.
+        let (former, is_done) = (known.primary, known.is_done);
         let streams = move |status: &Status| {
-            status.database.as_ref().is_some_and(|database| database.lag_bytes.contains_key(&former))
+            !is_done || status.database.as_ref().is_some_and(|database| database.lag_bytes.contains_key(&former))
         };
-        after.whole = self.wait_for(at, progress, streams).await;
+        after.whole = self.wait_for(at, progress, &format!("postgres-{former} to follow"), streams).await;
         after
     }
 
@@ -222,7 +223,7 @@ impl Arena<'_> {
         let streams = move |status: &Status| {
             status.database.as_ref().is_some_and(|database| database.lag_bytes.contains_key(&member))
         };
-        after.whole = self.wait_for(at, progress, streams).await;
+        after.whole = self.wait_for(at, progress, &format!("postgres-{member} to follow again"), streams).await;
         after
     }
 
@@ -253,7 +254,7 @@ impl Arena<'_> {
         tokio::time::sleep(AND_ON * 2).await;
         drop(filler);
         let is_back = move |status: &Status| ballast(status).is_some_and(|bytes| bytes > 0);
-        after.whole = self.wait_for(at, progress, is_back).await;
+        after.whole = self.wait_for(at, progress, "the ballast to come back", is_back).await;
         after
     }
 
@@ -316,15 +317,16 @@ impl Arena<'_> {
             )),
             Err(why) => after.reasons.push(format!("a client that came meanwhile was not served: {why}")),
         }
-        after.whole = self.wait_for(at, progress, |_| true).await;
+        after.whole = self.wait_for(at, progress, "", |_| true).await;
         after
     }
 
-    /// Until every box is ready and something else is so.
+    /// Until every box is ready and something else is so, of which people are told what it is.
     async fn wait_for(
         &self,
         at: Instant,
         progress: &mut dyn Progress,
+        what: &str,
         is_so: impl Fn(&Status) -> bool,
     ) -> Option<Duration> {
         let mut said = Duration::ZERO;
@@ -336,7 +338,7 @@ impl Arena<'_> {
             }
             if at.elapsed() >= said + Duration::from_secs(10) {
                 said = at.elapsed();
-                let text = missing.map_or("what the fault changed to be undone".to_owned(), |missing| missing.text);
+                let text = missing.map_or(what.to_owned(), |missing| missing.text);
                 progress.say(&format!("waits: {text} ({} s after the fault)", said.as_secs()));
             }
             tokio::time::sleep(LOOK).await;

@@ -226,17 +226,19 @@ async fn settings_go_with_a_reader_that_is_moved() {
     pause(&standby, true).await;
     let position = write(&writer).await;
     // All at once: nobody had the time to ask for the setting before the move.
-    reader.query("set work_mem = '3MB'").await;
-    reader.query(&format!("set mainstay.read_after = '{position}'")).await;
-    reader.query("select current_setting('work_mem') || ' ' || pg_is_in_recovery()").await;
+    reader
+        .queries(&[
+            "set work_mem = '3MB'",
+            &format!("set mainstay.read_after = '{position}'"),
+            "select current_setting('work_mem') || ' ' || pg_is_in_recovery()",
+        ])
+        .await;
     assert_eq!(reader.cycle().await, ["C", "ZI"]);
     assert_eq!(reader.cycle().await, ["C", "ZI"]);
     assert_eq!(reader.row().await, "3MB false");
     // Taken back at the primary, it is not made again at the standby.
     pause(&standby, false).await;
-    reader.query("set timezone = 'Asia/Tokyo'").await;
-    reader.query("reset all").await;
-    reader.query("reset mainstay.read_after").await;
+    reader.queries(&["set timezone = 'Asia/Tokyo'", "reset all", "reset mainstay.read_after"]).await;
     for _ in 0..3 {
         assert_eq!(reader.cycle().await.last().unwrap(), "ZI");
     }
@@ -267,11 +269,12 @@ async fn a_reader_that_waits_does_not_keep_a_former_primary() {
     let waiting = tokio::spawn(async move { told(&waiting, COUNT).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!waiting.is_finished());
-    // Refused after 5 s if somebody keeps a connection to the former one. The new one is not promoted, so that it
-    // cannot be what the reader waits for.
-    control.point(2, Some(&standby), &[]).await;
-    assert_eq!(waiting.await.unwrap(), "0 true");
+    // Refused after 5 s if somebody keeps a connection to the former one. There is still a standby to wait for: it
+    // is the new primary too, and not promoted, so that it does not have what the reader must see.
+    control.point(2, Some(&standby), &[&standby]).await;
+    assert!(!waiting.is_finished());
     pause(&standby, false).await;
+    assert_eq!(waiting.await.unwrap(), "2 true");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,6 +47,18 @@ impl Raw {
         self.send(b'Q', format!("{text}\0").as_bytes()).await;
     }
 
+    /// All in one packet, so that nobody has time in between.
+    pub(crate) async fn queries(&mut self, texts: &[&str]) {
+        let mut out = Vec::new();
+        for text in texts {
+            out.push(b'Q');
+            out.extend_from_slice(&u32::try_from(text.len() + 5).unwrap().to_be_bytes());
+            out.extend_from_slice(text.as_bytes());
+            out.push(0);
+        }
+        self.stream.write_all(&out).await.unwrap();
+    }
+
     /// An unnamed statement up to Execute, without Sync.
     pub(crate) async fn execute(&mut self, text: &str) {
         self.send(b'P', format!("\0{text}\0\0\0").as_bytes()).await;
