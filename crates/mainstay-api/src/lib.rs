@@ -128,6 +128,38 @@ pub struct BackupsStatus {
     pub rpo_ms: u64,
     /// What is wrong, the worst first.
     pub faults: Vec<String>,
+    /// The second copy off the machine; `None`: the stack file asks for none, or nothing is known of it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyStatus>,
+}
+
+/// The second copy of the backups, off the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// Where it is.
+    pub to: String,
+    /// What was archived until then can be restored from it; `None`: no base backup is in it.
+    pub up_to: Option<Timestamp>,
+    /// How far it is behind. **Unit**: milliseconds.
+    pub behind_ms: Option<u64>,
+    /// How far it may be. **Unit**: milliseconds.
+    pub rpo_ms: u64,
+    /// Base backups in it with all that they need.
+    pub backups: u64,
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes. **Unit**: bytes.
+    pub bytes: u64,
+    /// Files that are not in it yet.
+    pub waiting: u64,
+    /// Their bytes. **Unit**: bytes.
+    pub waiting_bytes: u64,
+    /// Objects there that the folder does not have.
+    pub extra: u64,
+    /// Why it does not go on, in the store's own words.
+    pub error: Option<String>,
+    /// Since when it does not.
+    pub failing_since: Option<Timestamp>,
 }
 
 /// A restore that was checked and found right.

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mainstay_api::{
-    API_VERSION, Arrow, BackupsStatus, Beat, BoxStatus, CommandContext, ConsoleLink, DatabaseAccess, DatabaseStatus,
-    DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, Event,
-    Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress, ProvenRestore, RunAsked,
-    RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, StageReached, Standing, Status, Top, Traffic, Usage, Verdict,
+    API_VERSION, Arrow, BackupsStatus, Beat, BoxStatus, CommandContext, ConsoleLink, CopyStatus, DatabaseAccess,
+    DatabaseStatus, DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions,
+    ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress,
+    ProvenRestore, RunAsked, RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, StageReached, Standing, Status, Top,
+    Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -171,6 +172,25 @@ fn backups(is_there: bool) -> BackupsStatus {
         gaps: vec!["x".to_owned()],
         rpo_ms: 5,
         faults: vec!["y".to_owned()],
+        copy: is_there.then(|| copy(true)),
+    }
+}
+
+fn copy(is_there: bool) -> CopyStatus {
+    let maybe = is_there.then(at);
+    CopyStatus {
+        to: "s3://off-site/shop".to_owned(),
+        up_to: maybe,
+        behind_ms: is_there.then_some(1),
+        rpo_ms: 2,
+        backups: 3,
+        files: 4,
+        bytes: 5,
+        waiting: 6,
+        waiting_bytes: 7,
+        extra: 8,
+        error: is_there.then(|| "no".to_owned()),
+        failing_since: maybe,
     }
 }
 
@@ -400,6 +420,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         put("Status", Status { database: None, drills: Vec::new(), backups: None, ..status() }),
         put("BackupsStatus", backups(true)),
         put("BackupsStatus", backups(false)),
+        put("CopyStatus", copy(true)),
+        put("CopyStatus", copy(false)),
         put("ProvenRestore", backups(true).proven),
         put("Traffic", Traffic { at: at(), window_ms: 5000, flows: vec![flow(None), flow(Some(BoxId::Edge))] }),
         put("Pool", pool(None)),

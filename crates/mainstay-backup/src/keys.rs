@@ -87,9 +87,20 @@ pub fn card(stack: &str, environment: &str, place: &Path, password: &Secret) -> 
     )
 }
 
+/// The card with the place of the second copy on it.
+pub fn with_copy(card: &str, copy: &str) -> String {
+    card.replacen("\n  password", &format!("\n  copy        {copy}\n  password"), 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_place_of_the_copy_stands_on_the_card_above_the_password() {
+        let card = with_copy(&card("shop", "production", Path::new("/srv/b"), &Secret::new("abc")), "s3://b/shop");
+        assert!(card.contains("  repository  /srv/b\n  copy        s3://b/shop\n  password    abc\n"), "{card}");
+    }
 
     #[test]
     fn the_cards_password_opens_the_key_of_the_wal_and_another_does_not() {

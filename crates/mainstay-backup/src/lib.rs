@@ -8,9 +8,11 @@
 #![warn(missing_docs)]
 
 pub mod base;
+pub mod copy;
 pub mod holder;
 pub mod keys;
 pub mod label;
+pub mod objects;
 mod page;
 pub mod place;
 pub mod proof;
@@ -21,3 +23,8 @@ pub use holder::Holder;
 pub use label::Label;
 pub use place::Place;
 pub use repository::{Repository, RepositoryError};
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -192,8 +192,11 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
     if stack.observe.enabled {
         tokio::spawn(observers::telemetry(Arc::clone(effects), sender.clone()));
     }
-    if stack.database.as_ref().is_some_and(|database| database.backup.is_some()) {
+    if let Some(backup) = stack.database.as_ref().and_then(|database| database.backup.as_ref()) {
         tokio::spawn(crate::backups::watch::observe(Arc::clone(effects), sender.clone()));
+        if let Some(copy) = backup.copy.clone() {
+            crate::backups::second::start(effects.paths().clone(), copy, effects.settings.launch.folder.clone());
+        }
     }
     if effects.cluster.is_some() {
         Cluster::observe(effects, sender);

@@ -8,6 +8,7 @@ use mainstay_stack::model::Backup as Policy;
 use mainstay_types::{BoxId, ChildName, Seen, State, Timestamp, Waiting};
 use serde::{Deserialize, Serialize};
 
+pub use crate::copy::{CopySeen, faults as copy_faults};
 use crate::draft::Draft;
 use crate::plan::{BoxPlan, Step};
 use crate::retention::{self, Backup, Proof};
@@ -22,6 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(900);
 const STANDBY_WITHIN: Duration = Duration::from_secs(300);
 /// A finished segment of WAL that waits longer than this is behind: the archiver takes 0.1 s for one.
 const ARCHIVED_WITHIN: Duration = Duration::from_secs(30);
+/// A first look at the store of the second copy takes seconds.
+const COPY_BEGUN_WITHIN: Duration = Duration::from_secs(60);
 /// The first base backup of a new stack may take so long before it is missed.
 const FIRST_WITHIN: Duration = Duration::from_secs(900);
 
@@ -100,6 +103,9 @@ pub struct BackupsSeen {
     pub jobs: BTreeMap<Job, JobRecord>,
     /// The place cannot be read: why.
     pub trouble: Option<String>,
+    /// The second copy; `None`: the stack file asks for none, or nothing was noted of it yet.
+    #[serde(default)]
+    pub copy: Option<CopySeen>,
 }
 
 impl BackupsSeen {
@@ -113,6 +119,7 @@ impl BackupsSeen {
             archive: ArchiveSeen::default(),
             jobs: BTreeMap::new(),
             trouble: trouble.map(str::to_owned),
+            copy: None,
         }
     }
 }
@@ -141,6 +148,10 @@ pub fn faults(policy: &Policy, seen: &BackupsSeen, now: Timestamp) -> Vec<String
             faults.push(format!("{} failed ({} in a row): {error}", job.what(), record.attempts));
         }
     }
+    let looks_long = now.saturating_since(seen.since) > COPY_BEGUN_WITHIN;
+    let is_noted = |to: &str| seen.copy.as_ref().is_some_and(|copy| copy.to == to);
+    let of_copy = policy.copy.iter().filter(|copy| looks_long || is_noted(&copy.to.to_string()));
+    faults.extend(of_copy.flat_map(|copy| crate::copy::faults(copy, seen.copy.as_ref(), now)));
     let oldest = seen.list.iter().map(|one| one.ended).min();
     let proven = last_proven(seen, now).map(|(at, _)| at);
     let counts_from = proven.or(oldest);

@@ -7,6 +7,7 @@
 
 pub mod backups;
 mod children;
+mod copy;
 mod database;
 pub mod disk;
 mod draft;

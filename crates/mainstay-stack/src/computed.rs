@@ -12,8 +12,8 @@ use crate::Parsed;
 use crate::browser::{Cors, Headers};
 use crate::limit::Limit;
 use crate::model::{
-    Backup, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe, PoolLimits, PoolMode,
-    Probe, Promise, Route, RouteTarget, Schedule, Service, Site, Stack, Target, TlsVersion,
+    Backup, BackupCopy, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe, PoolLimits,
+    PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service, Site, Stack, Target, TlsVersion,
 };
 use crate::network::Admission;
 use crate::origin::{Origin, Origins};
@@ -339,7 +339,7 @@ impl List<'_> {
     }
 
     fn backup(&mut self, backup: &Backup) {
-        let Backup { target, rpo, day_begins, window, proof, keep, asserts } = backup;
+        let Backup { target, rpo, day_begins, window, proof, keep, asserts, copy } = backup;
         let Keep { hourly, daily, weekly, monthly, yearly, by_hand } = keep;
         self.push("database.backup.target", target.display());
         self.duration("database.backup.rpo", *rpo);
@@ -358,6 +358,17 @@ impl List<'_> {
         ] {
             self.duration(&format!("database.backup.keep.{family}"), *kept);
         }
+        let Some(copy) = copy else { return self.push("database.backup.copy", "none") };
+        let BackupCopy { to, endpoint, region, access_key, secret_key, ca, rpo } = copy;
+        self.push("database.backup.copy.to", to);
+        let endpoint = endpoint.as_ref().map_or("Amazon's".to_owned(), ToString::to_string);
+        self.push("database.backup.copy.endpoint", endpoint);
+        self.push("database.backup.copy.region", region);
+        self.push("database.backup.copy.access_key", access_key);
+        self.push("database.backup.copy.secret_key", secret_key);
+        let ca = ca.as_ref().map_or("the system's".to_owned(), |ca| ca.display().to_string());
+        self.push("database.backup.copy.ca", ca);
+        self.duration("database.backup.copy.rpo", *rpo);
     }
 
     fn cache(&mut self, cache: &Cache) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mainstay_types::{Bytes, EnvironmentName, ServiceName, StackName};
+use mainstay_types::{Bytes, Endpoint, EnvironmentName, ObjectAddress, ServiceName, StackName};
 use serde::{Deserialize, Serialize};
 
 use crate::browser::{Cors, Headers};
@@ -405,6 +405,27 @@ pub struct Backup {
     pub keep: Keep,
     /// Statements whose one answer must be true in every restored copy that is proven.
     pub asserts: Vec<String>,
+    /// A second copy of the folder, off the machine. Default: none.
+    pub copy: Option<BackupCopy>,
+}
+
+/// A copy of the folder of backups in an object store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupCopy {
+    /// Bucket and prefix.
+    pub to: ObjectAddress,
+    /// The server that has the bucket. Default: that of Amazon in the region.
+    pub endpoint: Option<Endpoint>,
+    /// The region that requests are signed for. Default `us-east-1`.
+    pub region: String,
+    /// Variable that holds the access key at `up`, or with `_FILE` after it names a file of it.
+    pub access_key: String,
+    /// Variable that holds the secret key at `up`, or with `_FILE` after it names a file of it.
+    pub secret_key: String,
+    /// Certificates that the server's is signed by; relative to the stack file. Default: those of the system.
+    pub ca: Option<PathBuf>,
+    /// How far the copy may be behind before an alert. Default 5 min.
+    pub rpo: Duration,
 }
 
 /// Families of base backups: the first of each period is kept for so long. Zero: there is no such family.

@@ -34,6 +34,7 @@ fn every_key_and_template_stands_in_the_guide() {
             ["service", _, "uses", _] => keys.insert("uses".to_owned()),
             ["service", _, "resources", key] => keys.insert(format!("resources.{key}")),
             ["database", "backup", "keep", key] => keys.insert(format!("backup.keep.{key}")),
+            ["database", "backup", "copy", key] => keys.insert(format!("backup.copy.{key}")),
             ["database", "backup", key] => keys.insert(format!("backup.{key}")),
             ["edge", "route[0]", "headers", "set", _] => keys.insert("set".to_owned()),
             ["database", "settings", ..] => keys.insert("settings".to_owned()),

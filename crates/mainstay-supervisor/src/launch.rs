@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mainstay_types::Pid;
@@ -20,6 +21,15 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Lines of keep's log in an error.
 const LINES: usize = 8;
+
+/// Variables that keep does not inherit.
+static HIDDEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A keep that is started from now on does not get this variable: it holds a key that was sealed instead, and the
+/// environment of a process that lives for months is no place for one.
+pub fn hide(variable: &str) {
+    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).push(variable.to_owned());
+}
 
 /// Why keep did not come.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +73,9 @@ fn start(exe: &Path, args: &[String], log: &File) -> io::Result<Pid> {
         [exe.as_os_str()].into_iter().chain(args.iter().map(OsStr::new)).map(c_string).collect::<io::Result<_>>()?;
     // The variables of a child must not make keep look like one: its tree would be killed with the child's.
     let is_ours = |name: &OsStr| name == crate::NONCE_VARIABLE || name == crate::LISTENERS_VARIABLE;
+    let hidden = HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let env = std::env::vars_os()
-        .filter(|(name, _)| !is_ours(name))
+        .filter(|(name, _)| !is_ours(name) && !hidden.iter().any(|one| one.as_str() == name))
         .map(|(name, value)| {
             c_string(
                 &[name.as_os_str(), OsStr::new("="), value.as_os_str()].into_iter().collect::<std::ffi::OsString>(),

@@ -7,6 +7,7 @@
 pub mod exit_code;
 mod id;
 mod lsn;
+mod objects;
 mod process;
 mod secret;
 mod state;
@@ -17,6 +18,7 @@ pub use id::{
     BoxId, ChildName, EnvironmentName, Generation, IdError, InstanceId, Member, Nonce, ServiceName, StackName,
 };
 pub use lsn::{Lsn, ParseLsnError, Timeline};
+pub use objects::{Endpoint, EndpointError, ObjectAddress, ObjectAddressError};
 pub use process::{ChildRole, ExitReason, Pid};
 pub use secret::Secret;
 pub use state::{Seen, State, Waiting};

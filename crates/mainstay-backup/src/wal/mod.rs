@@ -21,6 +21,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::hex;
+
 /// Ending of archived files: compressed, then sealed.
 const SUFFIX: &str = ".zst.age";
 
@@ -57,8 +59,9 @@ fn parse(file: &str) -> Option<(Name, String)> {
     Some((Name::parse(name)?, hash.to_owned()))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Whether an archived file lies in such a folder of a cluster's.
+pub(crate) fn is_place_of(folder: &str, file: &str) -> bool {
+    parse(file).is_some_and(|(name, _)| name.folder() == folder)
 }
 
 #[cfg(test)]

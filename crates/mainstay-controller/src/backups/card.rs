@@ -101,6 +101,7 @@ pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Optio
         proof: Duration::MAX,
         keep: Keep::default(),
         asserts: Vec::new(),
+        copy: None,
     };
     let backups = Arc::new(Backups {
         stack: opened.about.stack.clone(),

@@ -12,7 +12,7 @@ use mainstay_supervisor::durable;
 use mainstay_types::full_text;
 
 use super::base::Wanted;
-use super::{Backups, Error, Patience, Progress, Pruned, base, keeping, prove};
+use super::{Backups, Error, Patience, Progress, Pruned, base, keeping, prove, second};
 use crate::clock::now;
 use crate::paths::Paths;
 
@@ -92,13 +92,17 @@ pub async fn prove(paths: &Paths, backups: Backups, id: Option<&str>, tell: impl
 pub async fn prune(paths: &Paths, backups: Backups) -> Result<Pruned, Error> {
     let alone = backups.take_place().await?;
     let deleting = backups.hold_to_delete().await?;
+    let (retention, place) = (second::Retention::begins(&backups), backups.place.clone());
     let pruning = async move {
         let pruning = tokio::task::spawn_blocking(move || keeping::prune(&backups, &deleting));
         pruning.await.map_err(|error| Error::NoServer(error.to_string()))?
     };
     let pruned = recorded(paths, Job::Prune, pruning).await;
+    // Also after a failure: what went until then went by retention.
+    let noted = retention.ends(paths, &place);
     drop(alone);
-    pruned
+    let pruned = pruned?;
+    noted.map(|()| pruned)
 }
 
 async fn recorded<T>(paths: &Paths, job: Job, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

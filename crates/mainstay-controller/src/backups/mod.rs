@@ -12,6 +12,7 @@ mod lineage;
 pub mod past;
 mod place;
 mod prove;
+pub mod second;
 pub(crate) mod status;
 pub mod swap;
 mod waiting;
@@ -20,6 +21,7 @@ pub(crate) mod watch;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mainstay_backup::copy::CopyError;
 use mainstay_backup::place::PlaceError;
 use mainstay_backup::{Place, Repository, RepositoryError};
 use mainstay_decide::observed::Record;
@@ -152,6 +154,15 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// What opens the store of the second copy is not known.
+    #[error("no value for {0}, which opens the store of the second copy")]
+    NoKey(String),
+    /// The stack file asks for no second copy.
+    #[error("the stack has no [database.backup.copy], or was not up since it has")]
+    NoCopy,
+    /// The second copy's.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     /// The folder's.
     #[error(transparent)]
     Place(#[from] PlaceError),

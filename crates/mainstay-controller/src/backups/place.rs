@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use mainstay_backup::place::About;
 use mainstay_backup::{Place, Repository, keys};
-use mainstay_stack::model::Backup;
+use mainstay_stack::model::{Backup, BackupCopy};
 use mainstay_supervisor::durable;
 use mainstay_supervisor::ids::user_for;
 use mainstay_supervisor::protocol::User;
@@ -37,6 +37,8 @@ pub struct Established {
     pub card: Option<String>,
     /// The folder is on the disk of the data.
     pub is_same_device: bool,
+    /// Where the second copy goes.
+    pub copy: Option<String>,
 }
 
 pub(super) fn key_of(repository: &str) -> String {
@@ -106,7 +108,8 @@ pub fn establish(paths: &Paths, stack: Stack<'_>, backup: Option<&Backup>) -> Re
     Ok(Some(Established {
         is_new,
         card: (shown(paths).as_deref() != Some(target.repository.as_str()))
-            .then(|| keys::card(stack.name, stack.environment, &folder, &password)),
+            .then(|| on_card(&keys::card(stack.name, stack.environment, &folder, &password), backup.copy.as_ref())),
+        copy: backup.copy.as_ref().map(|copy| copy.to.to_string()),
         is_same_device: device(&folder).is_some() && device(&folder) == device(&paths.state),
         folder,
     }))
@@ -175,5 +178,15 @@ pub fn card(paths: &Paths, stack: &str, environment: &str) -> Result<String, Err
     let target = target.ok_or(Error::NotConfigured)?;
     let secrets = Secrets::open(&paths.state)?;
     let password = secrets.get(PASSWORD).ok_or(Error::NotConfigured)?;
-    Ok(keys::card(stack, environment, &target.folder, password))
+    let card = keys::card(stack, environment, &target.folder, password);
+    // A card without the copy is better than none.
+    let copy = super::second::standing(paths).ok().flatten().map(|(copy, _)| copy);
+    Ok(on_card(&card, copy.as_ref()))
+}
+
+/// With what a restore from the second copy needs besides its keys.
+fn on_card(card: &str, copy: Option<&BackupCopy>) -> String {
+    let Some(copy) = copy else { return card.to_owned() };
+    let endpoint = copy.endpoint.as_ref().map_or("Amazon's".to_owned(), ToString::to_string);
+    keys::with_copy(card, &format!("{} (endpoint {endpoint}, region {})", copy.to, copy.region))
 }

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
-use mainstay_api::{BackupsStatus, ProvenRestore};
+use mainstay_api::{BackupsStatus, CopyStatus, ProvenRestore};
 use mainstay_backup::proof::Proof;
 use mainstay_decide::backups::{self, BackupsSeen, Job};
 use mainstay_decide::retention;
 use mainstay_stack::model::Backup as Policy;
 use mainstay_types::{Bytes, ChildName, Timestamp};
 
+use super::second::{self, Change};
 use crate::status::Scene;
 use crate::store::NewEvent;
 
@@ -50,6 +51,26 @@ pub(crate) fn status(scene: &Scene<'_>) -> Option<BackupsStatus> {
         gaps: seen.archive.gaps.clone(),
         rpo_ms: millis(policy.rpo),
         faults: backups::faults(policy, seen, scene.now),
+        copy: copy(policy, seen, scene.now),
+    })
+}
+
+fn copy(policy: &Policy, seen: &BackupsSeen, at: Timestamp) -> Option<CopyStatus> {
+    let wanted = policy.copy.as_ref()?;
+    let copy = seen.copy.as_ref().filter(|copy| copy.to == wanted.to.to_string())?;
+    Some(CopyStatus {
+        to: copy.to.clone(),
+        up_to: copy.up_to(),
+        behind_ms: copy.behind(at).map(millis),
+        rpo_ms: millis(wanted.rpo),
+        backups: copy.backups,
+        files: copy.files,
+        bytes: copy.bytes,
+        waiting: copy.waiting,
+        waiting_bytes: copy.waiting_bytes,
+        extra: copy.extra,
+        error: copy.error.clone(),
+        failing_since: copy.failing_since,
     })
 }
 
@@ -97,7 +118,26 @@ pub(crate) fn events(before: &BackupsSeen, after: &BackupsSeen, proofs: &[Proof]
     let is_new = |gap: &&String| !before.archive.gaps.contains(*gap);
     let gaps = after.archive.gaps.iter().filter(is_new);
     events.extend(gaps.map(|gap| about(NewEvent::error(at, "WalMissing", gap.clone()))));
+    let changes = second::changed(before.copy.as_ref(), after.copy.as_ref());
+    let to = after.copy.as_ref().map(|copy| copy.to.as_str()).unwrap_or_default();
+    events.extend(changes.into_iter().map(|change| about(of_copy(to, change, at))));
     events
+}
+
+fn of_copy(to: &str, change: Change, at: Timestamp) -> NewEvent {
+    match change {
+        Change::Stopped(error) => {
+            NewEvent::error(at, "CopyStopped", format!("the second copy to {to} does not go on: {error}"))
+        }
+        Change::GoesOn { waiting } => {
+            let text = format!("the second copy to {to} goes on: {waiting} files wait");
+            NewEvent::info(at, "CopyResumed", text).with("waiting", waiting)
+        }
+        Change::BackupThere { backups } => {
+            let text = format!("a base backup is in the second copy to {to} with all that it needs: {backups} by now");
+            NewEvent::info(at, "BackupCopied", text).with("backups", backups)
+        }
+    }
 }
 
 fn proven(proof: &Proof, short: &str, at: Timestamp) -> NewEvent {
@@ -141,6 +181,15 @@ pub(crate) fn metrics(page: &mut String, status: &BackupsStatus, at: Timestamp) 
     gauge("rpo_seconds", "What may be lost with the machine, in time.", (status.rpo_ms / 1000).to_string());
     gauge("wal_gaps", "Places where archived WAL is missing.", status.gaps.len().to_string());
     gauge("faults", "What is wrong with the backups.", status.faults.len().to_string());
+    if let Some(copy) = &status.copy {
+        if let Some(behind) = copy.behind_ms {
+            gauge("copy_behind_seconds", "How far the second copy is behind.", (behind / 1000).to_string());
+        }
+        gauge("copy_rpo_seconds", "How far it may be.", (copy.rpo_ms / 1000).to_string());
+        gauge("copy_failing_seconds", "How long it does not go on.", age(copy.failing_since).to_string());
+        gauge("copy_waiting_bytes", "What is not in it yet.", copy.waiting_bytes.to_string());
+        gauge("copy_base_backups", "Whole base backups in it.", copy.backups.to_string());
+    }
     writeln!(page, "# HELP mainstay_backup_job_failures Failures in a row.\n# TYPE mainstay_backup_job_failures gauge")
         .ok();
     for (job, count) in &status.failures {
@@ -181,6 +230,7 @@ mod tests {
             archive: ArchiveSeen::default(),
             jobs: BTreeMap::new(),
             trouble: None,
+            copy: None,
         };
         let ill = BackupsSeen::broken(at);
         let codes = |before: &BackupsSeen, after: &BackupsSeen| {

@@ -12,7 +12,7 @@ use mainstay_decide::backups::{ArchiveSeen, BackupsSeen, Job, JobRecord};
 use mainstay_types::{Seen, Timestamp, full_text};
 use tokio::sync::mpsc;
 
-use super::{Backups, check, jobs, keeping};
+use super::{Backups, check, jobs, keeping, second};
 use crate::clock::now;
 use crate::effects::Effects;
 use crate::message::Message;
@@ -73,8 +73,15 @@ impl Memory {
             .filter_map(|job| jobs::record(paths, job).map(|record| (job, record)))
             .collect();
         let has_worked = jobs != self.jobs;
-        let mut seen =
-            BackupsSeen { since, list: Vec::new(), archive: ArchiveSeen::default(), jobs: jobs.clone(), trouble: None };
+        let mut seen = BackupsSeen {
+            since,
+            list: Vec::new(),
+            archive: ArchiveSeen::default(),
+            jobs: jobs.clone(),
+            trouble: None,
+            copy: None,
+        };
+        seen.copy = second::record(paths);
         self.jobs = jobs;
         let mut proofs = Vec::new();
         if let Err(error) = self.look_inside(paths, stack, has_worked, &mut seen, &mut proofs) {

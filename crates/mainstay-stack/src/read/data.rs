@@ -14,6 +14,7 @@ use crate::diagnostic::quote;
 use crate::model::{Backup, Cache, Database, DatabaseRole, Durability, Keep, PoolLimits, PoolMode, RoleAccess};
 use crate::origin::Origin;
 use crate::raw::Value;
+use crate::read::copy::copy;
 use crate::read::{inner_path, one_of};
 use crate::words::nearest;
 
@@ -186,6 +187,7 @@ fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
     let example = "assert = [\"SELECT count(*) > 0 FROM users\"]";
     let asserts = table.texts(ctx, "assert", example).unwrap_or_default();
     let keep = keep(&mut table, ctx);
+    let copy = copy(&mut table, ctx);
     table.finish(ctx, &BACKUP_LATER, &BACKUP_RENAMED);
     let Some(target) = target else {
         if !ctx.is_said("database.backup.target") {
@@ -196,12 +198,12 @@ fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
     let is_path = !target.text.is_empty() && !target.text.contains("://") && !target.text.contains(['\n', '\0']);
     if !is_path {
         let message = format!("`database.backup.target` is \"{}\"; it is a folder", quote(&target.text));
-        let help = "write a folder, best on another disk or a mounted share; object stores are not supported yet";
+        let help = "write a folder here, best on another disk; `copy = { to = \"s3://…\" }` below it copies the folder to an object store";
         ctx.error(Code::BadValue, &target.span, message, help.to_owned());
         return None;
     }
     let asserts = asserts.into_iter().map(|text| text.text).collect();
-    Some(Backup { target: PathBuf::from(target.text), rpo, day_begins, window, proof, keep, asserts })
+    Some(Backup { target: PathBuf::from(target.text), rpo, day_begins, window, proof, keep, asserts, copy })
 }
 
 /// `at = "03:00"`.

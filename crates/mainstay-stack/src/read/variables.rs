@@ -81,7 +81,7 @@ fn reserved(ctx: &mut Context<'_>, span: &Range<usize>, name: &str) {
     ctx.error(Code::VariableName, span, message, "choose another name, or remove it".to_owned());
 }
 
-fn is_variable(name: &str) -> bool {
+pub(super) fn is_variable(name: &str) -> bool {
     let begins_well = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
     begins_well && name.len() <= LONGEST_VARIABLE && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }

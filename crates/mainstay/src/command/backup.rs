@@ -9,12 +9,14 @@ use mainstay_backup::proof::Proof;
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, PushError};
 use mainstay_controller::backups::jobs::{self, Done};
+use mainstay_controller::backups::second;
 use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Patience, Progress, Pruned, Whose};
 use mainstay_controller::launch::Launch;
 use mainstay_controller::paths::Paths;
 use mainstay_types::{Bytes, exit_code, full_text};
 use serde_json::{Value, json};
 
+use super::backup_copy;
 use crate::Global;
 use crate::again;
 use crate::board;
@@ -46,6 +48,12 @@ enum What {
         /// Only what is there, not every byte of it
         #[arg(long)]
         quick: bool,
+        /// The second copy off the machine instead: compare it with the folder, object by object
+        #[arg(long)]
+        copy: bool,
+        /// With --copy: what is missing or damaged there is put again from the folder
+        #[arg(long, requires = "copy")]
+        mend: bool,
     },
     /// Restore one beside the present and compare it with its source; without ID the newest that has no proof yet
     Prove {
@@ -86,8 +94,9 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         What::Now { name } => now(global, &paths, open()?, name.clone()).await,
         What::Prove { id } => prove(global, &paths, open()?, id.as_deref()).await,
         What::Prune => prune(global, &paths, open()?).await,
-        What::List => list(global, &open()?),
-        What::Check { quick } => check(global, open()?, !quick).await,
+        What::List => list(global, &paths, &open()?),
+        What::Check { quick, copy: true, mend } => backup_copy::check(global, &paths, &open()?, (!quick, *mend)).await,
+        What::Check { quick, .. } => check(global, &paths, open()?, !quick).await,
         What::Card => card(global, &paths, &launch),
     }
 }
@@ -251,7 +260,7 @@ async fn now(global: &Global, paths: &Paths, backups: Backups, name: Option<Stri
     Ok(exit_code::DONE)
 }
 
-fn list(global: &Global, backups: &Backups) -> Result<u8, Failure> {
+fn list(global: &Global, paths: &Paths, backups: &Backups) -> Result<u8, Failure> {
     let listed = backups::list(backups).map_err(|error| failure(&error))?;
     if global.json {
         let with_proof = |(backup, proof): &(Backup, Option<Proof>)| {
@@ -260,7 +269,10 @@ fn list(global: &Global, backups: &Backups) -> Result<u8, Failure> {
             value
         };
         let all: Vec<Value> = listed.iter().map(with_proof).collect();
-        println!("{}", json!({"repository": backups.place.folder(), "backups": all}));
+        println!(
+            "{}",
+            json!({"repository": backups.place.folder(), "backups": all, "copy": backup_copy::value(paths)?})
+        );
         return Ok(exit_code::DONE);
     }
     if listed.is_empty() {
@@ -288,6 +300,9 @@ fn list(global: &Global, backups: &Backups) -> Result<u8, Failure> {
         }
     }
     println!("in {}", backups.place.folder().display());
+    if let Some(line) = backup_copy::line(paths)? {
+        println!("{line}");
+    }
     Ok(exit_code::DONE)
 }
 
@@ -303,11 +318,12 @@ fn proven(proof: Option<&Proof>) -> String {
     }
 }
 
-async fn check(global: &Global, backups: Backups, read_data: bool) -> Result<u8, Failure> {
+async fn check(global: &Global, paths: &Paths, backups: Backups, read_data: bool) -> Result<u8, Failure> {
     let checking = tokio::task::spawn_blocking(move || backups::check(&backups, read_data));
     let checked = checking.await.map_err(|error| Failure::bug(error.to_string()))?;
-    let Checked { backups, segments, wal_bytes, newest, faults, warnings } =
+    let Checked { backups, segments, wal_bytes, newest, mut faults, warnings } =
         checked.map_err(|error| failure(&error))?;
+    faults.extend(second::faults(paths).map_err(|error| failure(&error))?);
     if global.json {
         let count = backups.len();
         println!(
@@ -321,6 +337,9 @@ async fn check(global: &Global, backups: Backups, read_data: bool) -> Result<u8,
             backups.len(),
             Bytes(wal_bytes)
         );
+        if let Some(line) = backup_copy::line(paths)? {
+            println!("{line}");
+        }
         for fault in &faults {
             println!("{} {fault}", screen::red("fault:"));
         }
@@ -377,6 +396,10 @@ pub(crate) fn establish(place: &Place) -> Result<Option<Established>, Failure> {
     let stack = &place.parsed.stack;
     let whose = Whose { name: stack.name.as_str(), environment: stack.environment.as_str(), folder: &place.folder };
     let backup = stack.database.as_ref().and_then(|database| database.backup.as_ref());
+    if let Some(copy) = backup.and_then(|backup| backup.copy.as_ref()) {
+        second::seal_keys(&place.paths, copy).map_err(|error| failure(&error))?;
+        [&copy.access_key, &copy.secret_key].iter().for_each(|variable| mainstay_supervisor::launch::hide(variable));
+    }
     backups::establish(&place.paths, whose, backup).map_err(|error| failure(&error))
 }
 
@@ -392,6 +415,9 @@ pub(crate) fn say(established: &Established) {
     );
     if established.is_same_device {
         board::say("", "this is the disk of the data: it does not outlive that disk");
+    }
+    if let Some(copy) = &established.copy {
+        board::say("", &format!("the folder is copied to {copy}"));
     }
     if let Some(card) = &established.card {
         for line in card.lines() {
@@ -428,6 +454,13 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::InUse(_) => Failure::refused("MS4111", text).help(
             "another state folder: --state DIR; or `mainstay restore --to MOMENT --swap` on the stack that is there",
         ),
+        Error::NoKey(variable) => Failure::refused("MS4111", text).help(format!(
+            "give it in the environment as {variable}, or name a file of it by {variable}_FILE; it is sealed in the state folder"
+        )),
+        Error::NoCopy => Failure::refused("MS4111", text)
+            .help("write copy = { to = \"s3://bucket/prefix\" } into [database.backup], then `down` and `up`"),
+        Error::Copy(_) => Failure::environment("MS3112", text)
+            .help("the words after the store's name are its own; the folder of the backups is untouched"),
         Error::NotKept(_) => Failure::user("MS2110", text).help("`--swap` said the name when it was done"),
         Error::NoBackup(_) | Error::Unreachable(_) => {
             Failure::user("MS2110", text).help("`mainstay backup list` shows the base backups")

@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::backup::{failure, launch, patience};
+use super::backup_copy::{self, StoreOptions};
 use crate::Global;
 use crate::again;
 use crate::failure::Failure;
@@ -27,13 +28,15 @@ pub(crate) struct Options {
     /// The moment: a time in UTC, a position (0/3000060), `xid N`, `name NAME`, or `latest`
     #[arg(long, value_name = "MOMENT", required_unless_present_any = ["undo", "from"])]
     to: Option<String>,
-    /// The folder of a repository, on a machine that has nothing else of the stack: its database is restored into the
-    /// state folder, for `mainstay up`
+    /// The folder of a repository, or its copy in an object store as s3://BUCKET/PREFIX, on a machine that has nothing
+    /// else of the stack: its database is restored into the state folder, for `mainstay up`
     #[arg(long, value_name = "DIR", requires = "card", conflicts_with_all = ["swap", "undo", "once", "dry_run"])]
     from: Option<PathBuf>,
     /// File of the recovery card, or of its password; `-` reads it
     #[arg(long, value_name = "FILE", requires = "from")]
     card: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreOptions,
     /// Where to: `scratch` is a server of its own, beside the present one, that only reads and goes when it is closed
     #[arg(long, value_name = "WHERE", default_value = "scratch")]
     into: Into,
@@ -93,7 +96,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     let paths = crate::place::paths(global)?;
     let launch = launch(&paths)?;
     if let Some(kept) = &options.undo {
-        return undo(global, options, (&paths, launch.stack.as_str()), kept).await;
+        return Box::pin(undo(global, options, (&paths, launch.stack.as_str()), kept)).await;
     }
     let moment = Moment::parse(options.to.as_deref().unwrap_or_default()).map_err(|error| {
         Failure::user("MS2110", error.to_string()).help("as in --to \"2026-11-21 08:00\" (UTC) or --to latest")
@@ -149,10 +152,12 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
     })?;
     let moment = Moment::parse(options.to.as_deref().unwrap_or("latest"))
         .map_err(|error| Failure::user("MS2110", error.to_string()).help("as in --to latest"))?;
-    let folder = std::path::absolute(from)
-        .map_err(|error| Failure::environment("MS3110", format!("cannot find {}: {error}", from.display())))?;
+    let (folder, is_fetched) = backup_copy::folder_of(global, from, &options.store).await?;
     let mut opened = card::open(&folder, password).map_err(|error| failure(&error))?;
     opened.patience = patience(options.wait);
+    if is_fetched {
+        backup_copy::hand_over(&opened, &folder)?;
+    }
     let paths = card::paths(&opened, &crate::place::state_base(global)?).map_err(|error| failure(&error))?;
     paths.create().map_err(|error| crate::place::folder_failure(&error))?;
     let io = |error: std::io::Error| Failure::environment("MS3031", format!("cannot copy the program: {error}"));
@@ -170,7 +175,7 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
             "{}",
             json!({
                 "stack": stack, "environment": environment, "backup": made.plan.backup.id, "lsn": made.lsn,
-                "state": paths.state, "restored_ms": millis(made.restored_in), "replayed_ms": millis(made.replayed_in),
+                "state": paths.state, "repository": folder, "restored_ms": millis(made.restored_in), "replayed_ms": millis(made.replayed_in),
             })
         );
         return Ok(exit_code::DONE);
@@ -180,6 +185,12 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
     println!("in {}", paths.state.display());
     let next = format!("`mainstay up` with the stack file of {stack} starts it: the environment is {environment}");
     println!("{}", again::text(&next));
+    if is_fetched {
+        println!(
+            "the repository lies in {}: name it as database.backup.target, and the copy goes on",
+            folder.display()
+        );
+    }
     Ok(exit_code::DONE)
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_api::{BackupsStatus, DiskStatus, DrillStanding, ScheduleStatus, Standing, Status};
+use mainstay_api::{BackupsStatus, CopyStatus, DiskStatus, DrillStanding, ScheduleStatus, Standing, Status};
 use mainstay_types::{Bytes, State, Timestamp, exit_code};
 
 use crate::Global;
@@ -169,8 +169,18 @@ fn backups(backups: &BackupsStatus, at: Timestamp) -> String {
     }
     let archived = backups.newest_wal.map_or("no WAL archived".to_owned(), |at| format!("WAL archived {}", ago(at)));
     parts.push(archived);
+    parts.extend(backups.copy.as_ref().map(|copy| second_copy(copy, at)));
     parts.extend(backups.faults.iter().map(|fault| screen::red(fault)));
     format!("backups: {}", parts.join("; "))
+}
+
+/// How far the second copy is.
+fn second_copy(copy: &CopyStatus, at: Timestamp) -> String {
+    let Some(up_to) = copy.up_to else {
+        return screen::yellow(&format!("copy: no base backup in it yet, {} wait", Bytes(copy.waiting_bytes)));
+    };
+    let text = format!("copy: everything up to {} ago", screen::age(at.saturating_since(up_to)));
+    if copy.behind_ms.is_some_and(|behind| behind > copy.rpo_ms) { screen::red(&text) } else { text }
 }
 
 /// What the drills are owed, in a line; nothing when there are none.

@@ -1,0 +1,565 @@
+//! Objects in a store that speaks S3. Puts, gets, lists and removes whole objects below one prefix, and nothing else.
+//!
+//! Speaks only to the endpoint that it was given. It signs requests itself and speaks HTTP by the client that is in the
+//! tree anyway: the crates for such stores bring a second HTTP client, and most a second TLS.
+
+mod link;
+mod sign;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::header::HeaderMap;
+use hyper::{Method, Request, Response, StatusCode};
+use mainstay_types::{Endpoint, ObjectAddress, Timestamp, full_text};
+use sha2::{Digest, Sha256};
+
+use link::{Link, Pieces, Sent, patient};
+pub use sign::Keys;
+use sign::Unsigned;
+
+/// A request that failed by chance is made again after these pauses; what lasts longer is for who asked.
+const AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(1500)];
+/// Longest answer that is kept in memory: a list of 1000 objects has some 400 KiB.
+const LONGEST_ANSWER: usize = 8 << 20;
+/// When the file was written, milliseconds since 1970: a store knows only when it got it.
+const WRITTEN: &str = "x-amz-meta-written";
+/// SHA-256 of nothing.
+const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// Which store, and what opens it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bucket and prefix.
+    pub address: ObjectAddress,
+    /// The server; `None`: Amazon's in the region.
+    pub endpoint: Option<Endpoint>,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// What opens the bucket.
+    pub keys: Keys,
+    /// Certificates that the server's is signed by; `None`: the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// What a store could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It is not reached, or what it said breaks off.
+    #[error("{server} does not answer: {reason}")]
+    Away {
+        /// Which.
+        server: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// It said no, in its own words.
+    #[error("{server} refused to {action}: {status} {words}")]
+    Refused {
+        /// Which.
+        server: String,
+        /// What was asked.
+        action: String,
+        /// The status.
+        status: u16,
+        /// Its code and text.
+        words: String,
+    },
+    /// It has no such object.
+    #[error("{0} is not there")]
+    Missing(String),
+    /// It answered what no such store answers.
+    #[error("{server} answered what is not understood: {reason}")]
+    Strange {
+        /// Which.
+        server: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// A file of this machine.
+    #[error("cannot read {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Where it should be written to.
+    #[error("cannot write what was fetched")]
+    Sink(#[source] io::Error),
+    /// The certificates to trust.
+    #[error("cannot trust any server")]
+    Trust(#[source] io::Error),
+}
+
+/// An object as a list has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// **Unit**: bytes.
+    pub bytes: u64,
+    /// When the store got it.
+    pub stored: Timestamp,
+}
+
+/// An object that was fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Got {
+    /// **Unit**: bytes.
+    pub bytes: u64,
+    /// SHA-256 of what came.
+    pub hash: String,
+    /// When the file was written that it was made of, as far as the store knows.
+    pub written: Option<Timestamp>,
+}
+
+/// What became of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is there now.
+    Stored,
+    /// There was one of this name, and it was left as it is.
+    AlreadyThere,
+}
+
+/// A file to put.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload<'a> {
+    /// The object's name below the prefix.
+    pub name: &'a str,
+    /// The file.
+    pub path: &'a Path,
+    /// SHA-256 that its content must have.
+    pub hash: &'a str,
+    /// When it was written.
+    pub written: Timestamp,
+    /// Leave one of this name as it is.
+    pub only_new: bool,
+}
+
+/// A prefix in a bucket.
+pub struct Store {
+    options: Options,
+    link: Link,
+    host: String,
+    /// Before the names: of the bucket, when it is not in the host's name, and of the prefix.
+    root: String,
+    knows_conditions: AtomicBool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("address", &self.options.address).finish_non_exhaustive()
+    }
+}
+
+/// What is sent.
+enum Payload<'a> {
+    Nothing,
+    File(&'a Upload<'a>),
+    Bytes(&'a [u8]),
+}
+
+struct Ask<'a> {
+    method: Method,
+    /// Below the prefix; `None`: the bucket itself.
+    name: Option<&'a str>,
+    query: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, String)>,
+    payload: Payload<'a>,
+    /// For people: "put wal/…".
+    action: String,
+}
+
+/// An answer whose head is there.
+struct Answer {
+    response: Response<Incoming>,
+    sender: SendRequest<Sent>,
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Store {
+    /// **Errors**: the certificates to trust cannot be read. Nothing is asked of the server yet.
+    pub fn new(options: Options) -> Result<Self, StoreError> {
+        let bucket = options.address.bucket();
+        // Amazon names the bucket in the host, and its certificate knows no dots there; others want it in the path.
+        let (endpoint, is_in_path) = match &options.endpoint {
+            Some(endpoint) => (endpoint.clone(), true),
+            None if bucket.contains('.') => (Endpoint::of_host(format!("s3.{}.amazonaws.com", options.region)), true),
+            None => (Endpoint::of_host(format!("{bucket}.s3.{}.amazonaws.com", options.region)), false),
+        };
+        let root = if is_in_path { format!("/{bucket}") } else { String::new() };
+        let host = endpoint.authority();
+        let link = Link::new(endpoint, options.ca.as_deref()).map_err(StoreError::Trust)?;
+        Ok(Self { options, link, host, root, knows_conditions: AtomicBool::new(true) })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &ObjectAddress {
+        &self.options.address
+    }
+
+    /// All objects below the prefix, by their name below it.
+    ///
+    /// **Errors**: see [`StoreError`].
+    pub async fn list(&self) -> Result<BTreeMap<String, Object>, StoreError> {
+        let prefix = self.key("");
+        let mut found = BTreeMap::new();
+        let mut after: Option<String> = None;
+        loop {
+            let mut query = vec![("list-type", "2".to_owned()), ("prefix", prefix.clone())];
+            query.extend(after.take().map(|token| ("continuation-token", token)));
+            let action = format!("list {}", self.options.address);
+            let (method, headers) = (Method::GET, Vec::new());
+            let ask = Ask { method, name: None, query, headers, payload: Payload::Nothing, action };
+            let (_, body) = self.whole(&ask).await?;
+            let page = page(&body).map_err(|reason| self.strange(reason))?;
+            for (key, object) in page.objects {
+                if let Some(name) = key.strip_prefix(&prefix) {
+                    found.insert(name.to_owned(), object);
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// Puts a file. It becomes an object only when its content has the hash.
+    ///
+    /// **Errors**: see [`StoreError`]; [`StoreError::File`] when it is damaged or gone.
+    pub async fn put(&self, upload: &Upload<'_>) -> Result<Put, StoreError> {
+        let headers = vec![(WRITTEN, upload.written.as_millis().to_string())];
+        let payload = || Payload::File(upload);
+        self.put_any(upload.name, headers, &payload, upload.only_new).await
+    }
+
+    /// Puts some bytes, when there is no object of this name.
+    ///
+    /// **Errors**: see [`StoreError`].
+    pub async fn put_new(&self, name: &str, content: &[u8]) -> Result<Put, StoreError> {
+        self.put_any(name, Vec::new(), &|| Payload::Bytes(content), true).await
+    }
+
+    async fn put_any<'a>(
+        &self,
+        name: &'a str,
+        headers: Vec<(&'static str, String)>,
+        payload: &(impl Fn() -> Payload<'a> + Sync),
+        only_new: bool,
+    ) -> Result<Put, StoreError> {
+        let put = |has_condition: bool| {
+            let mut headers = headers.clone();
+            if has_condition {
+                headers.push(("if-none-match", "*".to_owned()));
+            }
+            let action = format!("put {name}");
+            Ask { method: Method::PUT, name: Some(name), query: Vec::new(), headers, payload: payload(), action }
+        };
+        let is_asked = only_new && self.knows_conditions.load(Ordering::Relaxed);
+        match self.whole(&put(is_asked)).await {
+            Ok(_) => Ok(Put::Stored),
+            Err(StoreError::Refused { status: 412, .. }) if is_asked => Ok(Put::AlreadyThere),
+            // It knows no condition; names bear hashes, so that another put of the same is the same.
+            Err(StoreError::Refused { status: 501, .. }) if is_asked => {
+                self.knows_conditions.store(false, Ordering::Relaxed);
+                self.whole(&put(false)).await.map(|_| Put::Stored)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fetches an object into `sink`.
+    ///
+    /// **Errors**: see [`StoreError`]. What came until then is in the sink.
+    pub async fn get(&self, name: &str, sink: &mut impl Write) -> Result<Got, StoreError> {
+        let (method, query, headers) = (Method::GET, Vec::new(), Vec::new());
+        let action = format!("get {name}");
+        let ask = Ask { method, name: Some(name), query, headers, payload: Payload::Nothing, action };
+        let mut answer = self.ask(&ask).await?;
+        let written = number(answer.response.headers(), WRITTEN).map(Timestamp::from_millis);
+        let promised = number(answer.response.headers(), "content-length").and_then(|bytes| u64::try_from(bytes).ok());
+        let (mut bytes, mut hash) = (0_u64, Sha256::new());
+        while let Some(piece) = self.piece(&mut answer.response).await? {
+            bytes += piece.len() as u64;
+            hash.update(&piece);
+            sink.write_all(&piece).map_err(StoreError::Sink)?;
+        }
+        if promised.is_some_and(|promised| promised != bytes) {
+            return Err(self.away("the object broke off"));
+        }
+        self.link.keep(answer.sender);
+        Ok(Got { bytes, hash: crate::hex(&hash.finalize()), written })
+    }
+
+    /// Fetches a small object; `None`: there is none.
+    ///
+    /// **Errors**: see [`StoreError`].
+    pub async fn get_small(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut content = Vec::new();
+        match self.get(name, &mut content).await {
+            Ok(_) => Ok(Some(content)),
+            Err(StoreError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes an object; one that is not there is removed.
+    ///
+    /// **Errors**: see [`StoreError`].
+    pub async fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let (method, query, headers) = (Method::DELETE, Vec::new(), Vec::new());
+        let action = format!("remove {name}");
+        let ask = Ask { method, name: Some(name), query, headers, payload: Payload::Nothing, action };
+        match self.whole(&ask).await {
+            Ok(_) | Err(StoreError::Missing(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn key(&self, name: &str) -> String {
+        let prefix = self.options.address.prefix();
+        if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
+    }
+
+    fn away(&self, reason: impl ToString) -> StoreError {
+        StoreError::Away { server: self.host.clone(), reason: reason.to_string() }
+    }
+
+    fn strange(&self, reason: impl ToString) -> StoreError {
+        StoreError::Strange { server: self.host.clone(), reason: reason.to_string() }
+    }
+
+    /// Asks and reads the whole answer.
+    async fn whole(&self, ask: &Ask<'_>) -> Result<(HeaderMap, Vec<u8>), StoreError> {
+        let mut answer = self.ask(ask).await?;
+        let body = self.body(&mut answer.response).await?;
+        self.link.keep(answer.sender);
+        Ok((answer.response.headers().clone(), body))
+    }
+
+    async fn body(&self, response: &mut Response<Incoming>) -> Result<Vec<u8>, StoreError> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.piece(response).await? {
+            if body.len() + piece.len() > LONGEST_ANSWER {
+                return Err(self.strange("it has no end"));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    async fn piece(&self, response: &mut Response<Incoming>) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            let frame = patient(response.frame(), &AtomicU64::new(0)).await.map_err(|error| self.away(error))?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|error| self.away(full_text(&error)))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// Asks until there is an answer that is no accident.
+    async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, StoreError> {
+        for pause in AGAIN {
+            match self.once(ask).await {
+                Err(StoreError::Away { .. } | StoreError::Refused { status: 429 | 500 | 502 | 503 | 504, .. }) => {
+                    tokio::time::sleep(pause).await;
+                }
+                answer => return answer,
+            }
+        }
+        self.once(ask).await
+    }
+
+    async fn once(&self, ask: &Ask<'_>) -> Result<Answer, StoreError> {
+        let moved = Arc::new(AtomicU64::new(0));
+        let request = self.request(ask, &moved)?;
+        let (mut response, sender) = match self.link.send(request, &moved).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.broken(ask, &error)),
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Answer { response, sender });
+        }
+        let body = self.body(&mut response).await.unwrap_or_default();
+        // It may not have read all that was sent: the connection is not used again.
+        drop(sender);
+        let words = words(&body, status);
+        if status == StatusCode::NOT_FOUND && !words.starts_with("NoSuchBucket") {
+            return Err(StoreError::Missing(ask.name.unwrap_or_default().to_owned()));
+        }
+        let (server, action) = (self.host.clone(), ask.action.clone());
+        Err(StoreError::Refused { server, action, status: status.as_u16(), words })
+    }
+
+    /// A request that broke off: by our own file, or on the way.
+    fn broken(&self, ask: &Ask<'_>, error: &io::Error) -> StoreError {
+        let text = error.to_string();
+        match &ask.payload {
+            Payload::File(upload) if text.contains(link::DAMAGED) => StoreError::File {
+                path: upload.path.to_owned(),
+                source: io::Error::new(io::ErrorKind::InvalidData, link::DAMAGED),
+            },
+            Payload::File(_) | Payload::Bytes(_) | Payload::Nothing => self.away(text),
+        }
+    }
+
+    fn request(&self, ask: &Ask<'_>, moved: &Arc<AtomicU64>) -> Result<Request<Sent>, StoreError> {
+        let (hash, length, body) = body_of(&ask.payload, moved)?;
+        let path = match ask.name {
+            Some(name) => format!("{}/{}", self.root, sign::encode(&self.key(name), true)),
+            None if self.root.is_empty() => "/".to_owned(),
+            None => self.root.clone(),
+        };
+        let at = now();
+        let mut headers =
+            vec![("host", self.host.clone()), ("x-amz-date", sign::moment(at)), ("x-amz-content-sha256", hash.clone())];
+        headers.extend(ask.headers.iter().cloned());
+        let unsigned =
+            Unsigned { method: ask.method.as_str(), path: &path, query: &ask.query, headers: &headers, payload: &hash };
+        let authorization = sign::authorization(&unsigned, &self.options.keys, &self.options.region, at);
+        let query = sign::query(&ask.query);
+        let target = if query.is_empty() { path } else { format!("{path}?{query}") };
+        let mut request = Request::builder().method(&ask.method).uri(target).header("authorization", authorization);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        request = request.header("user-agent", "mainstay");
+        if ask.method == Method::PUT {
+            request = request.header("content-length", length);
+        }
+        request.body(body).map_err(|error| self.strange(error))
+    }
+}
+
+fn body_of(payload: &Payload<'_>, moved: &Arc<AtomicU64>) -> Result<(String, u64, Sent), StoreError> {
+    let whole = |bytes: &[u8]| {
+        let content = Full::new(Bytes::copy_from_slice(bytes)).map_err(|never| match never {});
+        (crate::hex(&Sha256::digest(bytes)), bytes.len() as u64, content.boxed_unsync())
+    };
+    match payload {
+        Payload::Nothing => Ok(whole(&[])),
+        Payload::Bytes(bytes) => Ok(whole(bytes)),
+        Payload::File(upload) => {
+            let at = |source| StoreError::File { path: upload.path.to_owned(), source };
+            let file = File::open(upload.path).map_err(at)?;
+            let length = file.metadata().map_err(at)?.len();
+            if length == 0 && upload.hash != EMPTY {
+                return Err(at(io::Error::new(io::ErrorKind::InvalidData, link::DAMAGED)));
+            }
+            let pieces = Pieces::new(file, length, upload.hash, Arc::clone(moved));
+            Ok((upload.hash.to_owned(), length, pieces.boxed_unsync()))
+        }
+    }
+}
+
+fn number(headers: &HeaderMap, name: &str) -> Option<i64> {
+    headers.get(name)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// What a store says of an error: its code and text. The rest of such an answer may name keys and signatures.
+fn words(body: &[u8], status: StatusCode) -> String {
+    const LONGEST: usize = 300;
+    let text = String::from_utf8_lossy(body);
+    let document = roxmltree::Document::parse(&text).ok();
+    let of = |name: &str| {
+        let document = document.as_ref()?;
+        let node = document.root_element().children().find(|node| node.tag_name().name() == name)?;
+        node.text().map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let said = [of("Code"), of("Message")].into_iter().flatten().collect::<Vec<_>>().join(": ");
+    let said = if said.is_empty() { status.canonical_reason().unwrap_or("no word why").to_owned() } else { said };
+    said.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
+}
+
+#[derive(Debug, PartialEq)]
+struct Page {
+    objects: Vec<(String, Object)>,
+    next: Option<String>,
+}
+
+/// A page of a list.
+fn page(body: &[u8]) -> Result<Page, String> {
+    let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
+    let document = roxmltree::Document::parse(text).map_err(|error| error.to_string())?;
+    let root = document.root_element();
+    if root.tag_name().name() != "ListBucketResult" {
+        return Err(format!("a list that is a {:?}", root.tag_name().name()));
+    }
+    let of = |node: roxmltree::Node<'_, '_>, name: &str| {
+        let found = node.children().find(|child| child.tag_name().name() == name)?;
+        Some(found.text().unwrap_or_default().to_owned())
+    };
+    let mut objects = Vec::new();
+    for one in root.children().filter(|node| node.tag_name().name() == "Contents") {
+        let key = of(one, "Key").ok_or("an object without a key")?;
+        let bytes = of(one, "Size").and_then(|text| text.parse().ok()).ok_or("an object without a size")?;
+        let stored = of(one, "LastModified").and_then(|text| moment(&text)).unwrap_or_default();
+        objects.push((key, Object { bytes, stored }));
+    }
+    let is_cut = of(root, "IsTruncated").is_some_and(|text| text == "true");
+    let next = of(root, "NextContinuationToken").filter(|_| is_cut);
+    if is_cut && next.is_none() {
+        return Err("a list that is cut and does not say where it goes on".to_owned());
+    }
+    Ok(Page { objects, next })
+}
+
+/// `2026-11-26T16:40:12.000Z`, to the second.
+fn moment(text: &str) -> Option<Timestamp> {
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    // Civil date to days: the era arithmetic of the proleptic Gregorian calendar.
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year - era * 400;
+    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(Timestamp::from_millis((days * 86_400 + hour * 3600 + minute * 60 + second) * 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_page_by_page() {
+        let text = br#"<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><IsTruncated>true</IsTruncated>
+<Contents><Key>shop/wal/a</Key><LastModified>2026-11-26T16:40:12.000Z</LastModified><ETag>"x"</ETag><Size>5</Size></Contents>
+<NextContinuationToken>more</NextContinuationToken></ListBucketResult>"#;
+        let found = page(text).expect("a page");
+        assert_eq!(found.next.as_deref(), Some("more"));
+        let (key, object) = &found.objects[0];
+        assert_eq!((key.as_str(), object.bytes), ("shop/wal/a", 5));
+        assert_eq!(object.stored.to_string(), "2026-11-26T16:40:12.000Z");
+        assert!(page(b"<html/>").is_err());
+        assert!(page(b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>").is_err());
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_stores_words_and_without_what_may_name_a_key() {
+        let text = b"<Error><Code>SignatureDoesNotMatch</Code><Message>The request signature\n does not match.</Message><AWSAccessKeyId>AKIA</AWSAccessKeyId></Error>";
+        let said = words(text, StatusCode::FORBIDDEN);
+        assert_eq!(said, "SignatureDoesNotMatch: The request signature does not match.");
+        assert_eq!(words(b"", StatusCode::BAD_GATEWAY), "Bad Gateway");
+    }
+}
