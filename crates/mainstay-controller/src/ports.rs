@@ -5,8 +5,10 @@
 //! had the time to. Stacks of other users keep runtime folders elsewhere: who loses to one of them chooses again at
 //! its next start, as long as it never served on its ports.
 
+mod holders;
 mod turn;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -17,6 +19,9 @@ use mainstay_types::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
+
+pub use holders::holder;
+use holders::{Held, Look, sockets_on};
 
 /// Every port of a stack by its use: `edge-https`, `router-write`, `instance:backend-1`.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -30,6 +35,9 @@ pub struct Ports {
     is_served: bool,
     #[serde(skip)]
     file: PathBuf,
+    /// Looks that were spent on defaults.
+    #[serde(skip)]
+    looks: Cell<u32>,
     /// What is chosen is not written down yet.
     #[serde(skip)]
     is_draft: bool,
@@ -100,7 +108,8 @@ impl Wish {
     }
 }
 
-/// Looks at a port that is taken and that nobody holds: two seconds in all, the kernel needs milliseconds.
+/// Looks at a port whose holder is ending: two seconds in all, the kernel needs milliseconds. Defaults share them,
+/// because their neighbours do as well.
 const LET_GO_LOOKS: u32 = 40;
 /// Pause between two of them.
 const LET_GO_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -109,59 +118,6 @@ const NEIGHBOURS: u16 = 200;
 
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-/// A process that was just killed may hold its port for a moment although nobody can be named any more: waits for
-/// that. Somebody who can be named holds on.
-fn is_let_go(port: u16) -> bool {
-    for _ in 0..LET_GO_LOOKS {
-        if is_free(port) {
-            return true;
-        }
-        if holder(port).is_some() {
-            return false;
-        }
-        std::thread::sleep(LET_GO_PAUSE);
-    }
-    false
-}
-
-/// Sockets that listen on a port, as /proc names them.
-fn sockets_on(port: u16) -> Vec<String> {
-    let needle = format!(":{port:04X}");
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
-    text.lines()
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            // State 0A is LISTEN. **Source**: proc_net_tcp of the kernel documentation.
-            let listens = fields.get(3) == Some(&"0A") && fields.get(1)?.ends_with(&needle);
-            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
-        })
-        .collect()
-}
-
-/// Processes that listen on a port, as far as we may see. Several when a listener was inherited.
-fn holders(port: u16) -> Vec<u32> {
-    let wanted = sockets_on(port);
-    if wanted.is_empty() {
-        return Vec::new();
-    }
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let holds = |pid: &u32| {
-        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        descriptors
-            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-            .any(|link| wanted.iter().any(|socket| link.as_os_str() == socket.as_str()))
-    };
-    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).filter(holds).collect()
-}
-
-/// Who listens on a port: `name (pid N)` from /proc, when we may see it.
-pub fn holder(port: u16) -> Option<String> {
-    let pid = *holders(port).first()?;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some(format!("{} (pid {pid})", name.trim()))
 }
 
 /// Processes that a keep of this state folder started and whose end is not recorded, with their start times.
@@ -285,7 +241,9 @@ impl Ports {
         if let Some(runtime) = self.runtime.take() {
             self.turn = Some(turn::Turn::take(&runtime));
         }
-        let is_free = |port| self.promised(port).is_none() && (is_free(port) || self.is_ours(port) || is_let_go(port));
+        let look = Look::default();
+        let is_declared = matches!(wish, Wish::Declared(_));
+        let is_free = |port| self.promised(port).is_none() && (is_free(port) || self.is_had(port, &look, is_declared));
         let in_use = |port| {
             let holder = self.promised(port).or_else(|| holder(port));
             Error::InUse { purpose: purpose.to_owned(), port, holder }
@@ -295,7 +253,7 @@ impl Ports {
                 return Ok(port);
             }
             // Nobody knows a port that never was served: another stack was quicker.
-            if self.is_served || matches!(wish, Wish::Declared(_)) {
+            if self.is_served || is_declared {
                 return Err(in_use(port));
             }
         }
@@ -319,9 +277,34 @@ impl Ports {
         Ok(port)
     }
 
-    fn is_ours(&self, port: u16) -> bool {
-        let Some(state) = self.file.parent() else { return false };
-        holders(port).into_iter().any(|pid| is_of(pid, state))
+    fn is_ours(&self, holders: &[u32]) -> bool {
+        self.file.parent().is_some_and(|state| holders.iter().any(|pid| is_of(*pid, state)))
+    }
+
+    /// Whether a port that is taken is this stack's own, or let go at once: a process that was just killed may hold
+    /// its port for a moment. Nobody else is waited for.
+    fn is_had(&self, port: u16, look: &Look, is_declared: bool) -> bool {
+        let sockets = sockets_on(port);
+        if self.is_ours(&look.holders(&sockets)) {
+            return true;
+        }
+        if look.held(&sockets) == Held::Firmly {
+            return false;
+        }
+        let own = Cell::new(0);
+        let looks = if is_declared { &own } else { &self.looks };
+        while looks.get() < LET_GO_LOOKS {
+            looks.set(looks.get() + 1);
+            std::thread::sleep(LET_GO_PAUSE);
+            if is_free(port) {
+                return true;
+            }
+            // A socket that was not there before is somebody who was quicker.
+            if sockets_on(port).iter().any(|socket| !sockets.contains(socket)) {
+                return false;
+            }
+        }
+        false
     }
 
     /// Gives up kept ports that others took meanwhile and that no person knows by number. `is_door`: says of a
@@ -329,7 +312,9 @@ impl Ports {
     ///
     /// **Errors**: the file cannot be written.
     pub fn forget_taken(&mut self, is_door: impl Fn(&str) -> bool) -> Result<(), Error> {
-        let is_taken = |port: u16| self.promised(port).is_some() || (!is_free(port) && !self.is_ours(port));
+        let look = Look::default();
+        let is_ours = |port: u16| self.is_ours(&look.holders(&sockets_on(port)));
+        let is_taken = |port: u16| self.promised(port).is_some() || (!is_free(port) && !is_ours(port));
         let taken: Vec<String> = self
             .ports
             .iter()
@@ -382,6 +367,27 @@ mod tests {
         let mut ports = Ports::load(folder.path()).expect("loads");
         let error = ports.choose("edge-https", Wish::Declared(taken), true).expect_err("in use");
         assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+    }
+
+    #[test]
+    fn neighbours_that_nobody_lets_go_are_passed_within_two_seconds_in_all() {
+        use rustix::net::{AddressFamily, SocketType, bind, socket};
+        let folder = tempfile::tempdir().expect("folder");
+        // Bound, and never listening: nobody can be named, as with a process that ends.
+        let bound: Vec<_> = (23_843..23_851)
+            .filter_map(|port| {
+                let held = socket(AddressFamily::INET, SocketType::STREAM, None).expect("socket");
+                bind(&held, &std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok().map(|()| held)
+            })
+            .collect();
+        assert!(bound.len() > 4, "the test's own ports are taken");
+        let mut ports = Ports::load(folder.path()).expect("loads");
+        let began = std::time::Instant::now();
+        let chosen = ports.choose("edge-https", Wish::Default(23_843), true).expect("next free");
+        let took = began.elapsed();
+        assert!(chosen >= 23_851, "{chosen}");
+        // Waiting for each would take ten seconds at least.
+        assert!(took < std::time::Duration::from_secs(8), "{took:?}");
     }
 
     #[test]

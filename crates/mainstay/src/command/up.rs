@@ -61,6 +61,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return serve(&place, &client, Duration::from_secs(options.wait)).await;
     }
     refuse_second(&place.paths, &client).await?;
+    let first = Instant::now();
     let backups = make_ready(&place)?;
     if !global.json {
         println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
@@ -74,12 +75,12 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
             }
             println!("{}", serde_json::to_string(&status).map_err(|error| Failure::bug(error.to_string()))?);
         }
-        Ok(status) => {
+        Ok(_) => {
             if let Some(established) = &backups {
                 super::backup::say(established);
                 backups::card_was_shown(&place.paths);
             }
-            tell(&place, &client, &status, options.detach).await;
+            tell(&place, &client, first.elapsed(), options.detach).await;
         }
         Err(failure) => {
             eprintln!("not ready: bringing everything down again, data stays in {}", place.paths.state.display());
@@ -105,14 +106,13 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
 }
 
 /// What `up` says at the end.
-async fn tell(place: &Place, client: &Client, status: &Status, detach: bool) {
+async fn tell(place: &Place, client: &Client, took: Duration, detach: bool) {
     recovery_card(&place.paths);
     match client.console_link().await {
         Ok(link) => board::say("console", &format!("{}  (one use)", link.url)),
         Err(error) => board::say("console", &error.to_string()),
     }
     secrets(place);
-    let took = status.at.saturating_since(status.since);
     let took = screen::took(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     let end = if detach { again::text("`mainstay down`") } else { "Ctrl-C".to_owned() };
     board::say("state", &format!("{} keeps the data", place.paths.state.display()));
