@@ -106,9 +106,14 @@ impl Fault {
         }
     }
 
+    /// All that break something, those that only their name runs too.
+    pub fn named() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain([Self::DiskFull])
+    }
+
     /// By its name.
     pub fn by_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().chain([Self::DiskFull, Self::Null]).find(|fault| fault.name() == name)
+        Self::named().chain([Self::Null]).find(|fault| fault.name() == name)
     }
 
     /// What it does, in a line.

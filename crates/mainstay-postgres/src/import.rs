@@ -32,7 +32,7 @@ impl Format {
             Self::Tar
         } else if head.starts_with(&[0x1f, 0x8b]) {
             Self::Gzip
-        } else if head.contains(&0) {
+        } else if is_binary(head) {
             Self::Unknown
         } else {
             Self::Sql
@@ -50,6 +50,12 @@ pub enum Refused {
         line: u64,
         /// Its beginning.
         text: String,
+    },
+    /// Not what somebody wrote.
+    #[error("line {line} is no text: no dump in plain SQL")]
+    Binary {
+        /// Which line, from 1.
+        line: u64,
     },
     /// It would end the transaction that the whole import is.
     #[error("line {line}: `{text}` ends or begins a transaction, and the import is one")]
@@ -333,6 +339,9 @@ impl Filter {
         self.within = scanned.open.take().map_or(Within::Statements, Within::Quote);
         let (line, text) = (self.line, short(bytes));
         let is_guard = bytes.starts_with(b"\\restrict ") || bytes.starts_with(b"\\unrestrict ");
+        if scanned.has_command && is_binary(bytes) {
+            return Err(Refused::Binary { line });
+        }
         if scanned.has_command && !is_guard {
             return Err(Refused::Command { line, text });
         }
@@ -524,6 +533,16 @@ pub fn preamble(key: &str) -> String {
 /// What psql reads after it. Only this commits: whoever feeds psql and dies leaves a transaction that is rolled back.
 pub fn end(key: &str) -> String {
     format!("\\unrestrict {key}\nDROP TABLE pg_temp.mainstay_import;\nCOMMIT;\n")
+}
+
+/// Whether bytes are no text of any encoding that servers have: a zero, or other control characters in what is no
+/// UTF-8 either.
+fn is_binary(bytes: &[u8]) -> bool {
+    let is_blank = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | 0x08 | 0x0b | 0x0c);
+    let acts = |byte: &u8| byte.is_ascii_control() && !is_blank(byte);
+    // A letter that is cut in two at the end is none that is wrong.
+    let is_wrong = || std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_some());
+    bytes.contains(&0) || (bytes.iter().any(acts) && is_wrong())
 }
 
 fn short(text: &[u8]) -> String {

@@ -98,9 +98,10 @@ impl Failure {
             println!("{value}");
             return;
         }
-        eprintln!("{} {}", crate::screen::red(&format!("error[{}]:", self.name)), self.text);
+        let text = crate::screen::tame(&self.text);
+        eprintln!("{} {text}", crate::screen::red(&format!("error[{}]:", self.name)));
         if let Some(help) = &self.help {
-            eprintln!("hint: {help}");
+            eprintln!("hint: {}", crate::screen::tame(help));
         }
         for other in &self.more {
             other.print(json);

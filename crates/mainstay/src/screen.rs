@@ -30,6 +30,13 @@ pub(crate) fn bold(text: &str) -> String {
     colour("1", text)
 }
 
+/// A text with what it may quote of files and answers of others: what could act on a terminal is shown as `\u{1b}`.
+pub(crate) fn tame(text: &str) -> String {
+    let acts = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t');
+    let shown = |letter: char| if acts(letter) { letter.escape_unicode().to_string() } else { letter.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// A text in lines of at most 80 columns, as far as its words allow.
 pub(crate) fn wrap(text: &str, first: &str, next: &str) -> String {
     let mut lines = vec![first.to_owned()];

@@ -235,7 +235,7 @@ fn doctor_says_the_same_as_text_within_80_columns_and_as_json() {
         let is_fine = finding["health"] == "fine";
         assert_eq!(finding["mend"].as_array().is_some_and(Vec::is_empty), is_fine, "{finding}");
     }
-    assert!(text.contains("backups") && text.contains("not configured yet"), "{text}");
+    assert!(text.contains("backups") && text.contains("not configured"), "{text}");
     assert!(!text.contains("drills"), "nothing was up yet, so no drill is owed:\n{text}");
     assert!(!folder.path().join("s").exists(), "looking makes no state folder");
 }

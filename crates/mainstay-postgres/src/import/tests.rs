@@ -162,6 +162,14 @@ fn a_dump_that_ends_among_its_rows_is_cut_off() {
 }
 
 #[test]
+fn a_line_that_is_no_text_is_called_so_and_a_command_stays_one() {
+    let refused = |line: &[u8]| Filter::default().passes(line).unwrap_err();
+    assert_eq!(refused(b"\xff\x1b\\q\x9c\n"), Refused::Binary { line: 1 });
+    assert!(matches!(refused(b"\\! id \x1b]0;x\x07\n"), Refused::Command { .. }));
+    assert!(matches!(refused(b"\\! echo caf\xe9\n"), Refused::Command { .. }));
+}
+
+#[test]
 fn formats_are_told_by_their_first_bytes() {
     let mut tar = vec![b'a'; 300];
     tar[257..262].copy_from_slice(b"ustar");
@@ -171,6 +179,9 @@ fn formats_are_told_by_their_first_bytes() {
         (&tar, Format::Tar),
         (b"\x1f\x8b\x08", Format::Gzip),
         (b"\0\0\0", Format::Unknown),
+        (b"\x89PNG\r\n\x1a\n", Format::Unknown),
+        ("insert into t values ('\u{1b}ä');".as_bytes(), Format::Sql),
+        (b"-- caf\xe9\ninsert into t values (1);", Format::Sql),
     ] {
         assert_eq!(Format::of(head), format);
     }

@@ -96,6 +96,11 @@ impl Files {
             let text = format!("--report {} does not end in .html", html.display());
             return Err(Failure::user("MS2025", text).help("as in --report drill.html"));
         }
+        let folder = html.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let text = format!("cannot write {}: there is no folder {}", html.display(), folder.display());
+            return Err(Failure::environment("MS3041", text).help("make it, or name a file in another one"));
+        }
         for path in [html.to_owned(), html.with_extension("json"), html.with_extension("sha256")] {
             if path.is_dir() {
                 return Err(broken(&path, &"it is a folder"));

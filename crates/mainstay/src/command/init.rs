@@ -8,6 +8,7 @@ use clap::Args;
 use mainstay_types::{EnvironmentName, exit_code};
 
 use crate::Global;
+use crate::again;
 use crate::failure::Failure;
 use crate::init::{self, Folder, Proposal, Reason, Unread};
 use crate::screen;
@@ -42,8 +43,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
             .help("as in `mainstay init path/to/app`")
     })?;
     let file = dir.join("mainstay.toml");
+    let print = printing(options.dir.as_deref());
     if !options.print && file.symlink_metadata().is_ok() {
-        return Err(refuse(&file));
+        return Err(refuse(&file, &print));
     }
     let folder = look(&dir);
     let proposal = init::propose(&folder).map_err(|unread| nothing(&dir, &unread))?;
@@ -52,7 +54,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     mainstay_stack::parse(&text, "mainstay.toml", &EnvironmentName::default())
         .map_err(|found| Failure::bug(format!("the proposal breaks a rule of the stack file:\n{found}{text}")))?;
     if !options.print {
-        write_new(&file, &text)?;
+        write_new(&file, &text, &print)?;
     }
     if global.json {
         let written = (!options.print).then_some(&file);
@@ -84,28 +86,33 @@ fn nothing(dir: &Path, unread: &[Unread]) -> Failure {
     Failure::user("MS2073", lines.join("\n")).help("mend the file, and `mainstay init` again")
 }
 
-fn refuse(file: &Path) -> Failure {
-    Failure::refused("MS4070", format!("{} is there already, and init never overwrites", file.display()))
-        .help("`mainstay init --print` shows the proposal without writing it")
+/// The command that only shows the proposal, for the same folder.
+fn printing(dir: Option<&Path>) -> String {
+    let dir = dir.map(|dir| format!(" {}", again::quoted(&dir.display().to_string()))).unwrap_or_default();
+    let show = again::command(&format!("init --print{dir}"));
+    format!("`{show}` shows the proposal without writing it")
+}
+
+fn refuse(file: &Path, print: &str) -> Failure {
+    Failure::refused("MS4070", format!("{} is there already, and init never overwrites", file.display())).help(print)
 }
 
 /// Only ever a new file: another `init` may run at the same time.
-fn write_new(file: &Path, text: &str) -> Result<(), Failure> {
+fn write_new(file: &Path, text: &str, print: &str) -> Result<(), Failure> {
     let mut new = match std::fs::OpenOptions::new().write(true).create_new(true).open(file) {
         Ok(new) => new,
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(refuse(file)),
-        Err(error) => return Err(cannot_write(file, &error)),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(refuse(file, print)),
+        Err(error) => return Err(cannot_write(file, &error, print)),
     };
     new.write_all(text.as_bytes()).map_err(|error| {
         // Half a file would be in the way of the next try.
         std::fs::remove_file(file).ok();
-        cannot_write(file, &error)
+        cannot_write(file, &error, print)
     })
 }
 
-fn cannot_write(file: &Path, error: &std::io::Error) -> Failure {
-    Failure::environment("MS3031", format!("cannot write {}: {error}", file.display()))
-        .help("`mainstay init --print` shows the proposal without writing it")
+fn cannot_write(file: &Path, error: &std::io::Error, print: &str) -> Failure {
+    Failure::environment("MS3031", format!("cannot write {}: {error}", file.display())).help(print)
 }
 
 /// What was guessed and from what, on stderr: stdout is for the proposal.

@@ -53,9 +53,34 @@ fn page(command: &clap::Command, name: &str) -> Result<String, Failure> {
     let mut text = Vec::new();
     // The name in the page's head is one word; how the command is called stays as it is.
     let command = command.clone().display_name(name.to_owned());
-    let man = clap_mangen::Man::new(command).title(name).manual("mainstay");
+    let man = clap_mangen::Man::new(command.clone()).title(name).manual("mainstay");
     man.render(&mut text).map_err(|error| Failure::bug(error.to_string()))?;
-    String::from_utf8(text).map_err(|error| Failure::bug(error.to_string()))
+    let text = String::from_utf8(text).map_err(|error| Failure::bug(error.to_string()))?;
+    Ok(with_values(&text, &command))
+}
+
+/// The synopsis with the values of options, which clap leaves out there.
+fn with_values(page: &str, command: &clap::Command) -> String {
+    let mut out = Vec::new();
+    let mut is_synopsis = false;
+    for line in page.lines() {
+        is_synopsis = if line.starts_with(".SH ") { line == ".SH SYNOPSIS" } else { is_synopsis };
+        let mut line = line.to_owned();
+        let options =
+            command.get_arguments().filter(|_| is_synopsis).filter(|option| option.get_action().takes_values());
+        for option in options {
+            let (Some(long), Some(names)) = (option.get_long(), option.get_value_names()) else { continue };
+            let (name, value) = (roff(&format!("--{long}")), roff(&names.join(" ")));
+            line = line.replacen(&format!("\\fB{name}\\fR"), &format!("\\fB{name}\\fR \\fI{value}\\fR"), 1);
+        }
+        out.push(line);
+    }
+    out.join("\n") + "\n"
+}
+
+/// A dash in roff is a hyphen, unless it is escaped.
+fn roff(text: &str) -> String {
+    text.replace('-', "\\-")
 }
 
 fn write_all(global: &Global, root: &clap::Command, folder: &Path) -> Result<u8, Failure> {

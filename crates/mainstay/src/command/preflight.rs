@@ -31,8 +31,9 @@ pub(crate) fn missing(place: &Place) -> Vec<Failure> {
             missing.push(Failure::user("MS2010", text).help("`dir` is relative to the stack file's folder"));
             continue;
         }
+        let path = service.env.get("PATH").map(String::as_str);
         for command in [Some(&service.run), service.before.as_ref()].into_iter().flatten() {
-            missing.extend(program_of(name.as_str(), command, &dir).err());
+            missing.extend(program_of(name.as_str(), command, &dir, path).err());
         }
     }
     for (name, site) in &stack.sites {
@@ -104,16 +105,18 @@ fn required_programs(place: &Place) -> Result<(), Failure> {
         .help(required.join("; ")))
 }
 
-/// A service's program: with a slash relative to its folder, else from PATH.
-fn program_of(service: &str, command: &[String], dir: &Path) -> Result<(), Failure> {
+/// A service's program: with a slash relative to its folder, else from the PATH that it is given.
+fn program_of(service: &str, command: &[String], dir: &Path, own_path: Option<&str>) -> Result<(), Failure> {
     let Some(program) = executed(command) else { return Ok(()) };
     let is_executable =
         |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
     let found = if program.contains('/') {
         is_executable(&dir.join(program))
     } else {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|folder| is_executable(&folder.join(program)))
+        // What a template comes to is known when the stack runs.
+        let is_known = own_path.is_none_or(|path| !path.contains("${"));
+        let path = own_path.map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        !is_known || std::env::split_paths(&path).any(|folder| is_executable(&dir.join(folder).join(program)))
     };
     if found {
         return Ok(());
@@ -123,9 +126,14 @@ fn program_of(service: &str, command: &[String], dir: &Path) -> Result<(), Failu
         let text = format!("service {service}: {} is not executable", path.display());
         return Err(Failure::environment("MS3021", text).help(format!("`chmod +x {}`", path.display())));
     }
-    let place = if program.contains('/') { format!("in {}", dir.display()) } else { "in PATH".to_owned() };
-    Err(Failure::environment("MS3021", format!("service {service}: there is no program {program} {place}"))
-        .help(maker(program, dir)))
+    let beside =
+        [".venv/bin", "node_modules/.bin"].iter().find(|folder| is_executable(&dir.join(folder).join(program)));
+    let (place, help) = match (program.contains('/'), beside) {
+        (true, _) => (format!("in {}", dir.display()), maker(program, dir)),
+        (false, Some(folder)) => ("in PATH".to_owned(), format!("it is in {folder}: name it as {folder}/{program}")),
+        (false, None) => ("in PATH".to_owned(), maker(program, dir)),
+    };
+    Err(Failure::environment("MS3021", format!("service {service}: there is no program {program} {place}")).help(help))
 }
 
 /// The program that a command comes to: its first word, or what a shell is told to become at once.
@@ -134,8 +142,11 @@ fn executed(command: &[String]) -> Option<&str> {
     let [_, flag, script] = command else { return Some(first) };
     let is_shell = ["sh", "bash", "/bin/sh", "/bin/bash"].contains(&first) && flag == "-c";
     let become_ = script.strip_prefix("exec ").and_then(|rest| rest.split_whitespace().next());
-    // Only what a shell would take as it is; a bare name may come from a PATH of the service's own.
-    let is_plain = |word: &&str| word.contains('/') && word.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c));
+    // Only what a shell would take as it is, and no option of `exec`.
+    let is_plain = |word: &&str| {
+        let has_letter = word.starts_with(|c: char| c.is_alphanumeric() || "./_".contains(c));
+        has_letter && word.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c))
+    };
     Some(become_.filter(|_| is_shell).filter(is_plain).unwrap_or(first))
 }
 

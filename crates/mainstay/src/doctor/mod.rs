@@ -338,8 +338,7 @@ fn backups(backups: Option<&Backups>) -> Finding {
     let why = "a dead disk is the end of the data";
     let Some(Backups { target, seen }) = backups else {
         return Finding::limited("backups", "not configured", why)
-            .mend("add [database.backup] with a `target` on another disk to the stack file")
-            .mend("mainstay env SERVICE --show-secrets  # DATABASE_URL, for pg_dump");
+            .mend("add [database.backup] with a `target` on another disk to the stack file");
     };
     match seen {
         None => Finding::fine("backups", format!("go to {target}; how they are is seen while the stack is up")),

@@ -16,6 +16,9 @@ mod environment;
 const DATABASE: [&str; 6] = ["postgres", "postgresql", "postgis", "timescaledb", "pgvector", "timescaledb-ha"];
 const CACHE: [&str; 5] = ["redis", "valkey", "keydb", "redis-stack", "redis-stack-server"];
 
+/// More than this is of a cluster, not of one machine.
+const MOST_INSTANCES: u32 = 16;
+
 /// The compose file that Docker would take, if there is one.
 pub(super) fn file<'f>(view: &View<'f>) -> Option<&'f str> {
     view.paths().find(|path| is_compose(path))
@@ -208,11 +211,30 @@ fn built(part: &mut Part, file: &str, entry: &Entry<'_>, build: &Build<'_>) {
     part.reasons.push(reason(what, &from.0, Some(from.1), found));
     taken.give(part, Some(&mut service), place);
     environment::take(part, Some(&mut service), file, entry);
+    match replicas(entry.node) {
+        Some((Some(number), line)) => {
+            service.instances = Some(number);
+            let what = format!("{number} instances of {}", service.name);
+            part.reasons.push(reason(what, file, Some(line), "`replicas`"));
+        }
+        Some((None, line)) => part.open.push(format!(
+            "{file}:{line}: how many instances {} has is not what init takes over: `instances` in [service.{}]",
+            entry.name, service.name
+        )),
+        None => {}
+    }
     if !has_ports {
         let why = "it has no `ports`";
         part.reasons.push(reason(format!("{} is a worker", service.name), file, Some(entry.node.line), why));
     }
     part.services.push(service);
+}
+
+/// `deploy.replicas`, or `scale` of older files: the number, if it is one that a machine can run, and its line.
+fn replicas(node: &Node) -> Option<(Option<u32>, usize)> {
+    let said = node.get("deploy").and_then(|deploy| deploy.get("replicas")).or_else(|| node.get("scale"))?;
+    let number = said.text().and_then(|text| interpolated(text).parse().ok());
+    Some((number.filter(|number| (1..=MOST_INSTANCES).contains(number)), said.line))
 }
 
 /// `command` or `entrypoint`: a list of words, or a line that is split into words. No shell reads either, so what a

@@ -26,7 +26,13 @@ impl Build {
 
 pub(super) fn read(view: &View<'_>) -> Option<Part> {
     let build = maven(view).or_else(|| gradle(view))?;
-    let spring = build.line_of("org.springframework.boot")?;
+    let Some(spring) = build.line_of("org.springframework.boot") else {
+        // A Procfile names the program: what it needs counts all the same.
+        let mut part = Part::default();
+        data(&mut part, view, &build);
+        part.env.clear();
+        return (view.has("Procfile") && part.says_something()).then_some(part);
+    };
     let file = view.full(build.file);
     let name = build
         .named

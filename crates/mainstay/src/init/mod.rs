@@ -53,6 +53,8 @@ pub(crate) struct Service {
     pub(crate) has_port: bool,
     pub(crate) before: Option<Command>,
     pub(crate) health: Option<String>,
+    /// How many, where a file says so.
+    pub(crate) instances: Option<u32>,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) secrets: Vec<String>,
     /// Lines of comment above its `run`.
@@ -68,6 +70,7 @@ impl Service {
             has_port,
             before: None,
             health: None,
+            instances: None,
             env: BTreeMap::new(),
             secrets: Vec::new(),
             notes: Vec::new(),
@@ -141,8 +144,8 @@ const MOST_PARTS: usize = 8;
 pub(crate) fn propose(folder: &Folder) -> Result<Proposal, Vec<Unread>> {
     let root = View::root(folder);
     let mut unread = unread::of(folder, &root);
-    let mut parts = languages(&root);
     let procfile = procfile::read(&root);
+    let mut parts = if procfile.is_some() { needs(&root) } else { languages(&root) };
     if procfile.is_none() && parts.iter().all(|part| part.services.is_empty()) {
         for inner in folder.folders().into_iter().take(MOST_PARTS) {
             let view = View::below(folder, &inner);
@@ -175,6 +178,16 @@ fn languages(view: &View<'_>) -> Vec<Part> {
         .find_map(|read| read(view).filter(|part| !part.services.is_empty()));
     let node = node::read(view, first.is_some());
     first.into_iter().chain(node).collect()
+}
+
+/// What the files beside a Procfile say of what its programs need: that file names the programs, so that every
+/// language counts, whether or not its own program is recognised.
+fn needs(view: &View<'_>) -> Vec<Part> {
+    let all: Vec<Part> =
+        [ruby::read, python::read, java::read, rust::read].into_iter().filter_map(|read| read(view)).collect();
+    let has_program = all.iter().any(|part| !part.services.is_empty());
+    let node = node::read(view, has_program);
+    all.into_iter().chain(node).collect()
 }
 
 fn lay_together(folder: &Folder, procfile: Option<Part>, parts: Vec<Part>) -> Proposal {

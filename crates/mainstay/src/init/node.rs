@@ -52,7 +52,8 @@ pub(super) fn read(view: &View<'_>, has_other: bool) -> Option<Part> {
     } else if !has_other {
         server(&mut part, view, &package, text, &production);
     }
-    if !part.services.is_empty() {
+    // A Procfile names the program: what it needs counts all the same.
+    if !part.services.is_empty() || view.has("Procfile") {
         let of_many = production.iter().any(|name| OTHER_DRIVERS.contains(&name.as_str()));
         let database: Vec<&str> = DATABASE.into_iter().filter(|name| !(of_many && MANY.contains(name))).collect();
         data_tier(&mut part, &file, text, &production, &database, &CACHE);

@@ -40,8 +40,13 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         part.name = Some(name);
     }
     let is_found = django(&mut part, &project) || asgi_or_wsgi(&mut part, &project) || program(&mut part, &project);
-    if !is_found {
+    // A Procfile names the program: what it needs counts all the same.
+    let has_procfile = view.has("Procfile");
+    if !is_found && !has_procfile {
         return None;
+    }
+    if !is_found {
+        part.open.clear();
     }
     data_tier(&mut part, &view.full(file), text, &project.names, &DATABASE, &CACHE);
     if part.has_database && project.has("sqlalchemy") {
@@ -56,7 +61,7 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         ));
     }
     celery(&mut part, &project);
-    if view.has("Procfile") {
+    if has_procfile {
         part.open.push(format!(
             "programs of a Procfile are looked for in PATH: with the packages in {venv}, `run` begins with {}/",
             project.bin
@@ -263,7 +268,7 @@ fn celery(part: &mut Part, project: &Project<'_, '_>) {
             known.name
         ));
     }
-    if !project.has("celery") {
+    if !project.has("celery") || view.has("Procfile") {
         return;
     }
     let Some(module) = view.paths().find_map(|path| path.strip_suffix("/celery.py")).filter(|m| !m.contains('/'))

@@ -80,13 +80,19 @@ fn service_table(out: &mut String, service: &Service) {
         out.push_str(&format!("before = {} # once per release\n", before.toml()));
     }
     if service.has_port {
-        out.push_str("instances = 2 # one may die, and the other serves\n");
+        match service.instances {
+            Some(number) => out.push_str(&format!("instances = {number} # as the compose file says\n")),
+            None => out.push_str("instances = 2 # one may die, and the other serves\n"),
+        }
         match &service.health {
             Some(path) => out.push_str(&format!("health = {}\n", quoted(path))),
             None => out.push_str("# health = \"/healthz\" # a path that answers 200 when ready\n"),
         }
     } else {
         out.push_str("port = false # a worker\n");
+        if let Some(number) = service.instances {
+            out.push_str(&format!("instances = {number} # as the compose file says\n"));
+        }
     }
     if !service.secrets.is_empty() {
         let names: Vec<String> = service.secrets.iter().map(|name| quoted(name)).collect();

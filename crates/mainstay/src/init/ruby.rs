@@ -4,6 +4,9 @@ use super::folder::View;
 use super::text::{Command, add_service, data_tier, line_of, reason};
 use super::{Part, Service};
 
+const DATABASE: [&str; 2] = ["pg", "sequel_pg"];
+const CACHE: [&str; 5] = ["redis", "redis-client", "sidekiq", "resque", "hiredis"];
+
 pub(super) fn read(view: &View<'_>) -> Option<Part> {
     let text = view.text("Gemfile")?;
     let file = view.full("Gemfile");
@@ -12,7 +15,9 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
     let mut part = Part::default();
     let is_rails = has("rails");
     if !is_rails && !view.has("config.ru") {
-        return None;
+        // A Procfile names the program: what it needs counts all the same.
+        data_tier(&mut part, &file, text, &gems, &DATABASE, &CACHE);
+        return (view.has("Procfile") && part.says_something()).then_some(part);
     }
     let framework = if is_rails {
         "rails"
@@ -39,14 +44,7 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
                 .to_owned(),
         );
     }
-    data_tier(
-        &mut part,
-        &file,
-        text,
-        &gems,
-        &["pg", "sequel_pg"],
-        &["redis", "redis-client", "sidekiq", "resque", "hiredis"],
-    );
+    data_tier(&mut part, &file, text, &gems, &DATABASE, &CACHE);
     if has("sidekiq") {
         let worker = Service::new("worker", Command::new("bundle exec sidekiq"), false);
         add_service(&mut part, view, worker, ("Gemfile", line_of_gem(text, "sidekiq"), "the gem `sidekiq`".to_owned()));

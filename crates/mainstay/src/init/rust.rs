@@ -26,7 +26,14 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         }
     }
     if part.services.is_empty() {
-        return None;
+        if !view.has("Procfile") {
+            return None;
+        }
+        // It names the program: what it needs counts all the same.
+        let file = view.full("Cargo.toml");
+        let (table, _) = DeTable::parse_recoverable(text);
+        data_tier(&mut part, &file, text, &dependencies(table.get_ref()), &DATABASE, &CACHE);
+        return part.says_something().then_some(part);
     }
     part.open.push("the program must be there before `mainstay up`: cargo build --release".to_owned());
     add_health(&mut part, view);

@@ -96,6 +96,12 @@ fn a_missing_program_or_folder_of_a_service_is_named_and_nothing_runs() {
     both_fail(3, "MS3021", &["service web", "server is not executable", "chmod +x"]);
     world.write(&world.stack("run = \"no-such-program-anywhere\"", "standbys = 0"));
     both_fail(3, "MS3021", &["service web", "no-such-program-anywhere", "PATH"]);
+    let by_shell = r#"run = ["sh", "-c", "exec no-such-server -b 127.0.0.1:$PORT"]"#;
+    world.write(&world.stack(by_shell, "standbys = 0"));
+    both_fail(3, "MS3021", &["service web", "no-such-server", "PATH"]);
+    // sh is in no PATH of the service's own either.
+    world.write(&world.stack(&format!("{by_shell}\nenv = {{ PATH = \"/nowhere\" }}"), "standbys = 0"));
+    both_fail(3, "MS3021", &["service web", "no-such-server", "PATH"]);
     world.write(&world.stack("run = \"target/release/web\"", "standbys = 0"));
     both_fail(3, "MS3021", &["it is not built yet", "cargo build --release"]);
     world.write(&world.stack("dir = \"backend\"\nrun = \"true\"", "standbys = 0"));

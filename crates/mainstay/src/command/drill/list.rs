@@ -46,6 +46,10 @@ pub(super) fn list(global: &Global) -> Result<u8, Failure> {
             println!("  {:<20} {}", "", screen::dim(&one.reason));
         }
     }
+    // Never owed: it is not part of `--all`.
+    for fault in Fault::named().filter(|fault| !all.iter().any(|one| one.drill == fault.name())) {
+        println!("  {:<20} only by its name  {}", fault.name(), fault.what());
+    }
     eprintln!("hint: `mainstay drill NAME --runs 5` runs one, `mainstay drill --all` each that applies");
     Ok(exit_code::DONE)
 }
@@ -54,10 +58,10 @@ pub(super) fn list(global: &Global) -> Result<u8, Failure> {
 fn plain(global: &Global) -> Result<u8, Failure> {
     if global.json {
         let all: Vec<_> =
-            Fault::ALL.iter().map(|fault| serde_json::json!({"drill": fault.name(), "what": fault.what()})).collect();
+            Fault::named().map(|fault| serde_json::json!({"drill": fault.name(), "what": fault.what()})).collect();
         return json(&all);
     }
-    for fault in Fault::ALL {
+    for fault in Fault::named() {
         println!("  {:<20} {}", fault.name(), fault.what());
     }
     eprintln!("hint: `mainstay up` brings a stack up, `mainstay drill database-crash --runs 5` breaks it");
