@@ -19,10 +19,10 @@ direct() {
 }
 primary() { ms status --json | value "it['database']['primary']"; }
 is_synchronous() { [ "$(ms status --json | value "it['database']['is_synchronous']")" = True ]; }
-# No line wider than 80 columns: COMMAND...
+# No line wider than 80 columns, but for a command to be copied, which a break would spoil: COMMAND...
 fits() {
   ms "$@" >"$SCRATCH/out" 2>&1 || { cat "$SCRATCH/out"; fail "$*"; }
-  [ "$(LC_ALL=C.UTF-8 wc -L <"$SCRATCH/out")" -le 80 ] || { cat "$SCRATCH/out"; fail "$*: wider than 80 columns"; }
+  [ "$(sed '/`.*--state.*`/d' "$SCRATCH/out" | LC_ALL=C.UTF-8 wc -L)" -le 80 ] || { cat "$SCRATCH/out"; fail "$*: wider than 80 columns"; }
 }
 
 # A stack of a database and nothing else: NAME STANDBYS DURABILITY
