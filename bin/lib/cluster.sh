@@ -207,7 +207,7 @@ locked() {
   fits db locks
   ms db locks --json >"$SCRATCH/out" || fail "db locks --json"
   if grep -q 4711470815 "$SCRATCH/out"; then fail "db locks tells a literal of a statement"; fi
-  pid=$(ms db locks | sed -n 's/.*`mainstay db cancel \([0-9]*\)`.*/\1/p')
+  pid=$(ms db locks | sed -n 's/.*`.*mainstay .* db cancel \([0-9]*\)`.*/\1/p')
   [ -n "$pid" ] || fail "db locks names no next command"
   fits db slow
   ms db slow | grep -c "pg_sleep(?)" >/dev/null || fail "db slow does not show what runs"
