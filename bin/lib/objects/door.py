@@ -1,11 +1,12 @@
 """A door before a server: passes bytes to it until it is killed. The server stays, and what it holds.
 
-door.py PORT SERVER_PORT
+door.py PORT SERVER_PORT [BYTES_PER_SECOND]
 """
 import asyncio
 import sys
 
-port, behind = map(int, sys.argv[1:])
+port, behind = map(int, sys.argv[1:3])
+rate = int(sys.argv[3]) if len(sys.argv) > 3 else None
 
 
 async def carry(reader, writer):
@@ -13,6 +14,8 @@ async def carry(reader, writer):
         while piece := await reader.read(1 << 16):
             writer.write(piece)
             await writer.drain()
+            if rate:
+                await asyncio.sleep(len(piece) / rate)
     except OSError:
         pass
     finally:

@@ -90,7 +90,7 @@ fn a_console_port_that_was_taken_meanwhile_costs_the_console_alone_and_only_unti
     wait_until("the event is there", || world.run(&["events"]).text.contains("no console until it is free"));
     assert_eq!(world.sql("select 1"), "1");
     // The port is another's: no link leads there, and no token.
-    world.run(&["console"]).fails(1, "MS1002", &["the console has no door", &world.ports[2].to_string(), "pid"]);
+    world.run(&["console"]).fails(1, "MS4092", &["the console has no door", &world.ports[2].to_string(), "pid"]);
     assert_eq!(world.status()["urls"]["console"], serde_json::Value::Null);
     assert!(world.status()["urls"]["site"].is_string());
     drop(taken);
