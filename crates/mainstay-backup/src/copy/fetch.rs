@@ -12,7 +12,9 @@ use mainstay_types::{Bytes, Timestamp};
 use tokio::task::JoinSet;
 
 use super::{CopyError, Kind, at, folder};
+use crate::holder;
 use crate::objects::{Object, Store, StoreError};
+use crate::place::PlaceError;
 
 /// Objects at once: on a long way most of the time of a small one is waiting.
 const AT_ONCE: usize = 8;
@@ -48,13 +50,19 @@ pub struct Fetched {
 /// Fetches everything into a folder. What an interrupted run left is used. Each file gets its name when it is whole:
 /// one that bears its hash in its name was compared with it, the others open only with the key that sealed them.
 ///
-/// **Errors**: see [`CopyError`]; above all there is too little space, and then nothing was fetched.
+/// **Errors**: see [`CopyError`]; above all there is too little space, or another fetches into the folder, and then
+/// nothing was fetched.
 pub async fn fetch(store: Arc<Store>, into: &Path, tell: &mut dyn FnMut(Fetching)) -> Result<Fetched, CopyError> {
     let listed = store.list().await?;
     if !listed.contains_key("mainstay.json") {
         return Err(CopyError::NoCopy(store.address().to_string()));
     }
     fs::create_dir_all(into).map_err(at("make the folder", into))?;
+    let folder = File::open(into).map_err(at("open", into))?;
+    // Held to the end: two that fetch would take each other's unfinished files.
+    if rustix::fs::flock(&folder, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err(PlaceError::Busy { folder: into.to_owned(), by: holder::of(&folder) }.into());
+    }
     let mut fetched = Fetched::default();
     let mut so_far = Fetching::default();
     let mut wanted: Vec<(Kind, String, Object)> = Vec::new();
@@ -83,8 +91,12 @@ pub async fn fetch(store: Arc<Store>, into: &Path, tell: &mut dyn FnMut(Fetching
     loop {
         while running.len() < AT_ONCE {
             let Some((kind, ..)) = queue.front() else { break };
-            if *kind == Kind::Name && !running.is_empty() {
-                break;
+            if *kind == Kind::Name {
+                if !running.is_empty() {
+                    break;
+                }
+                // A loss of power must not leave the note without what it speaks for.
+                rustix::fs::sync();
             }
             let Some((_, name, object)) = queue.pop_front() else { break };
             running.spawn(one(Arc::clone(&store), into.to_owned(), name, object));
