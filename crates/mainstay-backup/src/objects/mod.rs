@@ -221,16 +221,20 @@ impl Store {
         let mut after: Option<String> = None;
         loop {
             let mut query = vec![("list-type", "2".to_owned()), ("prefix", prefix.clone())];
-            query.extend(after.take().map(|token| ("continuation-token", token)));
+            query.extend(after.clone().map(|token| ("continuation-token", token)));
             let action = format!("list {}", self.options.address);
             let (method, headers) = (Method::GET, Vec::new());
             let ask = Ask { method, name: None, query, headers, payload: Payload::Nothing, action };
             let (_, body) = self.whole(&ask).await?;
             let page = page(&body).map_err(|reason| self.strange(reason))?;
+            let known = found.len();
             for (key, object) in page.objects {
                 if let Some(name) = key.strip_prefix(&prefix) {
                     found.insert(name.to_owned(), object);
                 }
+            }
+            if page.next.is_some() && page.next == after && found.len() == known {
+                return Err(self.strange("a list that goes on where it was"));
             }
             match page.next {
                 Some(next) => after = Some(next),
