@@ -8,6 +8,7 @@
 use std::io;
 use std::path::Path;
 
+use mainstay_supervisor::shared_memory;
 use mainstay_types::{Member, Seen, Timestamp};
 
 use crate::config;
@@ -48,11 +49,10 @@ fn look(data: &Path, cluster_name: &str) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    if let Some(segment) = lock.as_deref().and_then(segment_of) {
-        let table = std::fs::read_to_string("/proc/sysvipc/shm")?;
-        if let Some(count) = attachments(&table, segment)? {
-            return Ok(count > 0);
-        }
+    if let Some(segment) = lock.as_deref().and_then(segment_of)
+        && let Some(count) = attached(segment)?
+    {
+        return Ok(count > 0);
     }
     // No segment yet (it is starting), none any more, or none that we may see (another IPC namespace): look for
     // the processes themselves. Servers work in their data directory.
@@ -73,6 +73,23 @@ fn segment_of(lock: &str) -> Option<Segment> {
     Some(Segment { key, id })
 }
 
+/// Attachments of the segment; `None` when it is not there.
+fn attached(segment: Segment) -> io::Result<Option<u64>> {
+    let id = i32::try_from(segment.id).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    match shared_memory::state(id) {
+        // PostgreSQL prints the key unsigned; both are 32 bits.
+        Ok(found) => {
+            let is_it = |key: i32| i64::from(key) & 0xFFFF_FFFF == segment.key & 0xFFFF_FFFF;
+            Ok(found.filter(|found| is_it(found.key)).map(|found| found.attached))
+        }
+        // Another user's: everybody may read the list.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            attachments(&std::fs::read_to_string("/proc/sysvipc/shm")?, segment)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Attachments of the segment in the kernel's table; `None` when it is not there.
 fn attachments(table: &str, segment: Segment) -> io::Result<Option<u64>> {
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "/proc/sysvipc/shm has an unknown form");
@@ -81,7 +98,7 @@ fn attachments(table: &str, segment: Segment) -> io::Result<Option<u64>> {
     let column = |name: &str| header.iter().position(|title| *title == name).ok_or_else(bad);
     let (key, id, count) = (column("key")?, column("shmid")?, column("nattch")?);
     for line in lines {
-        // Looked at many times a second, and a machine may have hundreds of segments: only what is asked is read.
+        // A machine may have thousands of segments: only what is asked is read.
         let number = |at: usize| line.split_whitespace().nth(at).and_then(|field| field.parse().ok()).ok_or_else(bad);
         // PostgreSQL prints the key unsigned, the kernel signed; both are 32 bits.
         let found: i64 = number(id)?;
@@ -92,8 +109,8 @@ fn attachments(table: &str, segment: Segment) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
-/// Removes the segment that a dead member's server left, before its directory is replaced: only PostgreSQL's next
-/// start in the same directory would, and the kernel has room for 4096. Removed is what the lock file names by key, id
+/// Removes the segment that a dead member's server left, before its directory is replaced or its lock file taken away:
+/// only PostgreSQL's next start beside that lock file would, and the kernel has room for 4096. Removed is what the lock file names by key, id
 /// and maker, which belongs to the member's user and has nobody attached. Answers whether there was one.
 ///
 /// **Errors**: the kernel's. It costs a segment, nothing else.
@@ -107,7 +124,7 @@ pub fn remove_segment(layout: &Layout, member: Member) -> io::Result<bool> {
     match left_behind(&table, &lock, uid) {
         Some(segment) => {
             let id = i32::try_from(segment.id).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            mainstay_supervisor::shared_memory::remove_unused(id, uid)
+            shared_memory::remove_unused(id, uid)
         }
         None => Ok(false),
     }

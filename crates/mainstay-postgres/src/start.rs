@@ -113,6 +113,8 @@ pub fn prepare(start: &Start<'_>) -> Result<SpawnSpec, StartError> {
     match proof::check(layout, member) {
         Proof::Alive => return Err(StartError::Alive(member)),
         Proof::Dead => {
+            // While the lock file still says which it was. A failure leaves a segment of 56 bytes, nothing else.
+            proof::remove_segment(layout, member).ok();
             // Its process id may belong to somebody else by now, and PostgreSQL would refuse to start.
             files::remove_file(&data.join("postmaster.pid"))?;
             files::remove_file(&socket.join(".s.PGSQL.5432.lock"))?;

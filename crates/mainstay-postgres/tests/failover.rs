@@ -356,6 +356,19 @@ async fn a_member_that_is_replaced_leaves_no_shared_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_started_anew_after_a_crash_leaves_no_shared_memory() {
+    let mut cluster = Cluster::new("users");
+    cluster.init(A).await;
+    cluster.start(A, None).await;
+    let left = segment(&cluster, A).unwrap();
+    cluster.kill(A).await;
+    assert!(is_there(&left), "a killed server leaves its segment");
+    cluster.start(A, None).await;
+    assert!(!is_there(&left), "it is still there");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_standby_without_a_primary_stays_a_standby_until_it_is_promoted() {
     let mut cluster = Cluster::new("users");
     cluster.init(A).await;

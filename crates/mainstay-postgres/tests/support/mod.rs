@@ -163,10 +163,14 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    /// A failed test leaves no backends behind: the postmaster dies with its handle, they see it and go.
+    /// A failed test leaves no backends behind: the postmaster dies with its handle, they see it and go. What killed
+    /// servers had shared goes as well: the machine has room for 4096 such segments.
     fn drop(&mut self) {
         for server in self.servers.values_mut() {
             server.start_kill().ok();
+        }
+        for member in (0..6).filter_map(Member::nth) {
+            proof::remove_segment(&self.layout, member).ok();
         }
     }
 }

@@ -1,20 +1,45 @@
-//! Removal of a System V segment that a dead process left. PostgreSQL's own next start in the same directory would do
-//! it; a directory that is replaced has no next start.
+//! System V segments: who is attached to one, and removal of one that a dead process left. PostgreSQL's own next start
+//! in the same directory would do that; a directory that is replaced has no next start, and one whose lock file is
+//! taken away does not know it.
 #![expect(unsafe_code, reason = "shmctl has no safe interface")]
 
 use std::io;
+
+/// What the kernel says of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// By which its makers find it; printed unsigned by some and signed by others.
+    pub key: i32,
+    /// How many processes have it mapped.
+    pub attached: u64,
+}
+
+/// The segment with this id; `None`: there is none, or none that this process may see.
+///
+/// One call, however many segments there are: the kernel's list of them all takes longer with each.
+///
+/// **Errors**: the kernel's, that it may not be looked at among them.
+pub fn state(id: i32) -> io::Result<Option<Segment>> {
+    let Some(state) = stat(id)? else { return Ok(None) };
+    Ok(Some(Segment { key: state.shm_perm.__key, attached: state.shm_nattch }))
+}
+
+fn stat(id: i32) -> io::Result<Option<libc::shmid_ds>> {
+    // SAFETY: all zeros is a value of a struct of integers; the kernel fills it and keeps no pointer to it.
+    let mut state: libc::shmid_ds = unsafe { std::mem::zeroed() };
+    // SAFETY: `state` is a shmid_ds of this function, written to by the call alone.
+    if unsafe { libc::shmctl(id, libc::IPC_STAT, &raw mut state) } == 0 {
+        return Ok(Some(state));
+    }
+    gone(io::Error::last_os_error()).map(|_| None)
+}
 
 /// Removes the segment with this id, if it is owned by `uid` and nobody is attached to it. Answers whether it did.
 /// Who may name it has proof that whoever made it is dead.
 ///
 /// **Errors**: the kernel's; a segment that is gone is none.
 pub fn remove_unused(id: i32, uid: u32) -> io::Result<bool> {
-    // SAFETY: all zeros is a value of a struct of integers; the kernel fills it and keeps no pointer to it.
-    let mut state: libc::shmid_ds = unsafe { std::mem::zeroed() };
-    // SAFETY: `state` is a shmid_ds of this function, written to by the call alone.
-    if unsafe { libc::shmctl(id, libc::IPC_STAT, &raw mut state) } != 0 {
-        return gone(io::Error::last_os_error());
-    }
+    let Some(state) = stat(id)? else { return Ok(false) };
     if state.shm_nattch != 0 || state.shm_perm.uid != uid {
         return Ok(false);
     }
@@ -48,11 +73,13 @@ mod tests {
         let (id, me) = (segment(), rustix::process::geteuid().as_raw());
         // SAFETY: attached at an address of the kernel's choice, never read or written.
         let at = unsafe { libc::shmat(id, std::ptr::null(), 0) };
+        assert_eq!(state(id).expect("looks").map(|it| it.attached), Some(1));
         assert!(!remove_unused(id, me).expect("looks"), "somebody is attached");
         // SAFETY: what shmat gave.
         assert_eq!(unsafe { libc::shmdt(at) }, 0);
         assert!(!remove_unused(id, me + 1).expect("looks"), "another's");
         assert!(remove_unused(id, me).expect("removes"));
         assert!(!remove_unused(id, me).expect("looks"), "it is gone");
+        assert_eq!(state(id).expect("looks"), None);
     }
 }

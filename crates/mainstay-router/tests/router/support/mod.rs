@@ -175,6 +175,15 @@ impl Cluster {
             assert!(Instant::now() < deadline, "backends survive SIGKILL");
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.remove_segment();
+    }
+
+    /// A killed server leaves its shared memory, and the machine has room for 4096 such segments.
+    fn remove_segment(&self) {
+        let lock = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid")).unwrap_or_default();
+        if let Some(id) = lock.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {
+            Command::new("ipcrm").args(["-m", id]).stderr(std::process::Stdio::null()).status().ok();
+        }
     }
 
     /// Its processes go on no further, until it is killed: what is sent to them stays unanswered.
