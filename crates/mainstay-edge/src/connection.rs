@@ -2,7 +2,7 @@
 //!
 //! Pingora's own limit on a slow head is per read (60 s each, 1 MiB in all), so a client that sends one byte a
 //! minute would keep its place for months. This stream knows whether a head is being read and ends the connection
-//! when one is not complete in [`HEAD_DEADLINE`].
+//! when one is not complete in [`HEAD_DEADLINE`]. It also reads bodies in chunks beside Pingora, which is not strict.
 
 use std::fmt;
 use std::future::Future;
@@ -10,8 +10,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +27,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
+use crate::chunks::{Chunks, Malformed};
+
 /// Time for a whole request head, from its first byte (for the first one: from the accept). Ten seconds are enough
 /// for a phone on a bad line and few enough that held places come back.
 pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -38,6 +40,12 @@ const BETWEEN_REQUESTS: u8 = 0;
 const IN_HEAD: u8 = 1;
 const PAST_HEAD: u8 = 2;
 const IN_PREFACE: u8 = 3;
+/// Past a head that promises a body in chunks.
+const IN_CHUNKS: u8 = 4;
+/// In a body that is none.
+const IS_BROKEN: u8 = 5;
+/// The end of a head whose lines end as they must; others are refused.
+const HEAD_END: &[u8] = b"\r\n\r\n";
 /// Length of the HTTP/2 client preface. **Source**: RFC 9113 section 3.4.
 const PREFACE_BYTES: usize = 24;
 
@@ -46,18 +54,64 @@ const PREFACE_BYTES: usize = 24;
 pub(crate) struct Phase {
     state: AtomicU8,
     head_bytes: AtomicUsize,
+    body: Mutex<Body>,
+}
+
+/// What is known of a body that may come in chunks.
+#[derive(Debug, Default)]
+struct Body {
+    /// What was read last while the head was not complete: its end (or its end's end, and what came before it), and
+    /// perhaps the body's beginning.
+    last_read: Vec<u8>,
+    chunks: Option<Chunks>,
 }
 
 impl Phase {
     /// A head may come; its clock starts with the first byte.
     pub(crate) fn expect_head(&self) {
         self.head_bytes.store(0, Ordering::Relaxed);
+        self.body().chunks = None;
         self.state.store(BETWEEN_REQUESTS, Ordering::Release);
     }
 
     /// The head is complete.
     pub(crate) fn head_done(&self) {
+        self.body().last_read = Vec::new();
         self.state.store(PAST_HEAD, Ordering::Release);
+    }
+
+    /// The head is complete, and a body in chunks follows.
+    ///
+    /// **Errors**: it does not, by what came with the head.
+    pub(crate) fn expect_chunks(&self) -> Result<(), Malformed> {
+        let mut body = self.body();
+        let last_read = std::mem::take(&mut body.last_read);
+        // Pingora's head may have another length: it encodes blanks in targets.
+        let end = last_read.windows(HEAD_END.len()).position(|bytes| bytes == HEAD_END);
+        let mut chunks = Chunks::new();
+        let beginning = end.and_then(|end| last_read.get(end + HEAD_END.len()..)).ok_or(Malformed);
+        let read = beginning.and_then(|beginning| chunks.read(beginning));
+        body.chunks = Some(chunks);
+        self.state.store(if read.is_ok() { IN_CHUNKS } else { IS_BROKEN }, Ordering::Release);
+        read
+    }
+
+    /// Whether a body turned out to be none.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.load(Ordering::Acquire) == IS_BROKEN
+    }
+
+    fn body(&self) -> std::sync::MutexGuard<'_, Body> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what came of a body in chunks.
+    fn read_chunks(&self, bytes: &[u8]) -> io::Result<()> {
+        let read = self.body().chunks.as_mut().map_or(Ok(()), |chunks| chunks.read(bytes));
+        read.map_err(|Malformed| {
+            self.state.store(IS_BROKEN, Ordering::Release);
+            io::Error::new(io::ErrorKind::InvalidData, "body is not in chunks")
+        })
     }
 
     /// HTTP/2: only the preface has the deadline; its heads are frames among others, bounded by `H2Options` and
@@ -176,12 +230,26 @@ impl AsyncRead for Connection {
         }
         let before = buf.filled().len();
         let read = this.poll_transport(cx, buf);
-        let count = buf.filled().len() - before;
+        let new = buf.filled().get(before..).unwrap_or_default();
+        if matches!(state, IN_CHUNKS | IS_BROKEN) {
+            // Nothing of a read with a fault in it goes on.
+            return match this.phase.read_chunks(new) {
+                Ok(()) => read,
+                Err(error) => Poll::Ready(Err(error)),
+            };
+        }
+        let count = new.len();
         if count > 0 {
             if state == BETWEEN_REQUESTS {
                 this.begin_head();
             }
             let total = this.phase.head_bytes.fetch_add(count, Ordering::Relaxed) + count;
+            if state != IN_PREFACE {
+                let mut body = this.phase.body();
+                let before = body.last_read.len().saturating_sub(HEAD_END.len() - 1);
+                body.last_read.drain(..before);
+                body.last_read.extend_from_slice(new);
+            }
             if state == IN_PREFACE && total >= PREFACE_BYTES {
                 this.phase.head_done();
                 return read;

@@ -6,6 +6,7 @@
 
 mod access;
 pub mod ca;
+mod chunks;
 mod connection;
 mod control;
 mod edge;

@@ -18,6 +18,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
+use crate::connection::{Connection, Phase};
 use crate::edge::Edge;
 use crate::guard::Crossing;
 use crate::headers::{Identity, forward};
@@ -279,11 +280,11 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestState) -> Result<bool> {
-        head_is_done(session);
+        let framing = head_is_done(session);
         session.set_read_timeout(Some(BODY_IDLE));
         session.set_write_timeout(Some(WRITE_IDLE));
         session.set_total_drain_timeout(Some(BODY_IDLE));
-        let admitted = self.admit(session, ctx);
+        let admitted = self.admit(session, ctx).and(framing);
         if let Some(route) = ctx.route() {
             route.tally.in_flight.fetch_add(1, Ordering::Relaxed);
         }
@@ -498,6 +499,7 @@ impl ProxyHttp for Proxy {
                 (502, "no connection to an endpoint")
             }
             (_, ErrorSource::Upstream) => (502, "upstream closed the connection without an answer"),
+            _ if phase(session).is_some_and(|phase| phase.is_broken()) => strict::BAD_CHUNKS,
             (ErrorType::ReadTimedout, ErrorSource::Downstream) => (408, "request body did not arrive in time"),
             (
                 ErrorType::WriteError
@@ -530,13 +532,23 @@ impl ProxyHttp for Proxy {
     }
 }
 
-/// Tells the connection that the head is complete, so that its deadline does not run on.
-fn head_is_done(session: &Session) {
-    if let Some(stream) = session.as_ref().stream()
-        && let Some(connection) = stream.as_any().downcast_ref::<crate::connection::Connection>()
-    {
-        connection.phase().head_done();
+/// The phase of a connection of ours.
+fn phase(session: &Session) -> Option<Arc<Phase>> {
+    Some(session.as_ref().stream()?.as_any().downcast_ref::<Connection>()?.phase())
+}
+
+/// Tells the connection that the head is complete, so that its deadline does not run on and the body is held to its
+/// framing.
+///
+/// **Errors**: the refusal of a body whose beginning, which came with the head, is malformed.
+fn head_is_done(session: &Session) -> std::result::Result<(), strict::Refusal> {
+    let Some(phase) = phase(session) else { return Ok(()) };
+    let head = session.req_header();
+    if head.version != Version::HTTP_2 && head.headers.contains_key(http::header::TRANSFER_ENCODING) {
+        return phase.expect_chunks().map_err(|_| strict::BAD_CHUNKS);
     }
+    phase.head_done();
+    Ok(())
 }
 
 impl Proxy {

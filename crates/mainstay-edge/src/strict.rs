@@ -9,6 +9,8 @@ use pingora_http::RequestHeader;
 pub(crate) const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// A refusal: status and reason.
 pub(crate) type Refusal = (u16, &'static str);
+/// A body in chunks that is none.
+pub(crate) const BAD_CHUNKS: Refusal = (400, "body is not in well-formed chunks");
 /// A body beyond what the route takes.
 pub(crate) const BODY_TOO_LONG: Refusal = (413, "request body is longer than this route takes");
 
