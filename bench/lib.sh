@@ -1,4 +1,4 @@
-# Sourced by `bench/run` and `bench/footprint`: what is measured, on what machine, in which state.
+# Sourced by the scripts of bench/: what is measured, on what machine, in which state.
 # Needs jq besides what `bin/demo` installs. Sets PROFILE, MAINSTAY, APP, STATE, SCRATCH.
 . bin/lib/stack.sh
 
@@ -89,4 +89,16 @@ up() {
 # Pid by its name in `mainstay ps`, for those that are ours: keep, control, edge, router.
 pids_of_ours() {
   ms ps --json | jq -r '(.processes? // .)[] | select(.role as $r | ["keep", "control", "edge", "router"] | index($r)) | "\(.name) \(.pid)"'
+}
+
+# Everything was measured and nothing runs any more: nothing is kept, also when a bar was missed, which the results
+# tell: FILE
+end_bench() {
+  SUCCEEDED=yes
+  jq -e '[.bars[].is_met] | all' "$1" >/dev/null && return 0
+  echo "a bar was missed"
+  trap - EXIT INT TERM
+  clean_up
+  rm -rf "$SCRATCH" "$STATE"
+  exit 1
 }
