@@ -177,6 +177,15 @@ only_the_note() { [ "$(cut -d' ' -f2 "$SCRATCH/differ" | grep -cvE '^$|^[0-9,]+[
 is_same_but_for_the_note() { is_same || only_the_note; }
 until_so "and from the copy, which keeps what a hand removed from the folder" is_same_but_for_the_note
 
+say "the drill of it"
+drill machine-loss 1
+same "nothing of it is left" "$(find "$STATE" -name 'drill-machine' | wc -l)" 0
+code=0
+ms drill machine-loss --sabotage look-elsewhere >"$SCRATCH/control" 2>&1 || code=$?
+[ "$code" = 10 ] || sed 's/^/        /' "$SCRATCH/control"
+same "with the WAL of its rows taken from what was fetched, machine-loss fails" "$code" 10
+grep -cE "cannot be read|rows of before the moment are missing" "$SCRATCH/control" >/dev/null || { cat "$SCRATCH/control"; fail "it does not say what is missing"; }
+
 say "the machine is gone"
 sql "INSERT INTO ledger VALUES (6000, 'the last')"
 moment=$(date +%s)000000

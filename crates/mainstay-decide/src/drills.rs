@@ -51,6 +51,8 @@ pub enum Fault {
     CorruptBackup,
     /// A segment that the archive lacks.
     MissingWal,
+    /// Only the second copy and the recovery card are left.
+    MachineLoss,
     /// Nothing: what the load alone shows.
     Null,
 }
@@ -59,7 +61,7 @@ impl Fault {
     /// All that break something, in the order of `drill --all`: from the door inward, the control plane, then the backups.
     ///
     /// Not [`Self::DiskFull`]: only a small disk that nobody else uses is filled.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::InstanceCrash,
         Self::EdgeCrash,
         Self::RouterCrash,
@@ -78,6 +80,7 @@ impl Fault {
         Self::DropTable,
         Self::CorruptBackup,
         Self::MissingWal,
+        Self::MachineLoss,
     ];
 
     /// Its name on the command line and in reports.
@@ -102,6 +105,7 @@ impl Fault {
             Self::DropTable => "drop-table",
             Self::CorruptBackup => "corrupt-backup",
             Self::MissingWal => "missing-wal",
+            Self::MachineLoss => "machine-loss",
             Self::Null => "null",
         }
     }
@@ -138,6 +142,9 @@ impl Fault {
             Self::DropTable => "drops a table of its own and gets its rows back from the backups",
             Self::CorruptBackup => "flips a bit in a copy of the repository; the check must find it",
             Self::MissingWal => "takes a segment out of a copy of the WAL archive; nothing may be restored past it",
+            Self::MachineLoss => {
+                "restores from the second copy and the recovery card alone, as if the machine were gone"
+            }
             Self::Null => "breaks nothing: shows what the load alone sees",
         }
     }
@@ -157,7 +164,9 @@ impl Fault {
             Self::CacheCrash | Self::CacheLoss => "cache",
             Self::StoreCrash => "store",
             Self::ControlPlaneCrash | Self::KeepCrash => "control",
-            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => "backups",
+            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal | Self::MachineLoss => {
+                "backups"
+            }
             Self::Null => "stack",
         }
     }
@@ -181,6 +190,7 @@ impl Fault {
             Self::ControlPlaneCrash => "target.control_plane_crash",
             Self::KeepCrash => "target.keep_crash",
             Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => "target.restore",
+            Self::MachineLoss => "target.machine_loss",
             Self::Null => "none",
         }
     }
@@ -192,7 +202,10 @@ impl Fault {
 
     /// Whether it is about the backups: no load, no process is hit.
     pub fn is_about_backups(self) -> bool {
-        matches!(self, Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal)
+        matches!(
+            self,
+            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal | Self::MachineLoss
+        )
     }
 
     /// Whether it hits a process of the stack.
@@ -235,6 +248,7 @@ impl Fault {
             Self::ControlPlaneCrash => target.control_plane_crash,
             Self::KeepCrash => target.keep_crash,
             Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => target.restore,
+            Self::MachineLoss => target.machine_loss,
             // Nothing was broken: service that is not there at once is the machine's own doing. Wide, because what
             // counts is that nothing fails.
             Self::Null => Promise { rto: Duration::from_secs(5), rpo: Duration::ZERO, is_declared: false },
@@ -283,6 +297,11 @@ impl Fault {
             Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => {
                 let has = stack.database.as_ref().is_some_and(|database| database.backup.is_some());
                 need(has, "the stack has no [database.backup]")
+            }
+            Self::MachineLoss => {
+                let backup = stack.database.as_ref().and_then(|database| database.backup.as_ref());
+                let has = backup.is_some_and(|backup| backup.copy.is_some());
+                need(has, "the stack has no [database.backup.copy]: with the machine everything is gone")
             }
             Self::ControlPlaneCrash | Self::KeepCrash | Self::Null => Ok(()),
         }
@@ -480,6 +499,11 @@ mod tests {
         assert!(Fault::StandbyLoss.applies(&stack(strict)).is_err_and(|reason| reason.contains("strict")));
         let forgetful = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[cache]\npersist = \"none\"\n");
         assert!(Fault::CacheCrash.applies(&forgetful).is_ok() && Fault::StoreCrash.applies(&forgetful).is_err());
+        let backup = "stack = \"shop\"\n[database.backup]\ntarget = \"/srv/backups\"\n";
+        let copy = "[database.backup.copy]\nto = \"s3://my-backups/shop\"\naccess_key = \"A\"\nsecret_key = \"S\"\n";
+        assert!(Fault::BackupRestore.applies(&stack(backup)).is_ok());
+        assert!(Fault::MachineLoss.applies(&stack(backup)).is_err_and(|reason| reason.contains("backup.copy")));
+        assert!(Fault::MachineLoss.applies(&stack(&format!("{backup}{copy}"))).is_ok());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! past is opened beside the present. What is damaged is a copy of the repository: a drill must not need a backup of
 //! the backups.
 
+mod machine;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -61,6 +63,11 @@ pub trait Repository {
     fn segments(&self) -> Result<Vec<String>, String>;
     /// Opens the past at a moment, from this repository or a copy of it in another folder.
     fn open(&self, to: &str, copy: Option<&Path>) -> impl Future<Output = Result<Self::Past, String>>;
+    /// Up to when what was archived is said to be in the second copy; `None`: it has no whole base backup yet.
+    fn copied_until(&self) -> Result<Option<Timestamp>, String>;
+    /// Opens the end of the past on a machine that has nothing: with what the store of the second copy gives and with
+    /// the recovery card. For a positive control segments of WAL from `without` on are taken away before.
+    fn open_copy(&self, without: Option<&str>) -> impl Future<Output = Result<(Self::Past, Fetched), Unopened>>;
     /// Checks the repository in a folder; what is wrong, one line each.
     fn check(&self, folder: &Path, read_data: bool) -> impl Future<Output = Result<Vec<String>, String>>;
     /// Removes what is left of a past that was given up while it was opened or open.
@@ -75,6 +82,26 @@ pub trait Past {
     fn took(&self) -> (Duration, Duration);
     /// Ends it and removes its folder.
     fn close(self) -> impl Future<Output = ()>;
+}
+
+/// What came from the second copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetched {
+    /// Files that came.
+    pub files: u64,
+    /// Their bytes. **Unit**: bytes.
+    pub bytes: u64,
+    /// How long that took.
+    pub took: Duration,
+}
+
+/// Why a second copy was not opened.
+#[derive(Clone, Debug)]
+pub enum Unopened {
+    /// This machine lacks something, as room on its disk: nothing is known of the copy.
+    Here(String),
+    /// It cannot be restored from.
+    Copy(String),
 }
 
 /// What one round found.
@@ -136,6 +163,9 @@ async fn rounds<R: Repository>(
     if within(LONGEST, "no base backup was taken", repository.ensure()).await.map_err(Error::Backups)? {
         progress.say("there was no base backup: one was taken");
     }
+    if options.fault == Fault::MachineLoss {
+        machine::begun(repository, progress).await.map_err(Error::Backups)?;
+    }
     let url = client.database().await?.ledger_url;
     let mut all = Vec::new();
     for number in 1..=options.runs {
@@ -147,6 +177,7 @@ async fn rounds<R: Repository>(
                 Fault::DropTable => round.drop_table().await,
                 Fault::CorruptBackup => round.corrupt_backup().await,
                 Fault::MissingWal => round.missing_wal().await,
+                Fault::MachineLoss => round.machine_loss().await,
                 _ => round.backup_restore().await,
             }
         };
@@ -555,6 +586,11 @@ fn flip(path: &Path, seed: u64) -> Result<(u64, u64), String> {
     Ok((at, size))
 }
 
+/// Where a commit must come to be.
+fn kept(fault: Fault) -> &'static str {
+    if fault == Fault::MachineLoss { "in the second copy" } else { "archived" }
+}
+
 /// What breaks the promise in a round.
 fn broken(fault: Fault, promise: Promise, number: u32, found: &Found) -> Vec<String> {
     let mut broken: Vec<String> = found.reasons.iter().map(|reason| format!("run {number}: {reason}")).collect();
@@ -566,13 +602,14 @@ fn broken(fault: Fault, promise: Promise, number: u32, found: &Found) -> Vec<Str
         None if found.reasons.is_empty() => broken.push(format!("run {number}: it did not come back")),
         Some(_) | None => {}
     }
-    let is_about_rows = matches!(fault, Fault::BackupRestore | Fault::DropTable);
+    let is_about_rows = matches!(fault, Fault::BackupRestore | Fault::DropTable | Fault::MachineLoss);
     match found.rpo {
         Some(rpo) if rpo > promise.rpo => {
             let (rpo, promised) = (rpo.as_millis(), promise.rpo.as_millis());
-            broken.push(format!("run {number}: the last commit was archived after {rpo} ms, promised {promised} ms"));
+            let kept = kept(fault);
+            broken.push(format!("run {number}: the last commit was {kept} after {rpo} ms, promised {promised} ms"));
         }
-        None if is_about_rows => broken.push(format!("run {number}: the last commit was not archived")),
+        None if is_about_rows => broken.push(format!("run {number}: the last commit was not {}", kept(fault))),
         Some(_) | None => {}
     }
     let (lost, more) = (found.counts.lost, found.counts.resurrected);
@@ -657,11 +694,13 @@ fn evidence(
     reasons: Vec<String>,
 ) -> Evidence {
     let rpo = all.iter().filter_map(|(_, found, _)| found.rpo).max();
-    let notes = rpo.map(|rpo| format!("the last commit was in the archive after {} ms at most", rpo.as_millis()));
-    let not_tested = [
-        "loss of the folder of the backups itself",
-        "more data than the drill's own rows: `mainstay backup prove` compares every table",
-    ];
+    let kept = kept(options.fault);
+    let notes = rpo.map(|rpo| format!("the last commit was {kept} after {} ms at most", rpo.as_millis()));
+    let of_fault = match options.fault {
+        Fault::MachineLoss => "whether people still have the card and the keys of the store, elsewhere than here",
+        _ => "loss of the folder of the backups itself",
+    };
+    let not_tested = [of_fault, "more data than the drill's own rows: `mainstay backup prove` compares every table"];
     Evidence {
         faults: all.iter().map(|(_, found, _)| found.fault.clone()).collect(),
         reasons,

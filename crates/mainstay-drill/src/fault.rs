@@ -51,6 +51,7 @@ pub(crate) fn victim(
         | Fault::DropTable
         | Fault::CorruptBackup
         | Fault::MissingWal
+        | Fault::MachineLoss
         | Fault::Null => false,
     };
     let candidates: Vec<&Process> =

@@ -127,6 +127,7 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
         | Fault::DropTable
         | Fault::CorruptBackup
         | Fault::MissingWal
+        | Fault::MachineLoss
         | Fault::Null => {}
     }
     notes
@@ -169,6 +170,7 @@ fn not_tested(fault: Fault) -> Vec<String> {
         | Fault::DropTable
         | Fault::CorruptBackup
         | Fault::MissingWal
+        | Fault::MachineLoss
         | Fault::Null => "more than one fault at a time",
     };
     ["loss of the machine, its disk or its power", "more load than this drill makes", of_fault]
@@ -340,6 +342,7 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
         | Fault::DropTable
         | Fault::CorruptBackup
         | Fault::MissingWal
+        | Fault::MachineLoss
         | Fault::Null => return Vec::new(),
     };
     let number = round.number;
@@ -377,6 +380,7 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
         | Fault::DropTable
         | Fault::CorruptBackup
         | Fault::MissingWal
+        | Fault::MachineLoss
         | Fault::Null => (true, true),
     };
     if requests_count && counts.failed_requests > 0 {

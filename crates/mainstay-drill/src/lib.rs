@@ -40,7 +40,7 @@ mod timeline;
 mod whole;
 mod workload;
 
-pub use backups::{Past, Repository, backups};
+pub use backups::{Fetched, Past, Repository, Unopened, backups};
 pub use dossier::{Control, Controls, DOSSIER_VERSION, Dossier, Sheet, Skipped};
 pub use environment::Environment;
 pub use freeze::{DEAD_MAN, dead_man};

@@ -111,7 +111,8 @@ impl Loads {
             | Fault::BackupRestore
             | Fault::DropTable
             | Fault::CorruptBackup
-            | Fault::MissingWal => (Vec::new(), 0, 0),
+            | Fault::MissingWal
+            | Fault::MachineLoss => (Vec::new(), 0, 0),
         };
         let ledger_url = database.map(|access| access.ledger_url);
         Ok(Self {
@@ -231,7 +232,8 @@ async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option
         | Fault::BackupRestore
         | Fault::DropTable
         | Fault::CorruptBackup
-        | Fault::MissingWal => return Ok(None),
+        | Fault::MissingWal
+        | Fault::MachineLoss => return Ok(None),
     };
     redis_url(client, stack, variable).await
 }

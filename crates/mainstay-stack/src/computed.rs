@@ -396,6 +396,7 @@ impl List<'_> {
             control_plane_crash,
             keep_crash,
             restore,
+            machine_loss,
             p95,
         } = target;
         let promises = [
@@ -415,6 +416,7 @@ impl List<'_> {
             ("control_plane_crash", control_plane_crash),
             ("keep_crash", keep_crash),
             ("restore", restore),
+            ("machine_loss", machine_loss),
         ];
         for (key, Promise { rto, rpo, is_declared: _ }) in promises {
             self.duration(&format!("target.{key}.rto"), *rto);

@@ -568,6 +568,9 @@ pub struct Target {
     /// Data is wanted back from the backups: RTO until the past can be read, RPO the age of what was not archived yet.
     /// Default RTO 30 min, RPO `database.backup.rpo`, else 1 min.
     pub restore: Promise,
+    /// Only the second copy is left: RTO until the data can be read again, RPO the age of what was not in the copy yet.
+    /// Default RTO 60 min, RPO `database.backup.rpo` and `database.backup.copy.rpo` together.
+    pub machine_loss: Promise,
     /// Latency promise at the edge, if declared.
     pub p95: Option<Duration>,
 }

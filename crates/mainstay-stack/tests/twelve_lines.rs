@@ -142,6 +142,7 @@ fn twelve_lines_are_a_whole_stack() {
             control_plane_crash: promise(10),
             keep_crash: promise(10),
             restore: Promise { rpo: seconds(60), ..promise(1800) },
+            machine_loss: Promise { rpo: seconds(360), ..promise(3600) },
             p95: None,
         },
     };

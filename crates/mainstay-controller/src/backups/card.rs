@@ -8,7 +8,7 @@ use mainstay_backup::place::About;
 use mainstay_backup::{Place, Repository};
 use mainstay_decide::observed::{DataDirectory, Record};
 use mainstay_decide::past::Moment;
-use mainstay_postgres::{RecordFile, adopt};
+use mainstay_postgres::{Layout, RecordFile, adopt};
 use mainstay_stack::model::{Backup as Policy, Keep};
 use mainstay_types::{EnvironmentName, Member, Secret, StackName};
 
@@ -93,6 +93,20 @@ pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Optio
     let superuser = secrets.get_or_make("postgres:superuser")?;
     secrets.set(PASSWORD, &opened.password)?;
     place::keep_keys(&mut secrets, &opened.about, &opened.repository.key()?, &opened.wal_key)?;
+    let backups = backups_of(opened, layout, superuser);
+    let held = backups.hold().await?;
+    let plan = past::plan(&backups, paths, moment, from)?;
+    let mut open = past::open_held(Arc::clone(&backups), paths, &plan, held).await?;
+    let lsn = open.replay.lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
+    let (restored_in, replayed_in) = (open.restored_in, open.replayed_in);
+    let adopted = put_in_place(&backups, &mut open).await;
+    open.close().await;
+    adopted?;
+    Ok(Made { plan, lsn, restored_in, replayed_in })
+}
+
+/// What a card opens, as the repository of a stack without a stack file.
+fn backups_of(opened: Opened, layout: Layout, superuser: Secret) -> Arc<Backups> {
     let policy = Policy {
         target: opened.place.folder().to_owned(),
         rpo: Duration::from_secs(60),
@@ -103,7 +117,7 @@ pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Optio
         asserts: Vec::new(),
         copy: None,
     };
-    let backups = Arc::new(Backups {
+    Arc::new(Backups {
         stack: opened.about.stack.clone(),
         place: opened.place,
         repository: opened.repository,
@@ -114,16 +128,19 @@ pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Optio
         layout,
         superuser,
         patience: opened.patience,
-    });
-    let held = backups.hold().await?;
-    let plan = past::plan(&backups, paths, moment, from)?;
-    let mut open = past::open_held(Arc::clone(&backups), paths, &plan, held).await?;
-    let lsn = open.replay.lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
-    let (restored_in, replayed_in) = (open.restored_in, open.replayed_in);
-    let adopted = put_in_place(&backups, &mut open).await;
-    open.close().await;
-    adopted?;
-    Ok(Made { plan, lsn, restored_in, replayed_in })
+    })
+}
+
+/// What would be restored, and from what, without putting anything in place: for drills.
+///
+/// **Errors**: see [`Error`].
+pub fn look(opened: Opened, paths: &Paths, moment: &Moment) -> Result<(Arc<Backups>, past::Plan), Error> {
+    let layout = cluster(paths, &opened.about.stack);
+    // Nobody asks for it: the way in is a socket that root and the server's user alone can enter.
+    let superuser = opened.password.clone();
+    let backups = backups_of(opened, layout, superuser);
+    let plan = past::plan(&backups, paths, moment, None)?;
+    Ok((backups, plan))
 }
 
 async fn put_in_place(backups: &Backups, open: &mut past::Open) -> Result<(), Error> {

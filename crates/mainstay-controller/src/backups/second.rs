@@ -334,6 +334,16 @@ pub async fn fetch(
     Ok(copy::fetch(Arc::new(store), into, tell).await?)
 }
 
+/// The same from the copy of this stack, with the keys that are sealed here: for drills.
+///
+/// **Errors**: no copy is configured, or see [`CopyError`].
+pub async fn fetch_own(paths: &Paths, into: &Path) -> Result<Fetched, Error> {
+    let (wanted, _) = standing(paths)?.ok_or(Error::NoCopy)?;
+    let launch = crate::launch::Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
+    let store = store(paths, &wanted, &launch.folder)?;
+    Ok(copy::fetch(Arc::new(store), into, &mut |_| {}).await?)
+}
+
 /// What was fetched becomes readable for the user that PostgreSQL runs as, as it was where it came from.
 ///
 /// **Errors**: the file system's.

@@ -137,6 +137,11 @@ fn of_backups(drill: &str) -> Words {
             "Nothing is restored past it, and that is said.",
             "A copy: the archive itself is not touched.",
         ),
+        "machine-loss" => (
+            "The machine was taken for gone: only the second copy and the recovery card were used",
+            "Every row that the copy was said to have is there, within the time that is promised.",
+            "Nothing but room on the disk, what is fetched from the store, and time of the machine: the present goes on.",
+        ),
         _ => ("The fault of this drill was injected", super::text::NOT_MEASURED, super::text::NOT_MEASURED),
     };
     Words { deed, hypothesis, blast_radius }

@@ -76,6 +76,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     let hang_after = database.map_or(Duration::ZERO, |database| database.hang_after);
     let backup = database.and_then(|database| database.backup.as_ref());
     let restore_rpo = backup.map_or(SECOND * 60, |backup| backup.rpo);
+    let copy_rpo = backup.and_then(|backup| backup.copy.as_ref()).map_or(SECOND * 300, |copy| copy.rpo);
     let mut target = Target {
         instance_crash: default(SECOND * 10, Duration::ZERO),
         database_failure: default(SECOND * 60, database_rpo),
@@ -94,6 +95,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         control_plane_crash: default(SECOND * 10, Duration::ZERO),
         keep_crash: default(SECOND * 10, Duration::ZERO),
         restore: default(SECOND * 1800, restore_rpo),
+        machine_loss: default(SECOND * 3600, restore_rpo + copy_rpo),
         p95: None,
     };
     let Some(mut cursor) = top.table(ctx, "target") else { return target };
@@ -113,6 +115,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     promise(&mut cursor, ctx, "control_plane_crash", &mut target.control_plane_crash);
     promise(&mut cursor, ctx, "keep_crash", &mut target.keep_crash);
     promise(&mut cursor, ctx, "restore", &mut target.restore);
+    promise(&mut cursor, ctx, "machine_loss", &mut target.machine_loss);
     target.p95 = cursor.duration(ctx, "p95", Duration::from_millis(1)..=HOUR);
     finish_target(&cursor, ctx);
     target
