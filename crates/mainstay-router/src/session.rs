@@ -77,28 +77,38 @@ struct Session {
 mod behind;
 
 /// Serves a client until it or we are done.
+///
+/// What runs once in a session's life or seldom is boxed, here and below: an idle session holds the room of the
+/// largest future that it may be in.
 pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
-    let shared = Arc::clone(&count.shared);
-    // Boxed, as what follows is: its room is given back before the session begins.
-    let Some(Greeted { client, startup, rest }) = Box::pin(greet(client, &shared, door)).await else { return };
+    let Some(mut session) = Box::pin(begin(client, Arc::clone(&count.shared), door)).await else { return };
+    let _member = Member::new(Arc::clone(&session.pool));
+    Box::pin(session.run()).await;
+    Box::pin(farewell(session.relay)).await;
+}
+
+/// Greets a client; `None`: there is no session, and it knows why.
+async fn begin(client: TcpStream, shared: Arc<Shared>, door: Door) -> Option<Box<Session>> {
+    let Greeted { client, startup, rest } = greet(client, &shared, door).await?;
     let (startup, read_after) = match behind::without_position(startup, door) {
         Ok(known) => known,
         Err(text) => {
             let mut relay = Relay::new(client, shared, door, Vec::new());
             relay.error(Severity::Fatal, sqlstate::INVALID_TEXT_REPRESENTATION, &text);
-            return Box::pin(farewell(relay)).await;
+            farewell(relay).await;
+            return None;
         }
     };
-    let Ok(cancel) = shared.issue_cancel() else { return };
+    let cancel = shared.issue_cancel().ok()?;
     let view = shared.view.subscribe();
     let pool = shared.pools.of(door, &startup, &view.borrow());
     let mode = view.borrow().policy.as_ref().map(|in_force| in_force.policy.pool.mode).unwrap_or_default();
-    let _member = Member::new(Arc::clone(&pool));
     let mut relay = Relay::new(client, Arc::clone(&shared), door, rest);
     if mode == PoolMode::Transaction {
         relay.share(Arc::clone(&pool));
     }
-    let mut session = Session {
+    relay.tracker.start_after(read_after);
+    Some(Box::new(Session {
         view,
         relay,
         shared,
@@ -116,10 +126,7 @@ pub(crate) async fn serve(client: TcpStream, count: ClientCount, door: Door) {
         lost_reign: 0,
         choice: Choice::default(),
         is_behind: false,
-    };
-    session.relay.tracker.start_after(read_after);
-    Box::pin(session.run()).await;
-    farewell(session.relay).await;
+    }))
 }
 
 /// What became of a server that was given back.
@@ -132,7 +139,7 @@ enum GivenBack {
 
 impl Session {
     async fn run(&mut self) {
-        let mut link = match self.find_first().await {
+        let mut link = match Box::pin(self.find_first()).await {
             Ok(link) => link,
             Err(no_server) => return self.give_up(no_server),
         };
@@ -146,14 +153,14 @@ impl Session {
             self.learn(&link);
             let next = match end {
                 LiveEnd::Over => return,
-                LiveEnd::Lost => self.go_on(Some(link)).await,
-                LiveEnd::Behind => self.catch_up(link).await,
-                LiveEnd::Changed => match self.settle(&mut link).await {
+                LiveEnd::Lost => Box::pin(self.go_on(Some(link))).await,
+                LiveEnd::Behind => Box::pin(self.catch_up(link)).await,
+                LiveEnd::Changed => match Box::pin(self.settle(&mut link)).await {
                     true => {
                         self.take_up(&mut link);
                         Some(link)
                     }
-                    false => self.go_on(Some(link)).await,
+                    false => Box::pin(self.go_on(Some(link))).await,
                 },
                 LiveEnd::Free { is_client_gone } => match self.give_back(link, is_client_gone).await {
                     GivenBack::Yes if is_client_gone => return,
@@ -162,7 +169,7 @@ impl Session {
                         self.take_up(&mut link);
                         Some(link)
                     }
-                    GivenBack::Lost => self.go_on(None).await,
+                    GivenBack::Lost => Box::pin(self.go_on(None)).await,
                 },
             };
             let Some(next) = next else { return };
@@ -237,7 +244,7 @@ impl Session {
             if is_client_gone {
                 return GivenBack::Yes;
             }
-            if !self.settle(&mut link).await {
+            if !Box::pin(self.settle(&mut link)).await {
                 return GivenBack::Lost;
             }
             if self.relay.tracker.is_tied() {
@@ -302,26 +309,34 @@ impl Session {
         let taken = self.pool.take_now(route, &self.startup);
         let found = match taken {
             Some(link) if suit.fits(&link) => link,
-            taken => {
-                let asker = Asker {
-                    shared: Arc::clone(&self.shared),
-                    pool: Arc::clone(&self.pool),
-                    door: self.door,
-                    startup: Arc::clone(&self.startup),
-                    suit,
-                    choice: self.choice,
-                };
-                let asked = Box::pin(asker.ask(taken, self.shared.view.subscribe(), held));
-                tokio::select! {
-                    biased;
-                    found = asked => found.map_err(NoServer::Refused)?,
-                    _ = poll_fn(|cx| self.relay.poll_held(cx)) => return Err(NoServer::ClientGone),
-                }
-            }
+            taken => Box::pin(self.ask(taken, suit, held)).await?,
         };
         self.pool.count_acquired();
         self.shared.counters(self.door).acquire.record(begun.elapsed());
         Ok(found)
+    }
+
+    /// A server of the pool for which the client has to wait, or which has to be made to suit it.
+    async fn ask(
+        &mut self,
+        taken: Option<Box<Link>>,
+        suit: Suit,
+        held: &mut Option<Held>,
+    ) -> Result<Box<Link>, NoServer> {
+        let asker = Asker {
+            shared: Arc::clone(&self.shared),
+            pool: Arc::clone(&self.pool),
+            door: self.door,
+            startup: Arc::clone(&self.startup),
+            suit,
+            choice: self.choice,
+        };
+        let asked = asker.ask(taken, self.shared.view.subscribe(), held);
+        tokio::select! {
+            biased;
+            found = asked => found.map_err(NoServer::Refused),
+            _ = poll_fn(|cx| self.relay.poll_held(cx)) => Err(NoServer::ClientGone),
+        }
     }
 
     /// The session has a server; ends when it has not any more.

@@ -35,7 +35,7 @@ impl Session {
             return Ok(());
         }
         let Some(position) = self.relay.tracker.read_after() else { return Ok(()) };
-        let is_at_primary = match self.reach(position, None, is_behind).await {
+        let is_at_primary = match Box::pin(self.reach(position, None, is_behind)).await {
             Reached::ClientGone => return Err(NoServer::ClientGone),
             reached => reached == Reached::Late,
         };
