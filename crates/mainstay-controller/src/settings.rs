@@ -317,7 +317,9 @@ impl Settings {
                     }
                     Probe::Http { .. } | Probe::Tcp | Probe::Process => None,
                 };
-                let upstream = Upstream { health_path, hold_ms, hold_requests: self.stack.edge.hold_requests };
+                let hold_requests = self.stack.edge.hold_requests;
+                let resilience = self.stack.edge.resilience.clone();
+                let upstream = Upstream { health_path, hold_ms, hold_requests, resilience };
                 upstreams.insert(upstream_name(name, management), upstream);
             }
         }
@@ -343,6 +345,7 @@ impl Settings {
             headers: self.edge_headers(&route.headers),
             cors: route.cors.clone(),
             body_limit: route.body_limit.0,
+            balancing: route.balancing.clone(),
         });
         Policy {
             schema: PROTOCOL_VERSION,

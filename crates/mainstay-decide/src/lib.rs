@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod backups;
+pub mod balance;
 mod children;
 mod copy;
 mod database;

@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         routes: vec![Route::new("/api/*", Target::Upstream { name: "backend".to_owned() }, 30_000)],
         upstreams: BTreeMap::from([(
             "backend".to_owned(),
-            Upstream { health_path: None, hold_ms: 10_000, hold_requests: 1024 },
+            Upstream { hold_ms: 10_000, hold_requests: 1024, ..Upstream::default() },
         )]),
         access_log: folder.join("access.log"),
     };

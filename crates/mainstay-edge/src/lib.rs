@@ -10,6 +10,7 @@ mod chunks;
 mod connection;
 mod control;
 mod edge;
+mod endpoint;
 mod guard;
 mod headers;
 mod limit;

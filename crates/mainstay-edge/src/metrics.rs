@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mainstay_decide::balance::Budget;
+
 use crate::limit::Limiter;
 use crate::protocol::{Counts, LATENCY_BOUNDS_MS};
 use crate::upstream::{Group, Groups};
@@ -38,6 +40,11 @@ impl Tally {
         let bucket = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < took_ms);
         self.latency[bucket].fetch_add(1, Ordering::Relaxed);
         self.latency_sum_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Requests and errors so far.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::Relaxed), self.errors.load(Ordering::Relaxed))
     }
 
     /// What it stands at.
@@ -80,9 +87,15 @@ pub(crate) struct RouteTally {
     by_class: [AtomicU64; 6],
     tally: Tally,
     pub(crate) in_flight: AtomicU64,
+    budget: Mutex<Budget>,
 }
 
 impl RouteTally {
+    /// What the route has saved up for retries.
+    pub(crate) fn budget(&self) -> std::sync::MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn record(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).min(5);
         self.by_class[class].fetch_add(1, Ordering::Relaxed);
@@ -113,6 +126,7 @@ impl Metrics {
             by_class: Default::default(),
             tally: Tally::default(),
             in_flight: AtomicU64::new(0),
+            budget: Mutex::default(),
         };
         Arc::clone(routes.entry(key.clone()).or_insert_with(|| Arc::new(new())))
     }
@@ -198,7 +212,7 @@ fn write_histogram(page: &mut Page, route: &RouteTally) {
 type Reading = fn(&Group) -> u64;
 
 fn write_groups(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
-    let counters: [(&str, &str, Reading); 7] = [
+    let counters: [(&str, &str, Reading); 9] = [
         ("mainstay_edge_retries_total", "requests sent again", |group| group.retries.load(Ordering::Relaxed)),
         ("mainstay_edge_retries_refused_total", "retries the budget refused", |group| {
             group.retries_refused.load(Ordering::Relaxed)
@@ -206,6 +220,12 @@ fn write_groups(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
         ("mainstay_edge_ejections_total", "endpoints ejected", |group| group.ejections.load(Ordering::Relaxed)),
         ("mainstay_edge_readmissions_total", "endpoints readmitted", |group| {
             group.readmissions.load(Ordering::Relaxed)
+        }),
+        ("mainstay_edge_outliers_total", "of the ejections, those for answers that were errors", |group| {
+            group.outliers.load(Ordering::Relaxed)
+        }),
+        ("mainstay_edge_breaker_refused_total", "requests answered 503 by the circuit breaker", |group| {
+            group.broken.load(Ordering::Relaxed)
         }),
         ("mainstay_edge_holds_held_total", "requests that had to wait for an endpoint", |group| {
             group.held.load(Ordering::Relaxed)
@@ -226,6 +246,11 @@ fn write_groups(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
     page.head("mainstay_edge_holds_waiting", "gauge", "requests waiting for an endpoint");
     for group in groups.values() {
         page.sample("mainstay_edge_holds_waiting", &labels(&[("upstream", &group.name)]), u64::from(group.waiting()));
+    }
+    page.head("mainstay_edge_breaker_open", "gauge", "1 while the circuit breaker keeps requests away");
+    for group in groups.values() {
+        let is_open = u64::from(group.is_breaker_open());
+        page.sample("mainstay_edge_breaker_open", &labels(&[("upstream", &group.name)]), is_open);
     }
     page.head("mainstay_edge_endpoint_in", "gauge", "1 when the endpoint is in the rotation");
     for group in groups.values() {

@@ -10,12 +10,15 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::edge::Edge;
-use crate::upstream::{Endpoint, Group};
+use crate::endpoint::Endpoint;
+use crate::upstream::Group;
 
 /// Pause between two rounds over ejected endpoints: what a client waits longer than an instance needs.
 const ROUND: Duration = Duration::from_millis(100);
 /// Pause between two rounds over all endpoints while no control plane is connected.
 const WATCH: Duration = Duration::from_secs(1);
+/// Pause between two looks at what endpoints answered.
+const LOOK: Duration = Duration::from_secs(1);
 /// Time for an answer to a probe.
 const ANSWER: Duration = Duration::from_secs(1);
 /// Time without a control plane before its last "not ready" is doubted: its restart takes about a second, and
@@ -26,6 +29,7 @@ const DOUBT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(edge: Arc<Edge>) {
     let mut alone_since: Option<Instant> = None;
     let mut watched = Instant::now();
+    let mut looked = Instant::now();
     loop {
         tokio::time::sleep(ROUND).await;
         let now = Instant::now();
@@ -35,10 +39,17 @@ pub(crate) async fn run(edge: Arc<Edge>) {
             watched = now;
         }
         let has_doubt = alone_since.is_some_and(|since| now.duration_since(since) >= DOUBT);
+        let is_looking = now.duration_since(looked) >= LOOK;
+        if is_looking {
+            looked = now;
+        }
         for group in edge.groups.all().values() {
+            if is_looking {
+                group.look_for_outliers();
+            }
             for endpoint in group.endpoints().iter() {
-                let is_due =
-                    if endpoint.is_ready() { endpoint.is_ejected() || is_watching } else { is_watching && has_doubt };
+                let is_out = endpoint.is_ejected() && endpoint.may_return(group.now_ms());
+                let is_due = if endpoint.is_ready() { is_out || is_watching } else { is_watching && has_doubt };
                 if is_due && !endpoint.is_probing.swap(true, Ordering::AcqRel) {
                     tokio::spawn(probe(Arc::clone(group), Arc::clone(endpoint), has_doubt));
                 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use mainstay_stack::balance::{Balancing, Resilience};
 use mainstay_stack::browser::Cors;
 use mainstay_stack::limit::Limit;
 use mainstay_stack::model::TlsVersion;
@@ -185,6 +186,9 @@ pub struct Route {
     /// Longest request body. **Unit**: bytes.
     #[serde(default = "body_limit")]
     pub body_limit: u64,
+    /// How its requests are spread over endpoints.
+    #[serde(default)]
+    pub balancing: Balancing,
 }
 
 /// Longest request body of a route that says nothing.
@@ -205,6 +209,7 @@ impl Route {
             headers: Vec::new(),
             cors: None,
             body_limit: body_limit(),
+            balancing: Balancing::default(),
         }
     }
 }
@@ -245,8 +250,8 @@ pub enum Target {
     },
 }
 
-/// How an upstream is used.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How an upstream is used. By default nothing waits for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Upstream {
     /// Path probed on an ejected endpoint, or on all while no control plane is connected; `None`: TCP connect.
     pub health_path: Option<String>,
@@ -254,6 +259,9 @@ pub struct Upstream {
     pub hold_ms: u64,
     /// Most requests that wait so.
     pub hold_requests: u32,
+    /// What becomes of endpoints that are new or fail.
+    #[serde(default)]
+    pub resilience: Resilience,
 }
 
 /// One endpoint of an upstream.

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Version};
+use http::Version;
+use mainstay_decide::balance::{self, Outcome, Verdict, Way};
+use mainstay_stack::balance::{Balancing, Method};
+use mainstay_stack::limit::LimitKey;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
@@ -20,16 +23,15 @@ use tokio::time::Instant;
 
 use crate::connection::{Connection, Phase};
 use crate::edge::Edge;
+use crate::endpoint::Lease;
 use crate::guard::Crossing;
 use crate::headers::{Identity, forward};
 use crate::limit::Quota;
 use crate::metrics::RouteTally;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::strict;
-use crate::upstream::{Group, Lease, NoEndpoint};
+use crate::upstream::{Group, NoEndpoint, Wish};
 
-/// Times a request may be sent again after it got no answer.
-const MAX_RETRIES: u32 = 2;
 /// Connections tried for one request. A refused one ejects its endpoint and costs microseconds, so this only bounds
 /// a loop over a service whose instances all died at once (ten of them at most).
 pub(crate) const MAX_ATTEMPTS: usize = 16;
@@ -46,8 +48,9 @@ const WRITE_IDLE: Duration = Duration::from_secs(60);
 const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
 /// Separates upgrades from other requests in Pingora's pool.
 const UPGRADE_POOL: u64 = 1;
-/// What a client is told to wait after a 503. **Unit**: seconds.
-const RETRY_AFTER: &str = "1";
+/// What a client is told to wait after a 503 of which nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const BROKEN: &str = "circuit breaker is open: nearly all answers of this service were errors";
 
 /// What the edge does at Pingora's stations.
 pub(crate) struct Proxy {
@@ -67,6 +70,13 @@ pub(crate) struct RequestState {
     hold_until: Option<Instant>,
     deadline: Option<Instant>,
     lease: Option<Lease>,
+    wish: Wish,
+    /// Goes on alone while the breaker is open.
+    is_try: bool,
+    /// The breaker was asked and wants to know how it ended.
+    is_counted: bool,
+    /// What a client is told to wait.
+    retry_in: Option<Duration>,
     sent_at: Option<Instant>,
     answered_at: Option<Instant>,
     /// Event streams and upgrades: have no end, so no total time.
@@ -220,7 +230,7 @@ async fn refuse(session: &mut Session, status: u16, reason: &str, ctx: &RequestS
     head.insert_header("Cache-Control", "no-store")?;
     head.insert_header("X-Request-Id", identity)?;
     if status == 503 {
-        head.insert_header("Retry-After", RETRY_AFTER)?;
+        head.insert_header("Retry-After", crate::limit::whole_seconds(ctx.retry_in.unwrap_or(RETRY_AFTER)).max(1))?;
     }
     ctx.dress(&mut head)?;
     if let Some(refused) = ctx.quota.as_ref().and_then(|quota| quota.refused.as_ref()) {
@@ -230,7 +240,7 @@ async fn refuse(session: &mut Session, status: u16, reason: &str, ctx: &RequestS
         // RFC 9110, 15.5.6. What a service behind us allows of these only it can say.
         head.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
     }
-    let is_head = session.req_header().method == Method::HEAD;
+    let is_head = session.req_header().method == http::Method::HEAD;
     // What is left of the request's body is not read: the connection ends.
     session.set_keepalive(None);
     session.write_response_header(Box::new(head), is_head).await?;
@@ -241,8 +251,55 @@ async fn refuse(session: &mut Session, status: u16, reason: &str, ctx: &RequestS
 }
 
 /// Methods that may be sent twice. **Source**: RFC 9110 section 9.2.2.
-fn is_idempotent(method: &Method) -> bool {
+fn is_idempotent(method: &http::Method) -> bool {
+    use http::Method;
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Takes a retry out of the route's budget, if there is one.
+fn may_retry(group: &Group, ctx: &RequestState) -> bool {
+    let is_allowed = ctx.route().is_some_and(|route| route.tally.budget().withdraw());
+    let counter = if is_allowed { &group.retries } else { &group.retries_refused };
+    counter.fetch_add(1, Ordering::Relaxed);
+    is_allowed
+}
+
+/// How a request's endpoint is to be chosen.
+fn wish(balancing: &Balancing, session: &Session) -> Wish {
+    let headers = &session.req_header().headers;
+    let way = match &balancing.method {
+        Method::RoundRobin => None,
+        Method::LeastRequests => Some(Way::Least),
+        Method::Hash { by } => Some(Way::Hash(client_hash(by, headers, client_ip(session)))),
+    };
+    let cookie = balancing.sticky.as_ref().and_then(|name| crate::limit::cookie(headers, name.as_bytes()));
+    Wish { way, sticky: cookie.and_then(|tag| String::from_utf8(tag.to_vec()).ok()) }
+}
+
+/// The client of a request; the same in another process of the edge.
+fn client_hash(by: &LimitKey, headers: &http::HeaderMap, client: Option<IpAddr>) -> u64 {
+    let named = match by {
+        LimitKey::Ip => None,
+        LimitKey::Header { name } => headers.get(name.as_str()).map(http::HeaderValue::as_bytes),
+        LimitKey::Cookie { name } => crate::limit::cookie(headers, name.as_bytes()),
+    };
+    match named.filter(|value| !value.is_empty()) {
+        Some(value) => balance::hash(value),
+        None => client.map_or(0, |client| balance::hash(&crate::limit::network(client).octets())),
+    }
+}
+
+/// What the end of a request says of the service, for the breaker.
+fn outcome(ctx: &RequestState, is_error: bool) -> Outcome {
+    if ctx.answered_at.is_some() {
+        return if is_error { Outcome::Bad } else { Outcome::Good };
+    }
+    let was_sent = ctx.sent_at.is_some() && ctx.lease.is_some();
+    if ctx.client_gone || !was_sent || ctx.reason == Some(strict::BODY_TOO_LONG.1) {
+        Outcome::Unknown
+    } else {
+        Outcome::Bad
+    }
 }
 
 fn client_ip(session: &Session) -> Option<IpAddr> {
@@ -263,6 +320,10 @@ impl ProxyHttp for Proxy {
             hold_until: None,
             deadline: None,
             lease: None,
+            wish: Wish::default(),
+            is_try: false,
+            is_counted: false,
+            retry_in: None,
             sent_at: None,
             answered_at: None,
             is_stream: false,
@@ -310,7 +371,15 @@ impl ProxyHttp for Proxy {
         let Some(route) = state.route.clone() else { return Ok(false) };
         match &route.to {
             Destination::Upstream(group) => {
-                group.deposit();
+                let verdict = group.ask_breaker();
+                if let Verdict::Refuse { retry_in } = verdict {
+                    (ctx.reason, ctx.is_ruled, ctx.retry_in) = (Some(BROKEN), true, Some(retry_in));
+                    refuse(session, 503, BROKEN, ctx).await?;
+                    return Ok(true);
+                }
+                (ctx.is_counted, ctx.is_try) = (true, verdict == Verdict::Try);
+                route.tally.budget().deposit(route.balancing.retry_percent);
+                ctx.wish = wish(&route.balancing, session);
                 Ok(false)
             }
             Destination::Site(site) => {
@@ -332,7 +401,7 @@ impl ProxyHttp for Proxy {
             return Error::e_explain(ErrorType::InternalError, "route without upstream");
         };
         ctx.lease = None;
-        let lease = match group.acquire(&ctx.tried, &mut ctx.hold_until).await {
+        let lease = match group.acquire(&ctx.tried, &ctx.wish, &mut ctx.hold_until).await {
             Ok(lease) => lease,
             Err(why) => {
                 ctx.reason = Some(match why {
@@ -436,8 +505,13 @@ impl ProxyHttp for Proxy {
             .get(http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         ctx.is_stream = is_event_stream || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
-        if let (Some(group), Some(lease)) = (ctx.group(), &ctx.lease) {
-            group.answered(&lease.0);
+        if let Some(lease) = &ctx.lease {
+            lease.0.answered();
+            let sticky = ctx.route().and_then(|route| route.balancing.sticky.as_ref());
+            if let Some(name) = sticky.filter(|_| ctx.wish.sticky.as_ref() != Some(&lease.0.tag)) {
+                let cookie = format!("{name}={}; Path=/; HttpOnly; Secure; SameSite=Lax", lease.0.tag);
+                response.append_header(http::header::SET_COOKIE, cookie)?;
+            }
         }
         response.insert_header("X-Request-Id", ctx.identity())?;
         ctx.dress(response)
@@ -479,7 +553,8 @@ impl ProxyHttp for Proxy {
         let may_repeat = is_idempotent(&session.req_header().method)
             && !session.as_ref().retry_buffer_truncated()
             && ctx.head.as_ref().is_some_and(|head| !head.is_upgrade);
-        if may_repeat && is_in_time && !is_timeout && ctx.retries < MAX_RETRIES && group.may_retry() {
+        let most = ctx.route().map_or(0, |route| route.balancing.retries);
+        if may_repeat && is_in_time && !is_timeout && ctx.retries < most && may_retry(&group, ctx) {
             ctx.retries += 1;
             lease.0.tally.record(ctx.started.elapsed(), true);
             // The whole body is sent and counted again.
@@ -573,6 +648,9 @@ impl Proxy {
         }
         if let Some(lease) = &ctx.lease {
             lease.0.tally.record(took, is_error);
+        }
+        if let Some(group) = ctx.group().filter(|_| ctx.is_counted) {
+            group.tell_breaker(ctx.is_try, outcome(ctx, is_error));
         }
         let counted = if is_truncated { 500 } else { status };
         match ctx.route() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_stack::balance::Balancing;
 use mainstay_stack::model::TlsVersion;
 use mainstay_types::Generation;
 use rustls::crypto::ring;
@@ -152,6 +153,7 @@ pub(crate) struct Route {
     pub(crate) limits: Arc<limit::Chain>,
     pub(crate) guard: Guard,
     pub(crate) body_limit: u64,
+    pub(crate) balancing: Balancing,
     pub(crate) tally: Arc<RouteTally>,
 }
 
@@ -316,6 +318,7 @@ impl Snapshot {
                 timeout: Duration::from_millis(route.timeout_ms),
                 guard: Guard::new(&route.admission, &route.headers, route.cors.as_ref()),
                 body_limit: route.body_limit,
+                balancing: route.balancing.clone(),
                 limits: limits.routes.get(&route.path).map(Arc::clone).unwrap_or_default(),
                 tally: metrics.route(&route.path, upstream),
             });
@@ -379,7 +382,7 @@ mod tests {
 
     /// A policy with these routes, without anything that touches the world.
     fn snapshot(paths: &[String]) -> Snapshot {
-        let upstream = Upstream { health_path: None, hold_ms: 0, hold_requests: 0 };
+        let upstream = Upstream::default();
         let target = Target::Upstream { name: "a".to_owned() };
         let policy = Policy {
             schema: PROTOCOL_VERSION,

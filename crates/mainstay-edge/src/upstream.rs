@@ -1,30 +1,22 @@
-//! Upstream groups: their endpoints, who is in the rotation, the hold gate and the retry budget.
+//! Upstream groups: their endpoints, who is in the rotation, the hold gate and the circuit breaker.
 //!
 //! A group lives outside the policy snapshot and survives swaps, because it carries live counters. An endpoint
 //! that leaves the set is only dropped when its last request has ended.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use mainstay_decide::balance::{self, Answers, Breaker, Outcome, Verdict, Way};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use crate::endpoint::{Endpoint, Lease};
 use crate::metrics::Tally;
 use crate::protocol;
-
-/// Answers missing in a row (reset, timeout) before an endpoint that still accepts connections is ejected: a single
-/// one is an ordinary bug in a handler, five say that the process hangs.
-const FAILURES_BEFORE_EJECTION: u32 = 5;
-/// Share of requests that may be sent again, in thousandths: with a dead upstream the load grows by a fifth at most.
-const RETRY_SHARE_MILLI: i64 = 200;
-/// Most retries saved up: one crash may break as many requests as are under way at once.
-const RETRY_SAVINGS_MILLI: i64 = 1_000_000;
-/// Retries available to a group that is new or idle.
-const RETRY_START_MILLI: i64 = 100_000;
 
 /// An ejection or readmission, for the control plane.
 #[derive(Clone, Debug)]
@@ -35,62 +27,12 @@ pub(crate) struct Changed {
     pub(crate) reason: String,
 }
 
-/// One endpoint with its live state.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) id: String,
-    pub(crate) address: SocketAddr,
-    is_ready: AtomicBool,
-    is_ejected: AtomicBool,
-    failures: AtomicU32,
-    pub(crate) is_probing: AtomicBool,
-    pub(crate) in_flight: AtomicU64,
-    pub(crate) tally: Tally,
-}
-
-impl Endpoint {
-    fn new(id: &str, address: SocketAddr, is_ready: bool) -> Self {
-        Self {
-            id: id.to_owned(),
-            address,
-            is_ready: AtomicBool::new(is_ready),
-            is_ejected: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
-            is_probing: AtomicBool::new(false),
-            in_flight: AtomicU64::new(0),
-            tally: Tally::default(),
-        }
-    }
-
-    /// In the rotation.
-    pub(crate) fn is_in(&self) -> bool {
-        self.is_ready.load(Ordering::Acquire) && !self.is_ejected.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn is_ready(&self) -> bool {
-        self.is_ready.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn is_ejected(&self) -> bool {
-        self.is_ejected.load(Ordering::Acquire)
-    }
-}
-
-/// A request's hold on an endpoint; counts it as under way until dropped.
-#[derive(Debug)]
-pub(crate) struct Lease(pub(crate) Arc<Endpoint>);
-
-impl Lease {
-    fn new(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(endpoint)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+/// How a request wants its endpoint chosen.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) way: Option<Way>,
+    /// Tag of the endpoint it had before.
+    pub(crate) sticky: Option<String>,
 }
 
 /// Why no endpoint was given.
@@ -108,15 +50,20 @@ pub(crate) struct Group {
     pub(crate) name: String,
     settings: ArcSwap<protocol::Upstream>,
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
-    next: AtomicUsize,
+    next: AtomicU64,
+    /// Its times count from here.
+    beginning: Instant,
     version: watch::Sender<u64>,
     waiting: AtomicU32,
-    savings_milli: Mutex<i64>,
+    breaker: Mutex<Breaker>,
     pub(crate) tally: Tally,
     pub(crate) retries: AtomicU64,
     pub(crate) retries_refused: AtomicU64,
     pub(crate) ejections: AtomicU64,
+    pub(crate) outliers: AtomicU64,
     pub(crate) readmissions: AtomicU64,
+    /// Requests that the breaker kept away.
+    pub(crate) broken: AtomicU64,
     pub(crate) held: AtomicU64,
     pub(crate) released: AtomicU64,
     pub(crate) shed: AtomicU64,
@@ -129,15 +76,18 @@ impl Group {
             name: name.to_owned(),
             settings: ArcSwap::from_pointee(settings),
             endpoints: ArcSwap::default(),
-            next: AtomicUsize::new(0),
+            next: AtomicU64::new(0),
+            beginning: Instant::now(),
             version: watch::Sender::new(0),
             waiting: AtomicU32::new(0),
-            savings_milli: Mutex::new(RETRY_START_MILLI),
+            breaker: Mutex::new(Breaker::default()),
             tally: Tally::default(),
             retries: AtomicU64::new(0),
             retries_refused: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            outliers: AtomicU64::new(0),
             readmissions: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
             held: AtomicU64::new(0),
             released: AtomicU64::new(0),
             shed: AtomicU64::new(0),
@@ -153,18 +103,26 @@ impl Group {
         self.endpoints.load_full()
     }
 
+    /// Time since its beginning. **Unit**: milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.beginning.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Replaces the endpoints. One that stays (same id and address) keeps its state and its counters.
     fn replace(&self, wanted: &[protocol::Endpoint]) {
         let known = self.endpoints.load_full();
+        let now = self.now_ms();
         let mut next = Vec::with_capacity(wanted.len());
         for endpoint in wanted {
             let Ok(address) = endpoint.address.parse::<SocketAddr>() else { continue };
             match known.iter().find(|other| other.id == endpoint.id && other.address == address) {
                 Some(same) => {
-                    same.is_ready.store(endpoint.is_ready, Ordering::Release);
+                    same.set_ready(endpoint.is_ready, now);
                     next.push(Arc::clone(same));
                 }
-                None => next.push(Arc::new(Endpoint::new(&endpoint.id, address, endpoint.is_ready))),
+                None => {
+                    next.push(Arc::new(Endpoint::new(&self.name, &endpoint.id, address, endpoint.is_ready, now)));
+                }
             }
         }
         self.endpoints.store(Arc::new(next));
@@ -175,22 +133,20 @@ impl Group {
         self.version.send_modify(|version| *version = version.wrapping_add(1));
     }
 
-    /// The next endpoint in turn, one not tried before if there is one. The turn is over those that are in: with a
-    /// turn over all, the neighbour of one that is out would get twice its share.
-    fn pick(&self, tried: &[String]) -> Option<Arc<Endpoint>> {
+    /// The endpoint for a request, one not tried before if there is one; among those that are in.
+    fn pick(&self, tried: &[String], wish: &Wish) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
-        let is_untried = |endpoint: &&Arc<Endpoint>| endpoint.is_in() && !tried.contains(&endpoint.id);
-        let is_in = |endpoint: &&Arc<Endpoint>| endpoint.is_in();
+        if let Some(tag) = &wish.sticky
+            && let Some(same) = endpoints.iter().find(|one| one.tag == *tag && one.is_in() && !tried.contains(&one.id))
+        {
+            return Some(Arc::clone(same));
+        }
+        let (slow_start, now) = (self.settings.load().resilience.slow_start, self.now_ms());
+        let is_in: Vec<&Arc<Endpoint>> = endpoints.iter().filter(|endpoint| endpoint.is_in()).collect();
+        let candidates: Vec<_> = is_in.iter().map(|one| one.candidate(tried, slow_start, now)).collect();
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let untried = endpoints.iter().filter(is_untried).count();
-        let picked = if untried > 0 {
-            endpoints.iter().filter(is_untried).nth(turn % untried)
-        } else {
-            let count = endpoints.iter().filter(is_in).count();
-            endpoints.iter().filter(is_in).nth(turn % count.max(1))
-        };
-        // An endpoint may have been ejected between the count and the pick: any that is in will do.
-        picked.or_else(|| endpoints.iter().find(is_in)).map(Arc::clone)
+        let chosen = balance::choose(&candidates, wish.way.unwrap_or(Way::Turn), turn)?;
+        is_in.get(chosen).map(|endpoint| Arc::clone(endpoint))
     }
 
     /// An endpoint for a request, waiting behind the hold gate until `hold_until` when none is in.
@@ -199,9 +155,10 @@ impl Group {
     pub(crate) async fn acquire(
         &self,
         tried: &[String],
+        wish: &Wish,
         hold_until: &mut Option<Instant>,
     ) -> Result<Lease, NoEndpoint> {
-        if let Some(endpoint) = self.pick(tried) {
+        if let Some(endpoint) = self.pick(tried, wish) {
             return Ok(Lease::new(endpoint));
         }
         let settings = self.settings.load_full();
@@ -215,7 +172,7 @@ impl Group {
         loop {
             version.mark_unchanged();
             // After a wait an endpoint that was tried before has been readmitted or replaced: it may be tried again.
-            if let Some(endpoint) = self.pick(tried) {
+            if let Some(endpoint) = self.pick(tried, wish) {
                 self.released.fetch_add(1, Ordering::Relaxed);
                 return Ok(Lease::new(endpoint));
             }
@@ -231,30 +188,59 @@ impl Group {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// One more request: it saves up for a share of a retry.
-    pub(crate) fn deposit(&self) {
-        let mut savings = self.savings_milli.lock().unwrap_or_else(PoisonError::into_inner);
-        *savings = (*savings + RETRY_SHARE_MILLI).min(RETRY_SAVINGS_MILLI);
+    /// What the breaker says to a request.
+    pub(crate) fn ask_breaker(&self) -> Verdict {
+        let settings = self.settings.load();
+        let Some(rules) = &settings.resilience.breaker else { return Verdict::Pass };
+        let verdict = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).ask(rules, self.now_ms());
+        if matches!(verdict, Verdict::Refuse { .. }) {
+            self.broken.fetch_add(1, Ordering::Relaxed);
+        }
+        verdict
     }
 
-    /// Whether a request may be sent again within the budget.
-    pub(crate) fn may_retry(&self) -> bool {
-        let mut savings = self.savings_milli.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_allowed = *savings >= 1000;
-        if is_allowed {
-            *savings -= 1000;
-            self.retries.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.retries_refused.fetch_add(1, Ordering::Relaxed);
+    /// Tells the breaker what became of a request.
+    pub(crate) fn tell_breaker(&self, is_try: bool, outcome: Outcome) {
+        let settings = self.settings.load();
+        let Some(rules) = &settings.resilience.breaker else { return };
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).record(rules, self.now_ms(), is_try, outcome);
+    }
+
+    pub(crate) fn is_breaker_open(&self) -> bool {
+        let has_rules = self.settings.load().resilience.breaker.is_some();
+        has_rules && self.breaker.lock().unwrap_or_else(PoisonError::into_inner).is_open()
+    }
+
+    /// Once a second: leaves out who alone answers with errors.
+    pub(crate) fn look_for_outliers(&self) {
+        let endpoints = self.endpoints.load();
+        let answers: Vec<Answers> = endpoints.iter().map(|endpoint| endpoint.look()).collect();
+        let settings = self.settings.load();
+        let Some(rules) = &settings.resilience.eject else { return };
+        let now = self.now_ms();
+        let found = balance::outliers(&answers, rules);
+        for (index, (endpoint, answers)) in endpoints.iter().zip(&answers).enumerate() {
+            if found.contains(&index) {
+                if endpoint.eject_for(rules.least, now) {
+                    self.outliers.fetch_add(1, Ordering::Relaxed);
+                    let Answers { requests, errors, .. } = answers;
+                    let reason = format!("{errors} of {requests} answers of ten seconds are errors, of others fewer");
+                    self.ejected(endpoint, &reason);
+                }
+            } else if answers.requests >= u64::from(rules.requests) && !answers.is_out {
+                endpoint.forgive();
+            }
         }
-        is_allowed
     }
 
     /// Takes an endpoint out of the rotation until a probe readmits it.
     pub(crate) fn eject(&self, endpoint: &Endpoint, reason: &str) {
-        if endpoint.is_ejected.swap(true, Ordering::AcqRel) {
-            return;
+        if endpoint.eject() {
+            self.ejected(endpoint, reason);
         }
+    }
+
+    fn ejected(&self, endpoint: &Endpoint, reason: &str) {
         self.ejections.fetch_add(1, Ordering::Relaxed);
         self.tell(endpoint, false, reason);
     }
@@ -262,11 +248,13 @@ impl Group {
     /// Puts an endpoint back. With `is_ready` also against the control plane's last word, because there is none now.
     pub(crate) fn readmit(&self, endpoint: &Endpoint, is_ready: bool, reason: &str) {
         let was_in = endpoint.is_in();
-        endpoint.failures.store(0, Ordering::Relaxed);
+        let now = self.now_ms();
         if is_ready {
-            endpoint.is_ready.store(true, Ordering::Release);
+            endpoint.set_ready(true, now);
         }
-        endpoint.is_ejected.store(false, Ordering::Release);
+        if endpoint.may_return(now) {
+            endpoint.readmit(now);
+        }
         if !was_in && endpoint.is_in() {
             self.readmissions.fetch_add(1, Ordering::Relaxed);
             self.wake();
@@ -274,18 +262,17 @@ impl Group {
         }
     }
 
-    /// An answer arrived: the endpoint lives.
-    pub(crate) fn answered(&self, endpoint: &Endpoint) {
-        if endpoint.failures.load(Ordering::Relaxed) != 0 {
-            endpoint.failures.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// No answer came. Ejects an endpoint that keeps doing so while another is in: the last one is better than none.
+    /// No answer came. Ejects an endpoint that keeps doing so, as long as enough others are in.
     pub(crate) fn unanswered(&self, endpoint: &Endpoint, reason: &str) {
-        let failures = endpoint.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        let has_other = self.endpoints.load().iter().any(|other| other.id != endpoint.id && other.is_in());
-        if failures >= FAILURES_BEFORE_EJECTION && has_other {
+        let failures = endpoint.unanswered();
+        let settings = self.settings.load();
+        let Some(rules) = &settings.resilience.eject else { return };
+        if failures < rules.failures || !endpoint.is_in() {
+            return;
+        }
+        let endpoints = self.endpoints.load();
+        let out = endpoints.iter().filter(|other| !other.is_in()).count();
+        if balance::may_eject(out, endpoints.len(), rules) {
             self.eject(endpoint, reason);
         }
     }
@@ -377,7 +364,7 @@ mod tests {
     use super::*;
 
     fn group(hold_ms: u64, hold_requests: u32) -> Group {
-        let settings = protocol::Upstream { health_path: None, hold_ms, hold_requests };
+        let settings = protocol::Upstream { hold_ms, hold_requests, ..protocol::Upstream::default() };
         Group::new("backend", settings, broadcast::channel(16).0)
     }
 
@@ -391,11 +378,14 @@ mod tests {
         group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
         let mut seen = Vec::new();
         for _ in 0..4 {
-            seen.push(group.acquire(&[], &mut None).await.expect("endpoint").0.id.clone());
+            seen.push(group.acquire(&[], &Wish::default(), &mut None).await.expect("endpoint").0.id.clone());
         }
         assert_eq!(seen, ["a", "b", "a", "b"]);
         for _ in 0..3 {
-            assert_eq!(group.acquire(&["a".to_owned()], &mut None).await.expect("endpoint").0.id, "b");
+            assert_eq!(
+                group.acquire(&["a".to_owned()], &Wish::default(), &mut None).await.expect("endpoint").0.id,
+                "b"
+            );
         }
     }
 
@@ -403,11 +393,11 @@ mod tests {
     async fn an_endpoint_that_stays_keeps_its_ejection_and_one_that_leaves_is_not_picked() {
         let group = group(0, 1);
         group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
-        let lease = group.acquire(&[], &mut None).await.expect("endpoint");
+        let lease = group.acquire(&[], &Wish::default(), &mut None).await.expect("endpoint");
         group.eject(&lease.0, "refused");
         group.replace(&[endpoint("a", 1), endpoint("c", 3)]);
         for _ in 0..3 {
-            assert_eq!(group.acquire(&[], &mut None).await.expect("endpoint").0.id, "c");
+            assert_eq!(group.acquire(&[], &Wish::default(), &mut None).await.expect("endpoint").0.id, "c");
         }
         assert_eq!(lease.0.in_flight.load(Ordering::Relaxed), 1);
     }
@@ -417,26 +407,14 @@ mod tests {
         let group = Arc::new(group(40, 1));
         let first = tokio::spawn({
             let group = Arc::clone(&group);
-            async move { group.acquire(&[], &mut None).await.err() }
+            async move { group.acquire(&[], &Wish::default(), &mut None).await.err() }
         });
         while group.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(group.acquire(&[], &mut None).await.err(), Some(NoEndpoint::Full));
+        assert_eq!(group.acquire(&[], &Wish::default(), &mut None).await.err(), Some(NoEndpoint::Full));
         assert_eq!(first.await.expect("joins"), Some(NoEndpoint::TimedOut));
         assert_eq!(group.waiting(), 0);
-    }
-
-    #[test]
-    fn retries_are_a_fifth_of_requests() {
-        let group = group(0, 0);
-        while group.may_retry() {}
-        for _ in 0..10 {
-            group.deposit();
-        }
-        assert!(group.may_retry());
-        assert!(group.may_retry());
-        assert!(!group.may_retry());
     }
 
     #[test]
@@ -451,5 +429,79 @@ mod tests {
         }
         assert!(!endpoints[0].is_in());
         assert!(endpoints[1].is_in());
+    }
+
+    #[tokio::test]
+    async fn a_tag_leads_back_while_its_endpoint_is_in() {
+        let group = group(0, 0);
+        group.replace(&[endpoint("a/1", 1), endpoint("b/1", 2)]);
+        let tag = group.endpoints()[1].tag.clone();
+        let wish = Wish { way: None, sticky: Some(tag.clone()) };
+        for _ in 0..4 {
+            assert_eq!(group.acquire(&[], &wish, &mut None).await.expect("endpoint").0.id, "b/1");
+        }
+        let tried = ["b/1".to_owned()];
+        assert_eq!(group.acquire(&tried, &wish, &mut None).await.expect("endpoint").0.id, "a/1");
+        group.replace(&[endpoint("a/1", 1), endpoint("b/2", 2)]);
+        assert!(group.endpoints().iter().all(|endpoint| endpoint.tag != tag), "another process has another tag");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_alone_answers_with_errors_is_out_for_a_while_and_longer_the_next_time() {
+        let group = group(0, 0);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
+        let endpoints = group.endpoints();
+        let answer = async |errors: [u32; 2]| {
+            for (endpoint, errors) in endpoints.iter().zip(errors) {
+                (0..30).for_each(|nth| endpoint.tally.record(Duration::from_millis(1), nth < errors));
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+            group.look_for_outliers();
+        };
+        group.look_for_outliers();
+        answer([30, 30]).await;
+        assert!(endpoints.iter().all(|endpoint| endpoint.is_in()), "it is the service that fails");
+        for _ in 0..12 {
+            answer([0, 0]).await;
+        }
+        answer([30, 0]).await;
+        for _ in 0..4 {
+            answer([0, 0]).await;
+        }
+        assert!(endpoints[0].is_in(), "one bad second of ten is not half");
+        for seconds in [5, 10] {
+            while endpoints[0].is_in() {
+                answer([30, 0]).await;
+            }
+            let until = group.now_ms() + seconds * 1000;
+            while group.now_ms() < until {
+                group.readmit(&endpoints[0], false, "probe");
+                assert!(!endpoints[0].is_in(), "too early");
+                tokio::time::advance(Duration::from_millis(500)).await;
+            }
+            group.readmit(&endpoints[0], false, "probe");
+            assert!(endpoints[0].is_in());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_endpoint_gets_its_share_little_by_little() {
+        let mut settings = protocol::Upstream::default();
+        settings.resilience.slow_start = Duration::from_secs(10);
+        let group = Group::new("backend", settings, broadcast::channel(16).0);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        group.replace(&[endpoint("a", 1), endpoint("b", 2), endpoint("c", 3)]);
+        let share = async || {
+            let mut count = 0;
+            for _ in 0..3000 {
+                count += u32::from(group.acquire(&[], &Wish::default(), &mut None).await.expect("one").0.id == "c");
+            }
+            count
+        };
+        let cold = share().await;
+        assert!((50..200).contains(&cold), "{cold} of 3000");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(share().await, 1000);
     }
 }

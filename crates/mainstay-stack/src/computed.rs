@@ -9,6 +9,7 @@ use mainstay_types::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
+use crate::balance::{Balancing, Breaker, Eject, Resilience};
 use crate::browser::{Cors, Headers};
 use crate::limit::Limit;
 use crate::model::{
@@ -110,6 +111,7 @@ impl List<'_> {
             hold_requests,
             connections_per_ip,
             least_tls,
+            resilience,
             routes,
         } = edge;
         self.push("edge.host", host);
@@ -129,31 +131,67 @@ impl List<'_> {
             TlsVersion::Tls13 => "1.3",
         };
         self.push("edge.tls.min", least);
+        self.resilience(resilience);
         if routes.is_empty() {
             self.push("edge.route", "[]");
         }
         for (index, route) in routes.iter().enumerate() {
-            let Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit } = route;
-            let at = format!("edge.route[{index}]");
-            self.push(&format!("{at}.path"), path);
-            match to {
-                RouteTarget::Redirect { location, status } => {
-                    self.push(&format!("{at}.redirect"), format!("{location} ({status})"));
-                }
-                RouteTarget::Service { .. } | RouteTarget::Site { .. } => self.push(&format!("{at}.to"), name_of(to)),
+            self.route(&format!("edge.route[{index}]"), route, !edge.limits.is_empty());
+        }
+    }
+
+    fn route(&mut self, at: &str, route: &Route, has_edge_limits: bool) {
+        let Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit, balancing } = route;
+        self.push(&format!("{at}.path"), path);
+        match to {
+            RouteTarget::Redirect { location, status } => {
+                self.push(&format!("{at}.redirect"), format!("{location} ({status})"));
             }
-            self.duration(&format!("{at}.timeout"), *timeout);
-            self.limits(&format!("{at}.limit"), limits);
-            if limits.is_empty() && !is_exempt && !edge.limits.is_empty() {
-                self.note("those of `edge.limit` count");
+            RouteTarget::Service { .. } | RouteTarget::Site { .. } => self.push(&format!("{at}.to"), name_of(to)),
+        }
+        self.duration(&format!("{at}.timeout"), *timeout);
+        self.limits(&format!("{at}.limit"), limits);
+        if limits.is_empty() && !is_exempt && has_edge_limits {
+            self.note("those of `edge.limit` count");
+        }
+        self.admission(at, admission);
+        self.headers(&format!("{at}.headers"), headers);
+        match cors {
+            Some(cors) => self.cors(&format!("{at}.cors"), cors),
+            None => self.push(&format!("{at}.cors"), "none"),
+        }
+        self.size(&format!("{at}.body_limit"), *body_limit);
+        if matches!(to, RouteTarget::Service { .. }) {
+            self.balancing(at, balancing);
+        }
+    }
+
+    fn balancing(&mut self, at: &str, Balancing { method, sticky, retries, retry_percent }: &Balancing) {
+        self.push(&format!("{at}.balance"), method);
+        self.push(&format!("{at}.sticky"), sticky.as_deref().unwrap_or("false"));
+        self.push(&format!("{at}.retries"), retries);
+        self.push(&format!("{at}.retry_percent"), retry_percent);
+    }
+
+    fn resilience(&mut self, Resilience { slow_start, eject, breaker }: &Resilience) {
+        self.duration("edge.slow_start", *slow_start);
+        match eject {
+            None => self.push("edge.eject", "none"),
+            Some(Eject { failures, errors_percent, requests, most_percent, least }) => {
+                self.push("edge.eject.failures", failures);
+                self.push("edge.eject.errors_percent", errors_percent);
+                self.push("edge.eject.requests", requests);
+                self.push("edge.eject.most_percent", most_percent);
+                self.duration("edge.eject.least", *least);
             }
-            self.admission(&at, admission);
-            self.headers(&format!("{at}.headers"), headers);
-            match cors {
-                Some(cors) => self.cors(&format!("{at}.cors"), cors),
-                None => self.push(&format!("{at}.cors"), "none"),
+        }
+        match breaker {
+            None => self.push("edge.breaker", "none"),
+            Some(Breaker { errors_percent, requests, open }) => {
+                self.push("edge.breaker.errors_percent", errors_percent);
+                self.push("edge.breaker.requests", requests);
+                self.duration("edge.breaker.open", *open);
             }
-            self.size(&format!("{at}.body_limit"), *body_limit);
         }
     }
 

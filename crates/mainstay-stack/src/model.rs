@@ -7,6 +7,7 @@ use std::time::Duration;
 use mainstay_types::{Bytes, Endpoint, EnvironmentName, ObjectAddress, ServiceName, StackName};
 use serde::{Deserialize, Serialize};
 
+use crate::balance::{Balancing, Resilience};
 use crate::browser::{Cors, Headers};
 use crate::limit::Limit;
 use crate::network::Admission;
@@ -60,6 +61,8 @@ pub struct Edge {
     pub connections_per_ip: Option<u32>,
     /// Lowest version of TLS. Default 1.2.
     pub least_tls: TlsVersion,
+    /// What becomes of instances that are new or fail.
+    pub resilience: Resilience,
     /// Routes, most specific first once sorted by the edge.
     pub routes: Vec<Route>,
 }
@@ -97,6 +100,8 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// Longest request body. Default 100 MiB.
     pub body_limit: Bytes,
+    /// How its requests are spread over instances.
+    pub balancing: Balancing,
 }
 
 /// Where a route leads.

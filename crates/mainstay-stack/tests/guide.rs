@@ -18,7 +18,7 @@ fn every_example_of_the_guide_keeps_every_rule() {
         assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
         examples += 1;
     }
-    assert_eq!(examples, 5);
+    assert!(examples >= 6, "only {examples} examples were found");
 }
 
 #[test]

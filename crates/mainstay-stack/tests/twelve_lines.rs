@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mainstay_stack::balance::{Balancing, Resilience};
 use mainstay_stack::browser::Headers;
 use mainstay_stack::model::{
     Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route,
@@ -77,6 +78,7 @@ fn edge(service: &ServiceName) -> Edge {
         hold_requests: 1024,
         connections_per_ip: None,
         least_tls: TlsVersion::Tls12,
+        resilience: Resilience::default(),
         routes: vec![Route {
             path: "/*".to_owned(),
             to: RouteTarget::Service { name: service.clone(), management: false },
@@ -87,6 +89,7 @@ fn edge(service: &ServiceName) -> Edge {
             headers: Headers { is_strict: false, overwrites: false, set: [].into() },
             cors: None,
             body_limit: Bytes::mebi(100),
+            balancing: Balancing::default(),
         }],
     }
 }

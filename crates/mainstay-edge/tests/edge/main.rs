@@ -1,5 +1,6 @@
 //! The edge over real sockets.
 
+mod balance;
 mod control;
 mod doors;
 mod guards;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mainstay_types::{Bytes, ServiceName, StackName};
 
+use crate::balance::{Balancing, Resilience};
 use crate::browser::Headers;
 use crate::code::Code;
 use crate::context::Context;
@@ -16,7 +17,7 @@ use crate::model::{Edge, Route, RouteTarget, Service, Site, TlsVersion};
 use crate::network::Admission;
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
-use crate::read::{limit, policy, redirect};
+use crate::read::{balance, limit, policy, redirect};
 use crate::words::nearest;
 
 const HTTPS_PORT: u16 = 8443;
@@ -86,6 +87,7 @@ pub(super) fn read(
         hold_requests: HOLD_REQUESTS,
         connections_per_ip: None,
         least_tls: TlsVersion::default(),
+        resilience: Resilience::default(),
         routes: Vec::new(),
     };
     ctx.origins.set("edge.host", Origin::Derived { from: "stack".to_owned() });
@@ -116,6 +118,7 @@ pub(super) fn read(
         edge.hold_requests = cursor.count(ctx, "hold_requests", 0..=MOST_HELD).unwrap_or(HOLD_REQUESTS);
         edge.connections_per_ip = cursor.count(ctx, "connections_per_ip", 1..=MOST_HELD);
         edge.least_tls = least_tls(&mut cursor, ctx).unwrap_or_default();
+        edge.resilience = balance::resilience(&mut cursor, ctx);
         routes = cursor.node("route").map(|node| read_routes(node, ctx, &places));
         cursor.finish(ctx, &LATER, &RENAMED);
     }
@@ -200,6 +203,7 @@ pub(crate) fn plain_route(path: &str, to: RouteTarget) -> Route {
         headers: Headers { is_strict, overwrites: false, set: BTreeMap::new() },
         cors: None,
         body_limit: BODY_LIMIT,
+        balancing: Balancing::default(),
     }
 }
 
@@ -237,14 +241,6 @@ fn read_routes(node: &Node, ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<R
                 cursor.missing(ctx, key, "a route leads from a path to a service or site", example);
             }
         }
-        let timeout = cursor.duration(ctx, "timeout", Duration::from_millis(1)..=DAY).unwrap_or(ROUTE_TIMEOUT);
-        let limits = limit::read(&mut cursor, ctx);
-        let admission = policy::admission(&mut cursor, ctx);
-        let is_site = to.as_ref().is_some_and(|to| places.sites.contains_key(&to.text));
-        let headers = policy::headers(&mut cursor, ctx, is_site);
-        let cors = policy::cors(&mut cursor, ctx);
-        let body_limit = cursor.size(ctx, "body_limit", Bytes(0)..=MOST_BODY).unwrap_or(BODY_LIMIT);
-        cursor.finish(ctx, &ROUTE_LATER, &[("from", "path"), ("target", "to"), ("service", "to"), ("site", "to")]);
         if let Some(path) = &path {
             check_route_path(ctx, &at, path);
             if let Some(first) = seen.get(&path.text) {
@@ -255,14 +251,34 @@ fn read_routes(node: &Node, ctx: &mut Context<'_>, places: &Places<'_>) -> Vec<R
             seen.entry(path.text.clone()).or_insert(index);
         }
         let to = to.and_then(|to| target(ctx, places, &to.text, &to.span)).or(elsewhere);
-        if let (Some(path), Some(to)) = (path, to) {
-            let is_exempt = limits.as_ref().is_some_and(Vec::is_empty);
-            let limits = limits.unwrap_or_default();
-            let path = path.text;
-            routes.push(Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit });
-        }
+        let route = rules(&mut cursor, ctx, path.as_ref().map_or("", |path| &path.text), to);
+        cursor.finish(ctx, &ROUTE_LATER, &[("from", "path"), ("target", "to"), ("service", "to"), ("site", "to")]);
+        routes.extend(route.filter(|_| path.is_some()));
     }
     routes
+}
+
+/// What a route says beyond where it leads; each key is looked at, though it leads nowhere.
+fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<RouteTarget>) -> Option<Route> {
+    let timeout = cursor.duration(ctx, "timeout", Duration::from_millis(1)..=DAY).unwrap_or(ROUTE_TIMEOUT);
+    let limits = limit::read(cursor, ctx);
+    let admission = policy::admission(cursor, ctx);
+    let headers = policy::headers(cursor, ctx, matches!(to, Some(RouteTarget::Site { .. })));
+    let cors = policy::cors(cursor, ctx);
+    let body_limit = cursor.size(ctx, "body_limit", Bytes(0)..=MOST_BODY).unwrap_or(BODY_LIMIT);
+    let balancing = balance::balancing(cursor, ctx, to.as_ref());
+    Some(Route {
+        path: path.to_owned(),
+        to: to?,
+        timeout,
+        is_exempt: limits.as_ref().is_some_and(Vec::is_empty),
+        limits: limits.unwrap_or_default(),
+        admission,
+        headers,
+        cors,
+        body_limit,
+        balancing,
+    })
 }
 
 /// `/exact` or `/prefix/*`.

@@ -1,5 +1,6 @@
 //! From the value tree to a [`Stack`]: one module a noun, each with its keys, defaults and bounds.
 
+mod balance;
 mod copy;
 mod data;
 mod edge;

@@ -3,6 +3,7 @@
 //! Said from the stack file; with what the instances do when the stack runs.
 
 use clap::{Args, Subcommand};
+use mainstay_stack::balance::{Balancing, Method, Resilience};
 use mainstay_stack::model::{Route, RouteTarget, Stack};
 use mainstay_stack::network::Admission;
 use mainstay_stack::routing;
@@ -209,7 +210,12 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
         RouteTarget::Service { name, management } => {
             let port = if *management { ", its management port" } else { "" };
             let time = show_duration(route.timeout);
-            say("upstream", format!("{name}{port}: the ready instances in turn, {time} for the whole answer"));
+            let method = method(&route.balancing);
+            say("upstream", format!("{name}{port}: the ready instances {method}; {time} for the whole answer"));
+            resilience(&stack.edge.resilience, &mut *say);
+            let Balancing { retries, retry_percent, .. } = route.balancing;
+            let again = format!("{retries} times at most when no answer comes, {retry_percent} % of the requests");
+            say("retries", if retries == 0 { "none".to_owned() } else { format!("idempotent requests, {again}") });
             let hold = show_duration(stack.edge.hold);
             say("hold", format!("{hold} when none is ready, for {} requests; then 503", stack.edge.hold_requests));
         }
@@ -219,6 +225,31 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
         let whose =
             if route.headers.overwrites { "in place of the service's" } else { "where the service says nothing" };
         say("headers", format!("{}, {whose}", headers.join(", ")));
+    }
+}
+
+fn method(Balancing { method, sticky, .. }: &Balancing) -> String {
+    let method = match method {
+        Method::RoundRobin => "in turn".to_owned(),
+        Method::LeastRequests => "by the fewer requests under way of two".to_owned(),
+        Method::Hash { by } => format!("by hash of {by}"),
+    };
+    let sticky = sticky.as_ref().map_or(String::new(), |name| format!(", or the one that the cookie {name} names"));
+    format!("{method}{sticky}")
+}
+
+fn resilience(of: &Resilience, say: &mut impl FnMut(&'static str, String)) {
+    if !of.slow_start.is_zero() {
+        say("slow start", format!("a new instance has its whole share after {}", show_duration(of.slow_start)));
+    }
+    if let Some(eject) = &of.eject {
+        let (failures, errors, most) = (eject.failures, eject.errors_percent, eject.most_percent);
+        let when = format!("after {failures} missing answers in a row, or for {errors} % errors while others do well");
+        say("ejection", format!("{when}; {most} % of the instances at most"));
+    }
+    if let Some(breaker) = &of.breaker {
+        let (errors, open) = (breaker.errors_percent, show_duration(breaker.open));
+        say("breaker", format!("503 for {open} when {errors} % of the answers are errors"));
     }
 }
 
@@ -254,9 +285,11 @@ mod tests {
 stack = "shop"
 [edge]
 limit = "1000/min per ip"
+breaker = {}
 [[edge.route]]
 path = "/api/*"
 to = "backend"
+balance = "hash"
 limit = "5/s per header x-key"
 deny = ["10.0.0.0/8"]
 [[edge.route]]
@@ -288,7 +321,8 @@ dir = "dist"
         assert_eq!(says(&api, "route"), "/api/*: the longest prefix of the path; less specific: /*");
         assert!(says(&api, "limits").starts_with("1000/min per ip (edge), 5/s per header x-key (route), else 429"));
         assert_eq!(says(&api, "addresses"), "10.0.0.0/8 are refused with 403");
-        assert!(says(&api, "upstream").starts_with("backend: "));
+        assert_eq!(says(&api, "upstream"), "backend: the ready instances by hash of ip; 1m for the whole answer");
+        assert!(says(&api, "breaker").starts_with("503 for 5s when 50 % "));
         let page = explained("GET", "/index.html");
         assert_eq!(says(&page, "limits"), "none: the route is exempt from those of the edge");
         assert!(says(&page, "headers").starts_with("Content-Security-Policy, "));

@@ -146,7 +146,8 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
         }
         "/api/framed" | "/api/framed/hard" => Ok(with_headers(name, &[("x-frame-options", "SAMEORIGIN")])),
         "/api/crossing" => Ok(with_headers(name, &[("access-control-allow-origin", "*")])),
-        "/api/broken" => {
+        // One of several that answers so, by its name.
+        path if path == "/api/broken" || path.strip_prefix("/api/broken/") == Some(name.as_str()) => {
             let mut response = Response::new(full("broken"));
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             Ok(response)

@@ -197,7 +197,7 @@ impl Control {
 }
 
 pub(crate) fn upstream() -> Upstream {
-    Upstream { health_path: Some("/health".to_owned()), hold_ms: 5000, hold_requests: 100 }
+    Upstream { health_path: Some("/health".to_owned()), hold_ms: 5000, hold_requests: 100, ..Upstream::default() }
 }
 
 pub(crate) fn route(path: &str, upstream: &str) -> Route {
