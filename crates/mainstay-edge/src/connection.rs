@@ -22,7 +22,7 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
@@ -135,6 +135,8 @@ pub(crate) struct Connection {
     transport: Transport,
     phase: Arc<Phase>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Read by [`Connection::wake`], for whoever reads next.
+    ahead: Option<u8>,
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     alpn: Option<ALPN>,
@@ -185,7 +187,7 @@ impl Connection {
         let phase = Arc::new(Phase::default());
         phase.in_head();
         let deadline = Some(Box::pin(tokio::time::sleep_until(head_until)));
-        Self { transport, phase, deadline, socket, tls, alpn, since: SystemTime::now() }
+        Self { transport, phase, deadline, ahead: None, socket, tls, alpn, since: SystemTime::now() }
     }
 
     pub(crate) fn phase(&self) -> Arc<Phase> {
@@ -194,6 +196,16 @@ impl Connection {
 
     pub(crate) fn is_http2(&self) -> bool {
         matches!(self.alpn, Some(ALPN::H2))
+    }
+
+    /// Waits until a request begins, without a buffer for it. `false`: the client has gone.
+    ///
+    /// **Errors**: the connection's, or its head is overdue.
+    pub(crate) async fn wake(&mut self) -> io::Result<bool> {
+        let mut byte = [0];
+        let count = self.read(&mut byte).await?;
+        self.ahead = byte.first().copied().filter(|_| count > 0);
+        Ok(count > 0)
     }
 
     fn poll_transport(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -223,7 +235,20 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+        let Some(byte) = self.ahead.filter(|_| buf.remaining() > 0) else { return self.poll_looked_at(cx, buf) };
+        self.ahead = None;
+        buf.put_slice(&[byte]);
+        match self.poll_looked_at(cx, buf) {
+            Poll::Pending => Poll::Ready(Ok(())),
+            read => read,
+        }
+    }
+}
+
+impl Connection {
+    /// A read, of which the phase learns.
+    fn poll_looked_at(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self;
         let state = this.phase.state.load(Ordering::Acquire);
         if state == PAST_HEAD {
             return this.poll_transport(cx, buf);

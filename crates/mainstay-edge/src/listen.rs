@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_stack::model::TlsVersion;
-use pingora_core::apps::{HttpServerApp, ReusedHttpStream, ServerApp};
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
@@ -22,7 +22,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{Connection, HEAD_DEADLINE};
@@ -33,7 +33,7 @@ use crate::proxy::Proxy;
 /// for those that work (`bench/idle` measures what each takes).
 const MAX_CONNECTIONS: usize = 12_000;
 /// Time an idle connection is kept for the next request: as long as browsers keep theirs.
-const KEEPALIVE_SECONDS: u64 = 300;
+const KEEPALIVE: Duration = Duration::from_secs(300);
 /// Pause after a failed accept (out of descriptors): it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -138,23 +138,29 @@ impl Doors {
         let _open = Open(&self.edge);
         // Small answers must not wait for the client's delayed ACK.
         socket.set_nodelay(true).ok();
-        let head_until = Instant::now() + HEAD_DEADLINE;
-        let connection = match door {
-            Door::Http => Connection::plain(socket, peer, head_until),
-            Door::Https => match tokio::time::timeout_at(head_until, self.acceptor(rules).accept(socket)).await {
-                Ok(Ok(stream)) => Connection::tls(stream, peer, head_until),
-                Ok(Err(_)) | Err(_) => {
-                    metrics.handshakes_failed.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
-            },
+        let Some(connection) = Box::pin(self.open(socket, peer, door, rules)).await else {
+            metrics.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            return;
         };
         if connection.is_http2() {
             connection.phase().expect_preface();
-            Box::pin(self.proxy.process_new(Box::new(connection), &shutdown)).await;
+            Box::pin(self.proxy.process_new(connection, &shutdown)).await;
         } else {
-            Box::pin(self.serve_http1(connection, &shutdown)).await;
+            self.serve_http1(connection, shutdown).await;
         }
+    }
+
+    /// `None`: there was no handshake in time.
+    async fn open(&self, socket: TcpStream, peer: SocketAddr, door: Door, rules: DoorRules) -> Option<Box<Connection>> {
+        let head_until = Instant::now() + HEAD_DEADLINE;
+        let connection = match door {
+            Door::Http => Connection::plain(socket, peer, head_until),
+            Door::Https => {
+                let shaken = tokio::time::timeout_at(head_until, self.acceptor(rules).accept(socket)).await;
+                Connection::tls(shaken.ok()?.ok()?, peer, head_until)
+            }
+        };
+        Some(Box::new(connection))
     }
 
     fn acceptor(&self, rules: DoorRules) -> &TlsAcceptor {
@@ -164,20 +170,41 @@ impl Doors {
         }
     }
 
-    /// Pingora's own loop over requests, with the phase set between them.
-    async fn serve_http1(&self, connection: Connection, shutdown: &ShutdownWatch) {
-        let phase = connection.phase();
-        let mut session = ServerSession::new_http1(Box::new(connection));
-        session.set_keepalive((!*shutdown.borrow()).then_some(KEEPALIVE_SECONDS));
+    /// Pingora's own loop over requests, with the phase set between them. A connection that waits for its next request
+    /// has neither a session nor its buffers: ten thousand of them are usual.
+    async fn serve_http1(&self, mut connection: Box<Connection>, mut shutdown: ShutdownWatch) {
+        let mut settings = None;
         loop {
-            let reused = self.proxy.process_new_http(session, shutdown).await;
-            let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
-            phase.expect_head();
-            session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
+            let is_awake = tokio::select! {
+                biased;
+                is_awake = timeout(KEEPALIVE, connection.wake()) => matches!(is_awake, Ok(Ok(true))),
+                _ = shutdown.wait_for(|is_down| *is_down) => return,
+            };
+            if !is_awake {
+                return;
             }
+            match Box::pin(self.serve_one(connection, settings, &shutdown)).await {
+                Some(reused) => (connection, settings) = reused,
+                None => return,
+            }
+            connection.phase().expect_head();
         }
+    }
+
+    /// One request; gives the connection back if it may be used again.
+    async fn serve_one(
+        &self,
+        connection: Box<Connection>,
+        settings: Option<HttpPersistentSettings>,
+        shutdown: &ShutdownWatch,
+    ) -> Option<(Box<Connection>, Option<HttpPersistentSettings>)> {
+        let mut session = ServerSession::new_http1(connection);
+        match settings {
+            Some(settings) => settings.apply_to_session(&mut session),
+            None => session.set_keepalive((!*shutdown.borrow()).then_some(KEEPALIVE.as_secs())),
+        }
+        let (stream, settings) = self.proxy.process_new_http(session, shutdown).await?.consume();
+        Some((stream.into_any().downcast().ok()?, settings))
     }
 }
 
