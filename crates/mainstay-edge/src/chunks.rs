@@ -118,7 +118,8 @@ impl Chunks {
             (At::TrailerEnd, b'\n') => return self.end_trailer(),
             _ => return Err(Malformed),
         };
-        if !matches!(next, At::Size { .. } | At::DataEnd | At::Trailer | At::TrailerEnd) {
+        // A large upload has a million chunks, each with an end of its size line.
+        if !matches!(next, At::Size { .. } | At::SizeEnd | At::DataEnd | At::Trailer | At::TrailerEnd) {
             self.extensions += 1;
         }
         self.line += 1;
@@ -177,7 +178,7 @@ mod tests {
             assert_eq!(read(body), (Ok(()), true), "{}", body.escape_ascii());
         }
         assert_eq!(read(b"5\r\nhel"), (Ok(()), false));
-        assert_eq!(read(&[b"1\r\nx\r\n".repeat(5000), b"0\r\n\r\n".to_vec()].concat()), (Ok(()), true));
+        assert_eq!(read(&[b"1\r\nx\r\n".repeat(50_000), b"0\r\n\r\n".to_vec()].concat()), (Ok(()), true));
     }
 
     #[test]
