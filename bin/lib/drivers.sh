@@ -27,16 +27,8 @@ if ! have javac || [ -z "$JDBC" ]; then JDBC=""; skip pgjdbc "javac or libpostgr
 if ! have ruby || ! ruby -e 'require "pg"' 2>/dev/null; then RUBY=no; skip "ruby pg" "ruby-pg is not installed"; else RUBY=yes; fi
 PGBENCH=$(printf '%s\n' /usr/lib/postgresql/*/bin/pgbench | sort -V | tail -n 1)
 [ -x "$PGBENCH" ] || { PGBENCH=""; skip pgbench "not installed"; }
-RUST_SMOKE=$(realpath -m "${CARGO_TARGET_DIR:-target}/drivers")
-rust=bin/lib/drivers/rust/Cargo.toml
-if cargo fetch --locked --quiet --manifest-path "$rust" 2>"$work/cargo.log"; then
-  cargo build --locked --offline --quiet --manifest-path "$rust" --target-dir "$RUST_SMOKE" || fail "the programs in $rust do not build"
-  RUST_SMOKE=$RUST_SMOKE/debug/driver-smoke
-elif grep -q "lock file" "$work/cargo.log"; then
-  fail "$(cat "$work/cargo.log")"
-else
-  RUST_SMOKE=""; skip "sqlx, tokio-postgres" "cargo: $(tail -n 1 "$work/cargo.log")"
-fi
+build_rust_smoke
+[ -n "$RUST_SMOKE" ] || skip "sqlx, tokio-postgres" "cargo: $(tail -n 1 "$work/cargo.log")"
 [ -z "$JDBC" ] || javac -d "$work" -cp "$JDBC" "$work/Smoke.java"
 
 # A driver's own words only when it fails: NAME COMMAND...

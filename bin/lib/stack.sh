@@ -69,6 +69,20 @@ come_up() { ms up -d >"$SCRATCH/up" 2>&1 || { cat "$SCRATCH/up"; fail "up of $ST
 
 all_passed() { SUCCEEDED=yes; printf '\nall %d checks passed in %d s\n' "$CHECKS" $((SECONDS - began)); }
 
+# The drivers of Rust as one program, RUST_SMOKE; empty when the registry cannot be reached.
+build_rust_smoke() {
+  local rust=bin/lib/drivers/rust/Cargo.toml
+  RUST_SMOKE=$(realpath -m "${CARGO_TARGET_DIR:-target}/drivers")
+  if cargo fetch --locked --quiet --manifest-path "$rust" 2>"$work/cargo.log"; then
+    cargo build --locked --offline --quiet --manifest-path "$rust" --target-dir "$RUST_SMOKE" || fail "the programs in $rust do not build"
+    RUST_SMOKE=$RUST_SMOKE/debug/driver-smoke
+  elif grep -q "lock file" "$work/cargo.log"; then
+    fail "$(cat "$work/cargo.log")"
+  else
+    RUST_SMOKE=""
+  fi
+}
+
 # The stack file names the application's program below target/; a build may have put it elsewhere.
 program_at_target() {
   local built="${CARGO_TARGET_DIR:-target}/release/$1"

@@ -16,6 +16,7 @@
 //! | `GET /api/v1/top` | [`Top`] |
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
 //! | `POST /api/v1/database/errand` | [`ErrandAsked`] → 202 [`ErrandStatus`]; then it is in [`DatabaseStatus`]; Unix socket only |
+//! | `POST /api/v1/database/schema` | [`SchemaChanged`] → 204; what a command has done, for the log; Unix socket only |
 //! | `GET /api/v1/pools` | [`Pool`]s of the router |
 //! | `GET /api/v1/config` | the computed stack, JSON |
 //! | `POST /api/v1/console-link` | [`ConsoleLink`]; Unix socket only |
@@ -606,6 +607,19 @@ pub struct DatabaseAccess {
     pub ledger_url: Secret,
     /// Superuser directly on each member's Unix socket (`host` is the socket folder).
     pub direct: BTreeMap<Member, Secret>,
+}
+
+/// What `db migrate` did to the schema: told so that it is among the events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaChanged {
+    /// Files that were run, in their order.
+    pub scripts: Vec<String>,
+    /// They took something back.
+    pub is_undo: bool,
+    /// Restore point before them, for `restore --to "name NAME"`.
+    pub restore_point: String,
+    /// Where the schema is now, in a line.
+    pub schema: String,
 }
 
 /// A one-time link to the console.

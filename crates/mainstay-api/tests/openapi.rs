@@ -12,8 +12,8 @@ use mainstay_api::{
     API_VERSION, Arrow, BackupsStatus, Beat, BoxStatus, CommandContext, ConsoleLink, CopyStatus, DatabaseAccess,
     DatabaseStatus, DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions,
     ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress,
-    ProvenRestore, RunAsked, RunUnderWay, Sabotage, ScheduleStatus, ServiceEnv, StageReached, Standing, Status, Top,
-    Traffic, Usage, Verdict,
+    ProvenRestore, RunAsked, RunUnderWay, Sabotage, ScheduleStatus, SchemaChanged, ServiceEnv, StageReached, Standing,
+    Status, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -443,6 +443,15 @@ fn samples() -> Vec<(&'static str, Value)> {
                 app_read_url: secret(),
                 ledger_url: secret(),
                 direct: BTreeMap::from([(Member::A, secret())]),
+            },
+        ),
+        put(
+            "SchemaChanged",
+            SchemaChanged {
+                scripts: vec!["V1__a.sql".to_owned()],
+                is_undo: false,
+                restore_point: "before-V1".to_owned(),
+                schema: "V1".to_owned(),
             },
         ),
         put("ConsoleLink", ConsoleLink { url: "http://console.localhost".to_owned() }),

@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{
     CommandContext, ConsoleLink, DatabaseAccess, ErrandAsked, ErrandStatus, Event, LogLine, Pool, Problem, Process,
-    RunAsked, Sabotage, ServiceEnv, Status, Top, Traffic,
+    RunAsked, Sabotage, SchemaChanged, ServiceEnv, Status, Top, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -168,6 +168,11 @@ impl Client {
     /// Asks the cluster for a switchover, a failover or a restart; how far it is shows in the status.
     pub async fn errand(&self, asked: &ErrandAsked) -> Result<ErrandStatus, Error> {
         self.post("/api/v1/database/errand", asked).await
+    }
+
+    /// Tells what a command has done to the schema.
+    pub async fn schema_changed(&self, changed: &SchemaChanged) -> Result<(), Error> {
+        self.post("/api/v1/database/schema", changed).await
     }
 
     /// The router's pools.

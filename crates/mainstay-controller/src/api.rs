@@ -121,6 +121,7 @@ pub(crate) fn owner(shared: Arc<Shared>) -> Router {
         .route("/api/v1/context/{name}", get(context))
         .route("/api/v1/database", get(database))
         .route("/api/v1/database/errand", post(errand))
+        .route("/api/v1/database/schema", post(schema_changed))
         .route("/api/v1/console-link", post(console_link))
         .route("/api/v1/sabotage", post(sabotage))
         .route("/api/v1/down", post(down))
@@ -473,6 +474,10 @@ async fn pools(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::Pool>>, Fail
     }
     let pools = shared.effects.router_pools().await;
     pools.map(Json).map_err(|reason| failure(StatusCode::SERVICE_UNAVAILABLE, "MS5031", reason, None))
+}
+
+async fn schema_changed(State(shared): Ctx, Json(changed): Json<mainstay_api::SchemaChanged>) -> StatusCode {
+    send(&shared, Message::SchemaChanged(changed)).await
 }
 
 async fn sabotage(State(shared): Ctx, Json(sabotage): Json<Sabotage>) -> StatusCode {

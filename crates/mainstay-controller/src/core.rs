@@ -86,7 +86,7 @@ pub(crate) struct Core {
     quick_ends: BTreeMap<ChildName, (Nonce, u32)>,
     picture: Picture,
     traffic: TrafficMeter,
-    migrations: Vec<String>,
+    migrations: String,
     states: BTreeMap<BoxId, State>,
     first_looks: FirstLooks,
     drills: Drills,
@@ -120,7 +120,7 @@ impl Core {
             states: parts.picture.states(),
             picture: parts.picture,
             traffic: TrafficMeter::default(),
-            migrations: Vec::new(),
+            migrations: String::new(),
             first_looks: FirstLooks::new(parts.at),
             drills: Drills::default(),
             disk: None,
@@ -269,6 +269,7 @@ impl Core {
                 }
                 answer.send(taken).ok();
             }
+            Message::SchemaChanged(changed) => self.take_schema(changed, at),
             Message::Disk(seen) => self.disk = Some(seen),
             Message::DatabaseSize(bytes) => self.take_size(bytes),
             Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
@@ -443,9 +444,9 @@ impl Core {
             Outcome::Recorded(record) => self.take_record(step, record, at),
             Outcome::Promoted { timeline, lsn } => self.take_promotion(step, timeline, lsn, at),
             Outcome::Prepared => self.observed.is_database_prepared = true,
-            Outcome::Migrated(applied) => {
+            Outcome::Migrated(done) => {
                 self.observed.is_migrated = true;
-                self.migrations = applied;
+                self.migrations = done.summary();
             }
             Outcome::BeforeDone => {
                 if let Step::RunBefore { service } = step {
@@ -454,6 +455,12 @@ impl Core {
             }
             Outcome::Finished => self.is_finished = true,
         }
+    }
+
+    /// A command has run migrations.
+    fn take_schema(&mut self, changed: mainstay_api::SchemaChanged, at: Timestamp) {
+        self.journal.emit(story::schema_changed(&changed, at));
+        self.migrations = changed.schema;
     }
 
     /// It has just said so: waiting for the next look would only cost time.

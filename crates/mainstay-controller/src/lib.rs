@@ -36,6 +36,7 @@ pub mod store;
 mod story;
 mod top;
 mod traffic;
+pub mod undone;
 
 pub use run::{control_spec, run, start_keep};
 

@@ -7,6 +7,7 @@ use mainstay_api::Sabotage;
 use mainstay_decide::backups::BackupsSeen;
 use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
 use mainstay_decide::plan::Step;
+use mainstay_postgres::migrate::Migrated;
 use mainstay_supervisor::protocol::Child;
 use mainstay_types::{InstanceId, Lsn, Member, Nonce, Pid, Seen, ServiceName, Timeline, Timestamp};
 use tokio::sync::oneshot;
@@ -58,6 +59,8 @@ pub(crate) enum Message {
     RunNow { service: ServiceName, answer: oneshot::Sender<Result<Timestamp, String>> },
     /// A person asks the cluster for something; answered with how it stands, or why it cannot be.
     Errand { asked: mainstay_api::ErrandAsked, answer: oneshot::Sender<Result<mainstay_api::ErrandStatus, String>> },
+    /// A command has changed the schema.
+    SchemaChanged(mainstay_api::SchemaChanged),
     /// The size of all databases together.
     DatabaseSize(u64),
     /// A look at the disk of the databases.
@@ -87,8 +90,8 @@ pub(crate) enum Outcome {
     Promoted { timeline: Timeline, lsn: Lsn },
     /// Roles and databases exist.
     Prepared,
-    /// Migrations applied in all, newest last.
-    Migrated(Vec<String>),
+    /// Migrations were run, or none was left to be.
+    Migrated(Migrated),
     /// The record of a schedule is on disk.
     ScheduleWritten,
     /// The release command ended well.

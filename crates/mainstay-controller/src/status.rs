@@ -44,7 +44,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) launch: &'a Launch,
     pub(crate) observed: &'a Observed,
     pub(crate) urls: &'a BTreeMap<String, String>,
-    pub(crate) migrations: &'a [String],
+    pub(crate) migrations: &'a str,
     pub(crate) generation: Generation,
     pub(crate) drills: &'a [mainstay_api::DrillStanding],
     pub(crate) errand: Option<&'a mainstay_api::ErrandStatus>,
@@ -141,11 +141,11 @@ impl Picture {
         }
         if scene.stack.database.as_ref().is_some_and(|database| database.migrations.is_some()) {
             let (text, state) = if scene.observed.is_migrated {
-                (scene.migrations.join(" "), State::Ready)
+                (scene.migrations.to_owned(), State::Ready)
             } else if let Some(why) = failure(scene, "Schema") {
                 (why, State::Failed)
             } else if database(scene).is_some_and(|status| status.is_writable) {
-                (scene.migrations.join(" "), State::Starting)
+                (scene.migrations.to_owned(), State::Starting)
             } else {
                 (String::new(), State::Waiting)
             };

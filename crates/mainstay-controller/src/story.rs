@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use mainstay_api::{ErrandKind, ErrandStatus};
+use mainstay_api::{ErrandKind, ErrandStatus, SchemaChanged};
 use mainstay_decide::health::Transition;
 use mainstay_decide::observed::{HealthSeen, Record};
 use mainstay_decide::plan::{BoxPlan, Step};
 use mainstay_postgres::loss::Loss;
+use mainstay_postgres::migrate::Migrated;
 use mainstay_supervisor::protocol::{Child, Ended};
 use mainstay_types::{BoxId, InstanceId, Member, State, Timestamp, Waiting};
 
@@ -167,9 +168,7 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
             );
             NewEvent::warn(at, "DataReplaced", text).about(format!("postgres-{primary}"))
         }
-        (Step::Migrate { .. }, Outcome::Migrated(applied)) => {
-            NewEvent::info(at, "MigrationsApplied", format!("schema is at {}", applied.join(" "))).about("database")
-        }
+        (Step::Migrate { .. }, Outcome::Migrated(done)) => migrated(done, at),
         (Step::RunBefore { service }, _) => {
             NewEvent::info(at, "ReleaseCommandDone", format!("the release command of {service} ended well"))
                 .about(service)
@@ -185,6 +184,34 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
         _ => return None,
     };
     Some(event.with("took_ms", millis(took)))
+}
+
+/// Migrations that were run at a start.
+fn migrated(done: &Migrated, at: Timestamp) -> NewEvent {
+    let mut text = format!("schema is at {}", done.summary());
+    if let Some(held) = &done.held {
+        text.push_str(&format!(
+            "; {} was taken back and is not run by itself: `mainstay db migrate` does",
+            held.script
+        ));
+    }
+    let event = NewEvent::info(at, "MigrationsApplied", text).about("database");
+    match &done.restore_point {
+        Some(point) => event.with("scripts", done.applied.len()).with("restore_point", point.name.clone()),
+        None => event,
+    }
+}
+
+/// What `db migrate` did.
+pub(crate) fn schema_changed(changed: &SchemaChanged, at: Timestamp) -> NewEvent {
+    let SchemaChanged { scripts, is_undo, restore_point, schema } = changed;
+    let event = if *is_undo {
+        let text = format!("{} took a migration back; schema is at {schema}", scripts.join(", "));
+        NewEvent::warn(at, "MigrationUndone", text)
+    } else {
+        NewEvent::info(at, "MigrationsApplied", format!("ran {}; schema is at {schema}", scripts.join(", ")))
+    };
+    event.about("database").with("restore_point", restore_point.clone())
 }
 
 /// A child that ended while it should run.

@@ -123,13 +123,26 @@ impl Access {
 
     /// By a URL with credentials, as the admin API gives it; `None`: it is none. Nothing can be written through it.
     pub fn reading(member: Member, dsn: &Secret) -> Option<Self> {
+        let mut reading = Self::writing(member, dsn)?;
+        Arc::make_mut(&mut reading.config).options("-c default_transaction_read_only=on");
+        Some(reading)
+    }
+
+    /// The same, and it can be written through.
+    pub fn writing(member: Member, dsn: &Secret) -> Option<Self> {
         let mut config: tokio_postgres::Config = dsn.expose().parse().ok()?;
-        config
-            .application_name("mainstay")
-            .options("-c default_transaction_read_only=on")
-            .connect_timeout(CONNECT_WITHIN);
+        config.application_name("mainstay").connect_timeout(CONNECT_WITHIN);
         let role = config.get_user()?.to_owned();
         Some(Self { member, role, config: Arc::new(config), held: Arc::default() })
+    }
+
+    /// As the role and in the database of another URL, on this way into the member; `None`: it is none.
+    pub fn as_in(&self, dsn: &Secret) -> Option<Self> {
+        let other: tokio_postgres::Config = dsn.expose().parse().ok()?;
+        let (role, database) = (other.get_user()?, other.get_dbname()?);
+        let mut config = (*self.config).clone();
+        config.user(role).dbname(database).password(other.get_password()?);
+        Some(Self { member: self.member, role: role.to_owned(), config: Arc::new(config), held: Arc::default() })
     }
 
     /// The same role and password in another database of the member.

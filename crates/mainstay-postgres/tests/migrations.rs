@@ -6,7 +6,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use mainstay_postgres::migrate::{MigrateError, migrate};
+use mainstay_postgres::migrate::{self, MigrateError, Migrated, Request, State};
 use mainstay_postgres::{Access, prepare};
 use mainstay_types::Member;
 use support::Cluster;
@@ -22,8 +22,16 @@ async fn history(application: &Access) -> Vec<(i32, Option<String>, String, bool
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect()
 }
 
-async fn names(application: &Access, folder: &Path) -> Vec<String> {
-    migrate(application, folder).await.unwrap().into_iter().map(|applied| applied.script).collect()
+/// The way in as the application's role, and as superuser.
+type Ways = (Access, Access);
+
+async fn migrate((application, superuser): &Ways, folder: &Path) -> Result<Migrated, MigrateError> {
+    let request = Request { application, superuser, folder, is_out_of_order_allowed: false, held: &[] };
+    migrate::migrate(&request, &mut |_| {}).await
+}
+
+async fn names(ways: &Ways, folder: &Path) -> Vec<String> {
+    migrate(ways, folder).await.unwrap().applied.into_iter().map(|applied| applied.script).collect()
 }
 
 async fn has_table(application: &Access, name: &str) -> bool {
@@ -31,50 +39,63 @@ async fn has_table(application: &Access, name: &str) -> bool {
     client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&name]).await.unwrap().get(0)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn migrations_run_once_in_order_and_their_history_is_flyways() {
+async fn begin() -> (Cluster, Ways, PathBuf) {
     let mut cluster = Cluster::new("users");
     cluster.init(Member::A).await;
     cluster.start(Member::A, None).await;
     prepare::prepare(&cluster.access[&Member::A], "users", &cluster.passwords).await.unwrap();
-    let application = cluster.application(Member::A);
+    let ways = (cluster.application(Member::A), cluster.access[&Member::A].clone());
     let folder: PathBuf = cluster.folder().join("migrations");
     std::fs::create_dir(&folder).unwrap();
+    (cluster, ways, folder)
+}
 
-    runs_each_once(&application, &folder).await;
-    a_failing_one_is_rolled_back_with_its_line(&application, &folder).await;
-    contradictions_stop_everything(&application, &folder).await;
-    concurrent_indexes_run_outside_of_a_transaction(&application, &folder).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_run_once_in_order_and_their_history_is_flyways() {
+    let (cluster, ways, folder) = begin().await;
+    runs_each_once(&ways, &folder).await;
+    a_failing_one_is_rolled_back_with_its_line(&ways, &folder).await;
+    contradictions_stop_everything(&ways, &folder).await;
+    concurrent_indexes_run_outside_of_a_transaction(&ways, &folder).await;
     cluster.end().await;
 }
 
-async fn runs_each_once(application: &Access, folder: &Path) {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_one_is_taken_back_by_its_file_and_a_point_is_named_before_everything() {
+    let (cluster, ways, folder) = begin().await;
+    a_point_is_named_before_what_runs_and_the_plan_changes_nothing(&ways, &folder).await;
+    the_last_one_is_taken_back(&ways, &folder).await;
+    what_was_taken_back_is_held_when_nobody_asks_for_it(&ways, &folder).await;
+    cluster.end().await;
+}
+
+async fn runs_each_once(ways: &Ways, folder: &Path) {
     put(folder, "V1__create_users.sql", "CREATE TABLE users (id int);\nINSERT INTO users VALUES (1);\n");
     put(folder, "V10__last.sql", "ALTER TABLE users ADD c text; SET search_path TO pg_catalog;");
     put(folder, "V2__add.sql", "ALTER TABLE users ADD b text;");
     put(folder, "R__view.sql", "CREATE OR REPLACE VIEW v AS SELECT id FROM users;");
     put(folder, "README.md", "not a migration");
     let all = ["V1__create_users.sql", "V2__add.sql", "V10__last.sql", "R__view.sql"];
-    assert_eq!(names(application, folder).await, all);
-    assert_eq!(names(application, folder).await, Vec::<String>::new());
+    assert_eq!(names(ways, folder).await, all);
+    assert_eq!(names(ways, folder).await, Vec::<String>::new());
     put(folder, "R__view.sql", "CREATE OR REPLACE VIEW v AS SELECT id, b FROM users;");
-    assert_eq!(names(application, folder).await, ["R__view.sql"]);
-    let rows = history(application).await;
+    assert_eq!(names(ways, folder).await, ["R__view.sql"]);
+    let rows = history(&ways.0).await;
     assert_eq!(rows.len(), 5);
     assert_eq!(rows[2], (3, Some("10".to_owned()), "V10__last.sql".to_owned(), true));
     assert_eq!(rows[4], (5, None, "R__view.sql".to_owned(), true));
 
     // Two at once: one waits for the other and finds nothing left to do.
     put(folder, "V11__slow.sql", "SELECT pg_sleep(0.3); CREATE TABLE once (id int);");
-    let (one, two) = tokio::join!(migrate(application, folder), migrate(application, folder));
-    assert_eq!(one.unwrap().len() + two.unwrap().len(), 1);
+    let (one, two) = tokio::join!(migrate(ways, folder), migrate(ways, folder));
+    assert_eq!(one.unwrap().applied.len() + two.unwrap().applied.len(), 1);
 }
 
-async fn a_failing_one_is_rolled_back_with_its_line(application: &Access, folder: &Path) {
+async fn a_failing_one_is_rolled_back_with_its_line(ways: &Ways, folder: &Path) {
     put(folder, "V12__good.sql", "CREATE TABLE good (id int);");
     let broken = "CREATE TABLE half (id int);\n\n-- é\nINSERT INTO half\nVALUES\n  ('x', nothing);\n";
     put(folder, "V13__broken.sql", broken);
-    match migrate(application, folder).await.unwrap_err() {
+    match migrate(ways, folder).await.unwrap_err() {
         MigrateError::Statement { script, line, message, state } => {
             assert_eq!((script.as_str(), line), ("V13__broken.sql", 6), "{message}");
             assert!(message.contains("nothing"), "{message}");
@@ -82,49 +103,127 @@ async fn a_failing_one_is_rolled_back_with_its_line(application: &Access, folder
         }
         other => panic!("{other}"),
     }
-    assert!(has_table(application, "good").await);
-    assert!(!has_table(application, "half").await);
-    assert_eq!(history(application).await.last().unwrap().2, "V12__good.sql", "the failed one leaves no row");
+    assert!(has_table(&ways.0, "good").await);
+    assert!(!has_table(&ways.0, "half").await);
+    assert_eq!(history(&ways.0).await.last().unwrap().2, "V12__good.sql", "the failed one leaves no row");
     put(folder, "V13__broken.sql", "BEGIN; CREATE TABLE half (id int); COMMIT;");
-    let error = migrate(application, folder).await.unwrap_err();
+    let error = migrate(ways, folder).await.unwrap_err();
     assert!(matches!(error, MigrateError::Unsupported { line: 1, .. }), "{error}");
     put(folder, "V13__broken.sql", "CREATE TABLE half (id int);");
-    assert_eq!(names(application, folder).await, ["V13__broken.sql"]);
+    assert_eq!(names(ways, folder).await, ["V13__broken.sql"]);
 }
 
-async fn contradictions_stop_everything(application: &Access, folder: &Path) {
-    let before = history(application).await;
+async fn contradictions_stop_everything(ways: &Ways, folder: &Path) {
+    let before = history(&ways.0).await;
     put(folder, "V20__never.sql", "CREATE TABLE never (id int);");
     put(folder, "V2__add.sql", "ALTER TABLE users ADD b varchar;");
-    let error = migrate(application, folder).await.unwrap_err();
+    let error = migrate(ways, folder).await.unwrap_err();
     assert!(matches!(&error, MigrateError::Changed { script, .. } if script == "V2__add.sql"), "{error}");
     // Another line end is no change.
     put(folder, "V2__add.sql", "ALTER TABLE users ADD b text;\r\n");
     std::fs::rename(folder.join("V12__good.sql"), folder.join("V12__good.txt")).unwrap();
-    let error = migrate(application, folder).await.unwrap_err();
+    let error = migrate(ways, folder).await.unwrap_err();
     assert!(matches!(&error, MigrateError::Lost { version, .. } if version == "12"), "{error}");
     std::fs::rename(folder.join("V12__good.txt"), folder.join("V12__good.sql")).unwrap();
     put(folder, "V3__late.sql", "SELECT 1;");
-    let error = migrate(application, folder).await.unwrap_err();
+    let error = migrate(ways, folder).await.unwrap_err();
     assert!(matches!(error, MigrateError::OutOfOrder { .. }), "{error}");
     std::fs::remove_file(folder.join("V3__late.sql")).unwrap();
     put(folder, "V13.0__again.sql", "SELECT 1;");
-    let error = migrate(application, folder).await.unwrap_err();
+    let error = migrate(ways, folder).await.unwrap_err();
     assert!(matches!(error, MigrateError::Twice { .. }), "{error}");
     std::fs::remove_file(folder.join("V13.0__again.sql")).unwrap();
-    assert_eq!(history(application).await, before);
-    assert!(!has_table(application, "never").await);
+    assert_eq!(history(&ways.0).await, before);
+    assert!(!has_table(&ways.0, "never").await);
 }
 
-async fn concurrent_indexes_run_outside_of_a_transaction(application: &Access, folder: &Path) {
+async fn concurrent_indexes_run_outside_of_a_transaction(ways: &Ways, folder: &Path) {
     put(folder, "V20__never.sql", "CREATE INDEX CONCURRENTLY i ON users (id);\nSELECT 1;");
-    assert_eq!(names(application, folder).await, ["V20__never.sql"]);
+    assert_eq!(names(ways, folder).await, ["V20__never.sql"]);
     put(folder, "V21__half.sql", "CREATE INDEX CONCURRENTLY j ON users (id);\nSELECT nothing;");
-    match migrate(application, folder).await.unwrap_err() {
-        MigrateError::Statement { line: 2, state, .. } => assert!(state.contains("CONCURRENTLY")),
+    match migrate(ways, folder).await.unwrap_err() {
+        MigrateError::Statement { line: 2, state, .. } => assert!(state.contains("without a transaction")),
         other => panic!("{other}"),
     }
-    assert!(!history(application).await.last().unwrap().3, "the history says that it failed half-way");
-    let error = migrate(application, folder).await.unwrap_err();
+    assert!(!history(&ways.0).await.last().unwrap().3, "the history says that it failed half-way");
+    let error = migrate(ways, folder).await.unwrap_err();
     assert!(matches!(error, MigrateError::FailedBefore { .. }), "{error}");
+}
+
+async fn states(ways: &Ways, folder: &Path) -> Vec<(String, State)> {
+    let plan = migrate::plan(&ways.0, folder).await.unwrap();
+    plan.migrations.into_iter().map(|planned| (planned.script, planned.state)).collect()
+}
+
+async fn a_point_is_named_before_what_runs_and_the_plan_changes_nothing(ways: &Ways, folder: &Path) {
+    put(folder, "V1__a.sql", "CREATE TABLE a (id int);");
+    put(folder, "V2__b.sql", "ALTER TABLE a ADD b text;");
+    put(folder, "U2__b.sql", "ALTER TABLE a DROP b;");
+    let pending = [("V1__a.sql".to_owned(), State::Pending), ("V2__b.sql".to_owned(), State::Pending)];
+    assert_eq!(states(ways, folder).await, pending);
+    assert!(!has_table(&ways.0, "flyway_schema_history").await, "a plan makes no table");
+    let mut told = Vec::new();
+    let request =
+        Request { application: &ways.0, superuser: &ways.1, folder, is_out_of_order_allowed: false, held: &[] };
+    let done = migrate::migrate(&request, &mut |what| told.push(format!("{what:?}"))).await.unwrap();
+    let point = done.restore_point.unwrap();
+    assert!(point.name.starts_with("before-V1-20") && point.name.len() < 64, "{point:?}");
+    assert!(told[0].starts_with("Named") && told[0].contains(&point.lsn), "{told:?}");
+    assert_eq!(told.len(), 5, "the point, and a beginning and an end of each: {told:?}");
+    // The point lies before everything that was written.
+    let client = ways.1.connect().await.unwrap();
+    let sql = "SELECT $1::text::pg_lsn < pg_current_wal_lsn()";
+    assert!(client.query_one(sql, &[&point.lsn]).await.unwrap().get::<_, bool>(0));
+    assert_eq!(done.versions, ["1", "2"]);
+    assert_eq!(migrate(ways, folder).await.unwrap().restore_point, None, "nothing ran, nothing is named");
+}
+
+async fn undo(ways: &Ways, folder: &Path) -> Result<Migrated, MigrateError> {
+    let request =
+        Request { application: &ways.0, superuser: &ways.1, folder, is_out_of_order_allowed: false, held: &[] };
+    migrate::undo(&request, &mut |_| {}).await
+}
+
+async fn columns(ways: &Ways) -> Vec<String> {
+    let sql =
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = 'a'::regclass AND attnum > 0 AND NOT attisdropped";
+    let rows = ways.0.connect().await.unwrap().query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn the_last_one_is_taken_back(ways: &Ways, folder: &Path) {
+    let done = undo(ways, folder).await.unwrap();
+    assert_eq!(done.applied[0].script, "U2__b.sql");
+    assert!(done.restore_point.unwrap().name.starts_with("before-undo-V2-"));
+    assert_eq!(columns(ways).await, ["id"]);
+    let states = states(ways, folder).await;
+    assert_eq!(states[1], ("V2__b.sql".to_owned(), State::Pending));
+    let rows = history(&ways.0).await;
+    assert_eq!(rows[2], (3, Some("2".to_owned()), "U2__b.sql".to_owned(), true), "Flyway's own row of an undo");
+    match undo(ways, folder).await.unwrap_err() {
+        MigrateError::NoUndo { script, wanted } => {
+            assert_eq!((script.as_str(), wanted.as_str()), ("V1__a.sql", "U1__a.sql"));
+        }
+        other => panic!("{other}"),
+    }
+    // One that fails leaves everything as it was.
+    put(folder, "U1__a.sql", "DROP TABLE a;\nSELECT nothing;");
+    let error = undo(ways, folder).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Statement { line: 2, .. }), "{error}");
+    assert_eq!(columns(ways).await, ["id"]);
+}
+
+async fn what_was_taken_back_is_held_when_nobody_asks_for_it(ways: &Ways, folder: &Path) {
+    assert_eq!(names(ways, folder).await, ["V2__b.sql"], "asked for it runs again");
+    let held = [undo(ways, folder).await.unwrap().held.unwrap()];
+    put(folder, "V3__c.sql", "CREATE TABLE c (id int);");
+    let request =
+        Request { application: &ways.0, superuser: &ways.1, folder, is_out_of_order_allowed: false, held: &held };
+    let done = migrate::migrate(&request, &mut |_| {}).await.unwrap();
+    assert_eq!((done.applied.len(), done.versions.as_slice()), (0, ["1".to_owned()].as_slice()));
+    assert_eq!(done.held, Some(held[0].clone()));
+    assert!(!has_table(&ways.0, "c").await, "what comes after it waits for it");
+    put(folder, "V2__b.sql", "ALTER TABLE a ADD b int;");
+    let done = migrate::migrate(&request, &mut |_| {}).await.unwrap();
+    assert_eq!(done.versions, ["1", "2", "3"], "another text is another migration");
 }

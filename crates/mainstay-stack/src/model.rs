@@ -377,7 +377,8 @@ pub struct Database {
     pub pool_size: Option<u32>,
     /// Further bounds of the router's pools, in transaction mode.
     pub pool: PoolLimits,
-    /// Folder of `V1__name.sql` migrations, relative to the stack file's.
+    /// Folder of migrations, named as Flyway (`V1__name.sql`) or sqlx (`1_name.sql`) names them, relative to the stack
+    /// file's.
     pub migrations: Option<PathBuf>,
     /// Router port for reading and writing. Default 6432.
     pub write_port: u16,

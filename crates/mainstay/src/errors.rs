@@ -118,6 +118,16 @@ pages! {
     "MS3040"
     "MS3042"
     "MS4092"
+    "MS1120"
+    "MS1121"
+    "MS2120"
+    "MS2121"
+    "MS4120"
+    "MS4121"
+    "MS4122"
+    "MS4123"
+    "MS4124"
+    "MS4125"
 }
 
 // What clients of the database are told by the router, or because of it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use mainstay_decide::observed::{DataDirectory, MemberAnswer, MemberSeen, Record};
 use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
+use mainstay_postgres::migrate::{self, Request};
 use mainstay_postgres::{
     Access, Layout, RecordFile, Task, clone, cluster, control_file, init, layout, loss, prepare, probe, proof, rewind,
     start, swap,
@@ -24,6 +25,7 @@ use crate::clock::now;
 use crate::message::{Message, Outcome};
 use crate::observers::{self, Silence};
 use crate::settings::Settings;
+use crate::undone::Undone;
 
 /// initdb takes a second; on a slow disk under load a minute is still no hang.
 const INIT_DEADLINE: Duration = Duration::from_mins(2);
@@ -362,7 +364,7 @@ impl Cluster {
     async fn migrate(&self, effects: &Effects, primary: Member) -> Result<Outcome, String> {
         let settings = &effects.settings;
         let database = settings.stack.database.as_ref().ok_or("the stack has no database")?;
-        let Some(folder) = &database.migrations else { return Ok(Outcome::Migrated(Vec::new())) };
+        let Some(folder) = &database.migrations else { return Err("the stack has no migrations".to_owned()) };
         let access = Access::as_role(
             &self.layout,
             primary,
@@ -373,8 +375,16 @@ impl Cluster {
             },
         );
         let folder = settings.launch.folder.join(folder);
-        mainstay_postgres::migrate::migrate(&access, &folder).await.map_err(|error| full_text(&error))?;
-        Ok(Outcome::Migrated(versions(&folder)))
+        let held = Undone::load(&settings.paths).of(&settings.launch);
+        let request = Request {
+            application: &access,
+            superuser: self.access(primary)?,
+            folder: &folder,
+            is_out_of_order_allowed: false,
+            held: &held,
+        };
+        let done = migrate::migrate(&request, &mut |_| {}).await.map_err(|error| full_text(&error))?;
+        Ok(Outcome::Migrated(done))
     }
 
     /// Superuser DSNs, by member: the host is the socket folder.
@@ -460,20 +470,6 @@ impl Talk {
         };
         self.silence.take(seen, now())
     }
-}
-
-/// Versions in a migrations folder, oldest first: after a run of migrations the schema holds them all.
-fn versions(folder: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut versions: Vec<mainstay_postgres::migrate::Version> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name().to_str()?.to_owned();
-            let (version, _) = name.strip_suffix(".sql")?.strip_prefix('V')?.split_once("__")?;
-            mainstay_postgres::migrate::Version::parse(version)
-        })
-        .collect();
-    versions.sort();
-    versions.iter().map(|version| format!("V{version}")).collect()
 }
 
 async fn watch(effects: Arc<Effects>, member: Member, sender: mpsc::Sender<Message>) {

@@ -1,15 +1,76 @@
-//! Migration files: Flyway's names and checksums.
+//! Migration files of a folder: the names of Flyway and of sqlx, and the checksums that each of them keeps.
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::path::Path;
 
+use serde::Serialize;
+use sha2::{Digest as _, Sha384};
+
 use super::MigrateError;
+use crate::sql;
 
 /// Bound on one file.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
 /// Bound on the number of files.
 const FILES_MAX: usize = 10_000;
+/// What a file of sqlx begins with that is to run without a transaction.
+const NO_TRANSACTION: &str = "-- no-transaction";
+
+/// Whose names and whose history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Convention {
+    /// `V1__name.sql`, `R__name.sql`, `U1__name.sql`; `flyway_schema_history`.
+    Flyway,
+    /// `1_name.sql`, `1_name.up.sql`, `1_name.down.sql`; `_sqlx_migrations`.
+    Sqlx,
+}
+
+impl Convention {
+    /// Table of what was applied.
+    pub fn history(self) -> &'static str {
+        match self {
+            Self::Flyway => "flyway_schema_history",
+            Self::Sqlx => "_sqlx_migrations",
+        }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Flyway => Self::Sqlx,
+            Self::Sqlx => Self::Flyway,
+        }
+    }
+
+    /// Name of the file that takes another one back.
+    pub(crate) fn undo_of(self, script: &str) -> String {
+        match self {
+            Self::Flyway => format!("U{}", script.get(1..).unwrap_or_default()),
+            Self::Sqlx => {
+                let stem = script.strip_suffix(".sql").unwrap_or(script);
+                format!("{}.down.sql", stem.strip_suffix(".up").unwrap_or(stem))
+            }
+        }
+    }
+
+    /// A version as files are named by it: `V3`, `20261126120000`.
+    pub fn label(self, version: &str) -> String {
+        match self {
+            Self::Flyway => format!("V{version}"),
+            Self::Sqlx => version.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Convention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flyway => "Flyway",
+            Self::Sqlx => "sqlx",
+        })
+    }
+}
 
 /// Version of a migration: numbers, compared one by one; `1` and `1.0` are the same.
 #[derive(Clone, Debug)]
@@ -27,6 +88,11 @@ impl Version {
             parts.pop();
         }
         Some(Self { text, parts })
+    }
+
+    /// As sqlx keeps it.
+    pub(crate) fn number(&self) -> Option<i64> {
+        i64::try_from(*self.parts.first()?).ok()
     }
 }
 
@@ -56,38 +122,112 @@ impl fmt::Display for Version {
     }
 }
 
-/// A file of the folder.
+/// What a file's text is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// Flyway's: CRC-32 over the lines without their ends, as a signed number.
+    Lines(i32),
+    /// sqlx's: SHA-384 over every byte.
+    Bytes(Vec<u8>),
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lines(crc) => write!(f, "{crc}"),
+            Self::Bytes(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
+}
+
+impl Checksum {
+    fn of(convention: Convention, text: &str) -> Self {
+        match convention {
+            Convention::Flyway => Self::Lines(checksum(without_mark(text))),
+            Convention::Sqlx => Self::Bytes(Sha384::digest(text.as_bytes()).to_vec()),
+        }
+    }
+}
+
+/// A file that is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    /// Its name.
+    pub name: String,
+    /// Of its text.
+    pub checksum: Checksum,
+    /// Its text.
+    pub sql: String,
+    /// All of it is one transaction.
+    pub is_transactional: bool,
+}
+
+/// A migration of the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// `None`: repeatable, run again whenever its checksum changed.
     pub version: Option<Version>,
     /// From its name.
     pub description: String,
-    /// Name of the file.
-    pub script: String,
-    /// Flyway's.
-    pub checksum: i32,
-    /// Its text.
-    pub sql: String,
+    /// What it does.
+    pub script: Script,
+    /// What takes it back, when there is such a file.
+    pub undo: Option<Script>,
 }
 
-/// Reads a folder: versioned ones in order of version, then repeatable ones in order of description.
-pub(crate) fn read(folder: &Path) -> Result<Vec<Migration>, MigrateError> {
+/// What a folder holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Folder {
+    pub(crate) convention: Convention,
+    /// Versioned ones in order of version, then repeatable ones in order of description.
+    pub(crate) migrations: Vec<Migration>,
+}
+
+/// What a name says.
+#[derive(Debug, PartialEq, Eq)]
+enum Named {
+    Up { convention: Convention, version: Option<Version>, description: String },
+    Undo { convention: Convention, version: Version },
+}
+
+impl Named {
+    fn convention(&self) -> Convention {
+        match self {
+            Self::Up { convention, .. } | Self::Undo { convention, .. } => *convention,
+        }
+    }
+}
+
+/// Reads a folder.
+pub(crate) fn read(folder: &Path) -> Result<Folder, MigrateError> {
     let failed = |path: &Path, source| MigrateError::File { path: path.to_owned(), source };
-    let mut migrations = Vec::new();
+    let (mut named, mut unknown) = (Vec::new(), Vec::new());
     let entries = std::fs::read_dir(folder).map_err(|error| failed(folder, error))?;
     for entry in entries {
         let path = entry.map_err(|error| failed(folder, error))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some((version, description)) = parse_name(&name)? else { continue };
-        let length = std::fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
-        if length > FILE_MAX || migrations.len() >= FILES_MAX {
-            return Err(MigrateError::TooMuch { script: name, bytes: length });
+        match parse_name(&name)? {
+            Some(found) => named.push((found, name, path)),
+            None if name.ends_with(".sql") && name.contains('_') => unknown.push(name),
+            None => {}
         }
-        let bytes = std::fs::read(&path).map_err(|error| failed(&path, error))?;
-        let sql = String::from_utf8(bytes).map_err(|_| MigrateError::NotText { script: name.clone() })?;
-        let sql = sql.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(sql);
-        migrations.push(Migration { version, description, script: name, checksum: checksum(&sql), sql });
+    }
+    // In the order of names, so that what is told of two files does not depend on the file system.
+    named.sort_by(|a, b| a.1.cmp(&b.1));
+    let convention = convention_of(&named, &unknown)?;
+    if named.len() > FILES_MAX {
+        let script = named.last().map(|(_, name, _)| name.clone()).unwrap_or_default();
+        return Err(MigrateError::TooMuch { script, bytes: 0 });
+    }
+    let (mut migrations, mut undos) = (Vec::new(), Vec::new());
+    for (found, name, path) in named {
+        let script = read_script(convention, name, &path)?;
+        match found {
+            Named::Up { version, description, .. } => {
+                migrations.push(Migration { version, description, script, undo: None });
+            }
+            Named::Undo { version, .. } => undos.push((version, script)),
+        }
     }
     migrations.sort_by(|a, b| match (&a.version, &b.version) {
         (Some(a), Some(b)) => a.cmp(b),
@@ -100,25 +240,112 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<Migration>, MigrateError> {
         let is_same_repeatable =
             pair.iter().all(|one| one.version.is_none()) && pair[0].description == pair[1].description;
         if is_same_version || is_same_repeatable {
-            return Err(MigrateError::Twice { first: pair[0].script.clone(), second: pair[1].script.clone() });
+            let [first, second] = [&pair[0], &pair[1]].map(|one| one.script.name.clone());
+            return Err(MigrateError::Twice { first, second });
         }
     }
-    Ok(migrations)
+    for (version, script) in undos {
+        // One that takes back what is not there is of no use, and does no harm.
+        let Some(of) = migrations.iter_mut().find(|one| one.version.as_ref() == Some(&version)) else { continue };
+        if let Some(first) = of.undo.replace(script) {
+            let second = of.undo.as_ref().map(|undo| undo.name.clone()).unwrap_or_default();
+            return Err(MigrateError::Twice { first: first.name, second });
+        }
+    }
+    Ok(Folder { convention, migrations })
 }
 
-/// Version and description from a name; `None` for a file that is no migration (also `U1__x.sql`, undo).
-fn parse_name(name: &str) -> Result<Option<(Option<Version>, String)>, MigrateError> {
+/// Whose names they are. Those of both in one folder would be two histories of one database.
+fn convention_of(
+    named: &[(Named, String, std::path::PathBuf)],
+    unknown: &[String],
+) -> Result<Convention, MigrateError> {
+    let first = |of: Convention| named.iter().find(|(found, ..)| found.convention() == of).map(|(_, name, _)| name);
+    match (first(Convention::Flyway), first(Convention::Sqlx)) {
+        (Some(flyway), Some(sqlx)) => Err(MigrateError::Mixed { flyway: flyway.clone(), sqlx: sqlx.clone() }),
+        (None, Some(_)) => match unknown.first() {
+            // sqlx itself cannot read a folder with such a name.
+            Some(name) => Err(MigrateError::Name { script: name.clone() }),
+            None => Ok(Convention::Sqlx),
+        },
+        (_, None) => Ok(Convention::Flyway),
+    }
+}
+
+fn read_script(convention: Convention, name: String, path: &Path) -> Result<Script, MigrateError> {
+    let failed = |source| MigrateError::File { path: path.to_owned(), source };
+    let length = std::fs::metadata(path).map_err(failed)?.len();
+    if length > FILE_MAX {
+        return Err(MigrateError::TooMuch { script: name, bytes: length });
+    }
+    let bytes = std::fs::read(path).map_err(failed)?;
+    let text = String::from_utf8(bytes).map_err(|_| MigrateError::NotText { script: name.clone() })?;
+    let checksum = Checksum::of(convention, &text);
+    let is_transactional = match convention {
+        Convention::Flyway => !sql::split(&text).iter().any(|statement| needs_no_transaction(statement.text)),
+        Convention::Sqlx => !text.starts_with(NO_TRANSACTION),
+    };
+    let sql = without_mark(&text).to_owned();
+    Ok(Script { name, checksum, sql, is_transactional })
+}
+
+/// Statements that PostgreSQL runs in no transaction; Flyway knows them by their words too.
+fn needs_no_transaction(statement: &str) -> bool {
+    match sql::first_word(statement).as_str() {
+        "vacuum" => true,
+        "reindex" => ["schema", "database", "system", "concurrently"].iter().any(|word| sql::has_word(statement, word)),
+        _ => sql::has_word(statement, "concurrently"),
+    }
+}
+
+/// The mark of byte order that some editors begin a file with is no SQL.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// What a name says; `None` for a file that is no migration.
+fn parse_name(name: &str) -> Result<Option<Named>, MigrateError> {
     let Some(stem) = name.strip_suffix(".sql") else { return Ok(None) };
+    if stem.starts_with(|first: char| first.is_ascii_digit()) {
+        return parse_sqlx(name, stem);
+    }
+    let convention = Convention::Flyway;
     let bad = || MigrateError::Name { script: name.to_owned() };
     if let Some(rest) = stem.strip_prefix("R__") {
-        return if rest.is_empty() { Err(bad()) } else { Ok(Some((None, rest.replace('_', " ")))) };
+        let description = rest.replace('_', " ");
+        return if rest.is_empty() {
+            Err(bad())
+        } else {
+            Ok(Some(Named::Up { convention, version: None, description }))
+        };
     }
-    let Some(rest) = stem.strip_prefix('V').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) else {
-        return Ok(None);
+    let numbered = |letter| stem.strip_prefix(letter).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let (rest, is_undo) = match (numbered('V'), numbered('U')) {
+        (Some(rest), _) => (rest, false),
+        (None, Some(rest)) => (rest, true),
+        (None, None) => return Ok(None),
     };
     let (version, description) = rest.split_once("__").ok_or_else(bad)?;
     let version = Version::parse(version).ok_or_else(bad)?;
-    Ok(Some((Some(version), description.replace('_', " "))))
+    if is_undo {
+        return Ok(Some(Named::Undo { convention, version }));
+    }
+    Ok(Some(Named::Up { convention, version: Some(version), description: description.replace('_', " ") }))
+}
+
+/// `1_name`, `1_name.up`, `1_name.down`. A number without `_` is no migration for sqlx.
+fn parse_sqlx(name: &str, stem: &str) -> Result<Option<Named>, MigrateError> {
+    let convention = Convention::Sqlx;
+    let Some((number, rest)) = stem.split_once('_') else { return Ok(None) };
+    // sqlx keeps it as a signed number of 64 bits.
+    let is_number = number.parse::<i64>().is_ok();
+    let version = Version::parse(number).filter(|_| is_number);
+    let version = version.ok_or_else(|| MigrateError::Name { script: name.to_owned() })?;
+    if rest.ends_with(".down") {
+        return Ok(Some(Named::Undo { convention, version }));
+    }
+    let description = rest.strip_suffix(".up").unwrap_or(rest).replace('_', " ");
+    Ok(Some(Named::Up { convention, version: Some(version), description }))
 }
 
 /// Flyway's: CRC-32 over the lines without their ends, as a signed number.
@@ -146,18 +373,45 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
+    fn up(name: &str) -> Option<(Convention, Option<String>, String)> {
+        match parse_name(name).unwrap()? {
+            Named::Up { convention, version, description } => {
+                Some((convention, version.map(|version| version.to_string()), description))
+            }
+            Named::Undo { .. } => None,
+        }
+    }
+
     #[test]
     fn names_are_flyways() {
-        let parse = |name| parse_name(name).unwrap();
-        let (version, description) = parse("V1_1__create_the_users.sql").unwrap();
-        assert_eq!(version.unwrap().to_string(), "1.1");
-        assert_eq!(description, "create the users");
-        assert_eq!(parse("R__views.sql"), Some((None, "views".to_owned())));
-        assert_eq!(parse("U1__undo.sql"), None);
-        assert_eq!(parse("README.md"), None);
-        assert_eq!(parse("Views.sql"), None);
+        let versioned = Some((Convention::Flyway, Some("1.1".to_owned()), "create the users".to_owned()));
+        assert_eq!(up("V1_1__create_the_users.sql"), versioned);
+        assert_eq!(up("R__views.sql"), Some((Convention::Flyway, None, "views".to_owned())));
+        let undo = Named::Undo { convention: Convention::Flyway, version: Version::parse("1").unwrap() };
+        assert_eq!(parse_name("U1__undo.sql").unwrap(), Some(undo));
+        assert_eq!(parse_name("README.md").unwrap(), None);
+        assert_eq!(parse_name("Views.sql").unwrap(), None);
         assert!(parse_name("V1_one_underscore.sql").is_err());
         assert!(parse_name("V1x__a.sql").is_err());
+    }
+
+    #[test]
+    fn names_are_sqlxs() {
+        let simple = Some((Convention::Sqlx, Some("20261126120000".to_owned()), "create users".to_owned()));
+        assert_eq!(up("20261126120000_create_users.sql"), simple);
+        assert_eq!(up("3_a.up.sql"), Some((Convention::Sqlx, Some("3".to_owned()), "a".to_owned())));
+        let undo = Named::Undo { convention: Convention::Sqlx, version: Version::parse("3").unwrap() };
+        assert_eq!(parse_name("3_a.down.sql").unwrap(), Some(undo));
+        assert_eq!(parse_name("2024.sql").unwrap(), None);
+        assert!(parse_name("3x_a.sql").is_err());
+        assert!(parse_name("99999999999999999999_a.sql").is_err());
+    }
+
+    #[test]
+    fn what_takes_a_file_back_is_named_after_it() {
+        assert_eq!(Convention::Flyway.undo_of("V3__a.sql"), "U3__a.sql");
+        assert_eq!(Convention::Sqlx.undo_of("3_a.up.sql"), "3_a.down.sql");
+        assert_eq!(Convention::Sqlx.undo_of("3_a.sql"), "3_a.down.sql");
     }
 
     #[test]
@@ -176,5 +430,44 @@ mod tests {
         assert_eq!(checksum("1234\r\n56789\n"), checksum("123456789"));
         assert_ne!(checksum("1234 56789"), checksum("123456789"));
         assert_eq!(checksum(""), 0);
+    }
+
+    #[test]
+    fn sqlxs_checksum_is_of_every_byte() {
+        let text = |text: &str| Checksum::of(Convention::Sqlx, text).to_string();
+        // SHA-384 of "abc", the example of FIPS 180-4.
+        assert!(text("abc").starts_with("cb00753f45a35e8bb5a03d699ac65007272c32ab0eded163"));
+        assert_ne!(text("abc\n"), text("abc\r\n"));
+    }
+
+    #[test]
+    fn what_runs_in_no_transaction_is_known_by_its_words() {
+        for statement in ["CREATE INDEX CONCURRENTLY i ON t (a)", "vacuum t", "REINDEX SCHEMA public"] {
+            assert!(needs_no_transaction(statement), "{statement}");
+        }
+        for statement in ["REINDEX INDEX i", "CREATE INDEX i ON t (a)", "SELECT 'vacuum concurrently'"] {
+            assert!(!needs_no_transaction(statement), "{statement}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_flyways_or_sqlxs_and_pairs_what_undoes_with_what_it_undoes() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str| std::fs::write(folder.path().join(name), "SELECT 1;").unwrap();
+        for name in ["2_b.up.sql", "2_b.down.sql", "1_a.sql", "10_c.up.sql", "7_orphan.down.sql", "notes.txt"] {
+            put(name);
+        }
+        let found = read(folder.path()).unwrap();
+        assert_eq!(found.convention, Convention::Sqlx);
+        let names: Vec<_> = found.migrations.iter().map(|one| (one.script.name.as_str(), one.undo.is_some())).collect();
+        assert_eq!(names, [("1_a.sql", false), ("2_b.up.sql", true), ("10_c.up.sql", false)]);
+        put("seed_data.sql");
+        assert!(matches!(read(folder.path()), Err(MigrateError::Name { script }) if script == "seed_data.sql"));
+        std::fs::remove_file(folder.path().join("seed_data.sql")).unwrap();
+        put("02_twice.sql");
+        assert!(matches!(read(folder.path()), Err(MigrateError::Twice { .. })));
+        std::fs::remove_file(folder.path().join("02_twice.sql")).unwrap();
+        put("V1__a.sql");
+        assert!(matches!(read(folder.path()), Err(MigrateError::Mixed { .. })));
     }
 }

@@ -1,12 +1,16 @@
-//! The table `flyway_schema_history`, with Flyway's columns.
+//! The tables `flyway_schema_history` and `_sqlx_migrations`, with the columns of Flyway and of sqlx.
 
 use std::time::Duration;
 
-use super::files::{Migration, Version};
-use super::{MigrateError, Run};
+use mainstay_types::Timestamp;
+use tokio_postgres::Row;
+
+use super::MigrateError;
+use super::files::{Checksum, Convention, Migration, Version};
+use super::run::Run;
 
 /// Flyway's own definition for PostgreSQL.
-const TABLE: &str = "
+const FLYWAY: &str = "
 CREATE TABLE IF NOT EXISTS flyway_schema_history (
     installed_rank integer NOT NULL CONSTRAINT flyway_schema_history_pk PRIMARY KEY,
     version varchar(50),
@@ -21,145 +25,261 @@ CREATE TABLE IF NOT EXISTS flyway_schema_history (
 );
 CREATE INDEX IF NOT EXISTS flyway_schema_history_s_idx ON flyway_schema_history (success)";
 
+/// sqlx's columns and types.
+const SQLX: &str = "
+CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+    version bigint PRIMARY KEY,
+    description text NOT NULL,
+    installed_on timestamptz NOT NULL DEFAULT now(),
+    success boolean NOT NULL,
+    checksum bytea NOT NULL,
+    execution_time bigint NOT NULL
+)";
+
+/// Flyway keeps a time without a zone, in that of the session that wrote it.
+const FLYWAY_ROWS: &str = "
+    SELECT installed_rank::bigint, version, type, description, script, checksum, success,
+           (extract(epoch FROM installed_on::timestamptz) * 1000000)::bigint, execution_time::bigint
+    FROM flyway_schema_history ORDER BY installed_rank";
+
+const SQLX_ROWS: &str = "
+    SELECT row_number() OVER (ORDER BY version), version::text, 'SQL', description, NULL::text, checksum, success,
+           (extract(epoch FROM installed_on) * 1000000)::bigint, execution_time / 1000000
+    FROM _sqlx_migrations ORDER BY version";
+
+/// What a row says was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A file was run.
+    Sql,
+    /// Everything up to here counts as applied.
+    Baseline,
+    /// A file that takes one back was run.
+    Undo,
+    /// The row of that version does not count any more.
+    Delete,
+    /// Flyway's Java classes and scripts.
+    Other,
+}
+
+/// A row.
 #[derive(Clone, Debug)]
-struct Entry {
-    rank: i32,
-    version: Option<Version>,
-    kind: String,
-    description: String,
-    script: String,
-    checksum: Option<i32>,
-    success: bool,
+pub(crate) struct Entry {
+    pub(crate) rank: i64,
+    pub(crate) version: Option<Version>,
+    pub(crate) kind: Kind,
+    pub(crate) description: String,
+    /// sqlx does not keep it.
+    pub(crate) script: Option<String>,
+    pub(crate) checksum: Option<Checksum>,
+    pub(crate) is_success: bool,
+    pub(crate) at: Timestamp,
+    pub(crate) took: Duration,
+}
+
+impl Entry {
+    /// The name of its file, or what is known of it.
+    pub(crate) fn name(&self) -> String {
+        let version = self.version.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.script.clone().unwrap_or_else(|| format!("{version}_{}.sql", self.description.replace(' ', "_")))
+    }
 }
 
 /// What was applied.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct History {
-    entries: Vec<Entry>,
+    pub(crate) convention: Convention,
+    /// All rows, in the order in which they were written.
+    rows: Vec<Entry>,
 }
 
-/// How a migration ended.
+/// How a script ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
-    pub(crate) rank: i32,
+    pub(crate) rank: i64,
     pub(crate) took: Duration,
-    pub(crate) success: bool,
+    pub(crate) is_success: bool,
 }
 
 impl History {
+    /// Reads what is there; nothing is made.
+    pub(crate) async fn look(run: &Run<'_>) -> Result<Self, MigrateError> {
+        let convention = run.convention;
+        if !exists(run, convention).await? {
+            // Files of one beside the history of the other: the database is not as empty as it seems.
+            if exists(run, convention.other()).await? {
+                return Err(MigrateError::OtherHistory { files: convention, history: convention.other().history() });
+            }
+            return Ok(Self { convention, rows: Vec::new() });
+        }
+        let sql = match convention {
+            Convention::Flyway => FLYWAY_ROWS,
+            Convention::Sqlx => SQLX_ROWS,
+        };
+        let rows = run.client.query(sql, &[]).await.map_err(|error| run.failed(run.opening(), error))?;
+        Ok(Self { convention, rows: rows.iter().map(|row| entry(convention, row)).collect() })
+    }
+
+    /// The same, and the table is there afterwards.
     pub(crate) async fn open(run: &Run<'_>) -> Result<Self, MigrateError> {
-        let what = "open flyway_schema_history";
+        let history = Self::look(run).await?;
         // Asked first: `IF NOT EXISTS` alone would write a notice into the server's log at every start.
-        let exists = run
-            .client
-            .query_one("SELECT to_regclass('flyway_schema_history') IS NOT NULL", &[])
-            .await
-            .map_err(|error| run.failed(what, error))?;
-        if !exists.get::<_, bool>(0) {
-            run.execute(what, TABLE).await?;
-        }
-        let rows = run
-            .client
-            .query(
-                "SELECT installed_rank, version, type, description, script, checksum, success
-                 FROM flyway_schema_history ORDER BY installed_rank",
-                &[],
-            )
-            .await
-            .map_err(|error| run.failed(what, error))?;
-        let entries = rows.iter().map(|row| Entry {
-            rank: row.get(0),
-            version: row.get::<_, Option<&str>>(1).and_then(Version::parse),
-            kind: row.get(2),
-            description: row.get(3),
-            script: row.get(4),
-            checksum: row.get(5),
-            success: row.get(6),
-        });
-        Ok(Self { entries: entries.collect() })
-    }
-
-    pub(crate) fn next_rank(&self) -> i32 {
-        self.entries.last().map_or(1, |entry| entry.rank.saturating_add(1))
-    }
-
-    /// What is still to be run, after folder and history were held against each other.
-    pub(crate) fn pending<'a>(&self, found: &'a [Migration]) -> Result<Vec<&'a Migration>, MigrateError> {
-        if let Some(entry) = self.entries.iter().find(|entry| !entry.success) {
-            return Err(MigrateError::FailedBefore { script: entry.script.clone() });
-        }
-        let baseline = self.highest(|entry| entry.kind == "BASELINE");
-        let highest = self.highest(|entry| entry.kind == "SQL" || entry.kind == "BASELINE");
-        let newest_found = found.iter().filter_map(|one| one.version.as_ref()).max();
-        for entry in self.entries.iter().filter(|entry| entry.kind == "SQL") {
-            let Some(version) = &entry.version else { continue };
-            // Versions above all of ours come from a later release that was rolled back: Flyway ignores them too.
-            let is_ours = newest_found.is_some_and(|newest| version <= newest);
-            if is_ours && !found.iter().any(|one| one.version.as_ref() == Some(version)) {
-                return Err(MigrateError::Lost { script: entry.script.clone(), version: version.to_string() });
-            }
-        }
-        let mut pending = Vec::new();
-        for migration in found {
-            let Some(version) = &migration.version else {
-                if self.repeatable(&migration.description) != Some(migration.checksum) {
-                    pending.push(migration);
-                }
-                continue;
+        if history.rows.is_empty() && !exists(run, run.convention).await? {
+            let table = match run.convention {
+                Convention::Flyway => FLYWAY,
+                Convention::Sqlx => SQLX,
             };
-            match self.entries.iter().find(|entry| entry.version.as_ref() == Some(version)) {
-                Some(entry) => check(entry, migration)?,
-                None if baseline.is_some_and(|baseline| version <= baseline) => {}
-                None => {
-                    if let Some(applied) = highest.filter(|highest| version < *highest) {
-                        let (script, applied) = (migration.script.clone(), applied.to_string());
-                        return Err(MigrateError::OutOfOrder { script, applied });
-                    }
-                    pending.push(migration);
-                }
+            run.execute(run.opening(), table).await?;
+        }
+        Ok(history)
+    }
+
+    pub(crate) fn next_rank(&self) -> i64 {
+        self.rows.last().map_or(1, |entry| entry.rank.saturating_add(1))
+    }
+
+    /// A row of a script that broke off half-way.
+    pub(crate) fn failed(&self) -> Option<&Entry> {
+        self.rows.iter().find(|entry| !entry.is_success)
+    }
+
+    /// What counts: of each version the last row, unless that took it back.
+    pub(crate) fn versions(&self) -> Vec<&Entry> {
+        let mut counted: Vec<&Entry> = Vec::new();
+        for entry in self.rows.iter().filter(|entry| entry.is_success && entry.version.is_some()) {
+            let is_other = |one: &&Entry| one.version != entry.version || one.kind == Kind::Baseline;
+            match entry.kind {
+                Kind::Baseline | Kind::Sql | Kind::Other => counted.push(entry),
+                Kind::Undo | Kind::Delete => counted.retain(is_other),
             }
         }
-        Ok(pending)
+        counted
     }
 
-    fn highest(&self, of: impl Fn(&Entry) -> bool) -> Option<&Version> {
-        self.entries.iter().filter(|entry| of(entry)).filter_map(|entry| entry.version.as_ref()).max()
+    /// The latest run of a repeatable one.
+    pub(crate) fn repeatable(&self, description: &str) -> Option<&Entry> {
+        let mut runs = self.rows.iter().rev().filter(|entry| entry.version.is_none() && entry.is_success);
+        runs.find(|entry| entry.description == description).filter(|entry| entry.kind != Kind::Delete)
     }
 
-    /// Checksum of its latest run.
-    fn repeatable(&self, description: &str) -> Option<i32> {
-        let mut runs = self.entries.iter().rev().filter(|entry| entry.version.is_none());
-        runs.find(|entry| entry.description == description)?.checksum
+    pub(crate) fn baseline(&self) -> Option<&Version> {
+        let baselines = self.rows.iter().filter(|entry| entry.is_success && entry.kind == Kind::Baseline);
+        baselines.filter_map(|entry| entry.version.as_ref()).max()
     }
-}
 
-fn check(entry: &Entry, migration: &Migration) -> Result<(), MigrateError> {
-    match entry.checksum {
-        Some(applied) if applied != migration.checksum && entry.kind == "SQL" => {
-            Err(MigrateError::Changed { script: migration.script.clone(), applied, found: migration.checksum })
-        }
-        Some(_) | None => Ok(()),
+    #[cfg(test)]
+    pub(crate) fn of(convention: Convention, rows: Vec<Entry>) -> Self {
+        Self { convention, rows }
     }
 }
 
-/// Adds a row; inside the migration's transaction when there is one.
+async fn exists(run: &Run<'_>, convention: Convention) -> Result<bool, MigrateError> {
+    let found = run.client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&convention.history()]).await;
+    Ok(found.map_err(|error| run.failed(run.opening(), error))?.get(0))
+}
+
+fn entry(convention: Convention, row: &Row) -> Entry {
+    let kind = match row.get(2) {
+        "SQL" => Kind::Sql,
+        "BASELINE" | "SQL_BASELINE" => Kind::Baseline,
+        "UNDO_SQL" => Kind::Undo,
+        "DELETE" => Kind::Delete,
+        _ => Kind::Other,
+    };
+    let checksum = match convention {
+        Convention::Flyway => row.get::<_, Option<i32>>(5).map(Checksum::Lines),
+        Convention::Sqlx => row.get::<_, Option<Vec<u8>>>(5).map(Checksum::Bytes),
+    };
+    Entry {
+        rank: row.get(0),
+        version: row.get::<_, Option<&str>>(1).and_then(Version::parse),
+        kind,
+        description: row.get(3),
+        script: row.get(4),
+        checksum,
+        is_success: row.get(6),
+        at: Timestamp::from_micros(row.get(7)),
+        took: Duration::from_millis(u64::try_from(row.get::<_, i64>(8)).unwrap_or_default()),
+    }
+}
+
+/// Notes a file that was run; inside its transaction when there is one.
 pub(crate) async fn write(run: &Run<'_>, migration: &Migration, outcome: Outcome) -> Result<(), MigrateError> {
-    let what = "write flyway_schema_history";
-    // A file may have set the search path or another role: the row belongs where the table was made.
-    run.execute(what, "RESET ROLE; RESET search_path").await?;
+    match run.convention {
+        Convention::Flyway => {
+            let script = (&migration.script.name, &migration.script.checksum);
+            write_flyway(run, migration, ("SQL", script.0, script.1), outcome).await
+        }
+        Convention::Sqlx => write_sqlx(run, migration, outcome).await,
+    }
+}
+
+/// Notes that a migration was taken back.
+pub(crate) async fn write_undo(run: &Run<'_>, migration: &Migration, outcome: Outcome) -> Result<(), MigrateError> {
+    match (run.convention, &migration.undo) {
+        (Convention::Flyway, Some(undo)) => {
+            write_flyway(run, migration, ("UNDO_SQL", &undo.name, &undo.checksum), outcome).await
+        }
+        (Convention::Sqlx, _) | (Convention::Flyway, None) => {
+            let version = migration.version.as_ref().and_then(Version::number);
+            let sql = if outcome.is_success {
+                "DELETE FROM _sqlx_migrations WHERE version = $1"
+            } else {
+                "UPDATE _sqlx_migrations SET success = false WHERE version = $1"
+            };
+            run.at_home().await?;
+            run.client.execute(sql, &[&version]).await.map_err(|error| run.failed(run.writing(), error))?;
+            Ok(())
+        }
+    }
+}
+
+async fn write_flyway(
+    run: &Run<'_>,
+    migration: &Migration,
+    (kind, script, checksum): (&str, &String, &Checksum),
+    outcome: Outcome,
+) -> Result<(), MigrateError> {
+    run.at_home().await?;
     let version = migration.version.as_ref().map(ToString::to_string);
     let took = i32::try_from(outcome.took.as_millis()).unwrap_or(i32::MAX);
-    let script = &migration.script;
+    let rank = i32::try_from(outcome.rank).unwrap_or(i32::MAX);
+    let checksum = match checksum {
+        Checksum::Lines(crc) => Some(*crc),
+        Checksum::Bytes(_) => None,
+    };
     let row: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&outcome.rank, &version, &migration.description, script, &migration.checksum, &took, &outcome.success];
+        &[&rank, &version, &migration.description, &kind, script, &checksum, &took, &outcome.is_success];
     run.client
         .execute(
             "INSERT INTO flyway_schema_history
                  (installed_rank, version, description, type, script, checksum, installed_by, execution_time, success)
-             VALUES ($1, $2, left($3, 200), 'SQL', $4, $5, session_user, $6, $7)",
+             VALUES ($1, $2, left($3, 200), $4, $5, $6, session_user, $7, $8)",
             row,
         )
         .await
-        .map_err(|error| run.failed(what, error))?;
+        .map_err(|error| run.failed(run.writing(), error))?;
+    Ok(())
+}
+
+async fn write_sqlx(run: &Run<'_>, migration: &Migration, outcome: Outcome) -> Result<(), MigrateError> {
+    run.at_home().await?;
+    let version = migration.version.as_ref().and_then(Version::number);
+    // sqlx counts nanoseconds.
+    let took = i64::try_from(outcome.took.as_nanos()).unwrap_or(i64::MAX);
+    let checksum: &[u8] = match &migration.script.checksum {
+        Checksum::Bytes(bytes) => bytes,
+        Checksum::Lines(_) => &[],
+    };
+    let row: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&version, &migration.description, &outcome.is_success, &checksum, &took];
+    run.client
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES ($1, $2, $3, $4, $5)",
+            row,
+        )
+        .await
+        .map_err(|error| run.failed(run.writing(), error))?;
     Ok(())
 }

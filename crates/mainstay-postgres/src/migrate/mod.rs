@@ -1,287 +1,265 @@
-//! Migrations: Flyway's file names and its `flyway_schema_history`, so that an application can come from it
-//! and leave for it.
+//! Migrations: the file names of Flyway and of sqlx with their own history tables, so that an application can come from
+//! either and leave for it.
 //!
-//! Each file runs in one transaction with its row of the history, unless it holds a `CONCURRENTLY`: then each
-//! statement commits alone, and a failure leaves a row that says so. Not supported, with a clear error: `COPY`
-//! from standard input, transaction commands inside a file. Flyway's placeholders and callbacks are not known.
+//! Each file runs in one transaction with its row of the history, unless it holds what PostgreSQL runs in none
+//! (`CONCURRENTLY`, `VACUUM`; for sqlx only when its first line says `-- no-transaction`): then each statement commits
+//! alone, and a failure leaves a row that says so. Not supported, with a clear error: `COPY` from standard input,
+//! transaction commands inside a file. Flyway's placeholders and callbacks are not known.
 
+mod error;
 mod files;
 mod history;
+mod plan;
+mod run;
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
-use tokio_postgres::error::ErrorPosition;
 
-pub use files::{Migration, Version};
+pub use error::MigrateError;
+pub use files::{Checksum, Convention, Migration, Script, Version};
+pub use plan::{Planned, State};
 
-use crate::access::{Access, AccessError};
-use crate::sql::{self, Statement};
+use crate::access::Access;
+use history::History;
+use run::{Run, Way};
 
 /// How long another run of migrations is waited for.
 pub const LOCK_WITHIN: Duration = Duration::from_secs(60);
 /// How long a migration waits for a lock on a table. Longer, and every statement behind it waits too.
 pub const TABLE_LOCK_WITHIN: Duration = Duration::from_secs(10);
-/// Key of the advisory lock that runs of migrations take: "mainstay" in ASCII, as a number.
-const LOCK_KEY: i64 = 0x6D61_696E_7374_6179;
 
-/// A migration that was run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Versions that are named one by one.
+const MOST_NAMED: usize = 8;
+
+/// What to run, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The role that migrations run as, in its database.
+    pub application: &'a Access,
+    /// Names restore points, which only a superuser may.
+    pub superuser: &'a Access,
+    /// Where the files are.
+    pub folder: &'a Path,
+    /// A file whose version is below one that is applied is run all the same.
+    pub is_out_of_order_allowed: bool,
+    /// What was taken back and is not to be run by itself: it and what comes after it stay pending.
+    pub held: &'a [Held],
+}
+
+/// A migration that a person took back. Its file is pending again, as Flyway and sqlx have it, and whoever runs
+/// migrations without being asked to must leave it alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Name of its file.
+    pub script: String,
+    /// Of its text: another text is another migration.
+    pub checksum: String,
+}
+
+/// A migration that was run, or taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Applied {
     /// Its version; `None`: repeatable.
     pub version: Option<String>,
     /// Name of its file.
     pub script: String,
-    /// How long it took.
-    pub took: Duration,
+    /// How long it took. **Unit**: milliseconds.
+    pub took_ms: u64,
+    /// All of it was one transaction.
+    pub is_transactional: bool,
 }
 
-/// Why migrations stopped. Files before the one named are applied and stay so.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrateError {
-    /// The folder or a file cannot be read.
-    #[error("cannot read migration {path}: {source}", path = path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A name that looks like a migration's and is none.
-    #[error("migration {script} is not named V<version>__<description>.sql or R__<description>.sql: rename it")]
-    Name {
-        /// Its name.
-        script: String,
-    },
-    /// Not UTF-8.
-    #[error("migration {script} is not UTF-8 text")]
-    NotText {
-        /// Its name.
-        script: String,
-    },
-    /// Too large, or too many.
-    #[error("migration {script} of {bytes} bytes is beyond the bound of 16 MiB a file and 10000 files")]
-    TooMuch {
-        /// Its name.
-        script: String,
-        /// Its size.
-        bytes: u64,
-    },
-    /// One version, two files.
-    #[error("migrations {first} and {second} have the same version: give one of them another")]
-    Twice {
-        /// One.
-        first: String,
-        /// The other.
-        second: String,
-    },
-    /// An applied file was changed.
-    #[error(
-        "migration {script} was changed after it was applied: checksum {found} now, {applied} in \
-         flyway_schema_history; restore the file and put the change into a new version"
-    )]
-    Changed {
-        /// Its name.
-        script: String,
-        /// In the history.
-        applied: i32,
-        /// In the folder.
-        found: i32,
-    },
-    /// An applied file is gone.
-    #[error("migration {script} (version {version}) is applied and its file is missing: restore the file")]
-    Lost {
-        /// Name in the history.
-        script: String,
-        /// Its version.
-        version: String,
-    },
-    /// A new file has a version below one that is applied.
-    #[error("migration {script} comes before version {applied}, which is applied: give it a higher version")]
-    OutOfOrder {
-        /// Its name.
-        script: String,
-        /// Highest version applied.
-        applied: String,
-    },
-    /// An earlier run failed half-way outside a transaction.
-    #[error(
-        "migration {script} failed half-way in an earlier run: undo what it left by hand, then \
-         DELETE FROM flyway_schema_history WHERE NOT success"
-    )]
-    FailedBefore {
-        /// Its name.
-        script: String,
-    },
-    /// A statement that cannot run here.
-    #[error("{script} line {line}: {what} is not possible in a migration; {instead}")]
-    Unsupported {
-        /// File.
-        script: String,
-        /// Line.
-        line: usize,
-        /// The command.
-        what: String,
-        /// What to do.
-        instead: &'static str,
-    },
-    /// A statement failed.
-    #[error("{script} line {line}: {message}; {state}")]
-    Statement {
-        /// File.
-        script: String,
-        /// Line.
-        line: usize,
-        /// PostgreSQL's words.
-        message: String,
-        /// What is left.
-        state: &'static str,
-    },
-    /// Another run holds the lock.
-    #[error("another run of migrations did not end within {} s", LOCK_WITHIN.as_secs())]
-    Locked,
-    /// The history could not be read or written.
-    #[error("cannot {what}: {source}")]
-    History {
-        /// Verb and object.
-        what: &'static str,
-        /// Why not.
-        source: AccessError,
-    },
-    /// The database cannot be asked.
-    #[error(transparent)]
-    Access(#[from] AccessError),
+/// A named position in the log: the state before anything was run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RestorePoint {
+    /// For `restore --to "name NAME"`.
+    pub name: String,
+    /// Where it is.
+    pub lsn: String,
 }
 
-/// Runs what is not applied yet, as the role of `access`, straight on the primary's socket. Returns what ran.
+/// What happened on the way, as it happens.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// What is done from here on can be gone back behind.
+    Named(&'a RestorePoint),
+    /// A file begins.
+    Begins(&'a str),
+    /// It is done.
+    Ran(&'a Applied),
+}
+
+/// Where told things go.
+pub type Tell<'a> = &'a mut (dyn FnMut(Told<'_>) + Send);
+
+/// A run of migrations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Migrated {
+    /// Whose files they are.
+    pub convention: Convention,
+    /// Before anything was run; `None`: nothing was to be run.
+    pub restore_point: Option<RestorePoint>,
+    /// What ran.
+    pub applied: Vec<Applied>,
+    /// All versions that are applied now, oldest first.
+    pub versions: Vec<String>,
+    /// What is still pending because it was taken back; of [`undo`]: what it took back.
+    pub held: Option<Held>,
+}
+
+impl Migrated {
+    /// The versions in a line: all of a few, the first and the last of many.
+    pub fn summary(&self) -> String {
+        let labels: Vec<String> = self.versions.iter().map(|version| self.convention.label(version)).collect();
+        match labels.as_slice() {
+            [] => "nothing applied".to_owned(),
+            [first, .., last] if labels.len() > MOST_NAMED => format!("{first} … {last} ({} in all)", labels.len()),
+            all => all.join(" "),
+        }
+    }
+}
+
+/// A folder and its history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Whose files they are.
+    pub convention: Convention,
+    /// In the order of versions; repeatable ones come last.
+    pub migrations: Vec<Planned>,
+}
+
+impl Plan {
+    /// What stands against running anything, in the order of the files.
+    pub fn refusals(&self) -> Vec<MigrateError> {
+        self.migrations.iter().filter_map(|planned| planned.refusal(self.convention)).collect()
+    }
+}
+
+/// Runs what is not applied yet, straight on the primary's socket.
 ///
 /// **Errors**: as [`MigrateError`]; nothing runs when the folder and the history contradict each other.
-pub async fn migrate(access: &Access, folder: &Path) -> Result<Vec<Applied>, MigrateError> {
-    let migrations = files::read(folder)?;
-    // The lock is this session's: it ends with the connection, however this function ends.
-    let client = access.connect().await?;
-    let run = Run { access, client: &client };
+pub async fn migrate(request: &Request<'_>, tell: Tell<'_>) -> Result<Migrated, MigrateError> {
+    let folder = files::read(request.folder)?;
+    let client = request.application.connect().await?;
+    let run = Run { access: request.application, client: &client, convention: folder.convention };
     run.lock().await?;
-    let history = history::History::open(&run).await?;
-    let pending = history.pending(&migrations)?;
+    let history = History::open(&run).await?;
+    let plan = plan::hold_against(&folder, &history);
+    plan::refusal(&plan, folder.convention, request.is_out_of_order_allowed)?;
+    let mut pending = plan::pending(&folder, &plan);
+    let held = request.held.iter().find(|held| pending.iter().any(|one| held.is(&one.script))).cloned();
+    if let Some(first) = held.as_ref().and_then(|held| pending.iter().position(|one| held.is(&one.script))) {
+        pending.truncate(first);
+    }
+    let restore_point = match pending.first() {
+        Some(first) => Some(name_restore_point(request.superuser, folder.convention, first, Way::Up).await?),
+        None => None,
+    };
+    if let Some(point) = &restore_point {
+        tell(Told::Named(point));
+    }
     let mut applied = Vec::new();
-    for (rank, migration) in (history.next_rank()..).zip(pending) {
-        applied.push(run.apply(migration, rank).await?);
+    for (rank, migration) in (history.next_rank()..).zip(&pending) {
+        tell(Told::Begins(&migration.script.name));
+        let took = run.apply(migration, Way::Up, rank).await?;
+        let one = ran(migration, &migration.script, took);
+        tell(Told::Ran(&one));
+        applied.push(one);
     }
-    run.execute("unlock", &format!("SELECT pg_advisory_unlock({LOCK_KEY})")).await?;
-    Ok(applied)
+    let versions = versions_of(&plan::hold_against(&folder, &History::look(&run).await?));
+    run.unlock().await?;
+    Ok(Migrated { convention: folder.convention, restore_point, applied, versions, held })
 }
 
-pub(crate) struct Run<'a> {
-    access: &'a Access,
-    client: &'a Client,
+/// Takes the last one back, by the file that is there for it.
+///
+/// **Errors**: as [`MigrateError`]; nothing is done without such a file, or while the folder and the history contradict
+/// each other.
+pub async fn undo(request: &Request<'_>, tell: Tell<'_>) -> Result<Migrated, MigrateError> {
+    let folder = files::read(request.folder)?;
+    let client = request.application.connect().await?;
+    let run = Run { access: request.application, client: &client, convention: folder.convention };
+    run.lock().await?;
+    let history = History::look(&run).await?;
+    let plan = plan::hold_against(&folder, &history);
+    plan::refusal(&plan, folder.convention, true)?;
+    let migration = plan::last(&folder, &plan)?;
+    let undo = migration.undo.as_ref().ok_or_else(|| MigrateError::NoUndo {
+        script: migration.script.name.clone(),
+        wanted: folder.convention.undo_of(&migration.script.name),
+    })?;
+    let point = name_restore_point(request.superuser, folder.convention, migration, Way::Undo).await?;
+    tell(Told::Named(&point));
+    tell(Told::Begins(&undo.name));
+    let took = run.apply(migration, Way::Undo, history.next_rank()).await?;
+    let one = ran(migration, undo, took);
+    tell(Told::Ran(&one));
+    let versions = versions_of(&plan::hold_against(&folder, &History::look(&run).await?));
+    run.unlock().await?;
+    let held = Held { script: migration.script.name.clone(), checksum: migration.script.checksum.to_string() };
+    Ok(Migrated {
+        convention: folder.convention,
+        restore_point: Some(point),
+        applied: vec![one],
+        versions,
+        held: Some(held),
+    })
 }
 
-impl Run<'_> {
-    async fn execute(&self, what: &'static str, sql: &str) -> Result<(), MigrateError> {
-        self.client.batch_execute(sql).await.map_err(|error| self.failed(what, error))
-    }
+/// Looks at the folder and the history, and changes nothing.
+///
+/// **Errors**: as [`MigrateError`]; what contradicts is in the plan and no error.
+pub async fn plan(application: &Access, folder: &Path) -> Result<Plan, MigrateError> {
+    let folder = files::read(folder)?;
+    let client = application.connect().await?;
+    let run = Run { access: application, client: &client, convention: folder.convention };
+    let history = History::look(&run).await?;
+    Ok(Plan { convention: folder.convention, migrations: plan::hold_against(&folder, &history) })
+}
 
-    fn failed(&self, what: &'static str, error: tokio_postgres::Error) -> MigrateError {
-        MigrateError::History { what, source: self.access.explain(error) }
-    }
-
-    async fn lock(&self) -> Result<(), MigrateError> {
-        let begun = Instant::now();
-        while begun.elapsed() < LOCK_WITHIN {
-            let sql = format!("SELECT pg_try_advisory_lock({LOCK_KEY})");
-            let row = self.client.query_one(&sql, &[]).await.map_err(|error| self.failed("lock", error))?;
-            if row.get(0) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Err(MigrateError::Locked)
-    }
-
-    async fn apply(&self, migration: &Migration, rank: i32) -> Result<Applied, MigrateError> {
-        let statements = sql::split(&migration.sql);
-        let is_transaction = !statements.iter().any(|statement| sql::has_word(statement.text, "concurrently"));
-        refuse_unsupported(migration, &statements)?;
-        let begun = Instant::now();
-        // Parameters that a file sets are its own: the next one begins clean.
-        let lock_timeout = format!("RESET ALL; SET lock_timeout = '{}ms'", TABLE_LOCK_WITHIN.as_millis());
-        self.execute("begin a migration", &lock_timeout).await?;
-        if is_transaction {
-            self.execute("begin a migration", "BEGIN").await?;
-        }
-        for statement in &statements {
-            let Err(error) = self.client.batch_execute(statement.text).await else { continue };
-            let (line, message) = explain(statement, &error);
-            let state = if is_transaction {
-                // If the connection broke, the server rolls back by itself.
-                self.client.batch_execute("ROLLBACK").await.ok();
-                "all of the file was rolled back, files before it stay applied"
-            } else {
-                self.write(migration, rank, begun.elapsed(), false).await?;
-                "statements before it in the file are done and stay (it holds CONCURRENTLY, so it has no transaction)"
-            };
-            return Err(MigrateError::Statement { script: migration.script.clone(), line, message, state });
-        }
-        let took = begun.elapsed();
-        self.write(migration, rank, took, true).await?;
-        if is_transaction {
-            self.execute("commit a migration", "COMMIT").await?;
-        }
-        Ok(Applied {
-            version: migration.version.as_ref().map(ToString::to_string),
-            script: migration.script.clone(),
-            took,
-        })
-    }
-
-    async fn write(&self, migration: &Migration, rank: i32, took: Duration, success: bool) -> Result<(), MigrateError> {
-        // The file may have changed these; the history is where it was found.
-        history::write(self, migration, history::Outcome { rank, took, success }).await
+impl Held {
+    fn is(&self, script: &Script) -> bool {
+        self.script == script.name && self.checksum == script.checksum.to_string()
     }
 }
 
-fn refuse_unsupported(migration: &Migration, statements: &[Statement<'_>]) -> Result<(), MigrateError> {
-    for statement in statements {
-        let first = sql::first_word(statement.text);
-        let instead = match first.as_str() {
-            "copy" if sql::has_word(statement.text, "stdin") => "use INSERT",
-            "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" => {
-                "each file is one transaction already: remove it"
-            }
-            "\\" => "commands of psql are not SQL: remove it",
-            _ => continue,
-        };
-        return Err(MigrateError::Unsupported {
-            script: migration.script.clone(),
-            line: statement.line,
-            what: if first == "\\" { "a command of psql".to_owned() } else { first.to_ascii_uppercase() },
-            instead,
-        });
+fn ran(migration: &Migration, script: &Script, took: Duration) -> Applied {
+    Applied {
+        version: migration.version.as_ref().map(ToString::to_string),
+        script: script.name.clone(),
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        is_transactional: script.is_transactional,
     }
-    Ok(())
 }
 
-/// Line of the error in the file, and PostgreSQL's message with its hint.
-fn explain(statement: &Statement<'_>, error: &tokio_postgres::Error) -> (usize, String) {
-    let Some(database) = error.as_db_error() else {
-        return (statement.line, mainstay_types::full_text(error));
+fn versions_of(plan: &[Planned]) -> Vec<String> {
+    let is_there = |planned: &&Planned| matches!(planned.state, State::Applied | State::Later);
+    plan.iter().filter(is_there).filter_map(|planned| planned.version.clone()).collect()
+}
+
+/// Names the present position in the log. The time makes the name another one each time: recovery stops at the first
+/// point of a name.
+async fn name_restore_point(
+    superuser: &Access,
+    convention: Convention,
+    first: &Migration,
+    way: Way,
+) -> Result<RestorePoint, MigrateError> {
+    let what = match (&first.version, way) {
+        (Some(version), Way::Up) => convention.label(&version.to_string()),
+        (Some(version), Way::Undo) => format!("undo-{}", convention.label(&version.to_string())),
+        (None, _) => "R".to_owned(),
     };
-    let within = match database.position() {
-        // Counted in characters, from 1.
-        Some(ErrorPosition::Original(position)) => {
-            let before = statement.text.chars().take((*position as usize).saturating_sub(1));
-            before.filter(|c| *c == '\n').count()
-        }
-        Some(ErrorPosition::Internal { .. }) | None => 0,
-    };
-    let mut message = format!("{} ({})", database.message(), database.code().code());
-    for (name, extra) in [("detail", database.detail()), ("hint", database.hint())] {
-        if let Some(extra) = extra {
-            message = format!("{message}; {name}: {extra}");
-        }
-    }
-    (statement.line + within, message)
+    // PostgreSQL's bound is 63 bytes, and the time takes 19 of them.
+    let what: String = what.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')).take(36).collect();
+    let client: Client = superuser.connect().await?;
+    let sql = "SELECT name, pg_create_restore_point(name)::text FROM (SELECT 'before-' || $1::text \
+        || to_char(clock_timestamp() AT TIME ZONE 'UTC', '-YYYYMMDD\"T\"HH24MISSMS') AS name) AS point";
+    let row = client.query_one(sql, &[&what]).await;
+    let row =
+        row.map_err(|error| MigrateError::History { what: "name a restore point", source: superuser.explain(error) })?;
+    Ok(RestorePoint { name: row.get(0), lsn: row.get(1) })
 }

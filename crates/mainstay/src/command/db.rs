@@ -5,7 +5,7 @@ use std::process::Command;
 
 use clap::{Args, Subcommand};
 
-use super::{database, errand, import};
+use super::{database, errand, import, migrate};
 use crate::Global;
 use crate::failure::Failure;
 
@@ -44,6 +44,8 @@ enum What {
     Failover(errand::Failover),
     /// Restart every member, for a new minor version: standbys first, the primary by a switchover
     Restart(errand::Restart),
+    /// Run pending migrations now; or show what is pending, or take the last one back
+    Migrate(migrate::Options),
     /// Import a dump or a running database, in one transaction
     Import(import::Options),
 }
@@ -59,6 +61,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         What::Slow => return database::slow(global).await,
         What::Locks => return database::locks(global).await,
         What::Cancel(options) => return database::cancel(global, options).await,
+        What::Migrate(options) => return migrate::run(global, options).await,
         What::Psql { .. } | What::Import(_) => {}
     }
     let access = crate::place::client(global)?.database().await?;

@@ -90,7 +90,7 @@ impl Target {
 const TABLES: &str = "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' \
     AND n.nspname NOT LIKE 'before\\_import\\_%'";
-const HISTORY: &str = "SELECT count(*) FROM pg_catalog.pg_class WHERE relname = 'flyway_schema_history' \
+const HISTORY: &str = "SELECT count(*) FROM pg_catalog.pg_class WHERE relname IN ('flyway_schema_history', '_sqlx_migrations') \
     AND relnamespace = 'public'::regnamespace";
 
 pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result<u8, Failure> {
@@ -144,7 +144,7 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
     }
     if !has_history && has_migrations(global) {
         eprintln!(
-            "hint: the stack has migrations, and the import brought no flyway_schema_history: the next `up` runs V1"
+            "hint: the stack has migrations, and the import brought no history of them: the next `up` begins at the first"
         );
     }
     Ok(exit_code::DONE)

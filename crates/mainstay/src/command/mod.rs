@@ -24,6 +24,7 @@ pub(crate) mod init;
 pub(crate) mod internal;
 pub(crate) mod logs;
 pub(crate) mod manual;
+mod migrate;
 pub(crate) mod pool;
 pub(crate) mod preflight;
 pub(crate) mod ps;

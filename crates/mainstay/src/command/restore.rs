@@ -202,8 +202,9 @@ async fn swap_in(
     client: &Client,
     (backups, open): (&Backups, past::Open),
 ) -> Result<u8, Failure> {
-    let said =
-        agree(global, options, stack, "puts the past in the place of the present; what was written since is set aside");
+    let what =
+        "puts the past in the place of the present; what was written since is set aside. Sessions wait meanwhile";
+    let said = agree(global, options.confirm.as_deref(), stack, ("a restore in place of the present", what));
     if let Err(refused) = said {
         open.close().await;
         return Err(refused);
@@ -213,7 +214,9 @@ async fn swap_in(
 }
 
 async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str), kept: &str) -> Result<u8, Failure> {
-    agree(global, options, stack, "puts back what an earlier restore replaced; what was written since is set aside")?;
+    let what =
+        "puts back what an earlier restore replaced; what was written since is set aside. Sessions wait meanwhile";
+    agree(global, options.confirm.as_deref(), stack, ("a restore in place of the present", what))?;
     let client = crate::place::client(global)?;
     client.status().await?;
     let backups = Backups::open(paths, stack).map_err(|error| failure(&error))?;
@@ -221,11 +224,17 @@ async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str)
     exchange(global, options, (paths, stack), (&client, &incoming)).await
 }
 
-fn agree(global: &Global, options: &Options, stack: &str, what: &str) -> Result<(), Failure> {
+/// A person agrees to what cannot be taken back without loss: to what, and what it does.
+pub(super) fn agree(
+    global: &Global,
+    confirm: Option<&str>,
+    stack: &str,
+    (noun, what): (&str, &str),
+) -> Result<(), Failure> {
     let refused = |text: String| {
         Failure::refused("MS4002", text).help(format!("nothing was changed; to agree: --confirm {stack}"))
     };
-    if let Some(typed) = &options.confirm {
+    if let Some(typed) = confirm {
         return if typed == stack {
             Ok(())
         } else {
@@ -233,9 +242,9 @@ fn agree(global: &Global, options: &Options, stack: &str, what: &str) -> Result<
         };
     }
     if global.json || !std::io::stdin().is_terminal() {
-        return Err(refused(format!("a restore in place of the present of {stack} must be agreed to")));
+        return Err(refused(format!("{noun} of {stack} must be agreed to")));
     }
-    eprint!("This {what}. Sessions wait meanwhile.\nType the stack's name to go on: ");
+    eprint!("This {what}.\nType the stack's name to go on: ");
     std::io::stderr().flush().ok();
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).map_err(|error| refused(format!("no answer: {error}")))?;

@@ -1,4 +1,5 @@
 //! The same small script in sqlx and tokio-postgres: `driver-smoke DRIVER`; DATABASE_URL says where, CA whom to trust.
+//! And sqlx's own view of a folder of migrations: `driver-smoke migrations FOLDER [run|undo]`.
 
 type Smoke = Result<(), Box<dyn std::error::Error>>;
 
@@ -8,8 +9,43 @@ async fn main() -> Smoke {
     match std::env::args().nth(1).as_deref() {
         Some("sqlx") => sqlx_smoke(&url).await,
         Some("tokio-postgres") => tokio_smoke(&url).await,
-        _ => Err("usage: driver-smoke sqlx|tokio-postgres".into()),
+        Some("migrations") => {
+            let folder = std::env::args().nth(2).ok_or("which folder?")?;
+            migrations(&url, &folder, std::env::args().nth(3).as_deref()).await
+        }
+        _ => Err("usage: driver-smoke sqlx|tokio-postgres|migrations FOLDER [run|undo]".into()),
     }
+}
+
+/// What `sqlx migrate info` prints of each, by the same calls; before that, what `sqlx migrate run` or `revert` does.
+async fn migrations(url: &str, folder: &str, what: Option<&str>) -> Smoke {
+    use sqlx::Connection as _;
+    use sqlx::migrate::{Migrate as _, Migrator};
+
+    let migrator = Migrator::new(std::path::Path::new(folder)).await?;
+    let mut connection = sqlx::PgConnection::connect(url).await?;
+    match what {
+        Some("run") => migrator.run(&mut connection).await?,
+        Some("undo") => {
+            let versions = migrator.iter().map(|one| one.version);
+            let before = versions.collect::<std::collections::BTreeSet<_>>().into_iter().rev().nth(1).unwrap_or(0);
+            migrator.undo(&mut connection, before).await?;
+        }
+        _ => {}
+    }
+    if let Some(version) = connection.dirty_version().await? {
+        println!("{version}/dirty");
+    }
+    let applied = connection.list_applied_migrations().await?;
+    for one in migrator.iter().filter(|one| !one.migration_type.is_down_migration()) {
+        let state = match applied.iter().find(|row| row.version == one.version) {
+            Some(row) if row.checksum == one.checksum => "installed",
+            Some(_) => "installed (different checksum)",
+            None => "pending",
+        };
+        println!("{}/{state} {}", one.version, one.description);
+    }
+    Ok(())
 }
 
 async fn sqlx_smoke(url: &str) -> Smoke {

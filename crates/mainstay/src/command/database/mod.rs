@@ -23,14 +23,14 @@ use crate::screen;
 const WHAT: usize = 13;
 
 /// A running stack with a database.
-struct Here {
+pub(super) struct Here {
     status: Status,
     database: DatabaseStatus,
     access: DatabaseAccess,
 }
 
 impl Here {
-    async fn find(global: &Global) -> Result<Self, Failure> {
+    pub(super) async fn find(global: &Global) -> Result<Self, Failure> {
         let client = crate::place::client(global)?;
         let access = client.database().await?;
         let status = client.status().await?;
@@ -46,6 +46,14 @@ impl Here {
         })?;
         let access = self.access.direct.get(&member).and_then(|dsn| Access::reading(member, dsn));
         access.ok_or_else(|| Failure::bug("the control plane gave a database URL that is none"))
+    }
+
+    /// What writes on the primary's own socket: the application's role in its database, and the superuser.
+    pub(super) fn writing(&self) -> Result<(Access, Access), Failure> {
+        let member = self.primary()?.member();
+        let superuser = self.access.direct.get(&member).and_then(|dsn| Access::writing(member, dsn));
+        let both = superuser.and_then(|superuser| Some((superuser.as_in(&self.access.app_url)?, superuser)));
+        both.ok_or_else(|| Failure::bug("the control plane gave a database URL that is none"))
     }
 
     /// The same in the application's database, where its tables have names.

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Migrations on a running stack: planned, run, refused, taken back; in Flyway's names and in sqlx's.
+# Needs a built program (MAINSTAY names another than the release build's) and psql; leaves nothing running.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. bin/lib/stack.sh
+
+began=$SECONDS
+PATIENCE=90
+work_folder
+
+sql() { timeout 60 "$MAINSTAY" --state "$STATE" --file "$STACK" db psql -- -XAtqc "$1"; }
+put() { printf '%s\n' "$2" >"$FOLDER/$1"; }
+# A command of `db migrate`: its exit status, and what it says in SCRATCH/out: STATUS WORDS...
+migrate() {
+  local wanted=$1 code=0
+  shift
+  ms db migrate "$@" >"$SCRATCH/out" 2>&1 || code=$?
+  [ "$code" = "$wanted" ] || { cat "$SCRATCH/out"; fail "db migrate $*: exit $code, wanted $wanted"; }
+}
+says() { tr -s ' \n' ' ' <"$SCRATCH/out" | grep -c -e "$1" >/dev/null || { cat "$SCRATCH/out"; fail "it does not say: $1"; }; }
+# No line wider than 80 columns, but for a command to be copied.
+narrow() { [ "$(grep -v -e "--state" "$SCRATCH/out" | grep -v '^error\|^hint' | LC_ALL=C.UTF-8 wc -L)" -le 80 ] || { cat "$SCRATCH/out"; fail "wider than 80 columns"; }; }
+
+flyway() {
+  put V1__users.sql "CREATE TABLE users (id bigint PRIMARY KEY);"
+  put V2__rows.sql "INSERT INTO users SELECT generate_series(1, 1000);"
+  come_up
+  grep -c "migrate  *V1 V2" "$SCRATCH/up" >/dev/null || { cat "$SCRATCH/up"; fail "up does not say what it ran"; }
+  put V3__email.sql "ALTER TABLE users ADD email text;"
+  put U3__email.sql "ALTER TABLE users DROP email;"
+  migrate 0 --plan
+  says "V3__email.sql pending .*undo 1 of 3 pending"
+  narrow
+  same "a plan changes nothing" "$(sql "SELECT count(*) FROM flyway_schema_history")" 2
+  migrate 0
+  says "restore point before-V3-.* done 1 applied; the schema is at V1 V2 V3"
+  same "the column is there" "$(sql "SELECT count(email) FROM users")" 0
+  told_of() { [ "$(told MigrationsApplied 'ran V3__email.sql; schema is at V1 V2 V3.*before-V3-')" = 1 ]; }
+  until_so "the log has the run and its restore point" told_of
+
+  put V2__rows.sql "INSERT INTO users SELECT generate_series(1, 1001);"
+  migrate 4
+  says "MS4120.*V2__rows.sql was changed"
+  migrate 4 --plan --json
+  same "the plan says so too" "$(value "it['migrations'][1]['state'], it['refusals'][0]['code']" <"$SCRATCH/out")" "changed MS4120"
+  put V2__rows.sql "INSERT INTO users SELECT generate_series(1, 1000);"
+  migrate 4 --undo
+  says "MS4002.*an undo of flyway must be agreed to"
+  migrate 0 --undo --confirm flyway
+  says "V3__email.sql is taken back; the schema is at V1 V2"
+  same "the column is gone" "$(sql "SELECT count(*) FROM pg_attribute WHERE attname = 'email'")" 0
+  # A control plane that is started again leaves it alone, and what comes after it.
+  local before
+  before=$(pid_of control)
+  kill -KILL "$before"
+  another() { [ "$(pid_of control)" != None ] && [ "$(pid_of control)" != "$before" ] && is_ready; }
+  until_so "another control plane" another
+  same "what was taken back stays so" "$(sql "SELECT count(*) FROM pg_attribute WHERE attname = 'email'")" 0
+  migrate 0 --json
+  same "asked for, it runs again" "$(value "[one['script'] for one in it['applied']], it['versions']" <"$SCRATCH/out")" "['V3__email.sql'] ['1', '2', '3']"
+  put V4__bad.sql "CREATE TABLE half (id int);
+SELECT nothing;"
+  migrate 1
+  says "MS1120.*V4__bad.sql line 2.*rolled back.*restore point before-V4-"
+  same "nothing of it is left" "$(sql "SELECT to_regclass('half') IS NULL")" t
+}
+
+sqlx() {
+  local url
+  put 20260101000000_create_users.sql "CREATE TABLE users (id bigint PRIMARY KEY);"
+  put 20260102000000_email.up.sql "ALTER TABLE users ADD email text;"
+  put 20260102000000_email.down.sql "ALTER TABLE users DROP email;"
+  come_up
+  put 20260103000000_index.sql "-- no-transaction
+CREATE INDEX CONCURRENTLY users_email ON users (email);"
+  migrate 0 --plan
+  says "names of sqlx, history in _sqlx_migrations.*1 of 3 pending"
+  narrow
+  migrate 0
+  says "20260103000000_index.sql .* without a transaction"
+  same "the index is there" "$(sql "SELECT count(*) FROM pg_index WHERE indexrelid = 'users_email'::regclass AND indisvalid")" 1
+  migrate 4 --undo --confirm sqlx
+  says "MS4125.*20260103000000_index.down.sql is not there"
+  if [ -z "$RUST_SMOKE" ]; then
+    printf '  skip  sqlx itself: cargo: %s\n' "$(tail -n 1 "$work/cargo.log")"
+    return
+  fi
+  url=$(sed -n 's/^.*DATABASE_URL=//p' <<<"$(ms env client --show-secrets)" | tr -d "\"'" | head -n 1)
+  info() { DATABASE_URL="$url" timeout 60 "$RUST_SMOKE" migrations "$FOLDER" "$@"; }
+  same "sqlx itself sees all as installed" "$(info)" "20260101000000/installed create users
+20260102000000/installed email
+20260103000000/installed index"
+  # A fourth by sqlx, seen by us; taken back by us, seen by sqlx.
+  put 20260104000000_age.up.sql "ALTER TABLE users ADD age int;"
+  put 20260104000000_age.down.sql "ALTER TABLE users DROP age;"
+  info run | tail -n 1 >"$SCRATCH/sqlx"
+  same "sqlx runs one" "$(cat "$SCRATCH/sqlx")" "20260104000000/installed age"
+  migrate 0 --plan --json
+  same "and the plan knows it" "$(value "it['migrations'][3]['state'], len(it['refusals'])" <"$SCRATCH/out")" "applied 0"
+  migrate 0 --undo --confirm sqlx
+  same "what was taken back is pending for sqlx" "$(info | tail -n 1)" "20260104000000/pending age"
+  migrate 0
+  info undo >/dev/null
+  migrate 0 --plan
+  says "20260104000000_age.up.sql pending"
+  put 20260105000000_half.sql "-- no-transaction
+CREATE TABLE half (id int);
+SELECT nothing;"
+  migrate 1
+  same "a half-done one is dirty for sqlx" "$(info | head -n 1)" "20260105000000/dirty"
+  migrate 4
+  says "MS4123.*DELETE FROM _sqlx_migrations WHERE NOT success"
+}
+
+build_rust_smoke
+say "Flyway's names"
+printf 'standbys = 0\nmigrations = "migrations"\n' | small_stack flyway
+begin_stack "$work/flyway"
+FOLDER="$work/flyway/migrations"
+mkdir "$FOLDER"
+flyway
+ms down >/dev/null
+nothing_runs
+say "sqlx's names"
+{
+  printf 'standbys = 0\nmigrations = "migrations"\n'
+  printf '[service.client]\nrun = "sleep infinity"\nport = false\n'
+} | small_stack sqlx
+STACK="$work/sqlx"
+FOLDER="$work/sqlx/migrations"
+mkdir "$FOLDER"
+sqlx
+ms down >/dev/null
+nothing_runs
+all_passed

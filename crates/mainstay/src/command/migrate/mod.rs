@@ -1,0 +1,267 @@
+//! `mainstay db migrate`: runs pending migrations on a running stack, shows what is pending, takes the last one back.
+
+mod show;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mainstay_api::SchemaChanged;
+use mainstay_client::Client;
+use mainstay_controller::backups::Target;
+use mainstay_controller::paths::Paths;
+use mainstay_controller::undone::Undone;
+use mainstay_postgres::Access;
+use mainstay_postgres::migrate::{self, Applied, MigrateError, Migrated, Request, RestorePoint, Told};
+use mainstay_types::exit_code;
+use serde_json::json;
+
+use super::database::Here;
+use super::{backup, restore};
+use crate::Global;
+use crate::again;
+use crate::failure::Failure;
+use crate::screen;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Show what each migration is: applied, pending, changed since, missing, out of order; change nothing
+    #[arg(long)]
+    plan: bool,
+    /// Take the last one back by its own file: U3__x.sql of Flyway's names, 3_x.down.sql of sqlx's
+    #[arg(long, conflicts_with_all = ["plan", "out_of_order"])]
+    undo: bool,
+    /// Run also those whose version is below one that is applied
+    #[arg(long)]
+    out_of_order: bool,
+    /// The stack's name: agrees to --undo without being asked
+    #[arg(long, value_name = "STACK", requires = "undo")]
+    confirm: Option<String>,
+}
+
+/// A running stack with migrations.
+struct Place {
+    client: Client,
+    paths: Paths,
+    folder: PathBuf,
+    /// As the application's role, on the primary's own socket.
+    application: Access,
+    superuser: Access,
+}
+
+impl Place {
+    async fn find(global: &Global) -> Result<Self, Failure> {
+        let read = crate::place::read(global)?;
+        let migrations = read.parsed.stack.database.as_ref().and_then(|database| database.migrations.as_ref());
+        let folder = migrations.map(|folder| read.folder.join(folder)).ok_or_else(|| {
+            Failure::user("MS2121", format!("{} names no migrations", read.file.display())).help(
+                "`migrations = \"FOLDER\"` in [database]; its files are named V1__name.sql (Flyway) or 1_name.sql (sqlx)",
+            )
+        })?;
+        if !folder.is_dir() {
+            return Err(Failure::user("MS2012", format!("there is no migrations folder {}", folder.display()))
+                .help("`migrations` in [database] is relative to the stack file's folder"));
+        }
+        let here = Here::find(global).await?;
+        let (application, superuser) = here.writing()?;
+        let paths = crate::place::paths(global)?;
+        Ok(Self { client: crate::place::client(global)?, paths, folder, application, superuser })
+    }
+
+    fn request(&self, options: &Options) -> Request<'_> {
+        Request {
+            application: &self.application,
+            superuser: &self.superuser,
+            folder: &self.folder,
+            is_out_of_order_allowed: options.out_of_order,
+            held: &[],
+        }
+    }
+
+    fn has_backups(&self) -> bool {
+        Target::load(&self.paths).is_ok_and(|target| target.is_some())
+    }
+
+    /// The log of events is told. It is done whether or not somebody notes it.
+    async fn tell(&self, done: &Migrated, is_undo: bool) {
+        let Some(point) = &done.restore_point else { return };
+        let changed = SchemaChanged {
+            scripts: done.applied.iter().map(|one| one.script.clone()).collect(),
+            is_undo,
+            restore_point: point.name.clone(),
+            schema: done.summary(),
+        };
+        if let Err(error) = self.client.schema_changed(&changed).await {
+            eprintln!("hint: it is done, and the log of events could not be told ({error})");
+        }
+    }
+}
+
+pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
+    let place = Place::find(global).await?;
+    if options.plan {
+        return plan(global, &place).await;
+    }
+    if options.undo { undo(global, options, &place).await } else { up(global, options, &place).await }
+}
+
+async fn plan(global: &Global, place: &Place) -> Result<u8, Failure> {
+    let plan = migrate::plan(&place.application, &place.folder).await.map_err(|error| failure(&error))?;
+    let refusals: Vec<Failure> = plan.refusals().iter().map(failure).collect();
+    let code = refusals.first().map_or(exit_code::DONE, |first| first.code);
+    if global.json {
+        let refusals: Vec<_> = refusals.iter().map(Failure::value).collect();
+        let value = json!({"folder": place.folder, "convention": plan.convention,
+            "history": plan.convention.history(), "migrations": plan.migrations, "refusals": refusals});
+        println!("{value:#}");
+        return Ok(code);
+    }
+    show::plan(&place.folder, &plan).iter().for_each(|line| println!("{line}"));
+    match Failure::of_all(refusals) {
+        None => Ok(code),
+        Some(refused) => Err(refused),
+    }
+}
+
+/// What was told while it ran; what is left to say when it stops half-way.
+#[derive(Default)]
+struct Progress {
+    is_silent: bool,
+    point: Option<RestorePoint>,
+    applied: Vec<Applied>,
+}
+
+impl Progress {
+    fn take(&mut self, told: Told<'_>) {
+        match told {
+            Told::Named(point) => {
+                if !self.is_silent {
+                    println!("restore point {} at {}", point.name, point.lsn);
+                }
+                self.point = Some(point.clone());
+            }
+            // One that takes long says where it is.
+            Told::Begins(script) if !self.is_silent => eprintln!("  {script} …"),
+            Told::Begins(_) => {}
+            Told::Ran(applied) => {
+                if !self.is_silent {
+                    println!("{}", show::ran(applied));
+                }
+                self.applied.push(applied.clone());
+            }
+        }
+    }
+
+    /// An error, with what was done before it.
+    fn failure(&self, error: &MigrateError) -> Failure {
+        let mut failure = failure(error);
+        let before: Vec<&str> = self.applied.iter().map(|one| one.script.as_str()).collect();
+        if !before.is_empty() {
+            failure.text.push_str(&format!("\napplied before it: {}", before.join(", ")));
+        }
+        if let Some(point) = &self.point {
+            failure
+                .text
+                .push_str(&format!("\nthe state before all of it: restore point {} at {}", point.name, point.lsn));
+        }
+        failure
+    }
+}
+
+async fn up(global: &Global, options: &Options, place: &Place) -> Result<u8, Failure> {
+    let mut progress = Progress { is_silent: global.json, ..Progress::default() };
+    let request = place.request(options);
+    let migrated = migrate::migrate(&request, &mut |told| progress.take(told)).await;
+    let done = migrated.map_err(|error| progress.failure(&error))?;
+    // A person asked for it: nothing is held back any more.
+    Undone::forget(&place.paths).map_err(|error| unnoted(&error))?;
+    place.tell(&done, false).await;
+    if global.json {
+        println!("{:#}", json!(done));
+        return Ok(exit_code::DONE);
+    }
+    match done.applied.len() {
+        0 => println!("nothing is pending; the schema is at {}", done.summary()),
+        many => println!("{} {many} applied; the schema is at {}", screen::green("done"), done.summary()),
+    }
+    way_back(place, &done);
+    Ok(exit_code::DONE)
+}
+
+/// How the state before is had again, as far as it is.
+fn way_back(place: &Place, done: &Migrated) {
+    let Some(point) = &done.restore_point else { return };
+    if place.has_backups() {
+        let command = again::command(&format!("restore --to \"name {}\"", point.name));
+        println!("the state before: {command}");
+    } else {
+        eprintln!("hint: without [database.backup] nobody can go back to that restore point");
+    }
+}
+
+async fn undo(global: &Global, options: &Options, place: &Place) -> Result<u8, Failure> {
+    let launch = backup::launch(&place.paths)?;
+    let what = "runs the file that takes the last migration back; what it drops is gone from the present";
+    restore::agree(global, options.confirm.as_deref(), launch.stack.as_str(), ("an undo", what))?;
+    let mut progress = Progress { is_silent: global.json, ..Progress::default() };
+    let undone = migrate::undo(&place.request(options), &mut |told| progress.take(told)).await;
+    let done = undone.map_err(|error| progress.failure(&error))?;
+    place.tell(&done, true).await;
+    if let Some(held) = &done.held {
+        Undone::note(&place.paths, &launch, held.clone()).map_err(|error| unnoted(&error))?;
+    }
+    if global.json {
+        println!("{:#}", json!(done));
+        return Ok(exit_code::DONE);
+    }
+    let script = done.held.as_ref().map(|held| held.script.as_str()).unwrap_or_default();
+    println!("{} {script} is taken back; the schema is at {}", screen::green("done"), done.summary());
+    way_back(place, &done);
+    eprintln!(
+        "hint: {script} is pending again: the next `mainstay db migrate` or `mainstay up` runs it, unless its file goes"
+    );
+    Ok(exit_code::DONE)
+}
+
+fn unnoted(error: &std::io::Error) -> Failure {
+    Failure::environment("MS3031", format!("it is done, and cannot be noted in the state folder: {error}"))
+        .help("a control plane that is started again may run a migration that was taken back")
+}
+
+/// A failure of migrations, with its code and the next step.
+pub(super) fn failure(error: &MigrateError) -> Failure {
+    let text = error.to_string();
+    match error {
+        MigrateError::Name { .. }
+        | MigrateError::Mixed { .. }
+        | MigrateError::NotText { .. }
+        | MigrateError::TooMuch { .. }
+        | MigrateError::Twice { .. }
+        | MigrateError::Unsupported { .. } => Failure::user("MS2120", text),
+        MigrateError::File { .. } => Failure::environment("MS3031", text)
+            .help("the file must be readable for the user who runs this command, and for the one who runs the stack"),
+        MigrateError::Changed { .. } => Failure::refused("MS4120", text)
+            .help("nothing was run; the file as it was applied is in your version control"),
+        MigrateError::Lost { .. } => Failure::refused("MS4121", text)
+            .help("nothing was run; it is in your version control, or in the release that applied it"),
+        MigrateError::OutOfOrder { .. } => {
+            Failure::refused("MS4122", text).help("or run it as it is: `mainstay db migrate --out-of-order`")
+        }
+        MigrateError::FailedBefore { history, .. } => Failure::refused("MS4123", text).help(format!(
+            "`mainstay db psql -- -c '\\d'` shows what is there (an index that was not finished is marked INVALID: drop it), \
+             then `mainstay db psql -- -c 'DELETE FROM {history} WHERE NOT success'`"
+        )),
+        MigrateError::OtherHistory { .. } => Failure::refused("MS4124", text)
+            .help("nothing was run; keep the names that the history knows, or move the history over by hand first"),
+        MigrateError::NoUndo { .. } | MigrateError::NothingToUndo => Failure::refused("MS4125", text).help(
+            "nothing was changed; write that file, or go back to a restore point: `mainstay restore --to \"name NAME\"`",
+        ),
+        MigrateError::Statement { .. } => {
+            Failure::failed("MS1120", text).help("mend that file and run `mainstay db migrate` again")
+        }
+        MigrateError::Unknown { .. }
+        | MigrateError::Locked
+        | MigrateError::History { .. }
+        | MigrateError::Access(_) => Failure::failed("MS1121", text)
+            .help("`mainstay status` shows the cluster, `mainstay db migrate --plan` what was applied"),
+    }
+}
