@@ -332,7 +332,8 @@ impl Settings {
                 RouteTarget::Site { name } => {
                     let site = self.stack.sites.get(name);
                     let dir = site.map_or_else(PathBuf::new, |site| self.launch.folder.join(&site.dir));
-                    Target::Site { dir, spa: site.is_some_and(|site| site.spa) }
+                    let cache = site.map_or_else(Default::default, |site| site.cache);
+                    Target::Site { dir, spa: site.is_some_and(|site| site.spa), cache }
                 }
                 RouteTarget::Redirect { location, status } => {
                     Target::Redirect { location: location.clone(), status: *status }
@@ -346,6 +347,7 @@ impl Settings {
             cors: route.cors.clone(),
             body_limit: route.body_limit.0,
             balancing: route.balancing.clone(),
+            compress: route.compress.map(|from| from.0),
         });
         Policy {
             schema: PROTOCOL_VERSION,

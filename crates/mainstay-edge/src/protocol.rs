@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use mainstay_stack::balance::{Balancing, Resilience};
 use mainstay_stack::browser::Cors;
 use mainstay_stack::limit::Limit;
-use mainstay_stack::model::TlsVersion;
+use mainstay_stack::model::{SiteCache, TlsVersion};
 use mainstay_stack::network::Admission;
 use mainstay_types::{Generation, Secret};
 use serde::{Deserialize, Serialize};
@@ -189,6 +189,9 @@ pub struct Route {
     /// How its requests are spread over endpoints.
     #[serde(default)]
     pub balancing: Balancing,
+    /// From which size on its answers are compressed. **Unit**: bytes.
+    #[serde(default)]
+    pub compress: Option<u64>,
 }
 
 /// Longest request body of a route that says nothing.
@@ -210,6 +213,7 @@ impl Route {
             cors: None,
             body_limit: body_limit(),
             balancing: Balancing::default(),
+            compress: None,
         }
     }
 }
@@ -240,6 +244,9 @@ pub enum Target {
         dir: PathBuf,
         /// Unknown paths without an extension answer `index.html`.
         spa: bool,
+        /// How long clients keep them.
+        #[serde(default)]
+        cache: SiteCache,
     },
     /// Somewhere else.
     Redirect {

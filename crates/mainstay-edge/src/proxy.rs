@@ -4,8 +4,8 @@
 //! Never repeats a request that may have had an effect.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +21,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
+use crate::coding::{self, Coding, Encoder};
 use crate::connection::{Connection, Phase};
 use crate::edge::Edge;
 use crate::endpoint::Lease;
@@ -77,6 +78,8 @@ pub(crate) struct RequestState {
     is_counted: bool,
     /// What a client is told to wait.
     retry_in: Option<Duration>,
+    /// Encodes the answer.
+    encoder: Option<Box<Mutex<Encoder>>>,
     sent_at: Option<Instant>,
     answered_at: Option<Instant>,
     /// Event streams and upgrades: have no end, so no total time.
@@ -256,6 +259,45 @@ fn is_idempotent(method: &http::Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
 }
 
+/// The encoder for an answer of an upstream, if it is to be compressed; its head then says so.
+///
+/// Never one with a cookie: an attacker who can put text into an answer beside a secret, and see its length, finds the
+/// secret out letter by letter (BREACH). Which other answers hold secrets only the service knows, so that a route must
+/// ask for it.
+fn compress(request: &RequestHeader, response: &mut ResponseHeader, floor: u64) -> Result<Option<Encoder>> {
+    use http::header::{
+        ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, SET_COOKIE,
+        VARY,
+    };
+    let headers = &response.headers;
+    let text = |name: &http::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_worth_it = headers.get(CONTENT_TYPE).is_some_and(|kind| coding::is_worth_it(kind.as_bytes()));
+    let is_small =
+        text(&CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|length: u64| length < floor);
+    let is_fixed = headers.get_all(CACHE_CONTROL).iter().any(|value| {
+        value.to_str().is_ok_and(|rules| rules.split(',').any(|rule| rule.trim().eq_ignore_ascii_case("no-transform")))
+    });
+    let is_done = [CONTENT_ENCODING, CONTENT_RANGE, SET_COOKIE].iter().any(|name| headers.contains_key(name));
+    let has_body = !matches!(response.status.as_u16(), 101 | 204 | 206 | 304);
+    // Only of HTTP/1 does every body end with a piece that says so.
+    if !is_worth_it || is_small || is_fixed || is_done || !has_body || response.version == Version::HTTP_2 {
+        return Ok(None);
+    }
+    response.append_header(VARY, "Accept-Encoding")?;
+    let codings = coding::accepted(&request.headers, Coding::FASTEST);
+    let Some(coding) = codings.first().filter(|_| request.method != http::Method::HEAD) else { return Ok(None) };
+    let Some(encoder) = Encoder::new(*coding) else { return Ok(None) };
+    response.insert_header(CONTENT_ENCODING, coding.token())?;
+    response.remove_header(&CONTENT_LENGTH);
+    response.remove_header(&ACCEPT_RANGES);
+    // Byte for byte it is another one now; a weak tag is of the content.
+    if let Some(tag) = response.headers.get(ETAG).and_then(|tag| tag.to_str().ok()).filter(|tag| tag.starts_with('"')) {
+        let weak = format!("W/{tag}");
+        response.insert_header(ETAG, weak)?;
+    }
+    Ok(Some(encoder))
+}
+
 /// Takes a retry out of the route's budget, if there is one.
 fn may_retry(group: &Group, ctx: &RequestState) -> bool {
     let is_allowed = ctx.route().is_some_and(|route| route.tally.budget().withdraw());
@@ -324,6 +366,7 @@ impl ProxyHttp for Proxy {
             is_try: false,
             is_counted: false,
             retry_in: None,
+            encoder: None,
             sent_at: None,
             answered_at: None,
             is_stream: false,
@@ -337,7 +380,7 @@ impl ProxyHttp for Proxy {
     }
 
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {
-        // No compression at the edge: answers that mix secrets and input must not be compressed (BREACH).
+        // Compression is ours: answers that mix secrets and input must not be compressed (BREACH), see `compress`.
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut RequestState) -> Result<bool> {
@@ -384,7 +427,7 @@ impl ProxyHttp for Proxy {
             }
             Destination::Site(site) => {
                 let path = session.req_header().uri.path().to_owned();
-                site.serve(session, route.below(&path), ctx).await?;
+                site.serve(session, route.below(&path), route.compress, ctx).await?;
                 Ok(true)
             }
             Destination::Redirect(redirect) => {
@@ -492,7 +535,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut RequestState,
     ) -> Result<()> {
@@ -505,6 +548,9 @@ impl ProxyHttp for Proxy {
             .get(http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         ctx.is_stream = is_event_stream || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(floor) = ctx.route().and_then(|route| route.compress) {
+            ctx.encoder = compress(session.req_header(), response, floor)?.map(|encoder| Box::new(Mutex::new(encoder)));
+        }
         if let Some(lease) = &ctx.lease {
             lease.0.answered();
             let sticky = ctx.route().and_then(|route| route.balancing.sticky.as_ref());
@@ -528,6 +574,23 @@ impl ProxyHttp for Proxy {
         if is_overdue && !is_end && !ctx.is_stream {
             ctx.reason = Some("answer was not complete within the route's timeout");
             return Err(Error::new_up(ErrorType::ReadTimedout));
+        }
+        Ok(None)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_end: bool,
+        ctx: &mut RequestState,
+    ) -> Result<Option<Duration>> {
+        if let Some(encoder) = &mut ctx.encoder {
+            let encoder = encoder.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let encoded = encoder.encode(body.as_deref().unwrap_or_default(), is_end);
+            let encoded =
+                encoded.map_err(|error| Error::because(ErrorType::InternalError, "encoding an answer", error))?;
+            *body = Some(encoded);
         }
         Ok(None)
     }

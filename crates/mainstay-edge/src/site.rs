@@ -1,106 +1,342 @@
-//! Static sites: files of one folder, with validators, caching rules and the fallback of single-page applications.
-//!
-//! Never leaves the folder: neither by dots (refused before), nor by encodings, nor by symbolic links.
+//! Static sites: files of one folder, with validators, parts, codings, caching rules and the fallback of single-page
+//! applications.
 
-use std::ffi::OsStr;
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::Method;
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, VARY,
+};
+use http::{HeaderMap, Method};
+use mainstay_stack::model::SiteCache;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use crate::coding::{self, Coding};
+use crate::file::{self, Found};
 use crate::proxy::RequestState;
-use crate::strict::percent_decode;
+use crate::range::{self, Wanted};
 
 /// Piece in which a file goes out: large enough that a file of a built site is one or two, small enough for many
 /// slow clients at once.
 const CHUNK_BYTES: usize = 128 * 1024;
 /// How long a browser may keep a file whose name changes with its content.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+/// Largest file that is encoded here. The scripts of large applications have 2 MB; what is larger, a build encodes.
+const MOST_ENCODED: u64 = 8 * 1024 * 1024;
+/// Encoded files kept of one site.
+const MOST_HELD: usize = 32 * 1024 * 1024;
 
 /// A folder of files.
 #[derive(Debug)]
 pub(crate) struct Site {
     dir: PathBuf,
     spa: bool,
+    cache: SiteCache,
+    encoded: Arc<Encoded>,
 }
 
-/// An opened file.
-#[derive(Debug)]
-struct Found {
-    file: File,
+/// What goes out of a file.
+enum Content {
+    File(File),
+    Held(Bytes),
+}
+
+/// A file as a client takes it.
+struct Representation {
+    content: Content,
     path: PathBuf,
     length: u64,
     etag: String,
+    modified: String,
+    coding: Option<Coding>,
+    /// Whether another client would get another one.
+    varies: bool,
 }
 
 impl Site {
     /// A folder that is not there answers 404: it may come back with the next deployment.
-    pub(crate) fn new(dir: &Path, spa: bool) -> Self {
-        Self { dir: dir.to_owned(), spa }
+    pub(crate) fn new(dir: &Path, spa: bool, cache: SiteCache) -> Self {
+        Self { dir: dir.to_owned(), spa, cache, encoded: Arc::new(Encoded::new(MOST_HELD)) }
     }
 
-    /// Answers a request for `path` (percent-encoded, below the route's prefix).
+    /// Answers a request for `path` (percent-encoded, below the route's prefix); files from `floor` on are encoded.
     ///
     /// **Errors**: the client's connection, or the disk while the answer is under way.
-    pub(crate) async fn serve(&self, session: &mut Session, path: &str, ctx: &RequestState) -> Result<()> {
-        let method = session.req_header().method.clone();
-        if method != Method::GET && method != Method::HEAD {
+    pub(crate) async fn serve(
+        &self,
+        session: &mut Session,
+        path: &str,
+        floor: Option<u64>,
+        ctx: &RequestState,
+    ) -> Result<()> {
+        let request = session.req_header();
+        let is_head = request.method == Method::HEAD;
+        if request.method != Method::GET && !is_head {
             let mut head = site_head(405, ctx)?;
             head.insert_header("Allow", "GET, HEAD")?;
-            head.insert_header("Content-Length", "0")?;
+            head.insert_header(CONTENT_LENGTH, "0")?;
             session.set_keepalive(None);
             return session.write_response_header(Box::new(head), true).await;
         }
-        let (dir, spa, wanted) = (self.dir.clone(), self.spa, path.to_owned());
-        let found = tokio::task::spawn_blocking(move || find(&dir, &wanted, spa)).await;
-        let found = found.map_err(|error| Error::because(ErrorType::InternalError, "site task ended", error))?;
-        let Some(found) = found else {
-            let mut head = site_head(404, ctx)?;
-            let body = Bytes::from_static(b"not found\n");
-            head.insert_header("Content-Type", "text/plain; charset=utf-8")?;
-            head.insert_header("Cache-Control", "no-cache")?;
-            head.insert_header("Content-Length", body.len())?;
-            session.write_response_header(Box::new(head), method == Method::HEAD).await?;
-            if method == Method::GET {
-                session.write_response_body(Some(body), true).await?;
-            }
-            return Ok(());
+        // A part of an encoded file is of no use to somebody who has a part of the plain one.
+        let codings = match floor {
+            Some(_) if !request.headers.contains_key(RANGE) => coding::accepted(&request.headers, Coding::SMALLEST),
+            Some(_) | None => Vec::new(),
         };
-        send(session, found, method == Method::HEAD, ctx).await
+        let (dir, spa, wanted, encoded) = (self.dir.clone(), self.spa, path.to_owned(), Arc::clone(&self.encoded));
+        let look = move || look(&dir, &wanted, spa, floor, &codings, &encoded);
+        let found = tokio::task::spawn_blocking(look).await;
+        let found = found.map_err(|error| Error::because(ErrorType::InternalError, "site task ended", error))?;
+        match found {
+            Some(found) => self.send(session, found, is_head, ctx).await,
+            None => not_found(session, is_head, ctx).await,
+        }
+    }
+
+    async fn send(
+        &self,
+        session: &mut Session,
+        found: Representation,
+        is_head: bool,
+        ctx: &RequestState,
+    ) -> Result<()> {
+        let headers = &session.req_header().headers;
+        let is_known = is_known(headers, &found);
+        let wanted = if is_known || is_head { Wanted::Whole } else { part(headers, &found) };
+        let status = match wanted {
+            _ if is_known => 304,
+            Wanted::Whole => 200,
+            Wanted::Part { .. } => 206,
+            Wanted::Nothing => 416,
+        };
+        let mut head = site_head(status, ctx)?;
+        head.insert_header(ETAG, found.etag.as_str())?;
+        head.insert_header(LAST_MODIFIED, found.modified.as_str())?;
+        head.insert_header(CACHE_CONTROL, self.rule(&found.path).as_str())?;
+        if found.varies {
+            head.append_header(VARY, "Accept-Encoding")?;
+        }
+        if is_known {
+            return session.write_response_header(Box::new(head), true).await;
+        }
+        head.insert_header(CONTENT_TYPE, file::content_type(&found.path))?;
+        match found.coding {
+            Some(coding) => head.insert_header(CONTENT_ENCODING, coding.token())?,
+            None => head.insert_header(ACCEPT_RANGES, "bytes")?,
+        }
+        let (first, count) = match wanted {
+            Wanted::Whole => (0, found.length),
+            Wanted::Part { first, last } => {
+                head.insert_header(CONTENT_RANGE, format!("bytes {first}-{last}/{}", found.length))?;
+                (first, last - first + 1)
+            }
+            Wanted::Nothing => {
+                head.insert_header(CONTENT_RANGE, format!("bytes */{}", found.length))?;
+                (0, 0)
+            }
+        };
+        head.insert_header(CONTENT_LENGTH, count)?;
+        let is_bodyless = is_head || count == 0;
+        session.write_response_header(Box::new(head), is_bodyless).await?;
+        match found.content {
+            _ if is_bodyless => Ok(()),
+            Content::Held(bytes) => session.write_response_body(Some(bytes), true).await,
+            Content::File(file) => send_file(session, file, first, count).await,
+        }
+    }
+
+    /// How long clients may keep a file.
+    fn rule(&self, path: &Path) -> String {
+        let is_page = file::content_type(path).starts_with("text/html");
+        match self.cache {
+            SiteCache::Assets if file::is_hashed(path) => IMMUTABLE.to_owned(),
+            SiteCache::For { time } if !is_page => format!("public, max-age={}", time.as_secs()),
+            SiteCache::Assets | SiteCache::Revalidate | SiteCache::For { .. } => "no-cache".to_owned(),
+            SiteCache::NoStore => "no-store".to_owned(),
+        }
     }
 }
 
-async fn send(session: &mut Session, found: Found, is_head: bool, ctx: &RequestState) -> Result<()> {
-    let is_known = session
-        .req_header()
-        .headers
-        .get_all(http::header::IF_NONE_MATCH)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|list| matches(list, &found.etag)));
-    let mut head = site_head(if is_known { 304 } else { 200 }, ctx)?;
-    head.insert_header("ETag", found.etag.as_str())?;
-    head.insert_header("Cache-Control", if is_hashed(&found.path) { IMMUTABLE } else { "no-cache" })?;
-    if is_known {
-        return session.write_response_header(Box::new(head), true).await;
+/// Whether the client has it already.
+fn is_known(headers: &HeaderMap, found: &Representation) -> bool {
+    let mut tags = headers.get_all(IF_NONE_MATCH).iter().peekable();
+    if tags.peek().is_some() {
+        return tags.any(|value| value.to_str().is_ok_and(|list| matches(list, &found.etag)));
     }
-    head.insert_header("Content-Type", content_type(&found.path))?;
-    head.insert_header("Content-Length", found.length)?;
-    let is_bodyless = is_head || found.length == 0;
-    session.write_response_header(Box::new(head), is_bodyless).await?;
-    if is_bodyless {
-        return Ok(());
+    let since = headers.get(IF_MODIFIED_SINCE).and_then(|since| since.to_str().ok()).and_then(range::parse_date);
+    since.zip(range::parse_date(&found.modified)).is_some_and(|(since, modified)| modified <= since)
+}
+
+fn matches(list: &str, etag: &str) -> bool {
+    list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
+}
+
+/// Which part of it the client wants, unless it has a part of another one.
+fn part(headers: &HeaderMap, found: &Representation) -> Wanted {
+    let mut ranges = headers.get_all(RANGE).iter();
+    let (Some(range), None) = (ranges.next(), ranges.next()) else { return Wanted::Whole };
+    // Exactly the same, by a validator that is a strong one: parts are put together byte by byte.
+    let is_same = headers
+        .get(IF_RANGE)
+        .is_none_or(|same| same.as_bytes() == found.etag.as_bytes() || same.as_bytes() == found.modified.as_bytes());
+    let range = range.to_str().ok().filter(|_| is_same && found.coding.is_none());
+    range.map_or(Wanted::Whole, |range| range::wanted(range, found.length))
+}
+
+/// Finds a file, and the best of its codings that the client takes. Blocks on the disk and on the encoder.
+fn look(
+    dir: &Path,
+    path: &str,
+    spa: bool,
+    floor: Option<u64>,
+    codings: &[Coding],
+    encoded: &Encoded,
+) -> Option<Representation> {
+    let (root, mut found) = file::find(dir, path, spa)?;
+    let is_worth_it = floor.is_some_and(|floor| found.length >= floor)
+        && coding::is_worth_it(file::content_type(&found.path).as_bytes());
+    let modified = range::date(found.modified.0);
+    if is_worth_it {
+        for coding in codings {
+            let beside = file::encoded_beside(&root, &found, *coding);
+            let (content, length) = match beside {
+                Some(beside) => (Content::File(beside.file), beside.length),
+                None => continue,
+            };
+            let etag = etag_of(&found, *coding);
+            let coding = Some(*coding);
+            return Some(Representation { content, path: found.path, length, etag, modified, coding, varies: true });
+        }
+        if let Some(coding) = codings.first()
+            && let Some(bytes) = encoded.get(&mut found, *coding)
+        {
+            let etag = etag_of(&found, *coding);
+            let (length, coding) = (bytes.len() as u64, Some(*coding));
+            let content = Content::Held(bytes);
+            return Some(Representation { content, path: found.path, length, etag, modified, coding, varies: true });
+        }
     }
-    let mut left = found.length;
-    let mut file = found.file;
+    let Found { file, path, length, etag, .. } = found;
+    let content = Content::File(file);
+    Some(Representation { content, path, length, etag, modified, coding: None, varies: is_worth_it })
+}
+
+/// Another content has another tag.
+fn etag_of(found: &Found, coding: Coding) -> String {
+    format!("{}-{}\"", found.etag.trim_end_matches('"'), coding.token())
+}
+
+/// Files that were encoded here.
+#[derive(Debug)]
+struct Encoded {
+    held: Mutex<Held>,
+    /// **Unit**: bytes.
+    most: usize,
+}
+
+impl Encoded {
+    fn new(most: usize) -> Self {
+        Self { held: Mutex::default(), most }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    files: BTreeMap<(PathBuf, Coding), HeldFile>,
+    bytes: usize,
+    /// Counts uses.
+    clock: u64,
+    /// Being encoded; who asks meanwhile gets the plain file.
+    under_way: BTreeSet<(PathBuf, Coding)>,
+}
+
+#[derive(Debug)]
+struct HeldFile {
+    etag: String,
+    /// `None`: it does not become smaller.
+    content: Option<Bytes>,
+    used: u64,
+}
+
+impl Encoded {
+    /// The encoded content of a file, from memory or made now. `None`: it goes out as it is.
+    fn get(&self, found: &mut Found, coding: Coding) -> Option<Bytes> {
+        if found.length > MOST_ENCODED {
+            return None;
+        }
+        let key = (found.path.clone(), coding);
+        {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.clock += 1;
+            let clock = held.clock;
+            if let Some(file) = held.files.get_mut(&key).filter(|file| file.etag == found.etag) {
+                file.used = clock;
+                return file.content.clone();
+            }
+            if !held.under_way.insert(key.clone()) {
+                return None;
+            }
+        }
+        let made = encode(found, coding).ok();
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.under_way.remove(&key);
+        let content = made?.filter(|content| (content.len() as u64) < found.length);
+        held.keep(key, HeldFile { etag: found.etag.clone(), content: content.clone(), used: 0 }, self.most);
+        content
+    }
+}
+
+impl Held {
+    /// Keeps a file; those that were used longest ago go.
+    fn keep(&mut self, key: (PathBuf, Coding), mut file: HeldFile, most: usize) {
+        let size = |file: &HeldFile| file.content.as_ref().map_or(0, Bytes::len) + 256;
+        file.used = self.clock;
+        self.bytes += size(&file);
+        if let Some(before) = self.files.insert(key, file) {
+            self.bytes -= size(&before);
+        }
+        while self.bytes > most {
+            let oldest = self.files.iter().min_by_key(|(_, file)| file.used).map(|(key, _)| key.clone());
+            let Some(gone) = oldest.and_then(|key| self.files.remove(&key)) else { return };
+            self.bytes -= size(&gone);
+        }
+    }
+}
+
+/// `None` when the file became another one meanwhile. The file is at its beginning afterwards.
+fn encode(found: &mut Found, coding: Coding) -> io::Result<Option<Bytes>> {
+    let mut content = Vec::with_capacity(usize::try_from(found.length).unwrap_or(0));
+    (&found.file).take(found.length).read_to_end(&mut content)?;
+    found.file.seek(SeekFrom::Start(0))?;
+    if content.len() as u64 != found.length {
+        return Ok(None);
+    }
+    coding::encode_whole(coding, &content).map(Some)
+}
+
+async fn not_found(session: &mut Session, is_head: bool, ctx: &RequestState) -> Result<()> {
+    let mut head = site_head(404, ctx)?;
+    let body = Bytes::from_static(b"not found\n");
+    head.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8")?;
+    head.insert_header(CACHE_CONTROL, "no-cache")?;
+    head.insert_header(CONTENT_LENGTH, body.len())?;
+    session.write_response_header(Box::new(head), is_head).await?;
+    if is_head { Ok(()) } else { session.write_response_body(Some(body), true).await }
+}
+
+async fn send_file(session: &mut Session, mut file: File, first: u64, count: u64) -> Result<()> {
+    let mut left = count;
+    let mut seek = (first > 0).then_some(first);
     while left > 0 {
-        let piece = tokio::task::spawn_blocking(move || read_piece(file, left)).await;
+        let from = seek.take();
+        let piece = tokio::task::spawn_blocking(move || read_piece(file, from, left)).await;
         let piece = piece.map_err(|error| Error::because(ErrorType::InternalError, "site task ended", error))?;
         let (rest, bytes) =
             piece.map_err(|error| Error::because(ErrorType::FileReadError, "reading a site file", error))?;
@@ -112,7 +348,10 @@ async fn send(session: &mut Session, found: Found, is_head: bool, ctx: &RequestS
 }
 
 /// The next piece; a file that became shorter is an error, because its length is promised.
-fn read_piece(mut file: File, left: u64) -> io::Result<(File, Bytes)> {
+fn read_piece(mut file: File, from: Option<u64>, left: u64) -> io::Result<(File, Bytes)> {
+    if let Some(from) = from {
+        file.seek(SeekFrom::Start(from))?;
+    }
     let length = usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
     let mut bytes = vec![0; length];
     file.read_exact(&mut bytes)?;
@@ -120,155 +359,47 @@ fn read_piece(mut file: File, left: u64) -> io::Result<(File, Bytes)> {
 }
 
 fn site_head(status: u16, ctx: &RequestState) -> Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(12))?;
+    let mut head = ResponseHeader::build(status, Some(16))?;
     head.insert_header("X-Request-Id", ctx.identity())?;
     ctx.dress(&mut head)?;
     Ok(head)
-}
-
-fn find(dir: &Path, path: &str, spa: bool) -> Option<Found> {
-    let root = dir.canonicalize().ok()?;
-    let relative = relative(path)?;
-    let direct = open(&root, &root.join(&relative));
-    if direct.is_some() {
-        return direct;
-    }
-    let has_extension = relative.file_name().is_some_and(|name| name.as_bytes().contains(&b'.'));
-    if spa && !has_extension { open(&root, &root.join("index.html")) } else { None }
-}
-
-/// The path below the folder; `None` when it names what is never served (hidden files, dots, NUL).
-fn relative(path: &str) -> Option<PathBuf> {
-    let decoded = percent_decode(path)?;
-    let mut relative = PathBuf::new();
-    for segment in decoded.split(|byte| *byte == b'/').filter(|segment| !segment.is_empty()) {
-        let is_hidden = segment.starts_with(b".") && segment != b".well-known";
-        if is_hidden || segment.contains(&0) || segment.contains(&b'\\') {
-            return None;
-        }
-        relative.push(OsStr::from_bytes(segment));
-    }
-    Some(relative)
-}
-
-fn open(root: &Path, wanted: &Path) -> Option<Found> {
-    let mut path = wanted.canonicalize().ok()?;
-    if path.is_dir() {
-        path = path.join("index.html").canonicalize().ok()?;
-    }
-    // After all symbolic links are followed.
-    if !path.starts_with(root) {
-        return None;
-    }
-    let file = File::open(&path).ok()?;
-    let metadata = file.metadata().ok()?;
-    metadata.is_file().then(|| Found { etag: etag(&metadata), length: metadata.len(), file, path })
-}
-
-fn etag(metadata: &Metadata) -> String {
-    format!("\"{:x}-{:x}{:08x}\"", metadata.len(), metadata.mtime(), metadata.mtime_nsec())
-}
-
-fn matches(list: &str, etag: &str) -> bool {
-    list.split(',').map(str::trim).any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one) == etag)
-}
-
-/// A name like `app-3f9aB_x1.js`: its last part before the extension is a hash.
-fn is_hashed(path: &Path) -> bool {
-    let Some(stem) = path.file_stem().and_then(OsStr::to_str) else { return false };
-    let Some((_, hash)) = stem.rsplit_once(['-', '.']) else { return false };
-    hash.len() >= 8
-        && hash.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        // A word is no hash: `service-registration.js` must not be kept for a year.
-        && hash.bytes().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase() || byte == b'_')
-}
-
-fn content_type(path: &Path) -> &'static str {
-    let extension = path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase();
-    match extension.as_str() {
-        "html" | "htm" => "text/html; charset=utf-8",
-        "css" => "text/css; charset=utf-8",
-        "js" | "mjs" => "text/javascript; charset=utf-8",
-        "json" | "map" => "application/json",
-        "webmanifest" => "application/manifest+json",
-        "svg" => "image/svg+xml",
-        "png" => "image/png",
-        "jpg" | "jpeg" => "image/jpeg",
-        "gif" => "image/gif",
-        "webp" => "image/webp",
-        "avif" => "image/avif",
-        "ico" => "image/x-icon",
-        "woff" => "font/woff",
-        "woff2" => "font/woff2",
-        "ttf" => "font/ttf",
-        "otf" => "font/otf",
-        "txt" => "text/plain; charset=utf-8",
-        "md" => "text/markdown; charset=utf-8",
-        "csv" => "text/csv; charset=utf-8",
-        "xml" => "application/xml",
-        "pdf" => "application/pdf",
-        "wasm" => "application/wasm",
-        "mp4" => "video/mp4",
-        "webm" => "video/webm",
-        "mp3" => "audio/mpeg",
-        "zip" => "application/zip",
-        _ => "application/octet-stream",
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn site() -> tempfile::TempDir {
+    #[test]
+    fn files_encoded_here_are_bounded_and_follow_their_file() {
         let folder = tempfile::tempdir().expect("folder");
-        let dir = folder.path().join("site");
-        std::fs::create_dir_all(dir.join("sub")).expect("folders");
-        std::fs::write(dir.join("index.html"), "home").expect("writes");
-        std::fs::write(dir.join("sub/index.html"), "sub").expect("writes");
-        std::fs::write(dir.join(".hidden"), "no").expect("writes");
-        std::fs::write(folder.path().join("outside"), "secret").expect("writes");
-        std::os::unix::fs::symlink(folder.path().join("outside"), dir.join("link")).expect("links");
-        std::os::unix::fs::symlink(dir.join("index.html"), dir.join("inner.html")).expect("links");
-        folder
-    }
-
-    fn read(folder: &tempfile::TempDir, path: &str, spa: bool) -> Option<String> {
-        let mut found = find(&folder.path().join("site"), path, spa)?;
-        let mut text = String::new();
-        found.file.read_to_string(&mut text).expect("reads");
-        Some(text)
-    }
-
-    #[test]
-    fn nothing_outside_the_folder_is_served() {
-        let folder = site();
-        for path in ["/link", "/%2e%2e/outside", "/../outside", "/.hidden", "/sub/%2e%2e/%2e%2e/outside", "/a%00b.html"]
+        let most = 300_000;
+        let encoded = Encoded::new(most);
+        let mut noise = 1_u64;
+        for nth in 0..50_u32 {
+            // Half of it noise: it becomes some more than half of it.
+            let content: Vec<u8> = (0..20_000_u32)
+                .map(|at| {
+                    noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    if at % 2 == 0 { 0 } else { (noise >> 33) as u8 }
+                })
+                .collect();
+            std::fs::write(folder.path().join(format!("{nth}.txt")), content).expect("writes");
+        }
+        let find = |name: &str| file::find(folder.path(), name, false).expect("there").1;
+        for nth in 0..50 {
+            assert!(encoded.get(&mut find(&format!("{nth}.txt")), Coding::Zstd).is_some());
+            assert!(encoded.get(&mut find("0.txt"), Coding::Zstd).is_some());
+        }
         {
-            assert_eq!(read(&folder, path, false), None, "{path}");
+            let held = encoded.held.lock().expect("alive");
+            assert!(held.bytes <= most, "{}", held.bytes);
+            assert!(held.files.len() > 10 && held.files.len() < 40, "{}", held.files.len());
+            assert!(held.files.keys().any(|(path, _)| path.ends_with("0.txt")), "what is used stays");
         }
-        assert_eq!(read(&folder, "/inner.html", false).as_deref(), Some("home"));
-    }
-
-    #[test]
-    fn an_unknown_path_without_extension_is_the_application() {
-        let folder = site();
-        assert_eq!(read(&folder, "/users/7", true).as_deref(), Some("home"));
-        assert_eq!(read(&folder, "/app.js", true), None);
-        assert_eq!(read(&folder, "/users/7", false), None);
-        assert_eq!(read(&folder, "/sub", true).as_deref(), Some("sub"));
-    }
-
-    #[test]
-    fn only_names_with_a_hash_are_kept_for_good() {
-        for (name, expected) in [
-            ("app-3f9aB_x1.js", true),
-            ("index.B4cD9e2f.css", true),
-            ("service-registration.js", false),
-            ("index.html", false),
-            ("a-12.js", false),
-        ] {
-            assert_eq!(is_hashed(Path::new(name)), expected, "{name}");
-        }
+        let first = encoded.get(&mut find("0.txt"), Coding::Zstd);
+        std::fs::write(folder.path().join("0.txt"), "another".repeat(1000)).expect("writes");
+        assert_ne!(encoded.get(&mut find("0.txt"), Coding::Zstd), first);
+        std::fs::write(folder.path().join("small.txt"), "a").expect("writes");
+        assert_eq!(encoded.get(&mut find("small.txt"), Coding::Zstd), None, "it would become larger");
     }
 }

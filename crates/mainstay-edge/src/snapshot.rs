@@ -154,6 +154,8 @@ pub(crate) struct Route {
     pub(crate) guard: Guard,
     pub(crate) body_limit: u64,
     pub(crate) balancing: Balancing,
+    /// From which size on its answers are compressed.
+    pub(crate) compress: Option<u64>,
     pub(crate) tally: Arc<RouteTally>,
 }
 
@@ -307,7 +309,7 @@ impl Snapshot {
                     Some(group) => (Destination::Upstream(Arc::clone(group)), name.as_str()),
                     None => continue,
                 },
-                Target::Site { dir, spa } => (Destination::Site(crate::site::Site::new(dir, *spa)), ""),
+                Target::Site { dir, spa, cache } => (Destination::Site(crate::site::Site::new(dir, *spa, *cache)), ""),
                 Target::Redirect { location, status } => {
                     (Destination::Redirect(Redirect { status: *status, location: location.clone() }), "")
                 }
@@ -319,6 +321,7 @@ impl Snapshot {
                 guard: Guard::new(&route.admission, &route.headers, route.cors.as_ref()),
                 body_limit: route.body_limit,
                 balancing: route.balancing.clone(),
+                compress: route.compress,
                 limits: limits.routes.get(&route.path).map(Arc::clone).unwrap_or_default(),
                 tally: metrics.route(&route.path, upstream),
             });

@@ -14,7 +14,7 @@ use crate::browser::{Cors, Headers};
 use crate::limit::Limit;
 use crate::model::{
     Backup, BackupCopy, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe, PoolLimits,
-    PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service, Site, Stack, Target, TlsVersion,
+    PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service, Site, SiteCache, Stack, Target, TlsVersion,
 };
 use crate::network::Admission;
 use crate::origin::{Origin, Origins};
@@ -45,9 +45,16 @@ pub fn computed(parsed: &Parsed) -> Vec<ComputedValue> {
     for (name, service) in services {
         list.service(&format!("service.{name}"), service);
     }
-    for (name, Site { dir, spa }) in sites {
+    for (name, Site { dir, spa, cache }) in sites {
         list.push(&format!("site.{name}.dir"), dir.display());
         list.push(&format!("site.{name}.spa"), spa);
+        let cache = match cache {
+            SiteCache::Assets => "assets".to_owned(),
+            SiteCache::Revalidate => "revalidate".to_owned(),
+            SiteCache::NoStore => "none".to_owned(),
+            SiteCache::For { time } => show_duration(*time),
+        };
+        list.push(&format!("site.{name}.cache"), cache);
     }
     match database {
         Some(database) => list.database(database, crate::check::pool_size(&parsed.stack)),
@@ -141,7 +148,8 @@ impl List<'_> {
     }
 
     fn route(&mut self, at: &str, route: &Route, has_edge_limits: bool) {
-        let Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit, balancing } = route;
+        let Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit, balancing, compress } =
+            route;
         self.push(&format!("{at}.path"), path);
         match to {
             RouteTarget::Redirect { location, status } => {
@@ -163,6 +171,10 @@ impl List<'_> {
         self.size(&format!("{at}.body_limit"), *body_limit);
         if matches!(to, RouteTarget::Service { .. }) {
             self.balancing(at, balancing);
+        }
+        match compress {
+            Some(from) => self.size(&format!("{at}.compress.from"), *from),
+            None => self.push(&format!("{at}.compress"), "false"),
         }
     }
 

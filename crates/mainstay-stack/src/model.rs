@@ -102,6 +102,8 @@ pub struct Route {
     pub body_limit: Bytes,
     /// How its requests are spread over instances.
     pub balancing: Balancing,
+    /// From which size on its answers are compressed. Default: a site's from 1 KiB, a service's never.
+    pub compress: Option<Bytes>,
 }
 
 /// Where a route leads.
@@ -231,6 +233,26 @@ pub struct Site {
     pub dir: PathBuf,
     /// Unknown paths without a file extension answer with `index.html`.
     pub spa: bool,
+    /// How long clients keep its files.
+    pub cache: SiteCache,
+}
+
+/// How long clients keep the files of a site. Pages are always asked for again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum SiteCache {
+    /// A year for names with a hash of their content; others are asked for again each time.
+    #[default]
+    Assets,
+    /// All are asked for again each time.
+    Revalidate,
+    /// None is kept.
+    NoStore,
+    /// So long, but for pages.
+    For {
+        /// The time.
+        time: Duration,
+    },
 }
 
 /// How much an acknowledged write is worth.

@@ -90,6 +90,7 @@ fn edge(service: &ServiceName) -> Edge {
             cors: None,
             body_limit: Bytes::mebi(100),
             balancing: Balancing::default(),
+            compress: None,
         }],
     }
 }

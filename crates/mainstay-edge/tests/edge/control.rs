@@ -33,7 +33,7 @@ async fn a_policy_that_breaks_a_rule_changes_nothing() {
         ("route path", |policy| policy.routes.push(route("x*y", "backend"))),
         ("is there twice", |policy| policy.routes.push(route("/api/*", "backend"))),
         ("cannot be read", |policy| {
-            policy.routes[0].to = Target::Site { dir: "/does/not/exist".into(), spa: true };
+            policy.routes[0].to = Target::Site { dir: "/does/not/exist".into(), spa: true, cache: Default::default() };
         }),
     ];
     for (expected, spoil) in wrong {

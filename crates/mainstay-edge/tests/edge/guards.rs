@@ -130,7 +130,7 @@ async fn headers_are_added_where_the_service_says_nothing_and_replace_its_word_w
         policy.routes[2].headers = vec![header("X-Frame-Options", "DENY", true)];
         policy.routes.push(route("/api/bare", "backend"));
         policy.routes.push(route("/site/*", ""));
-        policy.routes[4].to = Target::Site { dir: site, spa: false };
+        policy.routes[4].to = Target::Site { dir: site, spa: false, cache: Default::default() };
         policy.routes[4].headers = strict.clone();
     };
     with(&edge, &mut control, 2, change).await;

@@ -97,7 +97,7 @@ async fn the_limit_of_the_edge_counts_for_every_path_but_exempt_ones() {
         policy.routes.push(route("/api/free", "backend"));
         policy.routes[1].is_exempt = true;
         policy.routes.push(route("/site/*", ""));
-        policy.routes[2].to = Target::Site { dir: site.clone(), spa: false };
+        policy.routes[2].to = Target::Site { dir: site.clone(), spa: false, cache: Default::default() };
         policy.routes[2].limits = vec![limit("100/s per cookie sid")];
     };
     with(&edge, &mut control, 2, change).await;

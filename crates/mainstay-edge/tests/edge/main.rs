@@ -1,6 +1,7 @@
 //! The edge over real sockets.
 
 mod balance;
+mod content;
 mod control;
 mod doors;
 mod guards;

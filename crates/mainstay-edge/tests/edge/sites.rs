@@ -27,7 +27,7 @@ async fn site(edge: &Edge) -> Control {
 }
 
 fn to(dir: &Path, path: &str) -> Route {
-    let mut route = Route::new(path, Target::Site { dir: dir.to_owned(), spa: true }, 1000);
+    let mut route = Route::new(path, Target::Site { dir: dir.to_owned(), spa: true, cache: Default::default() }, 1000);
     let (name, value) = ("X-Content-Type-Options".to_owned(), "nosniff".to_owned());
     route.headers = vec![Header { name, value, overwrites: false }];
     route

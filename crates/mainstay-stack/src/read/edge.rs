@@ -29,6 +29,8 @@ const ROUTE_TIMEOUT: Duration = Duration::from_secs(60);
 const BODY_LIMIT: Bytes = Bytes::mebi(100);
 /// Bodies pass through and are kept nowhere: the bound is what somebody could mean.
 const MOST_BODY: Bytes = Bytes::mebi(1024 * 1024);
+/// What is smaller fits into one packet anyway.
+const COMPRESS_FROM: Bytes = Bytes(1024);
 /// How long a request waits for an instance: a cold start of an application. As kamal-proxy.
 const HOLD: Duration = Duration::from_secs(30);
 /// People leave and load balancers give up before that.
@@ -43,7 +45,7 @@ const CONSOLE_HOST: &str = "console.localhost";
 
 const LATER: [(&str, &str); 5] = [
     ("redirect_http", "HTTP is always redirected"),
-    ("compress", "answers go out as the service sends them"),
+    ("compress", "it stands in a route: sites have it without being told"),
     ("headers", "they stand in a route: sites have the strict set without being told"),
     ("waf", "requests are not inspected yet"),
     ("auth", "the service signs people in itself"),
@@ -204,6 +206,7 @@ pub(crate) fn plain_route(path: &str, to: RouteTarget) -> Route {
         cors: None,
         body_limit: BODY_LIMIT,
         balancing: Balancing::default(),
+        compress: is_strict.then_some(COMPRESS_FROM),
     }
 }
 
@@ -267,6 +270,8 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
     let cors = policy::cors(cursor, ctx);
     let body_limit = cursor.size(ctx, "body_limit", Bytes(0)..=MOST_BODY).unwrap_or(BODY_LIMIT);
     let balancing = balance::balancing(cursor, ctx, to.as_ref());
+    let is_site = matches!(to, Some(RouteTarget::Site { .. }));
+    let compress = compress(cursor, ctx).unwrap_or(is_site.then_some(COMPRESS_FROM));
     Some(Route {
         path: path.to_owned(),
         to: to?,
@@ -278,7 +283,29 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
         cors,
         body_limit,
         balancing,
+        compress,
     })
+}
+
+/// `true`, `false`, or from which size on.
+fn compress(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Option<Bytes>> {
+    let node = cursor.node("compress")?;
+    match &node.value {
+        Value::Boolean(is_on) => {
+            ctx.note_value(&cursor.at("compress"), node);
+            Some(is_on.then_some(COMPRESS_FROM))
+        }
+        Value::Table(_) => {
+            let mut table = cursor.table_of(ctx, "compress", node)?;
+            let from = table.size(ctx, "from", Bytes(1)..=Bytes::mebi(1)).unwrap_or(COMPRESS_FROM);
+            table.finish(ctx, &[], &[("min", "from"), ("min_size", "from"), ("size", "from")]);
+            Some(Some(from))
+        }
+        _ => {
+            wrong_type(ctx, &cursor.at("compress"), node, "true, false or a table", "compress = true");
+            None
+        }
+    }
 }
 
 /// `/exact` or `/prefix/*`.

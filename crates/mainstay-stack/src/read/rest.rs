@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::Cursor;
-use crate::model::{Console, Database, Durability, Observe, Promise, Site, Target};
+use crate::model::{Console, Database, Durability, Observe, Promise, Site, SiteCache, Target};
+use crate::raw::Value;
 use crate::read::{inner_path, part_name};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,14 +34,33 @@ pub(super) fn sites(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeMap<Str
             cursor.missing(ctx, "dir", "it is the folder of built assets", "`dir = \"web/dist\"`");
         }
         let spa = cursor.boolean(ctx, "spa").unwrap_or(false);
-        let later =
-            [("cache", "the edge sets validators only"), ("scale", "the edge serves it"), ("build", "build it first")];
+        let cache = site_cache(&mut cursor, ctx);
+        let later = [("scale", "the edge serves it"), ("build", "build it first")];
         cursor.finish(ctx, &later, &[("static", "dir"), ("path", "dir"), ("root", "dir")]);
         if let Some(name) = name {
-            sites.insert(name.to_string(), Site { dir: dir.unwrap_or_else(|| PathBuf::from(".")), spa });
+            sites.insert(name.to_string(), Site { dir: dir.unwrap_or_else(|| PathBuf::from(".")), spa, cache });
         }
     }
     sites
+}
+
+/// A profile, or a time.
+fn site_cache(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> SiteCache {
+    let profile = match cursor.node("cache").map(|node| &node.value) {
+        Some(Value::Text(text)) => match text.as_str() {
+            "assets" => Some(SiteCache::Assets),
+            "revalidate" => Some(SiteCache::Revalidate),
+            "none" => Some(SiteCache::NoStore),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(profile) = profile {
+        cursor.value(ctx, "cache");
+        return profile;
+    }
+    let time = cursor.duration(ctx, "cache", SECOND..=DAY * 365);
+    time.map_or_else(SiteCache::default, |time| SiteCache::For { time })
 }
 
 pub(super) fn observe(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Observe {

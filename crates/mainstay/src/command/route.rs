@@ -4,7 +4,7 @@
 
 use clap::{Args, Subcommand};
 use mainstay_stack::balance::{Balancing, Method, Resilience};
-use mainstay_stack::model::{Route, RouteTarget, Stack};
+use mainstay_stack::model::{Route, RouteTarget, SiteCache, Stack};
 use mainstay_stack::network::Admission;
 use mainstay_stack::routing;
 use mainstay_stack::units::{show_duration, show_size};
@@ -205,6 +205,13 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
             let spa = if site.is_some_and(|site| site.spa) { "; unknown paths get index.html" } else { "" };
             let dir = site.map_or_else(String::new, |site| format!(", files of {}", site.dir.display()));
             say("site", format!("{name}{dir}{spa}"));
+            let kept = match site.map_or_else(SiteCache::default, |site| site.cache) {
+                SiteCache::Assets => "a year when the name has a hash, else asked for again".to_owned(),
+                SiteCache::Revalidate => "asked for again each time".to_owned(),
+                SiteCache::NoStore => "not kept".to_owned(),
+                SiteCache::For { time } => format!("{}, pages asked for again", show_duration(time)),
+            };
+            say("cache", kept);
         }
         RouteTarget::Redirect { location, status } => say("redirect", format!("{status} to {location}")),
         RouteTarget::Service { name, management } => {
@@ -219,6 +226,10 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
             let hold = show_duration(stack.edge.hold);
             say("hold", format!("{hold} when none is ready, for {} requests; then 503", stack.edge.hold_requests));
         }
+    }
+    if let Some(from) = route.compress {
+        let what = "what becomes smaller, in brotli, zstd or gzip";
+        say("compress", format!("{what}, from {} on; no answers with Set-Cookie or no-transform", show_size(from)));
     }
     let headers: Vec<String> = route.headers.lines(&stack.edge.host).into_iter().map(|(name, _)| name).collect();
     if !headers.is_empty() {

@@ -145,6 +145,8 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
             Ok(with_headers(name, &hop))
         }
         "/api/framed" | "/api/framed/hard" => Ok(with_headers(name, &[("x-frame-options", "SAMEORIGIN")])),
+        path if path.starts_with("/api/text") => Ok(text(path)),
+        "/api/lines" => Ok(lines()),
         "/api/crossing" => Ok(with_headers(name, &[("access-control-allow-origin", "*")])),
         // One of several that answers so, by its name.
         path if path == "/api/broken" || path.strip_prefix("/api/broken/") == Some(name.as_str()) => {
@@ -154,6 +156,31 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
         }
         _ => Ok(Response::new(full(name))),
     }
+}
+
+/// Text that becomes much smaller.
+fn text(path: &str) -> Response<Body> {
+    let text = "many words that come again and again, ".repeat(500);
+    let mut headers = vec![("content-type", "text/plain"), ("etag", "\"1\""), ("accept-ranges", "bytes")];
+    match path {
+        "/api/text/cookie" => headers.push(("set-cookie", "session=secret")),
+        "/api/text/fixed" => headers.push(("cache-control", "public, No-Transform")),
+        _ => {}
+    }
+    with_headers(text, &headers)
+}
+
+/// Three lines, one after the other.
+fn lines() -> Response<Body> {
+    let pieces = futures_util::stream::unfold(0, |count| async move {
+        if count > 0 {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        (count < 3).then(|| (Ok(Frame::data(Bytes::from(format!("{{\"line\":{count}}}\n")))), count + 1))
+    });
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(pieces)));
+    response.headers_mut().insert("content-type", "application/x-ndjson".parse().expect("value"));
+    response
 }
 
 fn with_headers(text: String, headers: &[(&'static str, &str)]) -> Response<Body> {
