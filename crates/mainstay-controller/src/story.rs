@@ -152,7 +152,8 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
         (Step::PointRouter { epoch, write: Some(member), read }, _) => {
             // Also told when only the readers changed, so it says who they are.
             let readers: Vec<String> = read.iter().map(postgres).collect();
-            let reads = if readers.is_empty() { "there as well".to_owned() } else { format!("to {}", readers.join(", ")) };
+            let reads =
+                if readers.is_empty() { "there as well".to_owned() } else { format!("to {}", readers.join(", ")) };
             NewEvent::info(at, "RouterRepointed", format!("writes go to {}, reads {reads}", postgres(member)))
                 .about("router")
                 .with("epoch", *epoch)
