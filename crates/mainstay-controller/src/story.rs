@@ -116,6 +116,13 @@ pub(crate) fn loss(fallen: Fallen, loss: Result<Loss, String>, at: Timestamp) ->
     event.about(format!("postgres-{from}"))
 }
 
+/// Where the router leads. Also told when only the readers changed, so it says who they are.
+fn led(write: mainstay_types::Member, read: &[mainstay_types::Member]) -> String {
+    let readers: Vec<String> = read.iter().map(|member| format!("postgres-{member}")).collect();
+    let reads = if readers.is_empty() { "there as well".to_owned() } else { format!("to {}", readers.join(", ")) };
+    format!("writes go to postgres-{write}, reads {reads}")
+}
+
 /// A step that is done.
 pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp) -> Option<NewEvent> {
     let postgres = |member: &mainstay_types::Member| format!("postgres-{member}");
@@ -150,13 +157,7 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
                 .with("epoch", *epoch)
         }
         (Step::PointRouter { epoch, write: Some(member), read }, _) => {
-            // Also told when only the readers changed, so it says who they are.
-            let readers: Vec<String> = read.iter().map(postgres).collect();
-            let reads =
-                if readers.is_empty() { "there as well".to_owned() } else { format!("to {}", readers.join(", ")) };
-            NewEvent::info(at, "RouterRepointed", format!("writes go to {}, reads {reads}", postgres(member)))
-                .about("router")
-                .with("epoch", *epoch)
+            NewEvent::info(at, "RouterRepointed", led(*member, read)).about("router").with("epoch", *epoch)
         }
         (Step::SetSynchronous { standbys, .. }, _) if standbys.is_empty() => {
             NewEvent::warn(at, "CommitsAsynchronous", "no standby streams: commits no longer wait for one")
