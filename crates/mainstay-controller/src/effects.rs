@@ -193,7 +193,15 @@ impl Effects {
 
     /// What a service is given.
     pub(crate) fn service_env(&self, name: &str) -> Option<ServiceEnv> {
-        let service = ServiceName::new(name).ok().filter(|name| self.settings.stack.services.contains_key(name))?;
+        let service = ServiceName::new(name).ok()?;
+        // No service can be called so.
+        if name == "edge" {
+            let env = self.settings.edge_env();
+            return (!env.is_empty()).then(|| ServiceEnv { service, env, ports: BTreeMap::new() });
+        }
+        if !self.settings.stack.services.contains_key(&service) {
+            return None;
+        }
         let env = self.settings.service_env(&service, None).ok()?;
         let instances = self.settings.doors.instances.iter();
         let ports =

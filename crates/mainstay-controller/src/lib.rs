@@ -7,6 +7,7 @@
 mod api;
 mod assets;
 pub mod backups;
+mod certificate;
 mod checksums;
 mod clock;
 mod core;

@@ -130,7 +130,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
     observe(&effects, &sender);
-    link_up(&settings, endpoints_seen, (edge_asks, router_asks), &sender)?;
+    link_up(&settings, &journal, endpoints_seen, (edge_asks, router_asks), &sender)?;
 
     let published = Arc::new(Published::default());
     let core = Core::new(Parts {
@@ -285,7 +285,8 @@ fn first_look(
 type Inboxes = (mpsc::Receiver<links::Ask>, mpsc::Receiver<links::Ask>);
 
 fn link_up(
-    settings: &Settings,
+    settings: &Arc<Settings>,
+    journal: &Journal,
     endpoints: watch::Receiver<links::Endpoints>,
     (edge_asks, router_asks): Inboxes,
     sender: &mpsc::Sender<Message>,
@@ -294,8 +295,10 @@ fn link_up(
     let certificate = mainstay_edge::ca::local_ca(&settings.paths.state.join("ca"), &[host], now())
         .context("cannot make a certificate of the local CA")?;
     let router_policy = settings.router_policy(&certificate.certificate);
+    let (policies, edge_policy) = watch::channel(None);
+    let own = crate::certificate::Own::of(settings, journal);
+    own.begin(certificate.certificate, policies);
     let (_, router_policy) = watch::channel(router_policy.map(Arc::new));
-    let (_, edge_policy) = watch::channel(Some(Arc::new(settings.edge_policy(certificate.certificate))));
     let edge_socket = settings.paths.runtime.join("edge/edge.sock");
     tokio::spawn(links::edge(edge_socket, edge_policy, endpoints, edge_asks, sender.clone()));
     if settings.stack.database.is_some() {

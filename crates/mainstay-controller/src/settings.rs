@@ -29,7 +29,7 @@ pub(crate) struct Passwords {
     pub(crate) pages_token: Secret,
     /// Of further databases' owners and roles, by role.
     pub(crate) further: BTreeMap<String, Secret>,
-    /// Secrets that the stack file names.
+    /// Secrets that services and routes of the stack file name.
     pub(crate) named: BTreeMap<String, Secret>,
 }
 
@@ -40,6 +40,9 @@ impl Passwords {
             for name in &service.secrets {
                 named.insert(name.clone(), secrets.get_or_make(&format!("named:{name}"))?);
             }
+        }
+        for name in stack.edge.routes.iter().flat_map(|route| route.basic_auth.values()) {
+            named.insert(name.clone(), secrets.get_or_make(&format!("named:{name}"))?);
         }
         let mut further = BTreeMap::new();
         if let Some(database) = &stack.database {
@@ -348,6 +351,9 @@ impl Settings {
             body_limit: route.body_limit.0,
             balancing: route.balancing.clone(),
             compress: route.compress.map(|from| from.0),
+            edits: route.edits.clone(),
+            basic_auth: self.basic_auth(route),
+            maintenance_s: self.stack.edge.maintenance.or(route.maintenance).map(|time| time.as_secs().max(1)),
         });
         Policy {
             schema: PROTOCOL_VERSION,
@@ -363,6 +369,23 @@ impl Settings {
             upstreams,
             access_log: self.paths.state.join("edge/access.log"),
         }
+    }
+
+    /// The users of a route. The salt is the same in each run: a policy that says the same is the same.
+    fn basic_auth(&self, route: &mainstay_stack::model::Route) -> Option<mainstay_edge::protocol::BasicAuth> {
+        if route.basic_auth.is_empty() {
+            return None;
+        }
+        let users = route.basic_auth.iter();
+        let users = users.filter_map(|(user, secret)| Some((user.as_str(), self.passwords.named.get(secret)?)));
+        let salt = format!("{}{}", self.stack.name, route.path);
+        Some(mainstay_edge::protocol::BasicAuth::new(&salt, users))
+    }
+
+    /// The passwords that routes ask for, by the names of the secrets.
+    pub(crate) fn edge_env(&self) -> BTreeMap<String, Secret> {
+        let names = self.stack.edge.routes.iter().flat_map(|route| route.basic_auth.values());
+        names.filter_map(|name| Some((name.clone(), self.passwords.named.get(name)?.clone()))).collect()
     }
 
     fn edge_headers(&self, of: &mainstay_stack::browser::Headers) -> Vec<mainstay_edge::protocol::Header> {

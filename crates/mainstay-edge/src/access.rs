@@ -28,6 +28,9 @@ pub(crate) struct Line<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) trace_id: &'a str,
     pub(crate) remote: Option<SocketAddr>,
+    /// Who has shown a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<&'a str>,
     pub(crate) method: &'a str,
     pub(crate) host: &'a str,
     pub(crate) path: &'a str,

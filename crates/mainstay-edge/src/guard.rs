@@ -11,10 +11,12 @@ use http::header::{
 };
 use http::{HeaderMap, Method};
 use mainstay_stack::browser;
+use mainstay_stack::edits::Lines;
 use mainstay_stack::network::{Admission, Networks};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 
+use crate::edit::Edit;
 use crate::protocol::Header;
 use crate::strict::Refusal;
 
@@ -78,6 +80,7 @@ pub(crate) struct Guard {
     pub(crate) door: Door,
     lines: Vec<Line>,
     cors: Option<Cors>,
+    edit: Edit,
 }
 
 /// Whether the edge can send these headers.
@@ -91,7 +94,7 @@ fn joined(list: &[String]) -> HeaderValue {
 }
 
 impl Guard {
-    pub(crate) fn new(admission: &Admission, headers: &[Header], cors: Option<&browser::Cors>) -> Self {
+    pub(crate) fn new(admission: &Admission, headers: &[Header], cors: Option<&browser::Cors>, edits: &Lines) -> Self {
         let lines = headers.iter().filter_map(|header| {
             let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
             Some(Line { name, value: HeaderValue::from_str(&header.value).ok()?, overwrites: header.overwrites })
@@ -104,7 +107,9 @@ impl Guard {
             has_credentials: cors.has_credentials,
             max_age: HeaderValue::from(cors.max_age.as_secs()),
         });
-        Self { door: Door::new(admission), lines: lines.collect(), cors }
+        // Checked with the policy.
+        let edit = Edit::new(edits).unwrap_or_default();
+        Self { door: Door::new(admission), lines: lines.collect(), cors, edit }
     }
 
     /// What CORS makes of a request.
@@ -133,6 +138,14 @@ impl Guard {
         for line in &self.lines {
             if line.overwrites || !head.headers.contains_key(&line.name) {
                 head.insert_header(line.name.clone(), line.value.clone())?;
+            }
+        }
+        if !self.edit.is_empty() {
+            for name in self.edit.gone(&head.headers) {
+                head.remove_header(&name);
+            }
+            for (name, value) in self.edit.set() {
+                head.insert_header(name.clone(), value.clone())?;
             }
         }
         let Some(cors) = &self.cors else { return Ok(()) };

@@ -9,7 +9,7 @@ use pingora_http::RequestHeader;
 
 /// Names only the edge may set. A client that sends one lies, or is another proxy, which nobody declared.
 /// Compared with `_` as `-`, because CGI-like servers take both for the same name.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -17,6 +17,7 @@ const OURS: [&str; 11] = [
     "x-forwarded-proto",
     "x-forwarded-prefix",
     "x-forwarded-server",
+    "x-forwarded-user",
     "x-real-ip",
     "x-client-ip",
     "true-client-ip",

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use mainstay_stack::balance::{Balancing, Resilience};
 use mainstay_stack::browser::Cors;
+use mainstay_stack::edits::Edits;
 use mainstay_stack::limit::Limit;
 use mainstay_stack::model::{SiteCache, TlsVersion};
 use mainstay_stack::network::Admission;
@@ -192,6 +193,36 @@ pub struct Route {
     /// From which size on its answers are compressed. **Unit**: bytes.
     #[serde(default)]
     pub compress: Option<u64>,
+    /// What it changes in requests and answers.
+    #[serde(default)]
+    pub edits: Edits,
+    /// Who may enter with a password.
+    #[serde(default)]
+    pub basic_auth: Option<BasicAuth>,
+    /// Nobody is let in, and told to come back after so long. **Unit**: seconds.
+    #[serde(default)]
+    pub maintenance_s: Option<u64>,
+}
+
+/// Users of a route. No password is in here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BasicAuth {
+    /// Goes into each hash.
+    pub salt: String,
+    /// SHA-512 of salt, user and password, in Base64, by user.
+    pub users: BTreeMap<String, Secret>,
+}
+
+impl BasicAuth {
+    /// Of users with their passwords.
+    pub fn new<'a>(salt: &str, users: impl IntoIterator<Item = (&'a str, &'a Secret)>) -> Self {
+        use base64::Engine as _;
+        let hash = |user: &str, password: &Secret| {
+            Secret::new(base64::engine::general_purpose::STANDARD.encode(crate::entry::hash(salt, user, password)))
+        };
+        let users = users.into_iter().map(|(user, password)| (user.to_owned(), hash(user, password)));
+        Self { salt: salt.to_owned(), users: users.collect() }
+    }
 }
 
 /// Longest request body of a route that says nothing.
@@ -214,6 +245,9 @@ impl Route {
             body_limit: body_limit(),
             balancing: Balancing::default(),
             compress: None,
+            edits: Edits::default(),
+            basic_auth: None,
+            maintenance_s: None,
         }
     }
 }

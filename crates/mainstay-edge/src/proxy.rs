@@ -11,9 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Version;
-use mainstay_decide::balance::{self, Outcome, Verdict, Way};
-use mainstay_stack::balance::{Balancing, Method};
-use mainstay_stack::limit::LimitKey;
+use mainstay_decide::balance::{Outcome, Verdict};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
@@ -21,14 +19,16 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
-use crate::coding::{self, Coding, Encoder};
+use crate::coding::Encoder;
 use crate::connection::{Connection, Phase};
 use crate::edge::Edge;
 use crate::endpoint::Lease;
+use crate::entry;
 use crate::guard::Crossing;
 use crate::headers::{Identity, forward};
 use crate::limit::Quota;
 use crate::metrics::RouteTally;
+use crate::passage;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::strict;
 use crate::upstream::{Group, NoEndpoint, Wish};
@@ -51,6 +51,8 @@ const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
 const UPGRADE_POOL: u64 = 1;
 /// What a client is told to wait after a 503 of which nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const MAINTENANCE: strict::Refusal = (503, "there is maintenance");
+const NO_USER: strict::Refusal = (401, "user or password is missing or wrong");
 const BROKEN: &str = "circuit breaker is open: nearly all answers of this service were errors";
 
 /// What the edge does at Pingora's stations.
@@ -90,6 +92,8 @@ pub(crate) struct RequestState {
     /// Only when the route has limits.
     quota: Option<Box<Quota>>,
     crossing: Crossing,
+    /// Who has shown a password.
+    user: Option<String>,
     /// Answered by a rule of the edge: no business of the upstream's.
     is_ruled: bool,
 }
@@ -187,6 +191,17 @@ impl Proxy {
         let Some(route) = &state.route else { return Err((404, "no route for this path")) };
         strict::check_length(head, route.body_limit)?;
         ctx.crossing = route.guard.crossing(&head.method, &head.headers)?;
+        if matches!(ctx.crossing, Crossing::Preflight(_)) {
+            // Browsers send no password with the question beforehand.
+            return Ok(());
+        }
+        if route.maintenance.is_some() {
+            ctx.retry_in = route.maintenance;
+            return Err(MAINTENANCE);
+        }
+        if let Some(users) = &route.users {
+            ctx.user = Some(users.verify(&head.headers).ok_or(NO_USER)?);
+        }
         Ok(())
     }
 
@@ -225,10 +240,15 @@ async fn send_elsewhere(session: &mut Session, status: u16, location: String, ct
 async fn refuse(session: &mut Session, status: u16, reason: &str, ctx: &RequestState) -> Result<()> {
     let identity = ctx.identity();
     let title = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
-    let body = serde_json::json!({ "status": status, "title": title, "detail": reason, "request_id": identity });
-    let body = Bytes::from(body.to_string());
+    let is_page = (status, reason) == MAINTENANCE && entry::wants_a_page(&session.req_header().headers);
+    let (kind, body) = if is_page {
+        ("text/html; charset=utf-8", Bytes::from_static(entry::MAINTENANCE_PAGE.as_bytes()))
+    } else {
+        let body = serde_json::json!({ "status": status, "title": title, "detail": reason, "request_id": identity });
+        ("application/problem+json", Bytes::from(body.to_string()))
+    };
     let mut head = ResponseHeader::build(status, Some(8))?;
-    head.insert_header("Content-Type", "application/problem+json")?;
+    head.insert_header("Content-Type", kind)?;
     head.insert_header("Content-Length", body.len())?;
     head.insert_header("Cache-Control", "no-store")?;
     head.insert_header("X-Request-Id", identity)?;
@@ -238,6 +258,9 @@ async fn refuse(session: &mut Session, status: u16, reason: &str, ctx: &RequestS
     ctx.dress(&mut head)?;
     if let Some(refused) = ctx.quota.as_ref().and_then(|quota| quota.refused.as_ref()) {
         head.insert_header("Retry-After", refused.retry_after())?;
+    }
+    if status == 401 {
+        head.insert_header("WWW-Authenticate", "Basic realm=\"restricted\", charset=\"UTF-8\"")?;
     }
     if status == 405 {
         // RFC 9110, 15.5.6. What a service behind us allows of these only it can say.
@@ -259,76 +282,12 @@ fn is_idempotent(method: &http::Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
 }
 
-/// The encoder for an answer of an upstream, if it is to be compressed; its head then says so.
-///
-/// Never one with a cookie: an attacker who can put text into an answer beside a secret, and see its length, finds the
-/// secret out letter by letter (BREACH). Which other answers hold secrets only the service knows, so that a route must
-/// ask for it.
-fn compress(request: &RequestHeader, response: &mut ResponseHeader, floor: u64) -> Result<Option<Encoder>> {
-    use http::header::{
-        ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, SET_COOKIE,
-        VARY,
-    };
-    let headers = &response.headers;
-    let text = |name: &http::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let is_worth_it = headers.get(CONTENT_TYPE).is_some_and(|kind| coding::is_worth_it(kind.as_bytes()));
-    let is_small =
-        text(&CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|length: u64| length < floor);
-    let is_fixed = headers.get_all(CACHE_CONTROL).iter().any(|value| {
-        value.to_str().is_ok_and(|rules| rules.split(',').any(|rule| rule.trim().eq_ignore_ascii_case("no-transform")))
-    });
-    let is_done = [CONTENT_ENCODING, CONTENT_RANGE, SET_COOKIE].iter().any(|name| headers.contains_key(name));
-    let has_body = !matches!(response.status.as_u16(), 101 | 204 | 206 | 304);
-    // Only of HTTP/1 does every body end with a piece that says so.
-    if !is_worth_it || is_small || is_fixed || is_done || !has_body || response.version == Version::HTTP_2 {
-        return Ok(None);
-    }
-    response.append_header(VARY, "Accept-Encoding")?;
-    let codings = coding::accepted(&request.headers, Coding::FASTEST);
-    let Some(coding) = codings.first().filter(|_| request.method != http::Method::HEAD) else { return Ok(None) };
-    let Some(encoder) = Encoder::new(*coding) else { return Ok(None) };
-    response.insert_header(CONTENT_ENCODING, coding.token())?;
-    response.remove_header(&CONTENT_LENGTH);
-    response.remove_header(&ACCEPT_RANGES);
-    // Byte for byte it is another one now; a weak tag is of the content.
-    if let Some(tag) = response.headers.get(ETAG).and_then(|tag| tag.to_str().ok()).filter(|tag| tag.starts_with('"')) {
-        let weak = format!("W/{tag}");
-        response.insert_header(ETAG, weak)?;
-    }
-    Ok(Some(encoder))
-}
-
 /// Takes a retry out of the route's budget, if there is one.
 fn may_retry(group: &Group, ctx: &RequestState) -> bool {
     let is_allowed = ctx.route().is_some_and(|route| route.tally.budget().withdraw());
     let counter = if is_allowed { &group.retries } else { &group.retries_refused };
     counter.fetch_add(1, Ordering::Relaxed);
     is_allowed
-}
-
-/// How a request's endpoint is to be chosen.
-fn wish(balancing: &Balancing, session: &Session) -> Wish {
-    let headers = &session.req_header().headers;
-    let way = match &balancing.method {
-        Method::RoundRobin => None,
-        Method::LeastRequests => Some(Way::Least),
-        Method::Hash { by } => Some(Way::Hash(client_hash(by, headers, client_ip(session)))),
-    };
-    let cookie = balancing.sticky.as_ref().and_then(|name| crate::limit::cookie(headers, name.as_bytes()));
-    Wish { way, sticky: cookie.and_then(|tag| String::from_utf8(tag.to_vec()).ok()) }
-}
-
-/// The client of a request; the same in another process of the edge.
-fn client_hash(by: &LimitKey, headers: &http::HeaderMap, client: Option<IpAddr>) -> u64 {
-    let named = match by {
-        LimitKey::Ip => None,
-        LimitKey::Header { name } => headers.get(name.as_str()).map(http::HeaderValue::as_bytes),
-        LimitKey::Cookie { name } => crate::limit::cookie(headers, name.as_bytes()),
-    };
-    match named.filter(|value| !value.is_empty()) {
-        Some(value) => balance::hash(value),
-        None => client.map_or(0, |client| balance::hash(&crate::limit::network(client).octets())),
-    }
 }
 
 /// What the end of a request says of the service, for the breaker.
@@ -375,6 +334,7 @@ impl ProxyHttp for Proxy {
             client_gone: false,
             quota: None,
             crossing: Crossing::None,
+            user: None,
             is_ruled: false,
         }
     }
@@ -422,7 +382,7 @@ impl ProxyHttp for Proxy {
                 }
                 (ctx.is_counted, ctx.is_try) = (true, verdict == Verdict::Try);
                 route.tally.budget().deposit(route.balancing.retry_percent);
-                ctx.wish = wish(&route.balancing, session);
+                ctx.wish = passage::wish(&route.balancing, &session.req_header().headers, client_ip(session));
                 Ok(false)
             }
             Destination::Site(site) => {
@@ -509,10 +469,17 @@ impl ProxyHttp for Proxy {
         if !request.raw_path().starts_with(b"/") {
             request.set_uri(request.uri.clone());
         }
+        if let Some(route) = &state.route {
+            passage::edit(request, route, ctx.user.is_some())?;
+        }
         let authority = session.req_header().headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let authority = authority.or_else(|| session.req_header().uri.authority().map(|authority| authority.as_str()));
         let authority = authority.unwrap_or(&state.host).to_owned();
-        forward(request, &state.identity, client_ip(session), &authority)
+        forward(request, &state.identity, client_ip(session), &authority)?;
+        if let Some(user) = &ctx.user {
+            request.insert_header("X-Forwarded-User", user.as_str())?;
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -549,7 +516,8 @@ impl ProxyHttp for Proxy {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         ctx.is_stream = is_event_stream || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if let Some(floor) = ctx.route().and_then(|route| route.compress) {
-            ctx.encoder = compress(session.req_header(), response, floor)?.map(|encoder| Box::new(Mutex::new(encoder)));
+            ctx.encoder =
+                passage::compress(session.req_header(), response, floor)?.map(|encoder| Box::new(Mutex::new(encoder)));
         }
         if let Some(lease) = &ctx.lease {
             lease.0.answered();
@@ -737,6 +705,7 @@ impl Proxy {
             request_id: ctx.identity(),
             trace_id: state.map_or("", |state| state.identity.trace_id()),
             remote: session.client_addr().and_then(|address| address.as_inet()).copied(),
+            user: ctx.user.as_deref(),
             method: head.method.as_str(),
             host: state.map_or("", |state| &state.host),
             path: &crate::access::redact(path),

@@ -16,6 +16,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
+use crate::edit::Edit;
+use crate::entry::Users;
 use crate::guard::{self, Door, Guard};
 use crate::limit::{self, Limits};
 use crate::metrics::{Metrics, RouteTally};
@@ -75,6 +77,12 @@ pub enum PolicyError {
         path: String,
         /// As people write it.
         limit: String,
+    },
+    /// Passwords that are none.
+    #[error("route {path} has a hash of a password that is none")]
+    Users {
+        /// The path.
+        path: String,
     },
     /// A header that cannot be sent.
     #[error("header {name:?} of route {path} cannot be sent")]
@@ -156,6 +164,11 @@ pub(crate) struct Route {
     pub(crate) balancing: Balancing,
     /// From which size on its answers are compressed.
     pub(crate) compress: Option<u64>,
+    /// The path that the upstream sees.
+    pub(crate) rewrite: Option<String>,
+    pub(crate) request: Edit,
+    pub(crate) users: Option<Users>,
+    pub(crate) maintenance: Option<Duration>,
     pub(crate) tally: Arc<RouteTally>,
 }
 
@@ -216,6 +229,15 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
         if let Some(header) = route.headers.iter().find(|header| !guard::is_usable(header)) {
             return Err(PolicyError::Header { path: route.path.clone(), name: header.name.clone() });
         }
+        for edits in [&route.edits.request, &route.edits.response] {
+            Edit::new(edits).map_err(|name| PolicyError::Header { path: route.path.clone(), name })?;
+        }
+        if route.basic_auth.as_ref().is_some_and(|users| Users::new(users).is_none()) {
+            return Err(PolicyError::Users { path: route.path.clone() });
+        }
+        if route.edits.rewrite.as_ref().is_some_and(|rewrite| !rewrite.starts_with('/')) {
+            return Err(PolicyError::Path { path: route.path.clone() });
+        }
         if !is_route_path(&route.path) || !paths.insert(&route.path) {
             return Err(PolicyError::Path { path: route.path.clone() });
         }
@@ -271,7 +293,7 @@ fn certificates(of: &[Certificate]) -> Result<(Certificates, Option<Arc<Certifie
     Ok((by_host, first))
 }
 
-fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, String> {
+pub(crate) fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, String> {
     let chain = CertificateDer::pem_slice_iter(certificate.chain_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("chain is not PEM: {error:?}"))?;
@@ -314,14 +336,23 @@ impl Snapshot {
                     (Destination::Redirect(Redirect { status: *status, location: location.clone() }), "")
                 }
             };
+            // Never open for want of a usable hash.
+            let users = match &route.basic_auth {
+                Some(of) => Some(Users::new(of).ok_or_else(|| PolicyError::Users { path: route.path.clone() })?),
+                None => None,
+            };
             let compiled = Arc::new(Route {
                 path: route.path.clone(),
                 to,
                 timeout: Duration::from_millis(route.timeout_ms),
-                guard: Guard::new(&route.admission, &route.headers, route.cors.as_ref()),
+                guard: Guard::new(&route.admission, &route.headers, route.cors.as_ref(), &route.edits.response),
                 body_limit: route.body_limit,
                 balancing: route.balancing.clone(),
                 compress: route.compress,
+                rewrite: route.edits.rewrite.clone(),
+                request: Edit::new(&route.edits.request).unwrap_or_default(),
+                users,
+                maintenance: route.maintenance_s.map(Duration::from_secs),
                 limits: limits.routes.get(&route.path).map(Arc::clone).unwrap_or_default(),
                 tally: metrics.route(&route.path, upstream),
             });

@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::Parsed;
 use crate::balance::{Balancing, Breaker, Eject, Resilience};
 use crate::browser::{Cors, Headers};
+use crate::edits::{Edits, Lines};
 use crate::limit::Limit;
 use crate::model::{
-    Backup, BackupCopy, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe, PoolLimits,
-    PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service, Site, SiteCache, Stack, Target, TlsVersion,
+    Backup, BackupCopy, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe,
+    OwnCertificate, PoolLimits, PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service, Site, SiteCache,
+    Stack, Target, TlsVersion,
 };
 use crate::network::Admission;
 use crate::origin::{Origin, Origins};
@@ -118,7 +120,9 @@ impl List<'_> {
             hold_requests,
             connections_per_ip,
             least_tls,
+            certificate,
             resilience,
+            maintenance,
             routes,
         } = edge;
         self.push("edge.host", host);
@@ -138,7 +142,18 @@ impl List<'_> {
             TlsVersion::Tls13 => "1.3",
         };
         self.push("edge.tls.min", least);
+        match certificate {
+            Some(OwnCertificate { cert, key }) => {
+                self.push("edge.tls.cert", cert.display());
+                self.push("edge.tls.key", key.display());
+            }
+            None => {
+                self.push("edge.tls.cert", "none");
+                self.note("of the local authority, which `mainstay trust` shows");
+            }
+        }
         self.resilience(resilience);
+        self.maintenance("edge.maintenance", *maintenance);
         if routes.is_empty() {
             self.push("edge.route", "[]");
         }
@@ -148,8 +163,22 @@ impl List<'_> {
     }
 
     fn route(&mut self, at: &str, route: &Route, has_edge_limits: bool) {
-        let Route { path, to, timeout, limits, is_exempt, admission, headers, cors, body_limit, balancing, compress } =
-            route;
+        let Route {
+            path,
+            to,
+            timeout,
+            limits,
+            is_exempt,
+            admission,
+            headers,
+            cors,
+            body_limit,
+            balancing,
+            compress,
+            edits,
+            basic_auth,
+            maintenance,
+        } = route;
         self.push(&format!("{at}.path"), path);
         match to {
             RouteTarget::Redirect { location, status } => {
@@ -176,6 +205,28 @@ impl List<'_> {
             Some(from) => self.size(&format!("{at}.compress.from"), *from),
             None => self.push(&format!("{at}.compress"), "false"),
         }
+        self.edits(at, edits);
+        match basic_auth.is_empty() {
+            true => self.push(&format!("{at}.basic_auth"), "none"),
+            false => self.texts(&format!("{at}.basic_auth"), basic_auth.keys()),
+        }
+        self.maintenance(&format!("{at}.maintenance"), *maintenance);
+    }
+
+    fn edits(&mut self, at: &str, Edits { rewrite, request, response }: &Edits) {
+        self.push(&format!("{at}.rewrite"), rewrite.as_deref().unwrap_or("none"));
+        for (key, Lines { set, remove }) in [("request_headers", request), ("response_headers", response)] {
+            for (name, value) in set {
+                self.push(&format!("{at}.{key}.set.{name}"), format!("{value:?}"));
+            }
+            if !remove.is_empty() {
+                self.texts(&format!("{at}.{key}.remove"), remove);
+            }
+        }
+    }
+
+    fn maintenance(&mut self, path: &str, maintenance: Option<Duration>) {
+        self.push(path, maintenance.map_or("false".to_owned(), show_duration));
     }
 
     fn balancing(&mut self, at: &str, Balancing { method, sticky, retries, retry_percent }: &Balancing) {

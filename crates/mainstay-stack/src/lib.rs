@@ -16,6 +16,7 @@ mod computed;
 mod context;
 mod cursor;
 mod diagnostic;
+pub mod edits;
 pub mod limit;
 pub mod model;
 pub mod network;

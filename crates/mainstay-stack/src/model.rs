@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::balance::{Balancing, Resilience};
 use crate::browser::{Cors, Headers};
+use crate::edits::Edits;
 use crate::limit::Limit;
 use crate::network::Admission;
 use crate::schedule::Every;
@@ -61,10 +62,23 @@ pub struct Edge {
     pub connections_per_ip: Option<u32>,
     /// Lowest version of TLS. Default 1.2.
     pub least_tls: TlsVersion,
+    /// A certificate of the operator's own. Default: one of the local authority.
+    pub certificate: Option<OwnCertificate>,
     /// What becomes of instances that are new or fail.
     pub resilience: Resilience,
+    /// Nobody is let in on any route, and told to come back after this time.
+    pub maintenance: Option<Duration>,
     /// Routes, most specific first once sorted by the edge.
     pub routes: Vec<Route>,
+}
+
+/// Files of a certificate, relative to the stack file's folder; they may lie outside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCertificate {
+    /// The chain in PEM, leaf first.
+    pub cert: PathBuf,
+    /// Its key in PEM.
+    pub key: PathBuf,
 }
 
 /// A version of TLS.
@@ -104,6 +118,12 @@ pub struct Route {
     pub balancing: Balancing,
     /// From which size on its answers are compressed. Default: a site's from 1 KiB, a service's never.
     pub compress: Option<Bytes>,
+    /// What it changes in requests and answers.
+    pub edits: Edits,
+    /// Who may enter with a password, with the name of the secret. Default: everybody without one.
+    pub basic_auth: BTreeMap<String, String>,
+    /// Nobody is let in, and told to come back after this time.
+    pub maintenance: Option<Duration>,
 }
 
 /// Where a route leads.

@@ -36,7 +36,9 @@ fn every_key_and_template_stands_in_the_guide() {
             ["database", "backup", "keep", key] => keys.insert(format!("backup.keep.{key}")),
             ["database", "backup", "copy", key] => keys.insert(format!("backup.copy.{key}")),
             ["database", "backup", key] => keys.insert(format!("backup.{key}")),
-            ["edge", "route[0]", "headers", "set", _] => keys.insert("set".to_owned()),
+            ["edge", "route[0]", "headers" | "request_headers" | "response_headers", "set", _] => {
+                keys.insert("set".to_owned())
+            }
             ["database", "settings", ..] => keys.insert("settings".to_owned()),
             ["target", key, ..] | ["observe" | "console", key] => keys.insert(format!("{}.{key}", parts[0])),
             ["environment"] => false,

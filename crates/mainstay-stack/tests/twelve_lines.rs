@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mainstay_stack::balance::{Balancing, Resilience};
 use mainstay_stack::browser::Headers;
+use mainstay_stack::edits::Edits;
 use mainstay_stack::model::{
     Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route,
     RouteTarget, Service, Stack, Target, TlsVersion,
@@ -78,7 +79,9 @@ fn edge(service: &ServiceName) -> Edge {
         hold_requests: 1024,
         connections_per_ip: None,
         least_tls: TlsVersion::Tls12,
+        certificate: None,
         resilience: Resilience::default(),
+        maintenance: None,
         routes: vec![Route {
             path: "/*".to_owned(),
             to: RouteTarget::Service { name: service.clone(), management: false },
@@ -91,6 +94,9 @@ fn edge(service: &ServiceName) -> Edge {
             body_limit: Bytes::mebi(100),
             balancing: Balancing::default(),
             compress: None,
+            edits: Edits::default(),
+            basic_auth: [].into(),
+            maintenance: None,
         }],
     }
 }

@@ -23,7 +23,14 @@ async fn a_policy_that_breaks_a_rule_changes_nothing() {
     let edge = Edge::start().await;
     let mut control = edge.with(&[backend.endpoint()]).await;
     let kept = std::fs::read(edge.folder.path().join("state/edge.json")).expect("kept");
-    let wrong: [(&str, Break); 9] = [
+    let wrong: [(&str, Break); 11] = [
+        ("cannot be sent", |policy| {
+            policy.routes[0].edits.request.set.insert("X".to_owned(), "a\nb".to_owned());
+        }),
+        ("hash of a password", |policy| {
+            let users = [("a".to_owned(), Secret::new("nonsense"))].into();
+            policy.routes[0].basic_auth = Some(mainstay_edge::protocol::BasicAuth { salt: String::new(), users });
+        }),
         ("schema 9", |policy| policy.schema = 9),
         ("no host", |policy| policy.hosts.clear()),
         ("has no certificate", |policy| policy.hosts.push("elsewhere.example".to_owned())),

@@ -4,6 +4,7 @@ mod balance;
 mod content;
 mod control;
 mod doors;
+mod edits;
 mod guards;
 mod limits;
 mod sites;

@@ -13,11 +13,12 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, Text, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Edge, Route, RouteTarget, Service, Site, TlsVersion};
+use crate::edits::Edits;
+use crate::model::{Edge, OwnCertificate, Route, RouteTarget, Service, Site, TlsVersion};
 use crate::network::Admission;
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
-use crate::read::{balance, limit, policy, redirect};
+use crate::read::{balance, edits, limit, policy, redirect};
 use crate::words::nearest;
 
 const HTTPS_PORT: u16 = 8443;
@@ -50,15 +51,14 @@ const LATER: [(&str, &str); 5] = [
     ("waf", "requests are not inspected yet"),
     ("auth", "the service signs people in itself"),
 ];
-const TLS_LATER: [(&str, &str); 4] = [
-    ("mode", "certificates come from a local authority"),
-    ("certificate", "certificates come from a local authority"),
-    ("key", "certificates come from a local authority"),
+const TLS_LATER: [(&str, &str); 2] = [
+    ("mode", "certificates come from a local authority, or from `cert` and `key`"),
     ("client", "clients show no certificates yet"),
 ];
 const RENAMED: [(&str, &str); 4] =
     [("routes", "[[edge.route]]"), ("port", "https_port"), ("address", "listen"), ("hostname", "host")];
-const ROUTE_LATER: [(&str, &str); 3] = [("auth", ""), ("weight", ""), ("host", "the edge answers to `edge.host`")];
+const ROUTE_LATER: [(&str, &str); 3] =
+    [("auth", "`basic_auth` asks for passwords"), ("weight", ""), ("host", "the edge answers to `edge.host`")];
 
 /// What routes may lead to.
 struct Places<'s> {
@@ -89,7 +89,9 @@ pub(super) fn read(
         hold_requests: HOLD_REQUESTS,
         connections_per_ip: None,
         least_tls: TlsVersion::default(),
+        certificate: None,
         resilience: Resilience::default(),
+        maintenance: None,
         routes: Vec::new(),
     };
     ctx.origins.set("edge.host", Origin::Derived { from: "stack".to_owned() });
@@ -119,8 +121,13 @@ pub(super) fn read(
         edge.hold = cursor.duration(ctx, "hold", Duration::ZERO..=LONGEST_HOLD).unwrap_or(HOLD);
         edge.hold_requests = cursor.count(ctx, "hold_requests", 0..=MOST_HELD).unwrap_or(HOLD_REQUESTS);
         edge.connections_per_ip = cursor.count(ctx, "connections_per_ip", 1..=MOST_HELD);
-        edge.least_tls = least_tls(&mut cursor, ctx).unwrap_or_default();
+        if let Some(mut tls) = cursor.table(ctx, "tls") {
+            edge.least_tls = least_tls(&mut tls, ctx).unwrap_or_default();
+            edge.certificate = certificate(&mut tls, ctx);
+            tls.finish(ctx, &TLS_LATER, &[("version", "min"), ("minimum", "min"), ("certificate", "cert")]);
+        }
         edge.resilience = balance::resilience(&mut cursor, ctx);
+        edge.maintenance = edits::maintenance(&mut cursor, ctx);
         routes = cursor.node("route").map(|node| read_routes(node, ctx, &places));
         cursor.finish(ctx, &LATER, &RENAMED);
     }
@@ -128,11 +135,35 @@ pub(super) fn read(
     edge
 }
 
-/// `tls`: the lowest version.
-fn least_tls(edge: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<TlsVersion> {
-    let mut table = edge.table(ctx, "tls")?;
+/// `tls.cert` and `tls.key`.
+fn certificate(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<OwnCertificate> {
+    let mut file = |key: &'static str, example: &str| {
+        let path = table.text(ctx, key, example)?;
+        if path.text.is_empty() {
+            let message = format!("`{}` is empty", table.at(key));
+            ctx.error(Code::BadValue, &path.span, message, format!("write for example {example}"));
+        }
+        Some(std::path::PathBuf::from(path.text))
+    };
+    let (cert, key) = (file("cert", "cert = \"tls/site.pem\""), file("key", "key = \"tls/site.key\""));
+    match (cert, key) {
+        (Some(cert), Some(key)) => Some(OwnCertificate { cert, key }),
+        (Some(_), None) if !ctx.is_said(&table.at("key")) => {
+            table.missing(ctx, "key", "a certificate is of no use without its key", "`key = \"tls/site.key\"`");
+            None
+        }
+        (None, Some(_)) if !ctx.is_said(&table.at("cert")) => {
+            table.missing(ctx, "cert", "a key is of no use without its certificate", "`cert = \"tls/site.pem\"`");
+            None
+        }
+        (_, _) => None,
+    }
+}
+
+/// `tls.min`: the lowest version.
+fn least_tls(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<TlsVersion> {
     let least = table.text(ctx, "min", "min = \"1.3\"");
-    let least = least.and_then(|text| match text.text.as_str() {
+    least.and_then(|text| match text.text.as_str() {
         "1.2" => Some(TlsVersion::Tls12),
         "1.3" => Some(TlsVersion::Tls13),
         other => {
@@ -141,9 +172,7 @@ fn least_tls(edge: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<TlsVersion>
             ctx.error(Code::BadValue, &text.span, message, help);
             None
         }
-    });
-    table.finish(ctx, &TLS_LATER, &[("version", "min"), ("minimum", "min")]);
-    least
+    })
 }
 
 /// Host names: labels of letters, digits and `-`.
@@ -207,6 +236,9 @@ pub(crate) fn plain_route(path: &str, to: RouteTarget) -> Route {
         body_limit: BODY_LIMIT,
         balancing: Balancing::default(),
         compress: is_strict.then_some(COMPRESS_FROM),
+        edits: Edits::default(),
+        basic_auth: BTreeMap::new(),
+        maintenance: None,
     }
 }
 
@@ -272,6 +304,9 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
     let balancing = balance::balancing(cursor, ctx, to.as_ref());
     let is_site = matches!(to, Some(RouteTarget::Site { .. }));
     let compress = compress(cursor, ctx).unwrap_or(is_site.then_some(COMPRESS_FROM));
+    let edits = edits::edits(cursor, ctx, path, to.as_ref());
+    let basic_auth = edits::basic_auth(cursor, ctx);
+    let maintenance = edits::maintenance(cursor, ctx);
     Some(Route {
         path: path.to_owned(),
         to: to?,
@@ -284,6 +319,9 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
         body_limit,
         balancing,
         compress,
+        edits,
+        basic_auth,
+        maintenance,
     })
 }
 

@@ -4,6 +4,7 @@ mod balance;
 mod copy;
 mod data;
 mod edge;
+mod edits;
 mod health;
 mod limit;
 mod policy;

@@ -24,7 +24,7 @@ const CORS_METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"
 const CORS_HEADERS: [&str; 2] = ["authorization", "content-type"];
 
 /// Headers that are no business of a fixed text: they belong to the message, or the edge sets them itself.
-const NOT_OURS: [&str; 14] = [
+pub(super) const NOT_OURS: [&str; 14] = [
     "connection",
     "content-encoding",
     "content-length",
@@ -58,7 +58,7 @@ pub(super) fn headers(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, is_site: b
                 headers.is_strict = preset(ctx, &table.at("preset"), &text).unwrap_or(is_site);
             }
             headers.overwrites = table.boolean(ctx, "overwrite").unwrap_or(false);
-            headers.set = set(&mut table, ctx);
+            headers.set = set(&mut table, ctx, &NOT_OURS);
             table.finish(ctx, &[], &[("add", "set"), ("override", "overwrite")]);
         }
         _ => {
@@ -82,13 +82,14 @@ fn preset(ctx: &mut Context<'_>, path: &str, text: &Text) -> Option<bool> {
     }
 }
 
-fn set(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTreeMap<String, String> {
+/// `set` of a table: headers by name, but for forbidden ones.
+pub(super) fn set(table: &mut Cursor<'_>, ctx: &mut Context<'_>, forbidden: &[&str]) -> BTreeMap<String, String> {
     let mut set = BTreeMap::new();
     let Some(entries) = table.table(ctx, "set") else { return set };
     for (name, node) in entries.entries() {
         let path = entries.at(name);
         ctx.note_value(&path, node);
-        if !is_header_name(name) || NOT_OURS.contains(&name.to_ascii_lowercase().as_str()) {
+        if !is_header_name(name) || forbidden.contains(&name.to_ascii_lowercase().as_str()) {
             let message = format!("\"{}\" is no header that can be set here", quote(name));
             let help = "set headers such as \"Content-Security-Policy\"; those of the message itself, its type, length \
                         and cookies are the service's";

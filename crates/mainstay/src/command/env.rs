@@ -11,7 +11,7 @@ use crate::failure::Failure;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The service
+    /// The service, or `edge` for the passwords that its routes ask for
     service: String,
     /// Show what is hidden otherwise: passwords, keys, addresses with a password in them
     #[arg(long)]

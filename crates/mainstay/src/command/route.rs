@@ -4,7 +4,8 @@
 
 use clap::{Args, Subcommand};
 use mainstay_stack::balance::{Balancing, Method, Resilience};
-use mainstay_stack::model::{Route, RouteTarget, SiteCache, Stack};
+use mainstay_stack::edits::{Edits, Lines};
+use mainstay_stack::model::{Route, RouteTarget, SiteCache, Stack, TlsVersion};
 use mainstay_stack::network::Admission;
 use mainstay_stack::routing;
 use mainstay_stack::units::{show_duration, show_size};
@@ -129,6 +130,13 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
     if let Some(most) = edge.connections_per_ip {
         say("connection", format!("at most {most} of one address"));
     }
+    let tls = match edge.least_tls {
+        TlsVersion::Tls12 => "1.2 or 1.3",
+        TlsVersion::Tls13 => "1.3",
+    };
+    let local = "a certificate of the local authority".to_owned();
+    let certificate = edge.certificate.as_ref().map_or(local, |own| format!("the certificate {}", own.cert.display()));
+    say("tls", format!("{tls}, {certificate}"));
     let path = request.path.split_once('?').map_or(request.path.as_str(), |(path, _)| path);
     if let Some((status, reason)) = mainstay_edge::refusal(&request.method, path) {
         say("framing", format!("refused with {status}: {reason}"));
@@ -165,7 +173,17 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         format!("for scripts of {}{method}", cors.origins.join(", "))
     });
     say("cors", cors);
-    say("identity", "not yet: the service signs people in itself".to_owned());
+    if let Some(time) = edge.maintenance.or(route.maintenance) {
+        say("maintenance", format!("503 to everybody, come back after {}", show_duration(time)));
+        return Some(503);
+    }
+    if route.basic_auth.is_empty() {
+        say("identity", "not yet: the service signs people in itself".to_owned());
+    } else {
+        let users: Vec<&str> = route.basic_auth.keys().map(String::as_str).collect();
+        let told = "the service is told in X-Forwarded-User and sees no password";
+        say("identity", format!("one of {} with a password, else 401; {told}", users.join(", ")));
+    }
     say("waf", "not yet: requests are not inspected".to_owned());
     destination(stack, route, &mut say);
     match &route.to {
@@ -217,6 +235,7 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
         RouteTarget::Service { name, management } => {
             let port = if *management { ", its management port" } else { "" };
             let time = show_duration(route.timeout);
+            edits(&route.edits, &mut *say);
             let method = method(&route.balancing);
             say("upstream", format!("{name}{port}: the ready instances {method}; {time} for the whole answer"));
             resilience(&stack.edge.resilience, &mut *say);
@@ -236,6 +255,19 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
         let whose =
             if route.headers.overwrites { "in place of the service's" } else { "where the service says nothing" };
         say("headers", format!("{}, {whose}", headers.join(", ")));
+    }
+}
+
+fn edits(Edits { rewrite, request, response }: &Edits, say: &mut impl FnMut(&'static str, String)) {
+    if let Some(rewrite) = rewrite {
+        say("rewrite", format!("the service sees {rewrite}"));
+    }
+    for (name, Lines { set, remove }) in [("request", request), ("answer", response)] {
+        let set = set.iter().map(|(name, value)| format!("{name}: {value}"));
+        let all: Vec<String> = set.chain(remove.iter().map(|name| format!("no {name}"))).collect();
+        if !all.is_empty() {
+            say(name, all.join(", "));
+        }
     }
 }
 
@@ -304,6 +336,15 @@ balance = "hash"
 limit = "5/s per header x-key"
 deny = ["10.0.0.0/8"]
 [[edge.route]]
+path = "/api/admin/*"
+to = "backend"
+rewrite = "/*"
+basic_auth = { alice = "ALICE_PASSWORD" }
+[[edge.route]]
+path = "/api/old/*"
+to = "backend"
+maintenance = true
+[[edge.route]]
 path = "/*"
 to = "pages"
 limit = "none"
@@ -334,6 +375,9 @@ dir = "dist"
         assert_eq!(says(&api, "addresses"), "10.0.0.0/8 are refused with 403");
         assert_eq!(says(&api, "upstream"), "backend: the ready instances by hash of ip; 1m for the whole answer");
         assert!(says(&api, "breaker").starts_with("503 for 5s when 50 % "));
+        let admin = explained("GET", "/api/admin/x");
+        assert!(says(&admin, "identity").starts_with("one of alice with a password, else 401"));
+        assert_eq!(says(&admin, "rewrite"), "the service sees /*");
         let page = explained("GET", "/index.html");
         assert_eq!(says(&page, "limits"), "none: the route is exempt from those of the edge");
         assert!(says(&page, "headers").starts_with("Content-Security-Policy, "));
@@ -346,6 +390,7 @@ dir = "dist"
             ("GET", "https://evil.example/", 421, "host"),
             ("GET", "/api/%2e%2e/x", 400, "framing"),
             ("TRACE", "/api/x", 405, "framing"),
+            ("GET", "/api/old/x", 503, "maintenance"),
         ] {
             let explanation = explained(method, url);
             assert_eq!(explanation.answered, Some(status), "{url}");

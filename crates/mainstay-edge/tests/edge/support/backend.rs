@@ -147,6 +147,7 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
         "/api/framed" | "/api/framed/hard" => Ok(with_headers(name, &[("x-frame-options", "SAMEORIGIN")])),
         path if path.starts_with("/api/text") => Ok(text(path)),
         "/api/lines" => Ok(lines()),
+        "/api/target" => Ok(Response::new(full(request.uri().to_string()))),
         "/api/crossing" => Ok(with_headers(name, &[("access-control-allow-origin", "*")])),
         // One of several that answers so, by its name.
         path if path == "/api/broken" || path.strip_prefix("/api/broken/") == Some(name.as_str()) => {
