@@ -88,6 +88,36 @@ pub struct Status {
     /// Backups, when the stack has them and somebody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<BackupsStatus>,
+    /// Copies of the store, when the stack takes some and somebody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_copies: Option<StoreCopiesStatus>,
+}
+
+/// Copies of what the store holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreCopiesStatus {
+    /// Whole ones.
+    pub count: u64,
+    /// Their size. **Unit**: bytes.
+    pub bytes: u64,
+    /// Moment of the newest.
+    pub last: Option<Timestamp>,
+    /// From when on the next is due.
+    pub next: Timestamp,
+    /// Moment of the newest that a second server loaded and found right.
+    pub proven: Option<Timestamp>,
+    /// Keys in it.
+    pub proven_keys: Option<u64>,
+    /// That moment; without one, since when somebody looks.
+    pub unproven_since: Timestamp,
+    /// How often one is taken. **Unit**: milliseconds.
+    pub every_ms: u64,
+    /// One is taken now.
+    pub is_running: bool,
+    /// Failures in a row.
+    pub failures: u64,
+    /// What is wrong, the worst first.
+    pub faults: Vec<String>,
 }
 
 /// Base backups, archived WAL and what restores proved.

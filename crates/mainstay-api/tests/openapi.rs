@@ -13,7 +13,7 @@ use mainstay_api::{
     DatabaseStatus, DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions,
     ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress,
     ProvenRestore, RunAsked, RunUnderWay, Sabotage, ScheduleStatus, SchemaChanged, ServiceEnv, StageReached, Standing,
-    Status, Top, Traffic, Usage, Verdict,
+    Status, StoreCopiesStatus, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -176,6 +176,22 @@ fn backups(is_there: bool) -> BackupsStatus {
     }
 }
 
+fn store_copies(is_there: bool) -> StoreCopiesStatus {
+    StoreCopiesStatus {
+        count: 1,
+        bytes: 2,
+        last: is_there.then(at),
+        next: at(),
+        proven: is_there.then(at),
+        proven_keys: is_there.then_some(3),
+        unproven_since: at(),
+        every_ms: 4,
+        is_running: is_there,
+        failures: 5,
+        faults: vec!["x".to_owned()],
+    }
+}
+
 fn copy(is_there: bool) -> CopyStatus {
     let maybe = is_there.then(at);
     CopyStatus {
@@ -242,6 +258,7 @@ fn status() -> Status {
         urls: BTreeMap::from([("site".to_owned(), "https://shop.localhost:8443".to_owned())]),
         schedules: BTreeMap::from([(service(), schedule())]),
         backups: Some(backups(true)),
+        store_copies: Some(store_copies(true)),
         drills: STANDINGS.map(standing).to_vec(),
     }
 }
@@ -417,10 +434,12 @@ fn samples() -> Vec<(&'static str, Value)> {
         |from: Option<BoxId>| Flow { from, to: BoxId::Edge, per_second: 1.5, p95_ms: Some(2.0), error_share: 0.5 };
     let mut all = vec![
         put("Status", status()),
-        put("Status", Status { database: None, drills: Vec::new(), backups: None, ..status() }),
+        put("Status", Status { database: None, drills: Vec::new(), backups: None, store_copies: None, ..status() }),
         put("BackupsStatus", backups(true)),
         put("BackupsStatus", backups(false)),
         put("CopyStatus", copy(true)),
+        put("StoreCopiesStatus", store_copies(true)),
+        put("StoreCopiesStatus", store_copies(false)),
         put("CopyStatus", copy(false)),
         put("ProvenRestore", backups(true).proven),
         put("Traffic", Traffic { at: at(), window_ms: 5000, flows: vec![flow(None), flow(Some(BoxId::Edge))] }),

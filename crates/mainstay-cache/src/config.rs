@@ -144,12 +144,12 @@ fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpecError 
     move |source| SpecError::File { action, path, source }
 }
 
-fn give(path: &Path, user: Option<&User>) -> Result<(), SpecError> {
+pub(crate) fn give(path: &Path, user: Option<&User>) -> Result<(), SpecError> {
     let Some(user) = user else { return Ok(()) };
     std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid)).map_err(at("change the owner of", path))
 }
 
-fn folder(path: &Path, mode: u32, user: Option<&User>) -> Result<(), SpecError> {
+pub(crate) fn folder(path: &Path, mode: u32, user: Option<&User>) -> Result<(), SpecError> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(at("make the folder", path))?;
     // The mode of creation is cut by the umask; this one is not.
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(at("set the mode of", path))?;
@@ -157,7 +157,7 @@ fn folder(path: &Path, mode: u32, user: Option<&User>) -> Result<(), SpecError> 
 }
 
 /// In one step, so that a crash leaves the old file or the new one. It holds the password: 0600.
-fn write(path: &Path, text: &str, user: Option<&User>) -> Result<(), SpecError> {
+pub(crate) fn write(path: &Path, text: &str, user: Option<&User>) -> Result<(), SpecError> {
     let aside = path.with_extension("new");
     match std::fs::remove_file(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", &aside)(error)),
@@ -178,7 +178,7 @@ fn write(path: &Path, text: &str, user: Option<&User>) -> Result<(), SpecError> 
 mod tests {
     use std::collections::BTreeSet;
 
-    use mainstay_stack::model::Cache;
+    use mainstay_stack::model::{Cache, StoreCopies};
     use mainstay_types::Bytes;
 
     use super::*;
@@ -190,7 +190,12 @@ mod tests {
             runtime: PathBuf::from("/r"),
             port: 6379,
             password: Secret::new(password),
-            cache: Cache { cache_memory: Bytes::mebi(16), store_memory: Bytes::mebi(32), store_persists: true },
+            cache: Cache {
+                cache_memory: Bytes::mebi(16),
+                store_memory: Bytes::mebi(32),
+                store_persists: true,
+                copies: StoreCopies::default(),
+            },
             user: None,
         })
     }

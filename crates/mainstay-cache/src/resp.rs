@@ -83,14 +83,41 @@ impl Door {
         }
     }
 
+    /// Sends several commands at once. The server reads them in one piece and does nothing else in between.
+    ///
+    /// **Errors**: as [`ResponseError`]; what it refused of the commands is in their places.
+    pub async fn ask_all(&self, commands: &[&[&str]]) -> Result<Vec<Result<String, ResponseError>>, ResponseError> {
+        let exchanging = async {
+            let mut stream = self.enter(commands).await?;
+            let mut answers = Vec::with_capacity(commands.len());
+            for _ in commands {
+                answers.push(match self.answer(&mut stream).await {
+                    Err(error) if !matches!(error, ResponseError::Refused { .. }) => return Err(error),
+                    answer => answer,
+                });
+            }
+            Ok(answers)
+        };
+        match tokio::time::timeout(self.within, exchanging).await {
+            Ok(answers) => answers,
+            Err(_) => Err(ResponseError::Silent { path: self.socket.clone(), within: self.within }),
+        }
+    }
+
     async fn exchange(&self, command: &[&str]) -> Result<String, ResponseError> {
+        let mut stream = self.enter(&[command]).await?;
+        self.answer(&mut stream).await
+    }
+
+    /// Connects, asks, and takes the answer to the password.
+    async fn enter(&self, commands: &[&[&str]]) -> Result<BufReader<UnixStream>, ResponseError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.failed(error))?;
         let mut stream = BufReader::new(stream);
         let mut request = encode(&["AUTH", self.password.expose()]);
-        request.extend(encode(command));
+        commands.iter().for_each(|command| request.extend(encode(command)));
         stream.get_mut().write_all(&request).await.map_err(|error| self.failed(error))?;
         self.answer(&mut stream).await?;
-        self.answer(&mut stream).await
+        Ok(stream)
     }
 
     async fn answer(&self, stream: &mut BufReader<UnixStream>) -> Result<String, ResponseError> {
@@ -102,7 +129,7 @@ impl Door {
         (&mut *stream).take(ANSWER_MAX).read_line(&mut line).await.map_err(|error| self.failed(error))?;
         let line = line.strip_suffix("\r\n").ok_or_else(|| nonsense(&line))?;
         match line.split_at_checked(1) {
-            Some(("+", text)) => Ok(text.to_owned()),
+            Some(("+" | ":", text)) => Ok(text.to_owned()),
             Some(("-", message)) => {
                 Err(ResponseError::Refused { path: self.socket.clone(), message: message.to_owned() })
             }

@@ -1,13 +1,16 @@
 //! Both servers, real, on a free port and a socket.
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+#[path = "servers/copies.rs"]
+mod copies;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use mainstay_cache::{Door, Kind, ResponseError, Settings, find_program, info, metrics, ping, spec};
-use mainstay_stack::model::Cache;
+use mainstay_stack::model::{Cache, StoreCopies};
 use mainstay_types::{Bytes, Nonce, Secret, Seen, Timestamp};
 use rustix::process::Signal;
 use tokio::process::{Child, Command};
@@ -29,7 +32,12 @@ impl Server {
             runtime: folder.path().join("r"),
             port: std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
             password: Secret::new("geheim"),
-            cache: Cache { cache_memory: Bytes::mebi(4), store_memory: Bytes::mebi(4), store_persists: true },
+            cache: Cache {
+                cache_memory: Bytes::mebi(4),
+                store_memory: Bytes::mebi(4),
+                store_persists: true,
+                copies: StoreCopies::default(),
+            },
             user: None,
         };
         Self { folder, settings, child: None }

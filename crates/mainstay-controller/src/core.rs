@@ -12,6 +12,7 @@ use mainstay_decide::observed::{
     ChildSeen, FailedStep, Health, HealthSeen, MemberAnswer, Observed, Record, RunningStep,
 };
 use mainstay_decide::plan::{Plan, Step, StepKey};
+use mainstay_decide::store::CopiesSeen;
 use mainstay_decide::{invariants, restart};
 use mainstay_stack::Stack;
 use mainstay_stack::model::{Durability, Probe};
@@ -274,6 +275,7 @@ impl Core {
             Message::DatabaseSize(bytes) => self.take_size(bytes),
             Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
             Message::Backups { seen, proofs } => self.take_backups(seen, &proofs, at),
+            Message::StoreCopies(seen) => self.take_store_copies(seen, at),
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
                 self.observed.is_fencing_sabotaged =
@@ -526,6 +528,14 @@ impl Core {
             events.into_iter().for_each(|event| self.journal.emit(event));
         }
         self.observed.backups = seen;
+    }
+
+    fn take_store_copies(&mut self, seen: Seen<CopiesSeen>, at: Timestamp) {
+        if let (Some(before), Some(after)) = (self.observed.store_copies.value(), seen.value()) {
+            let events = crate::copies::watch::events(before, after, at);
+            events.into_iter().for_each(|event| self.journal.emit(event));
+        }
+        self.observed.store_copies = seen;
     }
 
     /// Gives every running start of an instance its health machine and shows what the machines say.

@@ -57,6 +57,7 @@ impl Effects {
             Step::WriteSchedule { service, record, .. } => self.write_schedule(service, record).await,
             Step::StartRun { service, run } => self.start_run(service, run).await,
             Step::StartBackupJob { job } => self.start_backup_job(*job).await,
+            Step::StartStoreCopy => self.start_job(mainstay_decide::store::child(), &["store-copy"]).await,
             Step::Finish => self.finish().await,
             Step::InitPrimary { .. }
             | Step::Clone { .. }

@@ -10,6 +10,7 @@ pub mod backups;
 mod certificate;
 mod checksums;
 mod clock;
+pub mod copies;
 mod core;
 mod disk;
 pub mod drills;

@@ -7,6 +7,7 @@ use mainstay_api::Sabotage;
 use mainstay_decide::backups::BackupsSeen;
 use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
 use mainstay_decide::plan::Step;
+use mainstay_decide::store::CopiesSeen;
 use mainstay_postgres::migrate::Migrated;
 use mainstay_supervisor::protocol::Child;
 use mainstay_types::{InstanceId, Lsn, Member, Nonce, Pid, Seen, ServiceName, Timeline, Timestamp};
@@ -29,6 +30,8 @@ pub(crate) enum Message {
     Member { member: Member, seen: MemberSeen },
     /// Machine pressure explains silence, or no longer does.
     Pressure(bool),
+    /// A look at the copies of the store.
+    StoreCopies(Seen<CopiesSeen>),
     /// A look at a Redis.
     Redis { name: &'static str, seen: Seen<()> },
     /// A look at Prometheus.

@@ -69,6 +69,9 @@ fn control(shared: &Shared) -> String {
     if let Some(backups) = &status.backups {
         crate::backups::status::metrics(&mut page, backups, crate::clock::now());
     }
+    if let Some(copies) = &status.store_copies {
+        crate::copies::watch::metrics(&mut page, copies, crate::clock::now());
+    }
     let children = shared.published.children.borrow().clone();
     page.push_str("# HELP mainstay_process_resident_pss_bytes Proportional set size of a supervised process tree.\n");
     page.push_str("# TYPE mainstay_process_resident_pss_bytes gauge\n");

@@ -189,6 +189,9 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
             tokio::spawn(observers::redis(Arc::clone(effects), kind, sender.clone()));
         }
     }
+    if stack.cache.as_ref().and_then(mainstay_decide::store::policy).is_some() {
+        tokio::spawn(crate::copies::watch::observe(Arc::clone(effects), sender.clone()));
+    }
     if stack.observe.enabled {
         tokio::spawn(observers::telemetry(Arc::clone(effects), sender.clone()));
     }
@@ -277,6 +280,7 @@ fn first_look(
         before_done,
         schedules: BTreeMap::new(),
         backups: Seen::Unknown,
+        store_copies: Seen::Unknown,
         is_stopping: false,
         is_fencing_sabotaged: false,
     }

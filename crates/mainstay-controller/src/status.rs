@@ -102,6 +102,7 @@ impl Picture {
             schedules: schedules::status(scene),
             drills: scene.drills.to_vec(),
             backups: crate::backups::status::status(scene),
+            store_copies: crate::copies::watch::status(scene),
         }
     }
 

@@ -174,7 +174,7 @@ fn days_or_hours(time: Duration) -> String {
 
 /// Whether a moment that was noted can be believed. What lies ahead is of a clock that was wrong; looks and notes of one
 /// moment differ by less than a minute.
-fn is_past(noted: Timestamp, now: Timestamp) -> bool {
+pub(crate) fn is_past(noted: Timestamp, now: Timestamp) -> bool {
     noted <= now.after(Duration::from_secs(60))
 }
 
@@ -269,7 +269,7 @@ fn next_job(draft: &mut Draft<'_>, policy: &Policy, seen: &BackupsSeen) -> Optio
 }
 
 /// When a failed job may be tried again; `None`: at once.
-fn pause_until(record: Option<&JobRecord>, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn pause_until(record: Option<&JobRecord>, now: Timestamp) -> Option<Timestamp> {
     let record = record.filter(|record| record.attempts > 0)?;
     let from = record.ended.unwrap_or(record.began);
     let pause = FIRST_PAUSE.saturating_mul(1 << (record.attempts - 1).min(10)).min(LONGEST_PAUSE);

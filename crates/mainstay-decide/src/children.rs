@@ -8,6 +8,7 @@ use mainstay_types::{BoxId, ChildName, Seen, State, Timestamp, Waiting};
 use crate::draft::{Draft, Stop, end_reason, idle_state, not_configured};
 use crate::observed::Program;
 use crate::plan::{BoxPlan, Step};
+use crate::store;
 use crate::view::Life;
 
 /// Silence after which a Redis, Prometheus or Alertmanager is started again: longer than Redis takes to load
@@ -142,7 +143,11 @@ pub(crate) fn caches(draft: &mut Draft<'_>) -> (bool, Vec<BoxPlan>) {
         let simple = Simple { name, id, label, look, probe: "PING", is_restarted_when_hung: true };
         boxes.push(keep_running(draft, simple));
     }
-    (boxes.iter().all(|shown| shown.state == State::Ready), boxes)
+    let is_ready = boxes.iter().all(|shown| shown.state == State::Ready);
+    if let Some(store) = boxes.last_mut() {
+        store::plan(draft, store);
+    }
+    (is_ready, boxes)
 }
 
 /// Prometheus and Alertmanager.

@@ -156,6 +156,11 @@ impl Facts<'_> {
                 found.unless(seen, Rule::NothingFromUnknown, || format!("{step} without a look at what there is"));
                 self.start(&crate::backups::child(), found);
             }
+            Step::StartStoreCopy => {
+                let seen = self.observed.store_copies.value().is_some();
+                found.unless(seen, Rule::NothingFromUnknown, || format!("{step} without a look at what there is"));
+                self.start(&crate::store::child(), found);
+            }
             Step::StartChild { name } => self.start(name, found),
             Step::StartInstance { id } => self.start(&ChildName::instance(id), found),
             Step::Stop { name, nonce, .. } => self.stop(name, nonce, found),

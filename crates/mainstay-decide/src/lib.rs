@@ -28,6 +28,7 @@ pub mod retention;
 pub mod schedule;
 mod services;
 mod stop;
+pub mod store;
 mod view;
 
 pub use database::wish;

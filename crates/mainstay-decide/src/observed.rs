@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backups::BackupsSeen;
 use crate::plan::{Step, StepKey};
 use crate::schedule::ScheduleSeen;
+use crate::store::CopiesSeen;
 
 /// Everything the planner may look at, besides the stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ pub struct Observed {
     pub schedules: BTreeMap<ServiceName, ScheduleSeen>,
     /// Backups, when the stack has them.
     pub backups: Seen<BackupsSeen>,
+    /// Copies of what the store holds, when the stack has them.
+    pub store_copies: Seen<CopiesSeen>,
     /// The stack is being brought down.
     pub is_stopping: bool,
     /// A positive control: skip the fence of the next failover.

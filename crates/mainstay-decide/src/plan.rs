@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backups::{self, Job};
 use crate::observed::{Observed, Record};
 use crate::schedule::{Change, Run, ScheduleRecord};
+use crate::store;
 
 /// Decides what to do now. Performs nothing; the same arguments give the same plan.
 ///
@@ -202,6 +203,8 @@ pub enum Step {
         /// Which.
         job: Job,
     },
+    /// Start the process that takes a copy of the store.
+    StartStoreCopy,
     /// Start a child that is no database and no instance: `edge`, `router`, `cache`, `store`, `prometheus`,
     /// `alertmanager`.
     StartChild {
@@ -250,6 +253,7 @@ impl Step {
             Self::RunBefore { service } => StepKey::Before { service: service.clone() },
             Self::StartChild { name } | Self::Stop { name, .. } => StepKey::Child { name: name.clone() },
             Self::StartBackupJob { .. } => StepKey::Child { name: backups::child() },
+            Self::StartStoreCopy => StepKey::Child { name: store::child() },
             Self::StartInstance { id } => StepKey::Child { name: ChildName::instance(id) },
             Self::WriteSchedule { service, .. } | Self::StartRun { service, .. } => {
                 StepKey::Child { name: ChildName::run(service) }
@@ -285,6 +289,7 @@ impl fmt::Display for Step {
             Self::RunBefore { service } => write!(f, "runs the release command of {service}"),
             Self::StartChild { name } => write!(f, "starts {name}"),
             Self::StartBackupJob { job } => write!(f, "starts {}", job.what()),
+            Self::StartStoreCopy => f.write_str("starts a copy of the store"),
             Self::StartInstance { id } => write!(f, "starts {id}"),
             Self::WriteSchedule { service, .. } => write!(f, "notes the schedule of {service}"),
             Self::StartRun { service, .. } => write!(f, "starts a run of {service}"),

@@ -72,6 +72,7 @@ fn duration(step: &Step) -> (u64, u64) {
         | Step::StartChild { .. }
         | Step::StartInstance { .. }
         | Step::StartBackupJob { .. }
+        | Step::StartStoreCopy
         | Step::StartRun { .. } => (2, 12),
         Step::WriteSchedule { .. } => (1, 6),
         Step::Checkpoint { .. } => (5, 200),
@@ -104,6 +105,10 @@ fn check_order(world: &mut World, name: &ChildName) {
         None => return,
     };
     world.broke(Kind::Order, text);
+}
+
+fn no_backups() -> Result<(), String> {
+    Err("the simulated world has no backups".to_owned())
 }
 
 /// The step has its effect, or fails without one.
@@ -164,7 +169,7 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         }
         Step::WriteSchedule { service, record, change } => world.write_schedule(service, record, *change),
         Step::StartRun { service, run } => world.start_run(service, run),
-        Step::StartBackupJob { .. } | Step::SwapIn { .. } => Err("the simulated world has no backups".to_owned()),
+        Step::StartBackupJob { .. } | Step::SwapIn { .. } | Step::StartStoreCopy => no_backups(),
         Step::StartChild { name } => {
             let ready_ms = world.random.within(20, 120);
             world.spawn(name, ready_ms)

@@ -16,7 +16,7 @@ use crate::limit::Limit;
 use crate::model::{
     Backup, BackupCopy, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe,
     OwnCertificate, PoolLimits, PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service, Site, SiteCache,
-    Stack, Target, TlsVersion,
+    Stack, StoreCopies, Target, TlsVersion,
 };
 use crate::network::Admission;
 use crate::origin::{Origin, Origins};
@@ -473,10 +473,14 @@ impl List<'_> {
     }
 
     fn cache(&mut self, cache: &Cache) {
-        let Cache { cache_memory, store_memory, store_persists } = cache;
+        let Cache { cache_memory, store_memory, store_persists, copies } = cache;
         self.size("cache.max_memory", *cache_memory);
         self.size("cache.store_max_memory", *store_memory);
         self.push("cache.persist", if *store_persists { "aof" } else { "none" });
+        let StoreCopies { every, keep, keep_daily } = copies;
+        self.duration("cache.copies.every", *every);
+        self.duration("cache.copies.keep", *keep);
+        self.duration("cache.copies.keep_daily", *keep_daily);
     }
 
     fn target(&mut self, target: &Target) {

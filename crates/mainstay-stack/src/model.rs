@@ -546,6 +546,26 @@ pub struct Cache {
     pub store_memory: Bytes,
     /// Whether the store keeps an append-only file. Default true.
     pub store_persists: bool,
+    /// Copies of the store's data.
+    pub copies: StoreCopies,
+}
+
+/// Copies of what the store holds, in the state folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreCopies {
+    /// How often one is taken, counted from 1970-01-01 00:00 UTC; zero: none. Default 1 h.
+    pub every: Duration,
+    /// How long each is kept. Default 1 d.
+    pub keep: Duration,
+    /// How long the first of each day (UTC) is kept. Default 7 d.
+    pub keep_daily: Duration,
+}
+
+impl Default for StoreCopies {
+    fn default() -> Self {
+        let day = Duration::from_secs(86_400);
+        Self { every: Duration::from_secs(3600), keep: day, keep_daily: 7 * day }
+    }
 }
 
 /// Metrics and alerts.

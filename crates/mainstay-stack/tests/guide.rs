@@ -36,6 +36,7 @@ fn every_key_and_template_stands_in_the_guide() {
             ["database", "backup", "keep", key] => keys.insert(format!("backup.keep.{key}")),
             ["database", "backup", "copy", key] => keys.insert(format!("backup.copy.{key}")),
             ["database", "backup", key] => keys.insert(format!("backup.{key}")),
+            ["cache", "copies", key] => keys.insert(format!("copies.{key}")),
             ["edge", "route[0]", "headers" | "request_headers" | "response_headers", "set", _] => {
                 keys.insert("set".to_owned())
             }

@@ -8,7 +8,7 @@ use mainstay_stack::browser::Headers;
 use mainstay_stack::edits::Edits;
 use mainstay_stack::model::{
     Cache, Console, Database, Durability, Edge, Health, Observe, PoolLimits, PoolMode, Probe, Promise, Route,
-    RouteTarget, Service, Stack, Target, TlsVersion,
+    RouteTarget, Service, Stack, StoreCopies, Target, TlsVersion,
 };
 use mainstay_stack::network::Admission;
 use mainstay_stack::{Origin, computed, parse};
@@ -132,7 +132,12 @@ fn twelve_lines_are_a_whole_stack() {
             roles: [].into(),
             settings: [].into(),
         }),
-        cache: Some(Cache { cache_memory: Bytes::mebi(256), store_memory: Bytes::mebi(256), store_persists: true }),
+        cache: Some(Cache {
+            cache_memory: Bytes::mebi(256),
+            store_memory: Bytes::mebi(256),
+            store_persists: true,
+            copies: StoreCopies { every: seconds(3600), keep: seconds(86_400), keep_daily: seconds(7 * 86_400) },
+        }),
         observe: Observe { enabled: true, scrape: seconds(15), retention: seconds(15 * 86_400) },
         console: Console { port: 7700 },
         target: Target {

@@ -90,6 +90,8 @@ enum Command {
     Retention(command::retention::Options),
     /// Open the past of the database beside the present, read-only
     Restore(command::restore::Options),
+    /// Copies of the store (Redis): list them, take one, load one for a look, put one back
+    Store(command::store::Options),
     /// Break something on purpose and measure the promise
     Drill(command::drill::Options),
     /// Start the stack with the machine (systemd)
@@ -112,6 +114,8 @@ enum Command {
     ThawLater(command::internal::ThawLater),
     #[command(hide = true)]
     BackupJob(command::backup::Job),
+    #[command(hide = true)]
+    StoreCopy(command::store::Job),
     #[command(hide = true)]
     WalGet(command::restore::WalGet),
     #[command(hide = true)]
@@ -222,6 +226,8 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Restore(options) => Box::pin(command::restore::run(&global, &options)).await,
         Command::Backup(options) => Box::pin(command::backup::run(&global, &options)).await,
         Command::BackupJob(options) => command::backup::job(&options).await,
+        Command::Store(options) => Box::pin(command::store::run(&global, &options)).await,
+        Command::StoreCopy(options) => command::store::job(&options).await,
         Command::Retention(options) => command::retention::run(&global, &options),
         Command::Drill(options) => command::drill::run(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,

@@ -144,9 +144,23 @@ impl Effects {
 
     fn redis_spec(&self, kind: mainstay_cache::Kind) -> Result<SpawnSpec, String> {
         let settings = self.redis_settings(kind)?;
+        if kind == mainstay_cache::Kind::Store {
+            self.put_copy_back(&settings)?;
+        }
         let program = mainstay_cache::find_program().map_err(|error| error.to_string())?;
         mainstay_cache::spec(&settings, &program, Self::nonce()?, self.settings.paths.log(kind.name()))
             .map_err(|error| full_text(&error))
+    }
+
+    /// A copy that a person wants back takes the place of the store's data before its server is started.
+    fn put_copy_back(&self, settings: &mainstay_cache::Settings) -> Result<(), String> {
+        let applied = mainstay_cache::copies::apply(settings).map_err(|error| full_text(&error))?;
+        if let Some(applied) = applied {
+            let text = format!("the store begins with a copy; what it held lies in {}", applied.replaced.display());
+            let event = crate::store::NewEvent::warn(crate::clock::now(), "StoreRestored", text);
+            self.journal.emit(event.about("store"));
+        }
+        Ok(())
     }
 
     /// What Prometheus and Alertmanager are started with.

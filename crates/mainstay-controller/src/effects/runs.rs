@@ -32,13 +32,17 @@ impl BeforeRun {
     }
 }
 
-/// The machine's own work goes first: a job of the backups gets what is left.
+/// The machine's own work goes first: a job of ours gets what is left.
 const LAST: [&str; 5] = ["/usr/bin/ionice", "-c3", "/usr/bin/nice", "-n", "19"];
 
 impl Effects {
     /// A job of the backups, in a process of its own as the stack's user.
     pub(super) async fn start_backup_job(&self, job: Job) -> Result<Outcome, String> {
-        let name = crate::backups::status::child();
+        self.start_job(crate::backups::status::child(), &["backup-job", job.name()]).await
+    }
+
+    /// A command of our own that the machine's work goes before, in a process of its own as the stack's user.
+    pub(super) async fn start_job(&self, name: ChildName, command: &[&str]) -> Result<Outcome, String> {
         let paths = &self.settings.paths;
         let text = |path: &std::path::Path| path.display().to_string();
         let mut argv: Vec<String> = Vec::new();
@@ -46,7 +50,8 @@ impl Effects {
         if programs.iter().all(|program| std::path::Path::new(program).exists()) {
             argv.extend(LAST.map(str::to_owned));
         }
-        argv.extend([text(&paths.program()), "backup-job".to_owned(), job.name().to_owned()]);
+        argv.push(text(&paths.program()));
+        argv.extend(command.iter().map(|word| (*word).to_owned()));
         argv.extend(["--state".to_owned(), text(&paths.state), "--runtime".to_owned(), text(&paths.runtime)]);
         self.spawn(SpawnSpec {
             log: paths.log(name.as_str()),

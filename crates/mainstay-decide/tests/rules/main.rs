@@ -6,4 +6,5 @@ mod random;
 mod restore;
 mod schedules;
 mod stack;
+mod store;
 mod support;

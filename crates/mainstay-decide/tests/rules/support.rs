@@ -129,6 +129,7 @@ impl Bench {
             before_done: BTreeMap::new(),
             schedules: BTreeMap::from([(report(), scheduled())]),
             backups: Seen::Unknown,
+            store_copies: Seen::Unknown,
             is_stopping: false,
             is_fencing_sabotaged: false,
         };

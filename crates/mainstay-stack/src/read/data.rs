@@ -11,11 +11,14 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::model::{Backup, Cache, Database, DatabaseRole, Durability, Keep, PoolLimits, PoolMode, RoleAccess};
+use crate::model::{
+    Backup, Cache, Database, DatabaseRole, Durability, Keep, PoolLimits, PoolMode, RoleAccess, StoreCopies,
+};
 use crate::origin::Origin;
 use crate::raw::Value;
 use crate::read::copy::copy;
 use crate::read::{inner_path, one_of};
+use crate::units::show_duration;
 use crate::words::nearest;
 
 /// Members are `a` to `f`: a primary and five standbys.
@@ -445,6 +448,8 @@ const REDIS_MEMORY: Bytes = Bytes::mebi(256);
 /// Redis itself needs about 1 MiB before it holds anything.
 const REDIS_LEAST: Bytes = Bytes::mebi(4);
 const REDIS_MOST: Bytes = Bytes(1 << 42);
+/// A copy of a full store takes seconds of a core.
+const COPIES_LEAST: Duration = Duration::from_secs(60);
 
 const CACHE_LATER: [(&str, &str); 5] = [
     ("engine", "the installed Redis or Valkey is used"),
@@ -470,8 +475,30 @@ pub(super) fn cache(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Cache
             }
         }
     }
-    cursor.finish(ctx, &CACHE_LATER, &[("memory", "max_memory"), ("store_memory", "store_max_memory")]);
-    Some(Cache { cache_memory, store_memory, store_persists })
+    let copies = store_copies(&mut cursor, ctx);
+    let renamed = [("memory", "max_memory"), ("store_memory", "store_max_memory"), ("backup", "copies")];
+    cursor.finish(ctx, &CACHE_LATER, &renamed);
+    Some(Cache { cache_memory, store_memory, store_persists, copies })
+}
+
+/// Copies of the store. Without its file it promises nothing, and is not copied either.
+fn store_copies(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> StoreCopies {
+    let default = StoreCopies::default();
+    let Some(mut table) = cursor.table(ctx, "copies") else { return default };
+    let copies = StoreCopies {
+        every: table.duration(ctx, "every", Duration::ZERO..=DAY).unwrap_or(default.every),
+        keep: table.duration(ctx, "keep", HOUR..=DAYS).unwrap_or(default.keep),
+        keep_daily: table.duration(ctx, "keep_daily", Duration::ZERO..=DAYS).unwrap_or(default.keep_daily),
+    };
+    if !copies.every.is_zero() && copies.every < COPIES_LEAST {
+        let place = ctx.place(&["cache.copies.every"]);
+        let message = format!("`cache.copies.every` is {}, which is below 1m", show_duration(copies.every));
+        let help = "choose 1m to 1d, or \"0s\" for no copies: Redis forks for each, and a second one loads it";
+        ctx.error(Code::OutOfRange, &place, message, help.to_owned());
+    }
+    let later = [("target", "copies lie in the state folder"), ("verify", "every copy is loaded and counted")];
+    table.finish(ctx, &later, &[("hourly", "every"), ("daily", "keep_daily"), ("retention", "keep")]);
+    copies
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod service;
 pub(crate) mod status;
+pub(crate) mod store;
 pub(crate) mod top;
 mod trouble;
 pub(crate) mod trust;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clap::Args;
-use mainstay_api::{BackupsStatus, CopyStatus, DiskStatus, DrillStanding, ScheduleStatus, Standing, Status};
+use mainstay_api::{
+    BackupsStatus, CopyStatus, DiskStatus, DrillStanding, ScheduleStatus, Standing, Status, StoreCopiesStatus,
+};
 use mainstay_types::{Bytes, State, Timestamp, exit_code};
 
 use crate::Global;
@@ -123,6 +125,9 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
     if let Some(backups) = &status.backups {
         board::wrap(&self::backups(backups, status.at), board::columns()).iter().for_each(|line| println!("{line}"));
     }
+    if let Some(copies) = &status.store_copies {
+        board::wrap(&store_copies(copies, status.at), board::columns()).iter().for_each(|line| println!("{line}"));
+    }
     for (name, url) in &status.urls {
         println!("{name}: {url}");
     }
@@ -172,6 +177,25 @@ fn backups(backups: &BackupsStatus, at: Timestamp) -> String {
     parts.extend(backups.copy.as_ref().map(|copy| second_copy(copy, at)));
     parts.extend(backups.faults.iter().map(|fault| screen::red(fault)));
     format!("backups: {}", parts.join("; "))
+}
+
+/// How the copies of the store are, in a line: above all which was proven last.
+fn store_copies(copies: &StoreCopiesStatus, at: Timestamp) -> String {
+    let ago = |then: Timestamp| format!("{} ago", screen::age(at.saturating_since(then)));
+    let proven = copies.proven.map_or_else(
+        || screen::yellow("no copy proven yet"),
+        |then| format!("last proven copy {} ({} keys)", ago(then), copies.proven_keys.unwrap_or(0)),
+    );
+    let next = match copies.next {
+        _ if copies.is_running => "one is taken now".to_owned(),
+        next if next <= at => "the next is due".to_owned(),
+        next => format!("the next in {}", screen::age(next.saturating_since(at))),
+    };
+    let line = format!("store: {proven}; {} copies, {}; {next}", copies.count, Bytes(copies.bytes));
+    match copies.faults.as_slice() {
+        [] => line,
+        [fault, ..] => format!("{line}; {}", screen::red(fault)),
+    }
 }
 
 /// How far the second copy is.
@@ -231,6 +255,29 @@ mod tests {
             last_verdict: None,
             extended: None,
         }
+    }
+
+    #[test]
+    fn the_copies_of_the_store_are_a_line_with_what_is_wrong_at_its_end() {
+        let at = Timestamp::from_millis(7_200_000);
+        let hour = Timestamp::from_millis(3_600_000);
+        let well = StoreCopiesStatus {
+            count: 2,
+            bytes: 2048,
+            last: Some(hour),
+            next: Timestamp::from_millis(9_000_000),
+            proven: Some(hour),
+            proven_keys: Some(12),
+            unproven_since: hour,
+            every_ms: 3_600_000,
+            is_running: false,
+            failures: 0,
+            faults: vec![],
+        };
+        let line = "store: last proven copy 1 h ago (12 keys); 2 copies, 2 KiB; the next in 30 min";
+        assert_eq!(store_copies(&well, at), line);
+        let ill = StoreCopiesStatus { proven: None, next: at, faults: vec!["disk full".to_owned()], ..well };
+        assert!(store_copies(&ill, at).ends_with("no copy proven yet; 2 copies, 2 KiB; the next is due; disk full"));
     }
 
     #[test]

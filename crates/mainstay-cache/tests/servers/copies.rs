@@ -1,0 +1,209 @@
+//! Copies of a real store: taken while it works, loaded by a second real server, put back.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mainstay_cache::copies::{self, Alone, Copies, Copy, Wanted};
+use mainstay_cache::{CopyError, Kind, find_program};
+use mainstay_types::Timestamp;
+use rustix::process::Signal;
+
+use super::Server;
+
+fn copies_of(server: &Server) -> (Copies, Alone) {
+    let now = || Timestamp::from_millis(1_795_700_000_000);
+    let copies = Copies::new(server.settings.clone(), find_program().unwrap(), now);
+    let alone = copies.alone().unwrap();
+    (copies, alone)
+}
+
+fn wanted(name: &str) -> Wanted {
+    Wanted { name: Some(name.to_owned()), is_scheduled: false }
+}
+
+fn file(server: &Server, copy: &Copy) -> PathBuf {
+    copies::folder(&server.settings.state).join(format!("{}.rdb", copy.id))
+}
+
+/// The note of a copy whose file was changed behind its back, as if it had been stored so.
+async fn note_as_stored(server: &Server, copy: &Copy) -> Copy {
+    let path = file(server, copy);
+    let hash = tokio::process::Command::new("sha256sum").arg(&path).output().await.unwrap();
+    let sha256 = String::from_utf8(hash.stdout).unwrap().split(' ').next().unwrap().to_owned();
+    Copy { bytes: std::fs::metadata(&path).unwrap().len(), sha256, ..copy.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_store_that_is_written_to_holds_exactly_what_the_store_held() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    server.ask(&["SELECT", "0"]).await;
+    server.ask(&["SET", "session:short", "over before it is loaded", "PX", "300"]).await;
+    let door = server.settings.door();
+    let writing = tokio::spawn(async move {
+        for n in 0.. {
+            let (key, field) = (format!("key:{n}"), format!("list:{}", n % 7));
+            door.ask_all(&[&["SET", &key, "x"], &["RPUSH", &field, &key], &["SETEX", &format!("e{n}"), "900", "y"]])
+                .await
+                .unwrap();
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (copies, alone) = copies_of(&server);
+    for round in 0..3 {
+        let copy = copies.take(&alone, wanted("under load")).await.unwrap();
+        assert!(copy.proof.is_none() && !copy.is_proven());
+        assert_eq!(copy.before, copy.after, "round {round}: the server did something else in between");
+        assert!(copy.before[&0].keys > 10 && copy.before[&0].expires > 1, "{copy:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let proven = copies.prove(&alone, &copy).await.unwrap();
+        assert!(proven.is_proven(), "{proven:?}");
+        assert_eq!(proven.proof.unwrap().counts, copy.before);
+    }
+    writing.abort();
+    let listed = copies::list(&server.settings.state).unwrap();
+    assert_eq!(listed.len(), 3);
+    assert!(listed.iter().all(Copy::is_proven));
+    assert_eq!(listed[0].id, "20261126T133320");
+    assert_eq!(listed[2].id, "20261126T133320c");
+    assert!(!server.settings.state.join("redis/proof").exists() && !server.settings.dir().join("dump.rdb").exists());
+    assert!(matches!(copies.alone(), Err(CopyError::Busy(_))), "two may work at once");
+    copies.remove(&alone, &[listed[0].id.clone()]).unwrap();
+    assert_eq!(copies::list(&server.settings.state).unwrap(), listed[1..]);
+    server.end(Signal::TERM).await;
+}
+
+#[tokio::test]
+async fn a_copy_that_is_torn_damaged_or_loads_nothing_is_not_proven() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    let (copies, alone) = copies_of(&server);
+    let empty = copies.take(&alone, wanted("of nothing")).await.unwrap();
+    assert!(copies.prove(&alone, &empty).await.unwrap().is_proven(), "an empty store has an empty copy");
+    for n in 0..500 {
+        server.ask(&["SET", &format!("key:{n}"), &"value".repeat(20 + n % 9)]).await;
+    }
+    let good = copies.take(&alone, wanted("good")).await.unwrap();
+    let path = file(&server, &good);
+    let whole = std::fs::read(&path).unwrap();
+    let faults = async |copy: Copy| {
+        let proven = copies.prove(&alone, &copy).await.unwrap();
+        assert!(!proven.is_proven());
+        proven.proof.unwrap().faults.join("; ")
+    };
+
+    // Redis' own file with nothing in it, stored as this copy: it loads well.
+    std::fs::copy(file(&server, &empty), &path).unwrap();
+    let found = faults(note_as_stored(&server, &good).await).await;
+    assert!(found.contains("0 keys were loaded, the store had 500"), "{found}");
+    // Cut off, and stored so.
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let found = faults(note_as_stored(&server, &good).await).await;
+    assert!(found.contains("does not load"), "{found}");
+    // A byte that changed on disk since it was stored.
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    std::fs::write(&path, &flipped).unwrap();
+    let found = faults(good.clone()).await;
+    assert!(found.contains("is not what was stored"), "{found}");
+    assert!(matches!(copies.lay(&alone, &good), Err(CopyError::Damaged { .. })), "it would be put back");
+    assert!(!copies.waits());
+
+    std::fs::write(&path, &whole).unwrap();
+    assert!(copies.prove(&alone, &good).await.unwrap().is_proven());
+    server.end(Signal::TERM).await;
+    let error = copies.take(&alone, wanted("of nobody")).await.unwrap_err();
+    assert!(matches!(error, CopyError::Response(_)), "{error}");
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_copy_is_put_back_at_the_next_start_whole_or_not_at_all() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    server.ask(&["SET", "session:1", "alice"]).await;
+    server.ask(&["HSET", "cart:1", "pears", "3"]).await;
+    let (copies, alone) = copies_of(&server);
+    let copy = copies.take(&alone, wanted("before the mistake")).await.unwrap();
+    server.ask(&["FLUSHALL"]).await;
+    server.ask(&["SET", "later", "1"]).await;
+    assert_eq!(copies::apply(&server.settings).unwrap(), None, "nothing waits");
+    copies.lay(&alone, &copy).unwrap();
+    assert!(copies.end().await.unwrap(), "the store was not there to be ended");
+    server.child.take().unwrap().wait().await.unwrap();
+
+    let replaced = copies::apply(&server.settings).unwrap().unwrap().replaced;
+    assert_eq!(copies::apply(&server.settings).unwrap(), None);
+    assert!(names(&replaced).contains(&"appendonlydir".to_owned()) || names(&replaced) == ["appendonly.aof"]);
+    for _ in 0..2 {
+        server.start().await;
+        assert_eq!(server.ask(&["GET", "session:1"]).await, "alice");
+        assert_eq!(server.ask(&["HGET", "cart:1", "pears"]).await, "3");
+        assert_eq!(copies::keys(&copies.present().await.unwrap()), 2, "what came after the copy is there");
+        // It is the store's own file now: a crash loses nothing of it.
+        server.end(Signal::KILL).await;
+    }
+
+    // Killed between putting aside and putting in place: the next start goes on, and the first data are kept.
+    copies.lay(&alone, &copy).unwrap();
+    let live = ["appendonlydir", "appendonly.aof"].map(|name| server.settings.dir().join(name));
+    let live = live.iter().find(|path| path.exists()).unwrap();
+    std::fs::remove_dir_all(&replaced).unwrap();
+    std::fs::create_dir(&replaced).unwrap();
+    std::fs::rename(live, replaced.join(live.file_name().unwrap())).unwrap();
+    copies::apply(&server.settings).unwrap().unwrap();
+    assert_eq!(names(&replaced), [live.file_name().unwrap().to_str().unwrap()]);
+    server.start().await;
+    assert_eq!(server.ask(&["GET", "session:1"]).await, "alice");
+    server.end(Signal::TERM).await;
+    assert!(!copies.end().await.unwrap(), "nobody was there");
+}
+
+#[tokio::test]
+async fn what_a_killed_process_left_half_done_is_no_copy_and_goes() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    server.ask(&["SET", "a", "1"]).await;
+    let (copies, alone) = copies_of(&server);
+    let copy = copies.take(&alone, wanted("whole")).await.unwrap();
+    let folder = copies::folder(&server.settings.state);
+    let note = folder.join(format!("{}.json", copy.id));
+    std::fs::copy(&note, folder.join("20261126T160000.json")).unwrap();
+    std::fs::write(folder.join("20261126T160000.rdb.part"), b"REDIS0010").unwrap();
+    assert_eq!(copies::list(&server.settings.state).unwrap(), std::slice::from_ref(&copy));
+    drop(alone);
+    // A second server whose starter was killed too, with its files.
+    let alone = copies.alone().unwrap();
+    assert_eq!(names(&folder), [".lock".to_owned(), format!("{}.json", copy.id), format!("{}.rdb", copy.id)]);
+    std::fs::create_dir_all(server.settings.state.join("redis/proof")).unwrap();
+    std::fs::write(server.settings.state.join("redis/proof/copy.rdb"), b"old").unwrap();
+    assert!(copies.prove(&alone, &copy).await.unwrap().is_proven());
+    server.end(Signal::TERM).await;
+}
+
+/// A restore once said that the store was back with 15,671 keys of 600,000: it was still loading them.
+#[tokio::test]
+async fn a_store_that_still_loads_is_not_there_yet() {
+    let server = Server::new(Kind::Store);
+    std::fs::create_dir_all(server.settings.socket_dir()).unwrap();
+    std::fs::create_dir_all(&server.settings.state).unwrap();
+    let listener = tokio::net::UnixListener::bind(server.settings.socket()).unwrap();
+    let answering = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let info = "# Keyspace\r\ndb0:keys=1,expires=0,avg_ttl=0\r\n";
+        let answers =
+            format!("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n${}\r\n{info}\r\n", info.len());
+        tokio::io::AsyncWriteExt::write_all(&mut stream, answers.as_bytes()).await.unwrap();
+        stream
+    });
+    let (copies, _alone) = copies_of(&server);
+    let error = copies.present().await.unwrap_err();
+    assert!(error.to_string().contains("LOADING"), "{error}");
+    answering.abort();
+}
