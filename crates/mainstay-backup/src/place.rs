@@ -88,6 +88,21 @@ pub struct About {
     pub recipient: String,
 }
 
+impl About {
+    /// Of a repository that is made now.
+    pub fn new(stack: &str, environment: &str, repository: String, recipient: String) -> Self {
+        let (stack, environment) = (stack.to_owned(), environment.to_owned());
+        Self { schema: SCHEMA, stack, environment, repository, recipient }
+    }
+
+    /// As it stands in `mainstay.json`.
+    ///
+    /// **Errors**: none in practice; writing JSON can fail by its type.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(self)?)
+    }
+}
+
 /// A folder for backups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -191,13 +206,7 @@ impl Place {
         let repository = Repository::create(&folder, password)?;
         let (wal_key, recipient) = keys::new_wal_key();
         let id = repository.identity()?;
-        let about = About {
-            schema: SCHEMA,
-            stack: stack.to_owned(),
-            environment: environment.to_owned(),
-            repository: id,
-            recipient,
-        };
+        let about = About::new(stack, environment, id, recipient);
         let sealed = keys::seal_wal_key(&wal_key, password).map_err(at("seal the key of", &self.folder))?;
         let write = |name: &str, bytes: &[u8], mode: u32| {
             let path = self.folder.join(name);
@@ -207,10 +216,16 @@ impl Place {
         fs::create_dir_all(&wal).map_err(at("make the folder", &wal))?;
         write("wal-key.age", &sealed, 0o644)?;
         write("README.txt", README.as_bytes(), 0o644)?;
-        let text = serde_json::to_vec_pretty(&about)
-            .map_err(|error| PlaceError::Unreadable { path: self.folder.clone(), reason: error.to_string() })?;
+        let text = about.text().map_err(at("write", &self.folder))?;
         write("mainstay.json", &text, 0o644)?;
         Ok(New { about, key: repository.key()?, wal_key })
+    }
+
+    /// Whether it says of itself what `about` says, byte for byte.
+    ///
+    /// **Errors**: it cannot be read.
+    pub fn says(&self, about: &About) -> io::Result<bool> {
+        Ok(fs::read(self.folder.join("mainstay.json"))? == about.text()?)
     }
 
     /// The key of the archived WAL, by the card's password.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use rustic_core::{
     ALL_FILE_TYPES, BytesList, ErrorKind, FileType, Id, ReadBackend, RusticError, RusticResult, WriteBackend,
 };
+use sha2::{Digest, Sha256};
 
 /// How names of files begin that are being written.
 const UNFINISHED: &str = ".tmp-";
@@ -150,6 +151,20 @@ impl WriteBackend for Disk {
             None => Ok(()),
         }
     }
+}
+
+/// Files of keys, each with the hash of its content.
+pub(super) fn doors(folder: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder.join(FileType::Key.dirname()))? {
+        let path = entry?.path();
+        let is_unfinished = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED));
+        if !is_unfinished {
+            let hash = crate::hex(&Sha256::digest(fs::read(&path)?));
+            found.push((path, hash));
+        }
+    }
+    Ok(found)
 }
 
 /// Removes what killed writers left: files that never got their name. For who holds the place alone.

@@ -321,6 +321,26 @@ impl Repository {
         Ok(found)
     }
 
+    /// The files that the card's password opens: each bears the hash of its content in its name, and who has the key
+    /// itself never reads them.
+    ///
+    /// **Errors**: the folder cannot be read. What is damaged or missing is in the answer.
+    pub fn check_doors(&self) -> Result<Vec<String>, RepositoryError> {
+        let doors = disk::doors(&self.folder).map_err(|error| RepositoryError::Failed {
+            action: "read the keys",
+            path: self.folder.clone(),
+            reason: error.to_string(),
+        })?;
+        if doors.is_empty() {
+            return Ok(vec![format!("{} has no key: the recovery card does not open it", self.folder.display())]);
+        }
+        let damaged = doors.iter().filter(|(path, hash)| path.file_name().is_none_or(|name| name != hash.as_str()));
+        let text = |(path, _): &(PathBuf, String)| {
+            format!("{} is damaged: the recovery card may not open the base backups", path.display())
+        };
+        Ok(damaged.map(text).collect())
+    }
+
     /// Writes a backup's files into an empty folder. Owners are not set.
     ///
     /// **Errors**: the repository's, or the folder's. What was written until then stays there.

@@ -1,6 +1,6 @@
 //! What is in the archive, and where it has gaps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -56,6 +56,27 @@ impl Archive {
     pub fn newest(&self) -> Option<Timestamp> {
         self.segments.values().map(|(_, at)| *at).max()
     }
+}
+
+/// Every name that a cluster has in the archive, in order: segments, and what lies beside them.
+///
+/// **Errors**: the file system's; an archive that is not there is empty.
+pub fn names(archive: &Path, system: u64) -> io::Result<BTreeSet<Name>> {
+    let mut found = BTreeSet::new();
+    let folders = match fs::read_dir(folder_of(archive, system)) {
+        Ok(folders) => folders,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(error),
+    };
+    for folder in folders {
+        let folder = folder?;
+        if folder.file_type()?.is_dir() {
+            for entry in fs::read_dir(folder.path())? {
+                found.extend(parse(&entry?.file_name().to_string_lossy()).map(|(name, _)| name));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Looks through the archive of a cluster. Reads names only.

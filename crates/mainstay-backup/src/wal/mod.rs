@@ -12,7 +12,7 @@ mod push;
 mod remove;
 
 pub use get::{GetError, content, get, verify};
-pub use list::{Archive, Run, list};
+pub use list::{Archive, Run, list, names};
 pub use name::{Name, Segment};
 pub use push::{PushError, Pushed, push};
 pub use remove::{Removed, remove};

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use mainstay_backup::place::About;
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, GetError, Name, Segment};
 use mainstay_decide::retention;
-use mainstay_types::{Lsn, Timestamp};
+use mainstay_types::{Lsn, Timestamp, full_text};
 
-use super::{Backups, Error, keeping, lineage};
+use super::{Backups, Error, keeping, lineage, prove};
 
 /// Size of segments of a cluster that mainstay made: `initdb`'s default. **Unit**: bytes.
 pub(super) const SEGMENT: u64 = 16 << 20;
@@ -36,9 +37,11 @@ pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
     let _held = backups.hold_blocking()?;
     let found = backups.repository.check(read_data)?;
     let mut faults = found.faults;
+    faults.extend(doors(backups)?);
     let unreadable = keeping::unreadable(backups)?;
     faults.extend(unreadable.into_iter().map(|what| format!("{what} cannot be read")));
     let listed = keeping::list(backups)?;
+    faults.extend(listed.iter().flat_map(|(backup, _)| prove::faults_of_point(backups, backup)));
     let seen: Vec<retention::Backup> = listed.iter().map(keeping::to_decide).collect();
     let listed = listed.into_iter().map(|(backup, _)| backup).collect();
     let mut checked = Checked { backups: listed, warnings: found.warnings, ..Checked::default() };
@@ -54,8 +57,8 @@ pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
         checked.newest = checked.newest.max(archive.newest());
         faults.extend(gaps(backups, (&checked.backups, &seen), system, &archive)?);
         if read_data {
-            for segment in archive.segments.keys() {
-                faults.extend(read(backups, system, *segment)?);
+            for name in wal::names(&folder, system).map_err(io)? {
+                faults.extend(read(backups, system, &name)?);
             }
         }
     }
@@ -107,9 +110,30 @@ fn on_way(way: &BTreeMap<u64, Segment>, from: Lsn) -> Vec<String> {
     faults
 }
 
-fn read(backups: &Backups, system: u64, segment: Segment) -> Result<Option<String>, Error> {
-    let name = Name::Segment(segment).to_string();
-    match wal::verify(&backups.place.wal(), &backups.wal_key, system, &name) {
+/// What opens the place on a machine that has nothing else. Here nobody reads it, as the keys are in the state folder:
+/// damaged unseen it would be missed when it is all that there is.
+fn doors(backups: &Backups) -> Result<Vec<String>, Error> {
+    let mut faults = backups.repository.check_doors()?;
+    let file = |name: &str| backups.place.folder().join(name).display().to_string();
+    if let Some(password) = &backups.password {
+        match backups.place.wal_key(password) {
+            Ok(key) if key == backups.wal_key => {}
+            Ok(_) => faults.push(format!("{} holds the key of another archive", file("wal-key.age"))),
+            Err(error) => faults.push(full_text(&error)),
+        }
+    }
+    let (stack, environment) = (backups.stack.as_str(), backups.environment.as_str());
+    let about = About::new(stack, environment, backups.repository.identity()?, backups.recipient.clone());
+    match backups.place.says(&about) {
+        Ok(true) => {}
+        Ok(false) => faults.push(format!("{} does not say whose the backups are", file("mainstay.json"))),
+        Err(error) => faults.push(format!("{} cannot be read: {error}", file("mainstay.json"))),
+    }
+    Ok(faults)
+}
+
+fn read(backups: &Backups, system: u64, name: &Name) -> Result<Option<String>, Error> {
+    match wal::verify(&backups.place.wal(), &backups.wal_key, system, &name.to_string()) {
         Ok(()) => Ok(None),
         Err(error @ (GetError::Damaged { .. } | GetError::Missing(_))) => Ok(Some(error.to_string())),
         Err(GetError::Io { action, path, source }) => Err(Error::Io { action, path, source }),

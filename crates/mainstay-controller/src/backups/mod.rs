@@ -254,21 +254,24 @@ pub struct Backups {
     pub policy: Policy,
     /// Database of the application.
     pub database: String,
+    environment: String,
     recipient: String,
     wal_key: Secret,
+    /// That of the card; `None`: the state folder has lost it.
+    password: Option<Secret>,
     layout: Layout,
     superuser: Secret,
     patience: Patience,
 }
 
 /// What the stack file says that this state folder was up with last.
-fn policy(paths: &Paths) -> Result<(Policy, String), Error> {
+fn policy(paths: &Paths) -> Result<(Policy, String, String), Error> {
     let launch = Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
     let text = std::fs::read_to_string(paths.stack_file()).map_err(|error| Error::Stack(error.to_string()))?;
     let parsed = mainstay_stack::parse(&text, "mainstay.toml", &launch.environment)
         .map_err(|found| Error::Stack(found.to_string()))?;
     let database = parsed.stack.database.ok_or(Error::NotConfigured)?;
-    Ok((database.backup.ok_or(Error::NotConfigured)?, database.name))
+    Ok((database.backup.ok_or(Error::NotConfigured)?, database.name, launch.environment.to_string()))
 }
 
 impl Backups {
@@ -284,10 +287,12 @@ impl Backups {
         let place = target.place();
         let key = secret(&place::key_of(&target.repository))?;
         let repository = Repository::with_key(&place.repository(), &key)?;
-        let (policy, database) = policy(paths)?;
+        let (policy, database, environment) = policy(paths)?;
         Ok(Self {
             policy,
             database,
+            environment,
+            password: secrets.get(PASSWORD).cloned(),
             recipient: target.recipient.clone(),
             stack: stack.to_owned(),
             place,

@@ -135,7 +135,7 @@ fn point_of(backups: &Backups, backup: &Backup, findings: &mut Findings) -> Opti
     None
 }
 
-#[cfg(test)]
+/// What is wrong with what the source of a backup was counted as.
 pub(super) fn faults_of_point(backups: &Backups, backup: &Backup) -> Vec<String> {
     let mut findings = Findings::default();
     point_of(backups, backup, &mut findings);

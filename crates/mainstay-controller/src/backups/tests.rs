@@ -40,8 +40,10 @@ impl Scene {
             place,
             policy: policy(),
             database: "shop".to_owned(),
+            environment: "test".to_owned(),
             recipient: new.about.recipient,
             wal_key: new.wal_key,
+            password: Some(Secret::new("password")),
             layout: Layout { state, runtime, bin: PathBuf::new(), user: None },
             superuser: Secret::new("superuser"),
             patience: Patience::none(),
@@ -118,4 +120,53 @@ fn a_proof_without_what_its_source_was_counted_as_has_a_fault() {
     std::fs::write(file, "x").expect("writes");
     let found = faults(&counted);
     assert!(matches!(found.as_slice(), [one] if one.contains("cannot be read")), "{found:?}");
+}
+
+/// Every file that has bytes, below a folder.
+fn files(folder: &std::path::Path) -> Vec<PathBuf> {
+    let inner = std::fs::read_dir(folder).expect("lists").flatten().map(|entry| entry.path());
+    let all = inner.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] });
+    all.filter(|path| std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0)).collect()
+}
+
+#[test]
+fn a_byte_that_changed_in_any_file_that_a_restore_needs_is_found_by_the_check() {
+    let scene = Scene::new();
+    let lsn = Lsn::new(4242);
+    scene.take(1, Some(lsn));
+    let (backups, place) = (&scene.backups, &scene.backups.place);
+    let point = Point { version: PROOF_VERSION, lsn, at: Timestamp::from_millis(1), tables: vec![], left_out: vec![] };
+    proof::write_point(&place.proofs(), &backups.recipient, 77, &point).expect("writes");
+    // A history is small and whole; segments have the size that PostgreSQL gives them.
+    let data = scene.folder.path().join("data");
+    std::fs::write(data.join("global/pg_control"), 77_u64.to_le_bytes()).expect("writes");
+    std::fs::write(data.join("00000002.history"), "1\t0/3000000\tno reason\n").expect("writes");
+    let history = std::path::Path::new("00000002.history");
+    mainstay_backup::wal::push(&place.wal(), &backups.recipient, &data, history).expect("archives");
+    // No segment was archived: that is a fault of its own, and the only one.
+    let faults = || check(backups, true).map(|checked| checked.faults);
+    let before = faults().expect("checks");
+    assert!(matches!(before.as_slice(), [one] if one.contains("is not whole in the archive")), "{before:?}");
+
+    let mut looked_at = 0;
+    for path in files(place.folder()).into_iter().filter(|path| !path.ends_with("README.txt")) {
+        let content = std::fs::read(&path).expect("reads");
+        for at in [content.len() / 3, content.len() - 1] {
+            let mut damaged = content.clone();
+            damaged[at] ^= 0x11;
+            std::fs::write(&path, damaged).expect("writes");
+            let found = faults();
+            assert!(found.as_ref().map_or(true, |found| found.len() > 1), "{} at {at}: {found:?}", path.display());
+            looked_at += 1;
+        }
+        std::fs::remove_file(&path).expect("removes");
+        let found = faults();
+        let is_noted =
+            path.to_string_lossy().contains("/snapshots/") || path.extension().is_some_and(|end| end == "age");
+        // A snapshot or a history that is gone was never there, as far as anybody knows.
+        assert!(is_noted || found.as_ref().map_or(true, |found| found.len() > 1), "{} gone: {found:?}", path.display());
+        std::fs::write(&path, content).expect("writes");
+    }
+    assert!(looked_at >= 2 * 9, "config, key, index, snapshot, packs, both keys' files, point, history: {looked_at}");
+    assert_eq!(faults().expect("checks"), before);
 }
