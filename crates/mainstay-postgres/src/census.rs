@@ -193,10 +193,32 @@ impl<'a> Sessions<'a> {
     }
 }
 
-/// Counts on a standby that streams. Its replay stands for some milliseconds.
+/// Snapshots of every database at one position. Nothing is counted in them yet, and what is counted is of then.
+pub struct Pictured<'a> {
+    sessions: Sessions<'a>,
+    lsn: Lsn,
+    /// Of a primary: what could be locked.
+    known: Option<BTreeSet<(String, String)>>,
+}
+
+impl Pictured<'_> {
+    /// Everything before it is seen and nothing after it.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// Counts, until the time is over.
+    ///
+    /// **Errors**: as [`AccessError`]; also when a query was cancelled by replay.
+    pub async fn count(&self, within: Duration) -> Result<Census, AccessError> {
+        self.sessions.count(self.lsn, within, self.known.as_ref().map_or(Only::All, Only::Lockable)).await
+    }
+}
+
+/// Pictures a standby that streams. Its replay stands for some milliseconds.
 ///
-/// **Errors**: as [`AccessError`]; also when replay is paused already, or a query was cancelled by it.
-pub async fn of_standby(access: &Access, within: Duration) -> Result<Census, AccessError> {
+/// **Errors**: as [`AccessError`]; also when replay is paused already.
+pub async fn of_standby(access: &Access) -> Result<Pictured<'_>, AccessError> {
     let sessions = Sessions::open(access).await?;
     let control = access.connect().await?;
     let look = "SELECT pg_get_wal_replay_pause_state(), pg_last_wal_replay_lsn()";
@@ -223,7 +245,7 @@ pub async fn of_standby(access: &Access, within: Duration) -> Result<Census, Acc
     released.map_err(|error| access.explain(error))?;
     held.map_err(|error| nonsense(access, "the end of the pause", error.to_string()))?
         .map_err(|error| access.explain(error))?;
-    sessions.count(lsn, within, Only::All).await
+    Ok(Pictured { sessions, lsn, known: None })
 }
 
 /// Takes a snapshot in each database while replay stands. Proven by looks before and after.
@@ -251,17 +273,17 @@ async fn snapshots(sessions: &Sessions<'_>, control: &Client, look: &str) -> Res
     lsn.ok_or_else(|| nonsense(access, "where replay stands", stands.join(", ")))
 }
 
-/// Counts on a primary without standbys. Writers wait 200 ms at most, and only when one of them has not ended its
+/// Pictures a primary without standbys. Writers wait 200 ms at most, and only when one of them has not ended its
 /// transaction.
 ///
 /// **Errors**: as [`AccessError`]; also when there was no moment without writers.
-pub async fn of_primary(access: &Access, within: Duration) -> Result<Census, AccessError> {
+pub async fn of_primary(access: &Access) -> Result<Pictured<'_>, AccessError> {
     let (sessions, lockers) = (Sessions::open(access).await?, Sessions::open(access).await?);
     let mut last = None;
     for _ in 0..LOCK_TRIES {
         sessions.run(BEGIN).await?;
         match locked(&sessions, &lockers).await {
-            Ok((lsn, tables)) => return sessions.count(lsn, within, Only::Lockable(&tables)).await,
+            Ok((lsn, tables)) => return Ok(Pictured { sessions, lsn, known: Some(tables) }),
             Err(error) => last = Some(error),
         }
         lockers.run("ROLLBACK").await?;

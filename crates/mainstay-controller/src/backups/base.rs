@@ -6,12 +6,12 @@ use mainstay_backup::base::{self, Source};
 use mainstay_backup::label::{LABEL_VERSION, Label};
 use mainstay_backup::place::Alone;
 use mainstay_backup::proof::{self, PROOF_VERSION, Point, Table};
-use mainstay_backup::repository::Backup;
+use mainstay_backup::repository::{Backup, Unmarked};
 use mainstay_backup::wal::{Name, Segment, list};
 use mainstay_postgres::Access;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::backup::{self, About, Ended};
-use mainstay_postgres::census::{self, Census};
+use mainstay_postgres::census::{self, Census, Pictured};
 use mainstay_types::{Lsn, Member};
 
 use super::{Backups, Error};
@@ -54,6 +54,11 @@ pub enum Progress {
         /// The last segment that it needs.
         segment: String,
     },
+    /// It is whole and listed: a restore needs nothing more. Its source is counted, for the proof.
+    Whole {
+        /// Its identity.
+        backup: String,
+    },
 }
 
 /// Takes a base backup. What it needs of WAL is in the archive when it returns.
@@ -92,10 +97,14 @@ pub(super) async fn take(
     let (backups, taken) = reading.await.map_err(|error| Error::NoServer(error.to_string()))?;
     let taken = taken?;
     let ended = ended.try_recv().map_err(|_| Error::NoServer("the backup had no end".to_owned()))?;
-    let segment = last_segment(&ended, about.segment_bytes);
+    let pictured = picture(&backups, &about, &primary, &access).await;
+    let point = pictured.as_ref().map(Pictured::lsn);
+    // Both in one wait: what the copy needs, and what its comparison needs.
+    let of_point = point.map(|lsn| Segment::of(ended.timeline, lsn.as_u64(), about.segment_bytes));
+    let last = last_segment(&ended, about.segment_bytes);
+    let segment = of_point.map_or(last, |one| one.max(last));
     tell(Progress::Read { segment: segment.to_string() });
     wait_for_wal(&backups, &about, &primary, (start, segment)).await?;
-    let point = count(&backups, &about, &primary, &access, ended.timeline).await;
     let label = Label {
         version: LABEL_VERSION,
         stack: backups.stack.clone(),
@@ -116,30 +125,52 @@ pub(super) async fn take(
         is_scheduled: wanted.is_scheduled,
         point,
     };
-    let marking = tokio::task::spawn_blocking(move || backups.repository.mark(taken.unmarked, &label));
-    let marked = marking.await.map_err(|error| Error::NoServer(error.to_string()))??;
+    let (backups, marked) = mark(backups, taken.unmarked, label).await?;
+    tell(Progress::Whole { backup: marked.id.clone() });
+    if let Some(pictured) = pictured {
+        count(&backups, &about, &pictured).await;
+    }
     drop(alone);
     Ok(marked)
 }
 
-/// Counts the source, for the restore to be compared with, and waits for the WAL up to there. A backup is worth
+/// From here on it is listed.
+async fn mark(backups: Backups, unmarked: Unmarked, label: Label) -> Result<(Backups, Backup), Error> {
+    let marking = tokio::task::spawn_blocking(move || {
+        let marked = backups.repository.mark(unmarked, &label);
+        (backups, marked)
+    });
+    let (backups, marked) = marking.await.map_err(|error| Error::NoServer(error.to_string()))?;
+    Ok((backups, marked?))
+}
+
+/// Takes the picture of the source that the restore is compared with, and notes where it is of. A backup is worth
 /// something without it: what fails here is not its end, and its proof says that nothing was compared.
-async fn count(backups: &Backups, about: &About, primary: &Access, source: &Access, timeline: u32) -> Option<Lsn> {
-    let counted = if about.is_standby {
-        census::of_standby(source, COUNT_WITHIN).await
-    } else {
-        census::of_primary(source, COUNT_WITHIN).await
-    };
-    let Census { lsn, tables, left_out } = counted.ok()?;
+async fn picture<'a>(backups: &Backups, about: &About, primary: &Access, source: &'a Access) -> Option<Pictured<'a>> {
+    let pictured =
+        if about.is_standby { census::of_standby(source).await } else { census::of_primary(source).await }.ok()?;
+    let lsn = pictured.lsn();
     // Replay stops before the next record, so there must be one; on an idle server nobody writes it.
     backup::restore_point(primary, &format!("mainstay counted {lsn}")).await.ok()?;
-    let segment = Segment::of(timeline, lsn.as_u64(), about.segment_bytes);
-    wait_for_wal(backups, about, primary, (lsn, segment)).await.ok()?;
+    // Killed before it is counted, the backup is whole, and its proof says what was not compared.
+    note(backups, about, lsn, Vec::new(), vec!["counting the rows of the source was broken off".to_owned()]).ok()?;
+    Some(pictured)
+}
+
+/// Counts what was pictured; the backup is listed already.
+async fn count(backups: &Backups, about: &About, pictured: &Pictured<'_>) {
+    let Census { lsn, tables, left_out } = pictured.count(COUNT_WITHIN).await.unwrap_or_else(|error| {
+        let left_out = vec![format!("the rows of the source were not counted: {error}")];
+        Census { lsn: pictured.lsn(), tables: Vec::new(), left_out }
+    });
     let table = |one: census::Table| Table { database: one.database, table: one.table, rows: one.rows, hash: one.hash };
-    let tables = tables.into_iter().map(table).collect();
+    // What cannot be written stays as it was noted: not compared.
+    note(backups, about, lsn, tables.into_iter().map(table).collect(), left_out).ok();
+}
+
+fn note(backups: &Backups, about: &About, lsn: Lsn, tables: Vec<Table>, left_out: Vec<String>) -> std::io::Result<()> {
     let point = Point { version: PROOF_VERSION, lsn, at: now(), tables, left_out };
-    proof::write_point(&backups.place.proofs(), &backups.recipient, about.system, &point).ok()?;
-    Some(lsn)
+    proof::write_point(&backups.place.proofs(), &backups.recipient, about.system, &point)
 }
 
 /// The primary, and the member to read: a standby that streams costs the primary nothing.

@@ -73,7 +73,7 @@ pub async fn take(
 
 async fn take_as(paths: &Paths, backups: Backups, wanted: Wanted, tell: impl Fn(Progress)) -> Result<Backup, Error> {
     let alone = backups.take_place().await?;
-    recorded(paths, Job::Take, base::take(backups, alone, wanted, tell)).await
+    recorded(paths, Job::Take, Box::pin(base::take(backups, alone, wanted, tell))).await
 }
 
 /// Restores a base backup and compares it. Without a name it is the newest that has no proof, else the newest.

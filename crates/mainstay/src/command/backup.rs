@@ -237,7 +237,10 @@ async fn now(global: &Global, paths: &Paths, backups: Backups, name: Option<Stri
             }
         }
         Progress::Read { segment } if !is_quiet => eprintln!("all is stored; waiting for its WAL, up to {segment}"),
-        Progress::Read { .. } => {}
+        Progress::Whole { backup } if !is_quiet => {
+            eprintln!("backup {} is whole; counting its source, for the proof", shorten(&backup));
+        }
+        Progress::Read { .. } | Progress::Whole { .. } => {}
     };
     let backup = jobs::take(paths, backups, name, tell).await.map_err(|error| failure(&error))?;
     let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
