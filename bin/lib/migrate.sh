@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Migrations on a running stack: planned, run, refused, taken back; in Flyway's names and in sqlx's.
+# Migrations on a running stack: planned, run, refused, taken back, rehearsed on a copy, and the schema held against them;
+# in Flyway's names and in sqlx's.
 # Needs a built program (MAINSTAY names another than the release build's) and psql; leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -64,6 +65,44 @@ SELECT nothing;"
   migrate 1
   says "MS1120.*V4__bad.sql line 2.*rolled back.*restore point before-V4-"
   same "nothing of it is left" "$(sql "SELECT to_regclass('half') IS NULL")" t
+  rm "$FOLDER/V4__bad.sql"
+}
+
+rehearsed() {
+  local before
+  migrate 0 --rehearse
+  says "nothing is pending, so nothing was restored"
+  put V4__email.sql "ALTER TABLE users ALTER email TYPE varchar(99);
+UPDATE users SET email = 'x' WHERE id <= 70;
+CREATE INDEX users_email ON users (email);"
+  ms backup now >"$SCRATCH/out" 2>&1 || { cat "$SCRATCH/out"; fail "backup now"; }
+  before=$(sql "SELECT count(*), max(installed_rank) FROM flyway_schema_history")
+  migrate 0 --rehearse
+  says "who reads or writes public.users waits up to .* (AccessExclusiveLock)"
+  says "rows of public.users: 70 updated"
+  says "nothing of the present was touched; the copy is gone"
+  narrow
+  same "the present has none of it" "$(sql "SELECT count(*), max(installed_rank) FROM flyway_schema_history")" "$before"
+  same "the copy is gone" "$(find "$STATE"/*/development/past -mindepth 1 -maxdepth 1 -type d | wc -l)" 0
+  migrate 0 --rehearse --json
+  same "as JSON" "$(value "[(one['script'], one['rows'][0]['updated']) for one in it['files']], it['failed']" <"$SCRATCH/out")" "[('V4__email.sql', 70)] None"
+  put V5__bad.sql "SELECT 1;
+SELECT nothing;"
+  migrate 1 --rehearse
+  says "rows of public.users: 70 updated.*MS1120.*on the copy: V5__bad.sql line 2"
+  rm "$FOLDER/V4__email.sql" "$FOLDER/V5__bad.sql"
+}
+
+drifted() {
+  migrate 0 --drift
+  says "objects are as the 3 applied migrations make them"
+  sql "CREATE INDEX by_hand ON users (email)"
+  migrate 1 --drift
+  says "extra index public.by_hand.*MS1122.*other than the 3 applied migrations"
+  narrow
+  migrate 1 --drift --json
+  same "as JSON" "$(value "[(one['object'], one['how']) for one in it['differences']]" <"$SCRATCH/out")" "[('index public.by_hand', 'extra')]"
+  same "the scratch server is gone" "$(find "$STATE"/*/development/past -mindepth 1 -maxdepth 1 -type d | wc -l)" 0
 }
 
 sqlx() {
@@ -108,18 +147,21 @@ CREATE INDEX CONCURRENTLY users_email ON users (email);"
 CREATE TABLE half (id int);
 SELECT nothing;"
   migrate 1
-  same "a half-done one is dirty for sqlx" "$(info | head -n 1)" "20260105000000/dirty"
+  info >"$SCRATCH/sqlx"
+  same "a half-done one is dirty for sqlx" "$(head -n 1 "$SCRATCH/sqlx")" "20260105000000/dirty"
   migrate 4
   says "MS4123.*DELETE FROM _sqlx_migrations WHERE NOT success"
 }
 
 build_rust_smoke
 say "Flyway's names"
-printf 'standbys = 0\nmigrations = "migrations"\n' | small_stack flyway
+printf 'standbys = 0\nmigrations = "migrations"\nbackup = { target = "%s" }\n' "$work/backups" | small_stack flyway
 begin_stack "$work/flyway"
 FOLDER="$work/flyway/migrations"
 mkdir "$FOLDER"
 flyway
+rehearsed
+drifted
 ms down >/dev/null
 nothing_runs
 say "sqlx's names"

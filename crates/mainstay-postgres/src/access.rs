@@ -136,6 +136,17 @@ impl Access {
         Some(Self { member, role, config: Arc::new(config), held: Arc::default() })
     }
 
+    /// The same role in the database that another way leads to.
+    pub fn as_in_same(&self, other: &Self) -> Self {
+        other.config.get_dbname().map_or_else(|| self.clone(), |database| self.in_database(database))
+    }
+
+    /// A way on which sessions write although the server's default is that they do not; nothing cuts them off.
+    pub(crate) fn that_writes(mut self) -> Self {
+        Arc::make_mut(&mut self.config).options("-c default_transaction_read_only=off -c statement_timeout=0");
+        self
+    }
+
     /// As the role and in the database of another URL, on this way into the member; `None`: it is none.
     pub fn as_in(&self, dsn: &Secret) -> Option<Self> {
         let other: tokio_postgres::Config = dsn.expose().parse().ok()?;

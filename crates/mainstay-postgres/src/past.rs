@@ -105,6 +105,12 @@ pub fn access(layout: &Layout, port: u16, superuser: &Secret) -> Access {
     Access::on_port(layout, MEMBER, port, Role { name: SUPERUSER, database: "postgres", password: superuser })
 }
 
+/// As this role in this database, to write into a copy that was let out of recovery: it asks nobody for a password.
+pub fn writing(layout: &Layout, port: u16, (name, database): (&str, &str)) -> Access {
+    let password = Secret::new("");
+    Access::on_port(layout, MEMBER, port, Role { name, database, password: &password }).that_writes()
+}
+
 /// Where replay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replay {

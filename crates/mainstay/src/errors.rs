@@ -126,6 +126,7 @@ pages! {
     "MS4092"
     "MS1120"
     "MS1121"
+    "MS1122"
     "MS2120"
     "MS2121"
     "MS4120"
@@ -134,6 +135,7 @@ pages! {
     "MS4123"
     "MS4124"
     "MS4125"
+    "MS4126"
 }
 
 // What clients of the database are told by the router, or because of it.

@@ -12,6 +12,8 @@ mod lineage;
 pub mod past;
 mod place;
 mod prove;
+pub mod rehearse;
+pub mod scratch;
 pub mod second;
 pub(crate) mod status;
 pub mod swap;

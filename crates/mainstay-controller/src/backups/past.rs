@@ -87,7 +87,7 @@ pub struct Open {
 }
 
 /// Says whose folder it is for as long as the process lives.
-struct Alone(#[expect(dead_code, reason = "holds the lock")] std::fs::File);
+pub(super) struct Alone(#[expect(dead_code, reason = "holds the lock")] std::fs::File);
 
 fn past_folder(paths: &Paths) -> PathBuf {
     paths.state.join("past")
@@ -205,23 +205,30 @@ pub async fn open(backups: Arc<Backups>, paths: &Paths, plan: &Plan) -> Result<O
 ///
 /// **Errors**: the same.
 pub async fn open_held(backups: Arc<Backups>, paths: &Paths, plan: &Plan, held: Held) -> Result<Open, Error> {
-    let folder = past_folder(paths);
-    std::fs::create_dir_all(&folder).map_err(io("make the folder", &folder))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
-    std::fs::set_permissions(&folder, mode).map_err(io("set the mode of", &folder))?;
-    remove_left_over(paths, &backups.layout)?;
     if plan.free_bytes < plan.wanted_bytes {
-        return Err(Error::NoSpace { free: Bytes(plan.free_bytes), wanted: Bytes(plan.wanted_bytes), folder });
+        let (free, wanted) = (Bytes(plan.free_bytes), Bytes(plan.wanted_bytes));
+        return Err(Error::NoSpace { free, wanted, folder: past_folder(paths) });
     }
-    let id = format!("{}-{}", now().as_millis(), std::process::id());
-    let layout = layout_of(paths, &backups.layout, &id);
-    past::make_folders(&layout)?;
+    let layout = place(paths, &backups.layout)?;
     let alone = Arc::new(lock(&layout.state)?);
     let opened = open_in(backups, paths, plan, layout.clone(), (alone, held)).await;
     if opened.is_err() {
         remove(&layout);
     }
     opened
+}
+
+/// Folders for a server beside the present; what earlier ones left behind goes first.
+pub(super) fn place(paths: &Paths, of: &Layout) -> Result<Layout, Error> {
+    let folder = past_folder(paths);
+    std::fs::create_dir_all(&folder).map_err(io("make the folder", &folder))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+    std::fs::set_permissions(&folder, mode).map_err(io("set the mode of", &folder))?;
+    remove_left_over(paths, of)?;
+    let id = format!("{}-{}", now().as_millis(), std::process::id());
+    let layout = layout_of(paths, of, &id);
+    past::make_folders(&layout)?;
+    Ok(layout)
 }
 
 fn layout_of(paths: &Paths, of: &Layout, id: &str) -> Layout {
@@ -233,7 +240,7 @@ fn layout_of(paths: &Paths, of: &Layout, id: &str) -> Layout {
     }
 }
 
-fn lock(folder: &Path) -> Result<Alone, Error> {
+pub(super) fn lock(folder: &Path) -> Result<Alone, Error> {
     let path = folder.join("lock");
     let file = std::fs::File::create(&path).map_err(io("make", &path))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
@@ -241,7 +248,7 @@ fn lock(folder: &Path) -> Result<Alone, Error> {
     Ok(Alone(file))
 }
 
-fn remove(layout: &Layout) {
+pub(super) fn remove(layout: &Layout) {
     // What cannot be removed now is removed by the next look.
     std::fs::remove_dir_all(&layout.state).ok();
     std::fs::remove_dir_all(&layout.runtime).ok();

@@ -111,6 +111,12 @@ pub enum MigrateError {
         /// The table.
         history: &'static str,
     },
+    /// The history begins in the middle.
+    #[error("{script} is below the baseline of the history: no file tells what was there before it")]
+    Baseline {
+        /// Name of its file.
+        script: String,
+    },
     /// Nothing takes the last one back.
     #[error("no file takes {script} back: {wanted} is not there")]
     NoUndo {

@@ -6,10 +6,12 @@
 //! alone, and a failure leaves a row that says so. Not supported, with a clear error: `COPY` from standard input,
 //! transaction commands inside a file. Flyway's placeholders and callbacks are not known.
 
+mod drift;
 mod error;
 mod files;
 mod history;
 mod plan;
+mod rehearse;
 mod run;
 
 use std::path::Path;
@@ -18,9 +20,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
+pub use drift::{Difference, Drifted, Objects, compare, made, objects};
 pub use error::MigrateError;
 pub use files::{Checksum, Convention, Migration, Script, Version};
 pub use plan::{Planned, State};
+pub use rehearse::{Blocks, InTheWay, Locked, Rehearsed, Rewritten, Touched, Watched, in_the_way, rehearse};
 
 use crate::access::Access;
 use history::History;
@@ -142,6 +146,15 @@ impl Plan {
 ///
 /// **Errors**: as [`MigrateError`]; nothing runs when the folder and the history contradict each other.
 pub async fn migrate(request: &Request<'_>, tell: Tell<'_>) -> Result<Migrated, MigrateError> {
+    run_pending(request, None, tell).await
+}
+
+/// The same of these files alone.
+pub(crate) async fn migrate_these(request: &Request<'_>, scripts: &[String]) -> Result<Migrated, MigrateError> {
+    run_pending(request, Some(scripts), &mut |_| {}).await
+}
+
+async fn run_pending(request: &Request<'_>, only: Option<&[String]>, tell: Tell<'_>) -> Result<Migrated, MigrateError> {
     let folder = files::read(request.folder)?;
     let client = request.application.connect().await?;
     let run = Run { access: request.application, client: &client, convention: folder.convention };
@@ -153,6 +166,9 @@ pub async fn migrate(request: &Request<'_>, tell: Tell<'_>) -> Result<Migrated, 
     let held = request.held.iter().find(|held| pending.iter().any(|one| held.is(&one.script))).cloned();
     if let Some(first) = held.as_ref().and_then(|held| pending.iter().position(|one| held.is(&one.script))) {
         pending.truncate(first);
+    }
+    if let Some(only) = only {
+        pending.retain(|one| only.contains(&one.script.name));
     }
     let restore_point = match pending.first() {
         Some(first) => Some(name_restore_point(request.superuser, folder.convention, first, Way::Up).await?),

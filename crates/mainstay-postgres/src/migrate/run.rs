@@ -30,6 +30,15 @@ pub(crate) enum Way {
     Undo,
 }
 
+impl Way {
+    fn script(self, migration: &Migration) -> &Script {
+        match (self, &migration.undo) {
+            (Self::Undo, Some(undo)) => undo,
+            (Self::Up, _) | (Self::Undo, None) => &migration.script,
+        }
+    }
+}
+
 impl Run<'_> {
     pub(crate) async fn execute(&self, what: &'static str, sql: &str) -> Result<(), MigrateError> {
         self.client.batch_execute(sql).await.map_err(|error| self.failed(what, error))
@@ -87,39 +96,58 @@ impl Run<'_> {
 
     /// Runs one and notes it. Returns how long it took.
     pub(crate) async fn apply(&self, migration: &Migration, way: Way, rank: i64) -> Result<Duration, MigrateError> {
-        let script = match way {
-            Way::Up => &migration.script,
-            Way::Undo => migration.undo.as_ref().unwrap_or(&migration.script),
-        };
+        let statements = self.begin(way.script(migration)).await?;
+        let begun = Instant::now();
+        for statement in &statements {
+            if let Err(error) = self.client.batch_execute(statement.text).await {
+                let outcome = Outcome { rank, took: begun.elapsed(), is_success: false };
+                return Err(self.broke_off((migration, way), statement, &error, outcome).await?);
+            }
+        }
+        let took = begun.elapsed();
+        self.finish(migration, way, Outcome { rank, took, is_success: true }).await?;
+        Ok(took)
+    }
+
+    /// Its statements, once everything is ready for them.
+    pub(crate) async fn begin<'s>(&self, script: &'s Script) -> Result<Vec<Statement<'s>>, MigrateError> {
         let statements = sql::split(&script.sql);
         refuse_unsupported(script, &statements)?;
-        let begun = Instant::now();
         // Parameters that a file sets are its own: the next one begins clean.
         let lock_timeout = format!("RESET ALL; SET lock_timeout = '{}ms'", TABLE_LOCK_WITHIN.as_millis());
         self.execute("begin a migration", &lock_timeout).await?;
         if script.is_transactional {
             self.execute("begin a migration", "BEGIN").await?;
         }
-        for statement in &statements {
-            let Err(error) = self.client.batch_execute(statement.text).await else { continue };
-            let (line, message) = explain(script, statement, &error);
-            let state = if script.is_transactional {
-                // If the connection broke, the server rolls back by itself.
-                self.client.batch_execute("ROLLBACK").await.ok();
-                "all of the file was rolled back, files before it stay applied"
-            } else {
-                let outcome = Outcome { rank, took: begun.elapsed(), is_success: false };
-                self.note(migration, way, outcome).await?;
-                "statements before it in the file are done and stay (it runs without a transaction)"
-            };
-            return Err(MigrateError::Statement { script: script.name.clone(), line, message, state });
-        }
-        let took = begun.elapsed();
-        self.note(migration, way, Outcome { rank, took, is_success: true }).await?;
-        if script.is_transactional {
-            self.commit(script).await?;
-        }
-        Ok(took)
+        Ok(statements)
+    }
+
+    /// A statement failed: what was done is taken back, or noted as half-done.
+    pub(crate) async fn broke_off(
+        &self,
+        (migration, way): (&Migration, Way),
+        statement: &Statement<'_>,
+        error: &tokio_postgres::Error,
+        outcome: Outcome,
+    ) -> Result<MigrateError, MigrateError> {
+        let script = way.script(migration);
+        let (line, message) = explain(script, statement, error);
+        let state = if script.is_transactional {
+            // If the connection broke, the server rolls back by itself.
+            self.client.batch_execute("ROLLBACK").await.ok();
+            "all of the file was rolled back, files before it stay applied"
+        } else {
+            self.note(migration, way, outcome).await?;
+            "statements before it in the file are done and stay (it runs without a transaction)"
+        };
+        Ok(MigrateError::Statement { script: script.name.clone(), line, message, state })
+    }
+
+    /// Notes it, and commits both.
+    pub(crate) async fn finish(&self, migration: &Migration, way: Way, outcome: Outcome) -> Result<(), MigrateError> {
+        self.note(migration, way, outcome).await?;
+        let script = way.script(migration);
+        if script.is_transactional { self.commit(script).await } else { Ok(()) }
     }
 
     async fn note(&self, migration: &Migration, way: Way, outcome: Outcome) -> Result<(), MigrateError> {

@@ -1,5 +1,7 @@
 //! `mainstay db migrate`: runs pending migrations on a running stack, shows what is pending, takes the last one back.
 
+mod drift;
+mod rehearse;
 mod show;
 
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use mainstay_controller::paths::Paths;
 use mainstay_controller::undone::Undone;
 use mainstay_postgres::Access;
 use mainstay_postgres::migrate::{self, Applied, MigrateError, Migrated, Request, RestorePoint, Told};
+use mainstay_stack::Stack;
 use mainstay_types::exit_code;
 use serde_json::json;
 
@@ -27,6 +30,13 @@ pub(crate) struct Options {
     /// Show what each migration is: applied, pending, changed since, missing, out of order; change nothing
     #[arg(long)]
     plan: bool,
+    /// Run what is pending on a restored copy of the newest backup instead: how long each file takes, which tables it
+    /// locks against whom and for how long, what it writes; nothing of the present is touched
+    #[arg(long, conflicts_with_all = ["plan", "undo"])]
+    rehearse: bool,
+    /// Compare the schema that is there with the one that the applied migrations make on an empty database
+    #[arg(long, conflicts_with_all = ["plan", "undo", "rehearse", "out_of_order"])]
+    drift: bool,
     /// Take the last one back by its own file: U3__x.sql of Flyway's names, 3_x.down.sql of sqlx's
     #[arg(long, conflicts_with_all = ["plan", "out_of_order"])]
     undo: bool,
@@ -41,6 +51,7 @@ pub(crate) struct Options {
 /// A running stack with migrations.
 struct Place {
     client: Client,
+    stack: Stack,
     paths: Paths,
     folder: PathBuf,
     /// As the application's role, on the primary's own socket.
@@ -64,7 +75,8 @@ impl Place {
         let here = Here::find(global).await?;
         let (application, superuser) = here.writing()?;
         let paths = crate::place::paths(global)?;
-        Ok(Self { client: crate::place::client(global)?, paths, folder, application, superuser })
+        let client = crate::place::client(global)?;
+        Ok(Self { client, stack: read.parsed.stack, paths, folder, application, superuser })
     }
 
     fn request(&self, options: &Options) -> Request<'_> {
@@ -100,6 +112,12 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     let place = Place::find(global).await?;
     if options.plan {
         return plan(global, &place).await;
+    }
+    if options.rehearse {
+        return rehearse::run(global, options, &place).await;
+    }
+    if options.drift {
+        return drift::run(global, &place).await;
     }
     if options.undo { undo(global, options, &place).await } else { up(global, options, &place).await }
 }
@@ -252,6 +270,8 @@ pub(super) fn failure(error: &MigrateError) -> Failure {
         )),
         MigrateError::OtherHistory { .. } => Failure::refused("MS4124", text)
             .help("nothing was run; keep the names that the history knows, or move the history over by hand first"),
+        MigrateError::Baseline { .. } => Failure::refused("MS4126", text)
+            .help("the check of drift needs a history that begins with the first file"),
         MigrateError::NoUndo { .. } | MigrateError::NothingToUndo => Failure::refused("MS4125", text).help(
             "nothing was changed; write that file, or go back to a restore point: `mainstay restore --to \"name NAME\"`",
         ),

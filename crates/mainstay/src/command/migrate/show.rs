@@ -56,7 +56,7 @@ fn line(one: &Planned, width: usize) -> String {
 
 /// One that was run.
 pub(super) fn ran(applied: &Applied) -> String {
-    let how = if applied.is_transactional { "" } else { "  without a transaction: its statements committed alone" };
+    let how = if applied.is_transactional { "" } else { "  without a transaction" };
     board::cut(&format!("  {:<NAME$}  {:>8}{how}", applied.script, screen::took(applied.took_ms)), COLUMNS)
 }
 
