@@ -38,7 +38,8 @@ holds() { [ "$(keys)" = "$1" ]; }
 # Sets so many keys, each with its number.
 fill() { /usr/bin/python3 -c 'import sys
 for n in range(int(sys.argv[1])): print(f"SET key:{n} {n}")' "$1" | redis --pipe >/dev/null; }
-newest() { ms store copies --json | value "it['copies'][-1]['id']"; }
+# The last copy of a name: one that was due may come at any moment.
+named() { ms store copies --json | value "[one['id'] for one in it['copies'] if one['name'] == '$1'][-1]"; }
 folder() { echo "$STATE/keeps/development/store-copies"; }
 # A command that must fail: CODE WORDS ARGUMENTS...
 refused() {
@@ -57,7 +58,7 @@ fill 1000
 redis -n 3 LPUSH list a b c >/dev/null
 redis SETEX gone:soon 1 x >/dev/null
 same "the store holds" "$(keys)" 1001
-refused MS2130 "no copy that is proven" store restore --from latest
+refused MS2130 "there is no copy 1999" store restore --from 1999
 
 say "a copy by hand, under load"
 # It ends by itself.
@@ -81,7 +82,7 @@ redis FLUSHALL >/dev/null
 fill 1000
 redis -n 3 LPUSH list a b c >/dev/null
 ms store copy --name "before the mistake"
-good=$(newest)
+good=$(named "before the mistake")
 redis FLUSHALL >/dev/null
 redis SET mistake 1 >/dev/null
 ms store restore --from "$good" >"$SCRATCH/restore" 2>&1 || { cat "$SCRATCH/restore"; fail "restore"; }
@@ -111,10 +112,10 @@ refused MS1131 "not what was stored" store restore --from "$good"
 # A file that loads well and holds nothing, stored as if it were the copy.
 redis FLUSHALL >/dev/null
 ms store copy --name "of nothing" >/dev/null
-nothing=$(newest)
+nothing=$(named "of nothing")
 fill 50
 ms store copy --name "of fifty" >/dev/null
-fifty=$(newest)
+fifty=$(named "of fifty")
 cp "$(folder)/$nothing.rdb" "$(folder)/$fifty.rdb"
 /usr/bin/python3 - "$(folder)" "$nothing" "$fifty" <<'PY'
 import json, sys
@@ -134,7 +135,7 @@ PATIENCE=200 until_so "a copy was taken and proven because it was due" scheduled
 say "on a stack that is down"
 redis SET last word >/dev/null
 ms store copy --name "the last" >/dev/null
-last=$(newest)
+last=$(named "the last")
 redis DEL last >/dev/null
 ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
 nothing_runs
