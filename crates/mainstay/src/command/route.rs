@@ -68,7 +68,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     }
     println!("{}", screen::bold(&format!("{} https://{}{}", explanation.method, explanation.host, explanation.path)));
     for Stage { name, says } in &explanation.stages {
-        println!("{}", screen::wrap(says, &format!("  {name:<11}"), "             "));
+        println!("{}", screen::wrap(says, &format!("  {name:<12}"), "              "));
     }
     Ok(exit_code::DONE)
 }
