@@ -1,7 +1,7 @@
-//! Migrations that a person took back in this run: `migrations-undone.json` in the state folder.
+//! What a control plane that is started again must not run by itself: `migrations-undone.json` in the state folder.
 //!
-//! Their files are pending again. The next `up` and `db migrate` run them, because a person asks for it; a control plane
-//! that is started again in the same run must not.
+//! The next `up` and `db migrate` run what is pending, because a person asks for it. Within a run whose migrations are
+//! done nobody else does: neither files that came into the folder since, nor those that a person took back.
 
 use std::io;
 
@@ -19,6 +19,9 @@ pub struct Undone {
     /// When the run began, as in [`Launch::since`].
     since: Option<Timestamp>,
     held: Vec<Held>,
+    /// The migrations of this run are done.
+    #[serde(default)]
+    is_migrated: bool,
 }
 
 fn file(paths: &Paths) -> std::path::PathBuf {
@@ -31,30 +34,48 @@ impl Undone {
         std::fs::read(file(paths)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
+    /// What is noted of this run.
+    fn of_run(paths: &Paths, launch: &Launch) -> Self {
+        let found = Self::load(paths);
+        if found.since == Some(launch.since) { found } else { Self { since: Some(launch.since), ..Self::default() } }
+    }
+
+    fn save(&self, paths: &Paths) -> io::Result<()> {
+        durable::replace(&file(paths), &serde_json::to_vec_pretty(self)?, 0o644)
+    }
+
     /// What was taken back in this run.
-    pub fn of(self, launch: &Launch) -> Vec<Held> {
-        if self.since == Some(launch.since) { self.held } else { Vec::new() }
+    pub fn held(paths: &Paths, launch: &Launch) -> Vec<Held> {
+        Self::of_run(paths, launch).held
+    }
+
+    /// Whether the migrations of this run are done.
+    pub fn is_migrated(paths: &Paths, launch: &Launch) -> bool {
+        Self::of_run(paths, launch).is_migrated
+    }
+
+    /// Notes that they are; or that they are not any more, as other data have taken the place of the present.
+    ///
+    /// **Errors**: the file system's.
+    pub fn set_migrated(paths: &Paths, launch: &Launch, is_migrated: bool) -> io::Result<()> {
+        Self { is_migrated, ..Self::of_run(paths, launch) }.save(paths)
     }
 
     /// Notes one more.
     ///
     /// **Errors**: the file system's.
     pub fn note(paths: &Paths, launch: &Launch, held: Held) -> io::Result<()> {
-        let mut all = Self::load(paths).of(launch);
-        all.retain(|known| *known != held);
-        all.push(held);
-        let undone = Self { since: Some(launch.since), held: all };
-        durable::replace(&file(paths), &serde_json::to_vec_pretty(&undone)?, 0o644)
+        let mut noted = Self::of_run(paths, launch);
+        noted.held.retain(|known| *known != held);
+        noted.held.push(held);
+        noted.save(paths)
     }
 
-    /// Forgets all: a person asked for migrations to be run.
+    /// Holds nothing back any more: a person asked for migrations to be run.
     ///
     /// **Errors**: the file system's.
-    pub fn forget(paths: &Paths) -> io::Result<()> {
-        match std::fs::remove_file(file(paths)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+    pub fn forget(paths: &Paths, launch: &Launch) -> io::Result<()> {
+        Self { held: Vec::new(), ..Self::of_run(paths, launch) }.save(paths)
     }
 }
 
@@ -80,16 +101,18 @@ mod tests {
             declared_ports: Vec::new(),
         };
         let held = |script: &str| Held { script: script.to_owned(), checksum: "1".to_owned() };
-        assert!(Undone::load(&paths).of(&launch(1)).is_empty());
+        let of = |since| Undone::held(&paths, &launch(since));
+        assert!(of(1).is_empty() && !Undone::is_migrated(&paths, &launch(1)));
+        Undone::set_migrated(&paths, &launch(1), true).unwrap();
         Undone::note(&paths, &launch(1), held("V3__c.sql")).unwrap();
         Undone::note(&paths, &launch(1), held("V2__b.sql")).unwrap();
         Undone::note(&paths, &launch(1), held("V3__c.sql")).unwrap();
-        assert_eq!(Undone::load(&paths).of(&launch(1)), [held("V2__b.sql"), held("V3__c.sql")]);
-        assert!(Undone::load(&paths).of(&launch(2)).is_empty(), "the next `up` runs it");
+        assert_eq!(of(1), [held("V2__b.sql"), held("V3__c.sql")]);
+        assert!(Undone::is_migrated(&paths, &launch(1)));
+        assert!(of(2).is_empty() && !Undone::is_migrated(&paths, &launch(2)), "the next `up` runs it");
+        Undone::forget(&paths, &launch(1)).unwrap();
+        assert!(of(1).is_empty() && Undone::is_migrated(&paths, &launch(1)));
         Undone::note(&paths, &launch(2), held("V9__x.sql")).unwrap();
-        assert_eq!(Undone::load(&paths).of(&launch(2)), [held("V9__x.sql")]);
-        Undone::forget(&paths).unwrap();
-        Undone::forget(&paths).unwrap();
-        assert!(Undone::load(&paths).of(&launch(2)).is_empty());
+        assert_eq!(of(2), [held("V9__x.sql")]);
     }
 }

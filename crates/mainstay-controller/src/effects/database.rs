@@ -122,7 +122,12 @@ impl Cluster {
                 cluster::checkpoint(self.access(*primary)?).await.map_err(|error| full_text(&error))?;
                 Ok(Outcome::Done)
             }
-            Step::SwapIn { primary, incoming } => self.swap_in(*primary, incoming).await,
+            Step::SwapIn { primary, incoming } => {
+                // Other data: what this release needs may be missing in them.
+                Undone::set_migrated(&effects.settings.paths, &effects.settings.launch, false)
+                    .map_err(|error| format!("cannot note that migrations are to run: {error}"))?;
+                self.swap_in(*primary, incoming).await
+            }
             Step::PointRouter { epoch, write, read } => self.point(effects, *epoch, *write, read).await,
             Step::PrepareDatabase { primary } => {
                 let name = effects.settings.database_name().ok_or("the stack has no database")?;
@@ -375,7 +380,13 @@ impl Cluster {
             },
         );
         let folder = settings.launch.folder.join(folder);
-        let held = Undone::load(&settings.paths).of(&settings.launch);
+        let (paths, launch) = (&settings.paths, &settings.launch);
+        if Undone::is_migrated(paths, launch) {
+            // This control plane is not the first of its run: files that came since are for `db migrate`.
+            let plan = migrate::plan(&access, &folder).await.map_err(|error| full_text(&error))?;
+            return Ok(Outcome::Migrated(plan.as_it_is()));
+        }
+        let held = Undone::held(paths, launch);
         let request = Request {
             application: &access,
             superuser: self.access(primary)?,
@@ -384,6 +395,8 @@ impl Cluster {
             held: &held,
         };
         let done = migrate::migrate(&request, &mut |_| {}).await.map_err(|error| full_text(&error))?;
+        Undone::set_migrated(paths, launch, true)
+            .map_err(|error| format!("cannot note that migrations ran: {error}"))?;
         Ok(Outcome::Migrated(done))
     }
 

@@ -136,6 +136,17 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// As after a run in which nothing was to be done.
+    pub fn as_it_is(&self) -> Migrated {
+        Migrated {
+            convention: self.convention,
+            restore_point: None,
+            applied: Vec::new(),
+            versions: versions_of(&self.migrations),
+            held: None,
+        }
+    }
+
     /// What stands against running anything, in the order of the files.
     pub fn refusals(&self) -> Vec<MigrateError> {
         self.migrations.iter().filter_map(|planned| planned.refusal(self.convention)).collect()

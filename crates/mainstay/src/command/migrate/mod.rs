@@ -191,7 +191,7 @@ async fn up(global: &Global, options: &Options, place: &Place) -> Result<u8, Fai
     let migrated = migrate::migrate(&request, &mut |told| progress.take(told)).await;
     let done = migrated.map_err(|error| progress.failure(&error))?;
     // A person asked for it: nothing is held back any more.
-    Undone::forget(&place.paths).map_err(|error| unnoted(&error))?;
+    Undone::forget(&place.paths, &backup::launch(&place.paths)?).map_err(|error| unnoted(&error))?;
     place.tell(&done, false).await;
     if global.json {
         println!("{:#}", json!(done));
