@@ -367,6 +367,12 @@ pub struct DatabaseStatus {
     pub lag_bytes: BTreeMap<Member, u64>,
     /// Changes of the primary since the state was created, planned ones too.
     pub failovers: u64,
+    /// Pages that are known to be damaged now, at the least, by the members that have some.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub damaged_pages: BTreeMap<Member, u64>,
+    /// Damaged pages that were found since the state was created, by member; those of replaced directories too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub damaged_pages_ever: BTreeMap<Member, u64>,
     /// The disk that the databases write to; `None`: nobody has looked yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskStatus>,

@@ -252,6 +252,8 @@ fn status() -> Status {
             standbys: Some(1),
             lag_bytes,
             failovers: 0,
+            damaged_pages: BTreeMap::from([(Member::A, 1)]),
+            damaged_pages_ever: BTreeMap::from([(Member::A, 2)]),
             disk: Some(DISK),
             errand: Some(errand()),
         }),

@@ -13,7 +13,7 @@ pub mod holder;
 pub mod keys;
 pub mod label;
 pub mod objects;
-mod page;
+pub mod page;
 pub mod place;
 pub mod proof;
 pub mod repository;

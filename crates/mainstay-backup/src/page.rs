@@ -1,5 +1,11 @@
 //! PostgreSQL's page checksum (`src/include/storage/checksum_impl.h`): FNV-1a over 32 lanes.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
 /// Size of a page. **Unit**: bytes.
 pub(crate) const PAGE: usize = 8192;
 /// Pages of a segment of a relation: 1 GiB.
@@ -96,6 +102,50 @@ pub(crate) fn look(page: &[u8], block: u32, start: u64) -> Look {
     if stored == checksum(page, block) { Look::Sound } else { Look::Damaged }
 }
 
+/// A page of a data directory, as it is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisk {
+    /// Never used, or its checksum is right.
+    Sound,
+    /// The file is not there, or ends before it.
+    Gone,
+    /// Its checksum is wrong, however often it is read.
+    Damaged,
+}
+
+/// Reads so often until a page counts as damaged: its server may be writing it.
+const READS: u32 = 5;
+/// Pause between two reads: a page is written in microseconds.
+const READ_AGAIN: Duration = Duration::from_millis(20);
+/// Looks at a page by the file of its relation, without the number of a segment, and its number in the relation. The
+/// server may run.
+///
+/// **Errors**: the file cannot be read.
+pub fn on_disk(data: &Path, file: &str, block: u32) -> io::Result<OnDisk> {
+    let path = match block / SEGMENT_PAGES {
+        0 => data.join(file),
+        segment => data.join(format!("{file}.{segment}")),
+    };
+    let mut page = [0; PAGE];
+    for read in 1..=READS {
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(OnDisk::Gone),
+            opened => opened?,
+        };
+        match file.read_exact_at(&mut page, u64::from(block % SEGMENT_PAGES) * PAGE as u64) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(OnDisk::Gone),
+            done => done?,
+        }
+        if look(&page, block, u64::MAX) == Look::Sound {
+            return Ok(OnDisk::Sound);
+        }
+        if read < READS {
+            std::thread::sleep(READ_AGAIN);
+        }
+    }
+    Ok(OnDisk::Damaged)
+}
+
 /// Number of the first block of a relation's file, by its name: `16384`, `16384.1`, `16384_fsm`, `16384_vm.2`.
 /// `None`: it holds no pages.
 pub(crate) fn first_block(name: &str) -> Option<u32> {
@@ -138,5 +188,25 @@ mod tests {
         assert_eq!(look(&page, 5, 1), Look::Damaged);
         assert_eq!(look(&page, 5, 0), Look::Newer);
         assert_eq!(look(&[0; PAGE], 5, 1), Look::Sound, "never used");
+    }
+
+    #[test]
+    fn a_page_on_disk_is_sound_damaged_or_gone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut pages = vec![7_u8; 2 * PAGE];
+        for block in 0..2_u32 {
+            let page = &mut pages[block as usize * PAGE..][..PAGE];
+            let sum = checksum(page, block).to_le_bytes();
+            page[8..10].copy_from_slice(&sum);
+        }
+        let file = folder.path().join("16384");
+        std::fs::write(&file, &pages).expect("written");
+        let looks = |block| on_disk(folder.path(), "16384", block).expect("read");
+        assert_eq!([0, 1, 2, SEGMENT_PAGES].map(looks), [OnDisk::Sound, OnDisk::Sound, OnDisk::Gone, OnDisk::Gone]);
+        pages[PAGE + 5000] ^= 4;
+        std::fs::write(&file, &pages).expect("written");
+        assert_eq!([0, 1].map(looks), [OnDisk::Sound, OnDisk::Damaged]);
+        std::fs::write(file.with_extension("1"), &pages[..PAGE]).expect("written");
+        assert_eq!(looks(SEGMENT_PAGES), OnDisk::Damaged, "the number of a page is that in the relation");
     }
 }

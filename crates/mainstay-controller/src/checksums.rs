@@ -1,30 +1,35 @@
-//! Slow looks at the databases: pages that the disk damaged, told once for every time that their number grows, and how
-//! large all of them are.
+//! Looks for damaged pages. Servers count those that they meet, and name them in their logs; what reads every page, a
+//! base backup, names them in its error. Each name is looked at on the disk of every member: that alone says where the
+//! page is damaged, since any session may write a line into a log. And what was damaged is looked at again: a table that
+//! was dropped or made anew is damaged no more.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_backup::page::{self, OnDisk};
+use mainstay_decide::damage::{Damages, Page};
+use mainstay_postgres::damage::named;
+use mainstay_types::Member;
 use tokio::sync::mpsc;
 
-use crate::clock::now;
 use crate::effects::Effects;
-use crate::journal::Journal;
 use crate::message::Message;
-use crate::store::NewEvent;
 
-/// Pause between two looks: a damaged page is met when it is read, and stays damaged.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// What was told, in the store: a control plane that begins anew tells nothing twice.
-const FACT: &str = "checksum-failures";
-
+/// Pause between two looks into the logs: each costs a question for the length of a file.
+const LOOK: Duration = Duration::from_secs(1);
+/// What members count is asked for every so many looks, and at once when a page was named.
+const COUNT_EVERY: u64 = 10;
 /// A look at the size opens every file of the databases: one of this many.
-const SIZE_EVERY: u64 = 6;
+const SIZE_EVERY: u64 = 60;
+/// So much of what a log has grown by is read: a page that is not mended is met again.
+const MOST: u64 = 256 * 1024;
 
 /// Looks until the end.
-pub(crate) async fn observe(effects: Arc<Effects>, journal: Journal, sender: mpsc::Sender<Message>) {
-    let mut known = told(&journal).await;
+pub(crate) async fn observe(effects: Arc<Effects>, sender: mpsc::Sender<Message>) {
+    let mut logs = Logs::default();
     for look in 0_u64.. {
         tokio::time::sleep(LOOK).await;
         if look.is_multiple_of(SIZE_EVERY)
@@ -33,30 +38,127 @@ pub(crate) async fn observe(effects: Arc<Effects>, journal: Journal, sender: mps
         {
             return;
         }
-        for (member, count) in effects.checksum_failures().await {
-            let name = format!("postgres-{member}");
-            let before = known.insert(name.clone(), count).unwrap_or(0);
-            if count == before {
-                continue;
-            }
-            if count > before {
-                let text = format!(
-                    "{name} met {} pages whose checksum is wrong: the disk or memory damaged them; `mainstay logs {name}` \
-                     names them",
-                    count - before
-                );
-                journal.emit(NewEvent::error(now(), "CorruptPagesFound", text).about(&name).with("pages", count));
-            }
-            // What cannot be recorded is told again after the next start, which harms nobody.
-            if let Ok(text) = serde_json::to_string(&known) {
-                journal.set_fact(FACT, &text).await.ok();
+        let folders = effects.member_folders();
+        let files: Vec<PathBuf> = log_files(&effects, &folders);
+        let known = effects.damages.borrow().clone();
+        let is_long = look.is_multiple_of(COUNT_EVERY);
+        let reading = tokio::task::spawn_blocking(move || {
+            let found = logs.read(&files, &folders);
+            // What is damaged stays so for longer than a look takes.
+            let mended = if is_long { mended(&known, &folders) } else { Vec::new() };
+            (logs, found, mended)
+        });
+        let Ok((read, found, mended)) = reading.await else {
+            logs = Logs::default();
+            continue;
+        };
+        logs = read;
+        let is_named = !found.is_empty();
+        let told = found.into_iter().map(|(member, page)| Message::PageDamaged { member, page });
+        let mut messages: Vec<Message> = told.collect();
+        messages.extend(mended.into_iter().map(|(member, pages)| Message::PagesMended { member, pages }));
+        if is_long || is_named {
+            let counts = effects.checksum_failures().await;
+            messages.extend(counts.into_iter().map(|(member, count)| Message::PagesMet { member, count }));
+        }
+        for message in messages {
+            if sender.send(message).await.is_err() {
+                return;
             }
         }
     }
 }
 
-/// Counts by child that were told; what cannot be read was not.
-async fn told(journal: &Journal) -> BTreeMap<String, u64> {
-    let text = journal.fact(FACT).await.ok().flatten();
-    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+/// What may name pages: the log of each member, and how the last base backup ended.
+fn log_files(effects: &Effects, folders: &[(Member, PathBuf)]) -> Vec<PathBuf> {
+    let paths = effects.paths();
+    let logs = folders.iter().map(|(member, _)| paths.log(&format!("postgres-{member}")));
+    logs.chain([paths.state.join("backup-take.json")]).collect()
+}
+
+/// How far each file was read.
+#[derive(Default)]
+struct Logs(BTreeMap<PathBuf, u64>);
+
+impl Logs {
+    /// Damaged pages that were named since the last look, by the members that have them.
+    fn read(&mut self, files: &[PathBuf], folders: &[(Member, PathBuf)]) -> Vec<(Member, Page)> {
+        let mut found = Vec::new();
+        for page in files.iter().flat_map(|file| self.grown(file)).flat_map(|text| named(&text)) {
+            for (member, _) in folders.iter().filter(|(_, data)| look(data, &page) == Some(OnDisk::Damaged)) {
+                let one = (*member, page.clone());
+                if !found.contains(&one) {
+                    found.push(one);
+                }
+            }
+        }
+        found
+    }
+
+    /// What a file has grown by; the end of one that is new here, or was written anew.
+    fn grown(&mut self, file: &Path) -> Option<String> {
+        let length = std::fs::metadata(file).ok()?.len();
+        let before = self.0.insert(file.to_owned(), length).unwrap_or(0);
+        if length == before {
+            return None;
+        }
+        // How a job ended is written anew; a log grows.
+        let is_anew = length < before || file.extension().is_some_and(|kind| kind == "json");
+        let from = if is_anew { 0 } else { before };
+        let mut open = std::fs::File::open(file).ok()?;
+        open.seek(SeekFrom::Start(from.max(length.saturating_sub(MOST)))).ok()?;
+        let mut bytes = Vec::new();
+        open.take(MOST).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// Pages that were damaged and are not any more.
+fn mended(known: &Damages, folders: &[(Member, PathBuf)]) -> Vec<(Member, Vec<Page>)> {
+    let of_member = |(member, data): &(Member, PathBuf)| {
+        let damage = known.of.get(member)?;
+        let is_well = |page: &&Page| matches!(look(data, page), Some(OnDisk::Sound | OnDisk::Gone));
+        let pages: Vec<Page> = damage.pages.iter().filter(is_well).cloned().collect();
+        (!pages.is_empty()).then_some((*member, pages))
+    };
+    folders.iter().filter_map(of_member).collect()
+}
+
+/// `None`: nobody can tell. Without its folder a member has no page, damaged or sound.
+fn look(data: &Path, page: &Page) -> Option<OnDisk> {
+    data.join("PG_VERSION").exists().then(|| page::on_disk(data, &page.file, page.block).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_damaged_where_its_disk_says_so_and_nowhere_else() {
+        let state = tempfile::tempdir().expect("folder");
+        let folders: Vec<(Member, PathBuf)> =
+            [(Member::A, "a"), (Member::B, "b")].map(|(member, name)| (member, state.path().join(name))).to_vec();
+        for (_, data) in &folders {
+            std::fs::create_dir_all(data.join("base/5")).expect("made");
+            std::fs::write(data.join("PG_VERSION"), b"15").expect("written");
+            std::fs::write(data.join("base/5/16384"), vec![0; 8192 * 2]).expect("written");
+        }
+        // Neither new nor with the checksum that it should have.
+        std::fs::write(state.path().join("b/base/5/16384"), vec![9; 8192 * 2]).expect("written");
+        let log = state.path().join("log");
+        let mut logs = Logs::default();
+        let mut read = || logs.read(std::slice::from_ref(&log), &folders);
+        assert_eq!(read(), [], "there is no log yet");
+        std::fs::write(&log, "ERROR:  invalid page in block 1 of relation base/5/16384\n").expect("written");
+        let page = Page { file: "base/5/16384".to_owned(), block: 1 };
+        assert_eq!(read(), [(Member::B, page.clone())], "whoever wrote the line");
+        assert_eq!(read(), [], "it is read once");
+        let mut known = Damages::default();
+        known.found(Member::B, page.clone(), mainstay_types::Timestamp::default());
+        assert_eq!(mended(&known, &folders), []);
+        std::fs::remove_file(state.path().join("b/base/5/16384")).expect("removed");
+        assert_eq!(mended(&known, &folders), [(Member::B, vec![page])], "its relation was dropped");
+        std::fs::remove_dir_all(state.path().join("b")).expect("removed");
+        assert_eq!(mended(&known, &folders), [], "a member without a directory is not mended by that");
+    }
 }

@@ -1,5 +1,7 @@
 //! The loop: observations in, plan, steps out. It owns all state of the control plane; nothing is shared.
 
+pub(crate) mod damage;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +158,8 @@ impl Core {
         let at = now();
         self.refresh_health(at);
         self.follow_errand(at);
+        self.leave_damaged(at);
+        self.keep_damages(at);
         let plan = mainstay_decide::plan::plan(&self.stack, &self.observed, at);
         let violations = invariants::check(&self.stack, &self.observed, &plan);
         self.effects.set_endpoints(&plan.endpoints);
@@ -230,6 +234,9 @@ impl Core {
                     database.look(member, seen, at);
                 }
             }
+            Message::PageDamaged { .. } | Message::PagesMet { .. } | Message::PagesMended { .. } => {
+                self.take_pages(message, at);
+            }
             Message::Pressure(is_under_pressure) => self.take_pressure(is_under_pressure),
             Message::Redis { name, seen } => {
                 self.observed.redis.insert(name.to_owned(), seen);
@@ -263,12 +270,7 @@ impl Core {
                 answer.send(schedules::ask(&mut self.observed, &service, at)).ok();
             }
             Message::Errand { asked, answer } => {
-                let taken = errands::ask(&self.stack, &mut self.observed, &asked, at);
-                if let Ok(status) = &taken {
-                    self.journal.emit(story::errand_asked(status, at));
-                    self.errand = Some(status.clone());
-                }
-                answer.send(taken).ok();
+                answer.send(self.take_errand(&asked, at)).ok();
             }
             Message::SchemaChanged(changed) => self.take_schema(changed, at),
             Message::Disk(seen) => self.disk = Some(seen),
@@ -285,6 +287,19 @@ impl Core {
                 self.journal.emit(NewEvent::warn(at, "SabotageSet", text));
             }
         }
+    }
+
+    fn take_errand(
+        &mut self,
+        asked: &mainstay_api::ErrandAsked,
+        at: Timestamp,
+    ) -> Result<mainstay_api::ErrandStatus, String> {
+        let taken = errands::ask(&self.stack, &mut self.observed, asked, at);
+        if let Ok(status) = &taken {
+            self.journal.emit(story::errand_asked(status, at));
+            self.errand = Some(status.clone());
+        }
+        taken
     }
 
     fn take_pressure(&mut self, is_under_pressure: bool) {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use mainstay_api::{DatabaseAccess, Sabotage, ServiceEnv};
+use mainstay_decide::damage::Damages;
 use mainstay_decide::plan::{EndpointPlan, Step};
 use mainstay_edge::protocol::Endpoint;
 use mainstay_supervisor::client::Keep;
@@ -42,6 +43,8 @@ pub(crate) struct Effects {
     /// The last start of each release command: its release and identity.
     pub(crate) before_runs: std::sync::Mutex<BTreeMap<ServiceName, runs::BeforeRun>>,
     pub(crate) mistakes: Mistakes,
+    /// Damaged pages that are known, for who looks whether they still are.
+    pub(crate) damages: watch::Sender<Damages>,
 }
 
 impl Effects {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mainstay_api::Sabotage;
 use mainstay_decide::backups::BackupsSeen;
+use mainstay_decide::damage::Page;
 use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
 use mainstay_decide::plan::Step;
 use mainstay_decide::store::CopiesSeen;
@@ -64,6 +65,12 @@ pub(crate) enum Message {
     Errand { asked: mainstay_api::ErrandAsked, answer: oneshot::Sender<Result<mainstay_api::ErrandStatus, String>> },
     /// A command has changed the schema.
     SchemaChanged(mainstay_api::SchemaChanged),
+    /// A page of this member is damaged on its disk.
+    PageDamaged { member: Member, page: Page },
+    /// How often this member says that it met a page with a wrong checksum.
+    PagesMet { member: Member, count: u64 },
+    /// Pages of this member that were damaged are sound now, or gone.
+    PagesMended { member: Member, pages: Vec<Page> },
     /// The size of all databases together.
     DatabaseSize(u64),
     /// A look at the disk of the databases.

@@ -1,9 +1,10 @@
 //! Metrics pages at `/metrics/NAME` of the console's port, for Prometheus.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use mainstay_stack::model::Durability;
-use mainstay_types::State;
+use mainstay_types::{Member, State};
 
 use crate::api::Shared;
 
@@ -63,6 +64,7 @@ fn control(shared: &Shared) -> String {
             page.push_str("# TYPE mainstay_database_ballast_bytes gauge\n");
             writeln!(page, "mainstay_database_ballast_bytes {}", disk.ballast_bytes).ok();
         }
+        damaged(&mut page, database);
         page.push_str("# TYPE mainstay_database_writable gauge\n");
         writeln!(page, "mainstay_database_writable {}", u8::from(database.is_writable)).ok();
     }
@@ -83,6 +85,24 @@ fn control(shared: &Shared) -> String {
         }
     }
     page
+}
+
+/// Damaged pages; a member that is cloned anew within seconds is told by what was found, ever.
+fn damaged(page: &mut String, database: &mainstay_api::DatabaseStatus) {
+    page.push_str("# HELP mainstay_database_damaged_pages Pages that are known to be damaged now, at the least.\n");
+    page.push_str("# TYPE mainstay_database_damaged_pages gauge\n");
+    let members: Vec<Member> = database.lag_bytes.keys().copied().chain(database.primary).collect();
+    let all: BTreeSet<Member> = members.into_iter().chain(database.damaged_pages_ever.keys().copied()).collect();
+    for member in &all {
+        let pages = database.damaged_pages.get(member).unwrap_or(&0);
+        writeln!(page, "mainstay_database_damaged_pages{{member=\"{member}\"}} {pages}").ok();
+    }
+    page.push_str("# HELP mainstay_damaged_pages_found_total Damaged pages that were found.\n");
+    page.push_str("# TYPE mainstay_damaged_pages_found_total counter\n");
+    for member in &all {
+        let pages = database.damaged_pages_ever.get(member).unwrap_or(&0);
+        writeln!(page, "mainstay_damaged_pages_found_total{{member=\"{member}\"}} {pages}").ok();
+    }
 }
 
 /// Pages of several members joined to one: each family once, with its comments.

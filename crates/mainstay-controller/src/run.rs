@@ -110,8 +110,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let (keep_sender, keep) = watch::channel(None);
     let (stopping, stopping_seen) = watch::channel(false);
     let (endpoints, endpoints_seen) = watch::channel(None);
-    let (edge, edge_asks) = Link::new();
-    let (router, router_asks) = Link::new();
+    let ((edge, edge_asks), (router, router_asks)) = (Link::new(), Link::new());
     let cluster = cluster(&settings)?;
     let effects = Arc::new(Effects {
         settings: Arc::clone(&settings),
@@ -125,6 +124,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         telemetry_files: Mutex::new(()),
         before_runs: Mutex::new(before_runs),
         mistakes: Mistakes::default(),
+        damages: watch::Sender::new(crate::core::damage::known(&journal).await),
     });
     let observed = Observed { schedules, ..first_look(&settings, &effects, before_done) };
 
@@ -204,7 +204,7 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
     if effects.cluster.is_some() {
         Cluster::observe(effects, sender);
         tokio::spawn(crate::disk::observe(Arc::clone(effects), effects.journal.clone(), sender.clone()));
-        tokio::spawn(crate::checksums::observe(Arc::clone(effects), effects.journal.clone(), sender.clone()));
+        tokio::spawn(crate::checksums::observe(Arc::clone(effects), sender.clone()));
     }
 }
 
@@ -260,6 +260,7 @@ fn first_look(
         is_under_pressure: false,
         size_bytes: None,
         memory: BTreeMap::new(),
+        damages: effects.damages.borrow().clone(),
     });
     Observed {
         children: Seen::Unknown,

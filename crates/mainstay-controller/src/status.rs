@@ -433,6 +433,8 @@ fn database(scene: &Scene<'_>) -> Option<DatabaseStatus> {
         lag_bytes,
         // The first epoch is the cluster's birth.
         failovers: record.map_or(0, |record| record.epoch.saturating_sub(1)),
+        damaged_pages: seen.damages.of.iter().map(|(member, damage)| (*member, damage.count())).collect(),
+        damaged_pages_ever: seen.damages.ever.clone(),
         disk: scene.disk.map(coarse),
         errand: scene.errand.cloned(),
     })

@@ -29,6 +29,8 @@ pub enum Fault {
     Switchover,
     /// SIGSTOP to the process that receives the log at a standby.
     ReplicationLag,
+    /// A page of a standby, then of the primary, is damaged on its disk.
+    CorruptPage,
     /// Every server connection of the application's pool is taken.
     PoolExhaustion,
     /// The disk of the databases is filled.
@@ -61,7 +63,7 @@ impl Fault {
     /// All that break something, in the order of `drill --all`: from the door inward, the control plane, then the backups.
     ///
     /// Not [`Self::DiskFull`]: only a small disk that nobody else uses is filled.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::InstanceCrash,
         Self::EdgeCrash,
         Self::RouterCrash,
@@ -70,6 +72,7 @@ impl Fault {
         Self::StandbyLoss,
         Self::Switchover,
         Self::ReplicationLag,
+        Self::CorruptPage,
         Self::PoolExhaustion,
         Self::CacheCrash,
         Self::CacheLoss,
@@ -94,6 +97,7 @@ impl Fault {
             Self::StandbyLoss => "standby-loss",
             Self::Switchover => "switchover",
             Self::ReplicationLag => "replication-lag",
+            Self::CorruptPage => "corrupt-page",
             Self::PoolExhaustion => "pool-exhaustion",
             Self::DiskFull => "disk-full",
             Self::CacheCrash => "cache-crash",
@@ -131,6 +135,9 @@ impl Fault {
             Self::StandbyLoss => "kills the postmaster of a standby (SIGKILL); writes go on without it",
             Self::Switchover => "asks for another primary, as planned; nobody may notice",
             Self::ReplicationLag => "stops the process that receives the log at a standby (SIGSTOP)",
+            Self::CorruptPage => {
+                "damages a page on the disk of a standby, then of the primary; no damaged row is answered"
+            }
             Self::PoolExhaustion => "takes every server connection of the application's pool; others wait their turn",
             Self::DiskFull => "fills the disk of the databases, if it is a small one; the ballast makes room",
             Self::CacheCrash => "kills the cache (SIGKILL); requests go on without it",
@@ -160,6 +167,7 @@ impl Fault {
             | Self::StandbyLoss
             | Self::Switchover
             | Self::ReplicationLag
+            | Self::CorruptPage
             | Self::DiskFull => "postgres",
             Self::CacheCrash | Self::CacheLoss => "cache",
             Self::StoreCrash => "store",
@@ -182,6 +190,7 @@ impl Fault {
             Self::StandbyLoss => "target.standby_loss",
             Self::Switchover => "target.switchover",
             Self::ReplicationLag => "target.replication_lag",
+            Self::CorruptPage => "target.corrupt_page",
             Self::PoolExhaustion => "target.pool_exhaustion",
             Self::DiskFull => "target.disk_full",
             Self::CacheCrash => "target.cache_crash",
@@ -215,6 +224,7 @@ impl Fault {
             Self::CacheLoss
                 | Self::Switchover
                 | Self::ReplicationLag
+                | Self::CorruptPage
                 | Self::PoolExhaustion
                 | Self::DiskFull
                 | Self::Null
@@ -240,6 +250,7 @@ impl Fault {
             Self::StandbyLoss => target.standby_loss,
             Self::Switchover => target.switchover,
             Self::ReplicationLag => target.replication_lag,
+            Self::CorruptPage => target.corrupt_page,
             Self::PoolExhaustion => target.pool_exhaustion,
             Self::DiskFull => target.disk_full,
             Self::CacheCrash => target.cache_crash,
@@ -281,6 +292,14 @@ impl Fault {
                 need(
                     mode == Some(PoolMode::Transaction),
                     "with pool_mode = \"session\" each client has a server connection of its own",
+                )
+            }
+            Self::CorruptPage => {
+                need(standbys > Some(0), "the database has no standby with a sound copy of a page")?;
+                let is_strict = stack.database.as_ref().is_some_and(|one| one.durability == Durability::Strict);
+                need(
+                    !is_strict || standbys > Some(1),
+                    "with durability = \"strict\" and one standby a person decides when it is cloned anew",
                 )
             }
             Self::StandbyLoss | Self::ReplicationLag => {

@@ -56,6 +56,8 @@ pub enum Rule {
     OneRunAtATime,
     /// Something stopped that others still use, or ended before all is stopped.
     StopInOrder,
+    /// A member with damaged pages chosen where a whole one is, or reads led to it.
+    DamagedStaysBehind,
 }
 
 impl fmt::Display for Rule {
@@ -74,6 +76,7 @@ impl fmt::Display for Rule {
             Self::EndpointsRun => "endpoints run and answered",
             Self::OneRunAtATime => "one run at a time, on disk first",
             Self::StopInOrder => "the end has an order",
+            Self::DamagedStaysBehind => "a member with damaged pages stays behind",
         })
     }
 }
@@ -136,7 +139,13 @@ impl Facts<'_> {
             Step::Promote { member } => self.promote(*member, found),
             Step::WriteRecord { record } => self.write(record, found),
             Step::SetSynchronous { primary, standbys } => self.synchronous(*primary, standbys, found),
-            Step::PointRouter { epoch, write, .. } => self.route(*epoch, *write, found),
+            Step::PointRouter { epoch, write, read } => {
+                self.route(*epoch, *write, found);
+                let damaged = read.iter().find(|member| self.is_damaged(**member));
+                found.unless(damaged.is_none(), Rule::DamagedStaysBehind, || {
+                    format!("leads reads to {damaged:?}, which met damaged pages")
+                });
+            }
             Step::SwapIn { primary, .. } => self.swap_in(*primary, found),
             Step::Checkpoint { primary } => {
                 let is_it = self.record().is_some_and(|record| record.primary == *primary);
@@ -175,6 +184,10 @@ impl Facts<'_> {
 
     fn record(&self) -> Option<&Record> {
         self.observed.database.as_ref()?.record.value()?.as_ref()
+    }
+
+    fn is_damaged(&self, member: Member) -> bool {
+        self.observed.database.as_ref().is_some_and(|seen| seen.damages.of.contains_key(&member))
     }
 
     fn is_record_known(&self) -> bool {
@@ -260,7 +273,12 @@ impl Facts<'_> {
         let was_primary = seen.is_some_and(|seen| seen.has_standby_signal == Some(false));
         let is_whole = seen.is_some_and(|seen| seen.data == DataDirectory::Complete);
         let is_fast = self.stack.database.as_ref().is_none_or(|database| database.durability == Durability::Fast);
-        let is_allowed = was_primary && is_whole && !is_fast && self.is_proven_dead(member);
+        let is_allowed = was_primary
+            && is_whole
+            && !is_fast
+            && self.is_proven_dead(member)
+            && !self.is_damaged(member)
+            && !self.is_damaged(from);
         found.unless(is_allowed, Rule::DataIsKept, || {
             format!("rewinds postgres-{member}, which is no former primary that may be")
         });
@@ -425,6 +443,17 @@ impl Facts<'_> {
                 || self.is_proven_dead(old.primary) && self.is_latest(old, promoting);
             found.unless(is_final, Rule::ProofBeforePromote, || {
                 format!("chooses postgres-{promoting} among several before their positions are final")
+            });
+            // One that ends again and again is no better copy.
+            let ends = self.children.get(&ChildName::postgres(old.primary)).map_or(0, |child| child.quick_ends);
+            let is_primary_better = !self.is_damaged(old.primary)
+                && ends <= 1
+                && self.member(old.primary).is_some_and(|seen| seen.data == DataDirectory::Complete);
+            found.unless(!(self.is_damaged(promoting) && is_primary_better), Rule::DamagedStaysBehind, || {
+                format!(
+                    "chooses postgres-{promoting}, which met damaged pages, where postgres-{} met none",
+                    old.primary
+                )
             });
         }
         if old.promoting.is_some() && new.promoting.is_none() {

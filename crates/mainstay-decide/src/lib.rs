@@ -9,6 +9,7 @@ pub mod backups;
 pub mod balance;
 mod children;
 mod copy;
+pub mod damage;
 mod database;
 pub mod disk;
 mod draft;

@@ -9,6 +9,7 @@ use mainstay_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::backups::BackupsSeen;
+use crate::damage::Damages;
 use crate::plan::{Step, StepKey};
 use crate::schedule::ScheduleSeen;
 use crate::store::CopiesSeen;
@@ -141,6 +142,8 @@ pub struct DatabaseSeen {
     pub size_bytes: Option<u64>,
     /// What earlier looks showed and the latest no longer does. Filled by [`DatabaseSeen::look`].
     pub memory: BTreeMap<Member, MemberMemory>,
+    /// Damaged pages that members met.
+    pub damages: Damages,
 }
 
 impl DatabaseSeen {
@@ -173,6 +176,7 @@ impl DatabaseSeen {
     /// member is cloned once more.
     pub fn cloned(&mut self, member: Member, at: Timestamp) {
         self.memory.insert(member, MemberMemory { cloned_at: Some(at), ..MemberMemory::default() });
+        self.damages.replaced(member);
     }
 }
 

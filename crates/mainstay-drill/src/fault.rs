@@ -45,6 +45,7 @@ pub(crate) fn victim(
         Fault::CacheLoss
         | Fault::Switchover
         | Fault::ReplicationLag
+        | Fault::CorruptPage
         | Fault::PoolExhaustion
         | Fault::DiskFull
         | Fault::BackupRestore

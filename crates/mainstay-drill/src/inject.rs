@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::aim;
+use crate::corrupt::Damaged;
 use crate::fault::{self, Victim};
 use crate::former::{self, Answers};
 use crate::freeze::{self, Frozen};
@@ -62,8 +63,10 @@ pub(crate) enum Hit {
     },
     /// The pool was taken.
     Taken(Taken),
-    /// It was given back.
+    /// It was given back, or mended.
     Returned(String),
+    /// Pages were damaged.
+    Damaged(Box<Damaged>),
 }
 
 /// What came after the fault.
@@ -102,7 +105,12 @@ fn is_borne(status: &Status, member: Member) -> bool {
 }
 
 impl Arena<'_> {
-    pub(crate) async fn inject(&self, status: &Status, random: u64) -> Result<Injected, String> {
+    pub(crate) async fn inject(
+        &self,
+        status: &Status,
+        random: u64,
+        progress: &mut dyn Progress,
+    ) -> Result<Injected, String> {
         let fault = self.options.fault;
         if fault == Fault::Null {
             let now = Instant::now();
@@ -112,6 +120,7 @@ impl Arena<'_> {
             Fault::CacheLoss => return self.empty_cache().await,
             Fault::Switchover => return self.ask_switchover().await,
             Fault::ReplicationLag => return self.stop_receiver(status).await,
+            Fault::CorruptPage => return self.damage_pages(status, random, progress).await,
             Fault::PoolExhaustion => return self.take_pool().await,
             Fault::DiskFull => return self.fill_disk(),
             _ => {}
@@ -188,6 +197,13 @@ impl Arena<'_> {
                 self.see_served(injected.at, taken, progress).await
             }
             Hit::Returned(_) => After::default(),
+            Hit::Damaged(damaged) => {
+                let text = damaged.text().to_owned();
+                let Hit::Damaged(damaged) = std::mem::replace(&mut injected.hit, Hit::Returned(text)) else {
+                    return After::default();
+                };
+                self.see_left(injected.at, *damaged, progress).await
+            }
             Hit::Frozen { frozen, member } => {
                 let mut after = self.see_promoted(injected.at, frozen, *member, load, drill).await;
                 after.whole = self.wait_whole(injected.at, &frozen.victim, progress).await;

@@ -118,6 +118,7 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
         | Fault::StandbyLoss
         | Fault::Switchover
         | Fault::ReplicationLag
+        | Fault::CorruptPage
         | Fault::PoolExhaustion
         | Fault::DiskFull
         | Fault::CacheLoss
@@ -158,6 +159,10 @@ fn not_tested(fault: Fault) -> Vec<String> {
         }
         Fault::Switchover => "a primary that is not well: replacing that is a failover",
         Fault::ReplicationLag => "a standby that is slow and not still: commits are then as slow as it is",
+        Fault::CorruptPage => {
+            "the alert CorruptPages of Prometheus, which waits for the next look at the metrics; damage that its checksum \
+             does not show, and a page that is damaged on every member"
+        }
         Fault::PoolExhaustion => "clients that hold connections for longer than others may wait: those are told 53300",
         Fault::DiskFull => "a disk that is filled on after the ballast was thrown off: PostgreSQL stops then",
         Fault::EdgeCrash => "connections over a network, whose first packets may be lost",
@@ -331,6 +336,7 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
         | Fault::StandbyLoss
         | Fault::Switchover
         | Fault::ReplicationLag
+        | Fault::CorruptPage
         | Fault::PoolExhaustion
         | Fault::DiskFull
         | Fault::CacheCrash
@@ -370,6 +376,7 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
         Fault::DatabaseCrash | Fault::DatabaseFreeze | Fault::RouterCrash => (false, false),
         Fault::EdgeCrash | Fault::StandbyLoss | Fault::ReplicationLag | Fault::StoreCrash => (false, true),
         Fault::Switchover
+        | Fault::CorruptPage
         | Fault::PoolExhaustion
         | Fault::DiskFull
         | Fault::CacheCrash

@@ -10,6 +10,7 @@ mod aim;
 mod backups;
 pub mod chain;
 pub mod checker;
+mod corrupt;
 mod data;
 mod dossier;
 mod environment;

@@ -101,6 +101,7 @@ impl Loads {
             | Fault::StandbyLoss
             | Fault::Switchover
             | Fault::ReplicationLag
+            | Fault::CorruptPage
             | Fault::PoolExhaustion
             | Fault::DiskFull
             | Fault::CacheCrash
@@ -225,6 +226,7 @@ async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option
         | Fault::StandbyLoss
         | Fault::Switchover
         | Fault::ReplicationLag
+        | Fault::CorruptPage
         | Fault::PoolExhaustion
         | Fault::DiskFull
         | Fault::ControlPlaneCrash

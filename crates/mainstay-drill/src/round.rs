@@ -119,7 +119,7 @@ impl Arena<'_> {
         tokio::time::sleep(self.before() + Duration::from_millis(random % JITTER_MS)).await;
         let load_before = load.least_since(began);
         let mut injected = match self.sabotage_stack().await {
-            Ok(()) => self.inject(&status, random).await,
+            Ok(()) => self.inject(&status, random, progress).await,
             Err(error) => Err(error.to_string()),
         };
         let (at, gone) = injected.as_ref().map_or_else(|_| (Instant::now(), Instant::now()), |i| (i.at, i.gone));
@@ -240,6 +240,7 @@ impl Arena<'_> {
                 | Sabotage::EmptyTheStore
                 | Sabotage::FailoverInstead
                 | Sabotage::LeakConnections
+                | Sabotage::ServeDamaged
                 | Sabotage::LookElsewhere,
             )
             | None => return Ok(()),
@@ -257,6 +258,7 @@ fn proof(injected: &Injected, after: &After, events: &[mainstay_api::Event]) -> 
         Hit::Nothing => "nothing was done".to_owned(),
         Hit::Emptied(text) | Hit::Filled { text, .. } | Hit::Returned(text) => text.clone(),
         Hit::Taken(taken) => taken.text().to_owned(),
+        Hit::Damaged(damaged) => damaged.text().to_owned(),
         Hit::Asked(asked) => {
             let asked = &asked.status;
             let what = match asked.errand {

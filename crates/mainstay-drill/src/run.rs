@@ -40,6 +40,8 @@ pub enum Sabotage {
     EmptyTheStore,
     /// The store keeps no file until it is started again.
     StoreWithoutFile,
+    /// The standby answers with rows of damaged pages.
+    ServeDamaged,
     /// The drill looks at another moment, or not at all: it must say so itself.
     LookElsewhere,
 }
@@ -59,6 +61,7 @@ impl Sabotage {
             Self::LeakConnections => "leak-connections",
             Self::EmptyTheStore => "empty-the-store",
             Self::StoreWithoutFile => "store-without-file",
+            Self::ServeDamaged => "serve-damaged",
             Self::LookElsewhere => "look-elsewhere",
         }
     }

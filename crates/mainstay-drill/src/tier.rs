@@ -322,7 +322,7 @@ impl Arena<'_> {
     }
 
     /// Until every box is ready and something else is so, of which people are told what it is.
-    async fn wait_for(
+    pub(crate) async fn wait_for(
         &self,
         at: Instant,
         progress: &mut dyn Progress,

@@ -49,6 +49,10 @@ pub(crate) fn untold(fault: Fault, standbys: u32, injected: Timestamp, events: &
         let is_told = events.iter().filter(is_after).any(|event| event.kind == "DiskBallastThrown");
         return if is_told { Vec::new() } else { vec!["no event tells that the disk is full".to_owned()] };
     }
+    if fault == Fault::CorruptPage {
+        let is_told = events.iter().filter(is_after).any(|event| event.kind == "CorruptPagesFound");
+        return if is_told { Vec::new() } else { vec!["no event tells of the damaged page".to_owned()] };
+    }
     // With another one commits go on waiting, and nothing has to be said at once.
     let is_loss = fault == Fault::StandbyLoss || fault == Fault::ReplicationLag && standbys == 1;
     if !is_loss {
@@ -62,8 +66,9 @@ pub(crate) fn untold(fault: Fault, standbys: u32, injected: Timestamp, events: &
 
 /// Steps of recovery by their first event after the fault.
 pub(crate) fn timeline(injected: Timestamp, events: &[Event]) -> BTreeMap<String, u64> {
-    const STEPS: [(&str, &str); 13] = [
+    const STEPS: [(&str, &str); 14] = [
         ("ChildEnded", "detected"),
+        ("CorruptPagesFound", "found"),
         ("FailoverBegan", "decided"),
         ("PrimaryFenced", "fenced"),
         ("StandbyPromoted", "promoted"),

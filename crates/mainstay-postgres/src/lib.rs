@@ -14,6 +14,7 @@ pub mod clone;
 pub mod cluster;
 pub mod config;
 pub mod control_file;
+pub mod damage;
 pub mod files;
 pub mod import;
 pub mod init;

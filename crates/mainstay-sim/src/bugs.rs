@@ -48,6 +48,8 @@ pub enum Bug {
     FollowAnyway,
     /// A standby is restarted while commits wait for it.
     RestartAwaited,
+    /// Damaged pages are told and nobody decides by them.
+    ForgetDamage,
     /// A run that is on disk is not seen to be.
     ForgetRun,
     /// Times that were decided upon are not seen to be.
@@ -60,7 +62,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those of the database and of instances that stand.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::PromoteWithoutProof,
         Self::PromoteAnyStandby,
         Self::RouterBeforeRecord,
@@ -80,6 +82,7 @@ impl Bug {
         Self::StopBeforeDrained,
         Self::FollowAnyway,
         Self::RestartAwaited,
+        Self::ForgetDamage,
     ];
 
     /// Those of services that run on a schedule.
@@ -140,6 +143,7 @@ impl Bug {
             Self::ForgetRun | Self::ForgetDecided => self.forget(observed),
             Self::StopBeforeDrained => nobody_is_leaving(observed),
             Self::FollowAnyway => follow_anyway(observed),
+            Self::ForgetDamage => observed.database.iter_mut().for_each(|seen| seen.damages.of.clear()),
             Self::RouterBeforeRecord
             | Self::UnblockBeforeRecord
             | Self::ForgetFence
@@ -195,6 +199,7 @@ impl Bug {
             | Self::TrustStaleLooks
             | Self::StopBeforeDrained
             | Self::FollowAnyway
+            | Self::ForgetDamage
             | Self::ForgetRun
             | Self::ForgetDecided => {}
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mainstay_decide::damage::{self, Damages};
 use mainstay_decide::health::{HealthMachine, ProbeResult, Transition};
 use mainstay_decide::observed::{
     ChildSeen, DatabaseSeen, Errand, FailedStep, MemberSeen, Observed, RouterSeen, RunningStep, Wish,
@@ -27,6 +28,8 @@ enum Message {
     Children,
     Ended(ChildName, ChildSeen),
     Member(Member, MemberSeen),
+    /// How often a member says that it met a damaged page.
+    Pages(Member, u64),
     Redis(&'static str, Seen<()>),
     Edge(Seen<()>),
     Router(Seen<RouterSeen>),
@@ -143,6 +146,7 @@ impl Control {
         }
         self.probe(stack, world);
         self.settle_wish(stack, world);
+        self.leave_damaged(stack, world);
         let is_told = self.take_due(stack, world);
         is_told || world.now >= self.wake_at
     }
@@ -158,6 +162,23 @@ impl Control {
         world.forced = matches!(errand, Errand::Switchover { is_forced: true, .. });
         self.observed.wish = Some(Wish { errand, asked_at: world.now, epoch });
         self.wake_at = world.now;
+    }
+
+    /// A primary that met damaged pages makes place, as if a person asked for it.
+    fn leave_damaged(&mut self, stack: &Stack, world: &mut World) {
+        let now = world.now;
+        let Some(to) = damage::successor(stack, &self.observed, now) else { return };
+        if let Some(database) = &mut self.observed.database {
+            database.damages.asked_at = Some(now);
+        }
+        self.write_damages(world);
+        self.ask(stack, world, Errand::Switchover { to, drain_ms: 1_000, is_forced: false });
+    }
+
+    fn write_damages(&self, world: &mut World) {
+        if let Some(database) = &self.observed.database {
+            world.damages = Damages { asked_at: None, ..database.damages.clone() };
+        }
     }
 
     /// A wish that is over is forgotten.
@@ -214,6 +235,13 @@ impl Control {
                 database.is_under_pressure = world.is_under_pressure;
                 database.look(member, seen, now);
             }
+            Message::Pages(member, met) => {
+                let was_known = database.damages.of.contains_key(&member);
+                if database.damages.look(member, met, now) > 0 && !was_known {
+                    world.tell(&format_args!("postgres-{member} met damaged pages"));
+                }
+                self.write_damages(world);
+            }
             Message::Redis(name, seen) => {
                 self.observed.redis.insert(name.to_owned(), seen);
             }
@@ -247,6 +275,12 @@ impl Control {
         for member in members {
             let seen = self.member(world, member);
             looks.push(Message::Member(member, seen));
+            if world.cluster.answers(member, now) && world.cluster.server(member).is_damaged {
+                let is_met = world.random.chance(30);
+                let server = world.cluster.server_mut(member);
+                server.met += u64::from(is_met);
+                looks.push(Message::Pages(member, server.met));
+            }
         }
         looks.push(Message::Edge(self.door(world, "edge", ())));
         let router = world.router_seen();
@@ -409,6 +443,7 @@ impl Control {
                 if let Some(database) = &mut self.observed.database {
                     database.cloned(*member, now);
                 }
+                self.write_damages(world);
             }
             Step::PrepareDatabase { .. } => self.observed.is_database_prepared = true,
             Step::Migrate { .. } => self.observed.is_migrated = true,
@@ -489,6 +524,7 @@ fn blank(stack: &Stack, world: &mut World) -> Observed {
             is_under_pressure: world.is_under_pressure,
             size_bytes: Some(if world.is_large { 100 << 30 } else { 1 << 20 }),
             memory: BTreeMap::new(),
+            damages: world.damages.clone(),
         }),
         wish: None,
         redis: BTreeMap::new(),

@@ -27,6 +27,8 @@ pub enum Fault {
     InstancesFail(u64),
     /// Somebody promotes a standby past us.
     Rogue(Member),
+    /// A page of this member is damaged on its disk, while a whole copy is elsewhere.
+    Damage(Member),
     /// A person asks the cluster for something: no fault, but other faults are to meet it.
     Ask(Errand),
 }

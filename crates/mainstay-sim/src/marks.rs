@@ -59,13 +59,17 @@ pub enum Mark {
     Restarted,
     /// A former primary followed the new one without a clone.
     FollowedAsItWas,
+    /// A primary made place for another because it met damaged pages.
+    DamagedLeft,
+    /// A member with damaged pages was cloned anew.
+    Mended,
     /// The stack ended in order.
     Finished,
 }
 
 impl Mark {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::FailedOver,
         Self::FencedSilent,
         Self::OrphanAcknowledged,
@@ -94,6 +98,8 @@ impl Mark {
         Self::ErrandGivenUp,
         Self::Restarted,
         Self::FollowedAsItWas,
+        Self::DamagedLeft,
+        Self::Mended,
         Self::Finished,
     ];
 }

@@ -25,6 +25,10 @@ pub(crate) struct Server {
     pub(crate) shut_down_at: Option<usize>,
     /// The present process.
     pub(crate) process: Option<Process>,
+    /// A page on its disk is damaged: whoever reads there meets it.
+    pub(crate) is_damaged: bool,
+    /// How often one was met since its statistics began.
+    pub(crate) met: u64,
     /// Backends without a postmaster live until then.
     pub(crate) orphans_until: Option<Timestamp>,
 }

@@ -153,6 +153,11 @@ impl Runner<'_> {
         }
         self.check_writes();
         self.world.check_schedules(self.stack);
+        // Of the seed and not of chance: what came before is to be the same with it and without.
+        let is_damaging = self.options.scenario == Scenario::Random && self.options.seed % 5 < 2;
+        if is_damaging && !self.damage_at_last() {
+            return;
+        }
         let is_down = match self.options.scenario {
             Scenario::Down => true,
             Scenario::Random => self.world.random.chance(33),
@@ -318,6 +323,7 @@ impl Runner<'_> {
                 }
             }
             Fault::Rogue(member) => self.rogue(member),
+            Fault::Damage(member) => self.damage(member),
             Fault::Ask(errand) => self.control.ask(self.stack, &mut self.world, errand),
         }
     }
@@ -340,6 +346,46 @@ impl Runner<'_> {
         }
     }
 
+    /// A page is damaged on disk. Only where a whole copy is elsewhere: without one nothing but a backup helps.
+    fn damage(&mut self, member: Member) {
+        let database = self.stack.database.as_ref();
+        let standbys = database.map_or(0, |database| database.standbys);
+        let is_strict = database.is_some_and(|one| one.durability == mainstay_stack::model::Durability::Strict);
+        // Writes would wait for its clone: that is left to a person.
+        if standbys > u32::from(is_strict) && self.is_settled() {
+            self.world.cluster.server_mut(member).is_damaged = true;
+        }
+    }
+
+    /// After everything else: damage, met by ends of the control plane and by looks and steps that fail.
+    fn damage_at_last(&mut self) -> bool {
+        let members: Vec<Member> = self.world.cluster.servers.keys().copied().collect();
+        let Some(member) = self.world.random.pick(&members).copied() else { return true };
+        self.control.intensity = self.options.intensity;
+        self.control.crash_at.clear();
+        self.strike(Fault::Damage(member));
+        let mut at = self.world.now;
+        for _ in 0..self.world.random.within(0, 4) {
+            at = after(at, self.world.random.within(5, 800));
+            let fault = match self.world.random.within(0, 3) {
+                0 => Fault::KeepLost(self.world.random.within(50, 1_000)),
+                _ => Fault::ControlCrash,
+            };
+            self.faults.push((at, fault));
+        }
+        while self.world.now < after(at, 50) {
+            if !self.tick() {
+                return false;
+            }
+        }
+        self.control.intensity = Intensity::default();
+        let is_settled = self.until_settled("after a page was damaged");
+        if is_settled {
+            self.check_writes();
+        }
+        is_settled
+    }
+
     fn is_settled(&self) -> bool {
         let is_right =
             |shown: &mainstay_decide::plan::BoxPlan| matches!(shown.state, State::Ready | State::NotConfigured);
@@ -358,7 +404,10 @@ impl Runner<'_> {
         let candidates: BTreeSet<Member> = record.candidates.iter().copied().collect();
         let answer = self.world.cluster.answer(record.primary, self.world.now);
         let router = &self.world.router;
+        let is_damaged = self.world.cluster.servers.values().any(|server| server.is_damaged);
         record.promoting.is_none()
+            && !is_damaged
+            && self.control.observed.database.as_ref().is_some_and(|seen| seen.damages.of.is_empty())
             && candidates == standbys
             && answer.is_some_and(|answer| !answer.is_in_recovery && answer.standbys.len() == standbys.len())
             && router.epoch == record.epoch

@@ -210,16 +210,25 @@ fn clone(world: &mut World, member: Member, from: Member) -> Result<(), String> 
     if is_relied_on {
         world.broke(Kind::Data, format!("the data of postgres-{member} was replaced, on which the record relies"));
     }
+    // `pg_basebackup` looks at every page, and what it would have replaced stays.
+    if world.cluster.server(from).is_damaged {
+        world.cluster.server_mut(from).met += 1;
+        return Err(format!("a page of postgres-{from} has a wrong checksum"));
+    }
     let source = world.cluster.server(from).clone();
     let server = world.cluster.server_mut(member);
     if server.data == Data::Complete {
         world.mark(Mark::Rejoined);
+    }
+    if world.cluster.server(member).is_damaged {
+        world.mark(Mark::Mended);
     }
     let server = world.cluster.server_mut(member);
     server.data = Data::Complete;
     server.has_standby_signal = true;
     server.timeline = source.timeline;
     server.log = source.log;
+    (server.is_damaged, server.met) = (false, 0);
     server.shut_down_at = None;
     server.synchronous = vec![];
     Ok(())
@@ -235,7 +244,10 @@ fn follow(world: &mut World, member: Member, primary: Member) -> Result<(), Stri
 }
 
 fn rewind(world: &mut World, member: Member, from: Member) -> Result<(), String> {
+    // What did not change since the timelines parted stays as it is.
+    let was_damaged = world.cluster.server(member).is_damaged;
     clone(world, member, from)?;
+    world.cluster.server_mut(member).is_damaged = was_damaged;
     world.mark(Mark::Rewound);
     Ok(())
 }

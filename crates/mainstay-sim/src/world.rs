@@ -56,6 +56,8 @@ pub(crate) struct World {
     /// The switchover under way ends what is under way.
     pub(crate) forced: bool,
     pub(crate) record: Option<Record>,
+    /// What the control plane wrote down of damaged pages.
+    pub(crate) damages: mainstay_decide::damage::Damages,
     pub(crate) is_prepared: bool,
     pub(crate) is_migrated: bool,
     pub(crate) before_done: BTreeSet<ServiceName>,
@@ -99,6 +101,7 @@ impl World {
             led_to: None,
             forced: false,
             record: None,
+            damages: mainstay_decide::damage::Damages::default(),
             is_prepared: false,
             is_migrated: false,
             before_done: BTreeSet::new(),
@@ -186,7 +189,7 @@ impl World {
 
     /// A process ends. Backends of a killed postmaster live on for a while.
     pub(crate) fn end(&mut self, name: &ChildName, reason: ExitReason, is_whole_tree: bool) {
-        let now = self.now;
+        let (now, reason_is_order) = (self.now, reason.is_success());
         if let Some(child) = self.children.get_mut(name).filter(|child| child.seen.ended.is_none()) {
             let was_steady = now.saturating_since(child.seen.since) >= STEADY;
             child.seen.quick_ends = if was_steady { 1 } else { child.seen.quick_ends + 1 };
@@ -197,6 +200,10 @@ impl World {
         let Some(member) = member_of(name) else { return };
         let orphans_ms = self.random.within(10, 41);
         let server = self.cluster.server_mut(member);
+        // Not written down by one that did not end in order.
+        if !reason_is_order {
+            server.met = 0;
+        }
         if let Some(process) = server.process.take()
             && !is_whole_tree
             && !process.is_in_recovery
@@ -251,6 +258,13 @@ impl World {
         }
         if is_change {
             self.mark(Mark::FailedOver);
+            let known = |member: Member| self.damages.of.contains_key(&member);
+            let old = self.record.as_ref().map_or(record.primary, |old| old.primary);
+            if known(record.primary) && !known(old) {
+                self.broke(Kind::Data, format!("postgres-{}, known to be damaged, took over", record.primary));
+            } else if known(old) {
+                self.mark(Mark::DamagedLeft);
+            }
             let log: BTreeSet<u64> = self.cluster.server(record.primary).log.iter().copied().collect();
             self.check_log(&log, &format!("postgres-{} took over", record.primary));
         }

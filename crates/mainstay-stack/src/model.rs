@@ -617,6 +617,9 @@ pub struct Target {
     /// Every connection of a pool is taken for 2 s. The RTO bounds the wait of a client that comes then. Default RTO 5 s,
     /// RPO 0.
     pub pool_exhaustion: Promise,
+    /// A page is damaged on the disk of a member. Default RTO 15 s until its rows are answered rightly again; a damaged row
+    /// never is, whatever RPO says.
+    pub corrupt_page: Promise,
     /// The disk of the databases is full. Default RTO 5 s, RPO 0.
     pub disk_full: Promise,
     /// The edge dies. Default RTO 1 s, RPO 0.

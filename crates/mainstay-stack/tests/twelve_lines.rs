@@ -148,6 +148,7 @@ fn twelve_lines_are_a_whole_stack() {
             switchover: promise(1),
             replication_lag: promise(8),
             pool_exhaustion: promise(5),
+            corrupt_page: promise(15),
             disk_full: promise(5),
             edge_crash: promise(1),
             router_crash: promise(1),

@@ -524,6 +524,12 @@ impl Effects {
         all
     }
 
+    /// Data directories, by member.
+    pub(crate) fn member_folders(&self) -> Vec<(Member, std::path::PathBuf)> {
+        let cluster = self.cluster.iter();
+        cluster.flat_map(|one| one.members.iter().map(|member| (*member, one.layout.data(*member)))).collect()
+    }
+
     /// All databases together, as the first member that answers says. **Unit**: bytes.
     pub(crate) async fn database_bytes(&self) -> Option<u64> {
         for access in self.cluster.iter().flat_map(|cluster| cluster.access.values()) {

@@ -4,6 +4,7 @@ use mainstay_stack::model::Durability;
 use mainstay_types::{BoxId, ExitReason, Member, State, Waiting};
 
 use super::{Notes, leads_to_primary, worse};
+use crate::damage::{self, Damage};
 use crate::draft::{Draft, end_reason, idle_state};
 use crate::plan::BoxPlan;
 use crate::view::{Answer, Life};
@@ -64,6 +65,10 @@ fn one(draft: &Draft<'_>, notes: &mut Notes, member: Member) -> BoxPlan {
                 worse(&mut shown, State::Degraded, reason);
             } else if let Some(reason) = waits_for_a_standby(draft, member).filter(|_| shown.state == State::Ready) {
                 shown.waiting.push(Waiting::Dependency { on: "a standby that streams".to_owned() });
+                worse(&mut shown, State::Degraded, reason);
+            } else if let Some(damage) = damage::of(&draft.view, member).filter(|_| shown.state == State::Ready) {
+                let (reason, waiting) = damaged(draft, member, damage);
+                shown.waiting.push(waiting);
                 worse(&mut shown, State::Degraded, reason);
             }
         }
@@ -132,6 +137,40 @@ fn waits_for_a_standby(draft: &Draft<'_>, member: Member) -> Option<String> {
         && draft.view.observed.is_database_prepared
         && answer.synchronous.iter().all(|standby| super::standby::is_lost(&draft.view, record, *standby, answer));
     is_waiting.then(|| "writes wait: durability is \"strict\" and no standby streams".to_owned())
+}
+
+/// What a member with damaged pages says of itself, and what comes next.
+fn damaged(draft: &Draft<'_>, member: Member, damage: &Damage) -> (String, Waiting) {
+    let view = &draft.view;
+    let primary = view.record().map(|record| record.primary);
+    let is_whole = |one: &Member| damage::of(view, *one).is_none();
+    let standbys: Vec<Member> = view.wanted_members().into_iter().filter(|one| Some(*one) != primary).collect();
+    if primary == Some(member) {
+        return match standbys.iter().find(|one| is_whole(one)) {
+            Some(to) => {
+                let on = format!("postgres-{to} to take over, without a lost statement");
+                (format!("met {damage}"), Waiting::Dependency { on })
+            }
+            None => {
+                let what = "restore what is damaged from the backups (`mainstay restore --to …`), or make it anew \
+                            (REINDEX, or drop the table)"
+                    .to_owned();
+                (format!("met {damage}, and no standby without any could take over"), Waiting::Operator { what })
+            }
+        };
+    }
+    let reason = format!("met {damage}: nobody reads here");
+    if primary.is_some_and(|primary| !is_whole(&primary)) {
+        return (reason, Waiting::Dependency { on: "a primary without damaged pages, to be cloned from".to_owned() });
+    }
+    if !super::wish::is_given_up(view, member) {
+        let what =
+            "set `standbys = 2`: durability is \"strict\", and while its only standby is cloned anew writes would \
+                    wait"
+                .to_owned();
+        return (reason, Waiting::Operator { what });
+    }
+    (reason, Waiting::Dependency { on: "a clone of its own, made anew".to_owned() })
 }
 
 fn label(draft: &Draft<'_>, member: Member) -> String {

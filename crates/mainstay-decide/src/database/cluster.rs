@@ -7,6 +7,7 @@ use mainstay_types::{Member, Waiting};
 
 use super::wish::{self, Stage};
 use super::{Notes, failover, restore, standby, wait};
+use crate::damage;
 use crate::draft::Draft;
 use crate::observed::{Errand, MemberAnswer, Record};
 use crate::plan::{Step, StepKey};
@@ -132,6 +133,7 @@ fn routing(draft: &Draft<'_>, record: &Record, primary: &MemberAnswer) -> Option
         .into_iter()
         .filter(|member| standby::is_fine(&draft.view, record, *member, primary))
         .filter(|member| wish::detaching(&draft.view) != Some(*member))
+        .filter(|member| damage::of(&draft.view, *member).is_none())
         .collect();
     let write = (!wish::is_holding(&draft.view)).then_some(record.primary);
     let is_right = router.epoch == record.epoch && router.write == write && router.read == read;

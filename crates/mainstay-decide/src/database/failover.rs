@@ -8,6 +8,7 @@ use mainstay_types::{ChildName, Member, Timestamp, Waiting};
 use super::bootstrap::directory_unknown;
 use super::wish::{self, Stage};
 use super::{Notes, fail, wait};
+use crate::damage;
 use crate::draft::Draft;
 use crate::observed::{DataDirectory, Errand, MemberAnswer, Record, Wish};
 use crate::plan::{Step, StepKey};
@@ -249,10 +250,12 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
         answers.push((*candidate, answer));
     }
     let preferred = view.observed.wish.as_ref().filter(|wish| wish.epoch == record.epoch).and_then(Wish::to);
-    // Of those that have the most, the one that was asked for, else the first.
+    // Of those that have the most one without damaged pages, the one that was asked for, else the first.
     let most = |answers: &[(Member, &MemberAnswer)]| {
         let of_first = answers.iter().rev();
-        of_first.max_by_key(|(member, answer)| (answer.lsn, preferred == Some(*member))).map(|(member, _)| *member)
+        let is_whole = |member| damage::of(view, member).is_none();
+        let order = |member, answer: &MemberAnswer| (answer.lsn, is_whole(member), preferred == Some(member));
+        of_first.max_by_key(|(member, answer)| order(*member, answer)).map(|(member, _)| *member)
     };
     let mut best = most(&answers);
     // While anything of the primary lives, one of several candidates may still be given what the others lack.
@@ -278,6 +281,7 @@ fn choose(view: &View<'_>, database: &Database, record: &Record, deadline: Times
     let is_in_place = |member: Member| is_fast && is_restart_better(view, record, member);
     match (best, pending) {
         (Some(candidate), None) if is_in_place(candidate) => Choice::Nobody,
+        (Some(candidate), None) if damage::is_worse(view, record, candidate) => Choice::Nobody,
         (_, Some(candidate)) if view.now < deadline => Choice::Wait(candidate),
         (Some(candidate), None) => Choice::Promote(candidate),
         (Some(candidate), Some(_)) if is_fast => Choice::Promote(candidate),

@@ -8,6 +8,7 @@ use mainstay_types::{ChildName, Member, Seen, Timestamp, Waiting};
 use super::bootstrap::directory_unknown;
 use super::wish::{self, Stage};
 use super::{Notes, fail, leads_to_primary, wait};
+use crate::damage;
 use crate::draft::Draft;
 use crate::observed::{ChildSeen, DataDirectory, MemberAnswer, Record};
 use crate::plan::{Step, StepKey};
@@ -75,6 +76,8 @@ fn running(
             };
             wait(notes, member, waiting);
         }
+        // Nobody waits for it any more: its pages are damaged, and it is cloned anew.
+        Answer::Fact(_) if is_left(draft, record, member, primary) => leave(draft, notes, member, child),
         Answer::Fact(answer) if answer.is_streaming => {
             let is_asked = wish::detaching(&draft.view) == Some(member);
             if is_asked && matches!(wish::underway(&draft.view), Some((_, Stage::Restart))) {
@@ -107,6 +110,25 @@ fn running(
         }
         Answer::Unknown => wait(notes, member, Waiting::Readiness { probe: "its first answer".to_owned() }),
     }
+}
+
+/// Whether nobody waits for a standby with damaged pages any more.
+fn is_left(draft: &Draft<'_>, record: &Record, member: Member, primary: Option<&MemberAnswer>) -> bool {
+    damage::to_clone(&draft.view) == Some(member)
+        && !record.candidates.contains(&member)
+        && primary.is_some_and(|primary| !primary.synchronous.contains(&member))
+}
+
+/// Statements that read there end first.
+fn leave(draft: &mut Draft<'_>, notes: &mut Notes, member: Member, child: &ChildSeen) {
+    let waiting = match damage::read_until(&draft.view, member) {
+        Some(until) => {
+            draft.wake(until);
+            Waiting::Drain { deadline: until }
+        }
+        None => draft.stop(&ChildName::postgres(member), child, FAST_SHUTDOWN),
+    };
+    wait(notes, member, waiting);
 }
 
 fn idle(
@@ -176,6 +198,9 @@ fn can_rewind(draft: &Draft<'_>, record: &Record, member: Member) -> bool {
         && size.is_some_and(|size| size > CLONE_UP_TO_BYTES)
         && !view.observed.failed.contains_key(&key)
         && view.is_proven_dead(member)
+        // A rewind leaves what did not change as it is, and looks at no checksum of what it copies.
+        && damage::of(view, member).is_none()
+        && damage::of(view, record.primary).is_none()
 }
 
 /// Whether its latest answer is older than the last step on it.
@@ -199,7 +224,8 @@ pub(super) fn needs_clone(view: &View<'_>, member: Member) -> bool {
         }
         Life::Never | Life::Runs(_) => false,
     };
-    seen.has_standby_signal == Some(false) && !can_follow(view, member) || is_worn_out
+    let is_damaged = damage::to_clone(view) == Some(member);
+    seen.has_standby_signal == Some(false) && !can_follow(view, member) || is_worn_out || is_damaged
 }
 
 /// Whether a former primary is a beginning of what the present one holds, so that it can follow it as it is: it ended
@@ -232,6 +258,7 @@ pub(super) fn is_fine(view: &View<'_>, record: &Record, member: Member, primary:
     let says_so = matches!(view.answer(member), Answer::Fact(answer)
         if answer.is_in_recovery && answer.is_streaming && answer.timeline == record.timeline);
     says_so
+        && damage::to_clone(view) != Some(member)
         && !view.is_data_gone(member)
         && primary.standbys.contains_key(&member)
         && view.wanted_members().contains(&member)
@@ -247,7 +274,8 @@ pub(super) fn is_lost(view: &View<'_>, record: &Record, member: Member, primary:
         Answer::Silent { since } => view.now >= view.hung_at(member, since),
         Answer::Unknown => false,
     };
-    is_gone || is_wrong || !view.wanted_members().contains(&member)
+    let is_damaged = damage::to_clone(view) == Some(member);
+    is_gone || is_wrong || is_damaged || !view.wanted_members().contains(&member)
 }
 
 fn running_step(draft: &Draft<'_>, member: Member) -> Option<Waiting> {

@@ -11,6 +11,7 @@ use mainstay_stack::model::Durability;
 use mainstay_types::{ChildName, Member, Seen, Timestamp};
 
 use super::standby;
+use crate::damage;
 use crate::observed::{Errand, FailedStep, Observed, Record, Wish};
 use crate::plan::{Step, StepKey};
 use crate::restart;
@@ -90,9 +91,12 @@ pub fn refusal(stack: &Stack, observed: &Observed, errand: &Errand, now: Timesta
     obstacle(&view, record, errand)
 }
 
-/// Who takes over when nobody is named: the first standby that may.
+/// Who takes over when nobody is named: the first standby that may, one without damaged pages before others.
 pub fn heir(observed: &Observed) -> Option<Member> {
-    observed.database.as_ref()?.record.value()?.as_ref()?.candidates.first().copied()
+    let database = observed.database.as_ref()?;
+    let candidates = &database.record.value()?.as_ref()?.candidates;
+    let is_whole = |member: &&Member| !database.damages.of.contains_key(member);
+    candidates.iter().find(is_whole).or_else(|| candidates.first()).copied()
 }
 
 /// The wish and its stage, while it is under way.
@@ -340,6 +344,9 @@ fn obstacle(view: &View<'_>, record: &Record, errand: &Errand) -> Option<String>
         return Some(format!(
             "postgres-{member} may not take over: commits have not waited for it yet (`mainstay status`)"
         ));
+    }
+    if damage::of(view, member).is_some() && damage::of(view, primary).is_none() {
+        return Some(format!("postgres-{member} met damaged pages and is cloned anew first (`mainstay status`)"));
     }
     if matches!(errand, Errand::Failover { .. }) {
         let is_there = matches!(view.answer(member), Answer::Fact(answer) if answer.is_in_recovery);

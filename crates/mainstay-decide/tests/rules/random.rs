@@ -119,6 +119,9 @@ fn disturb_member(bench: &mut Bench, member: Member, bytes: &mut Bytes<'_>) {
         bench.database().members.remove(&member);
     }
     if bytes.is_rare() {
+        bench.database().damages.look(member, 1, looked_at);
+    }
+    if bytes.is_rare() {
         let memory = bench.database().memory.entry(member).or_default();
         memory.detached_since = Some(looked_at);
         memory.synchronous = None;

@@ -109,6 +109,7 @@ impl Bench {
             is_under_pressure: false,
             size_bytes: None,
             memory: BTreeMap::new(),
+            damages: mainstay_decide::damage::Damages::default(),
         };
         let observed = Observed {
             children: fact(BTreeMap::new(), 0),

@@ -97,6 +97,12 @@ fn of_tier(drill: &str) -> Words {
              it catches up when it receives again.",
             "Writes, which wait for some seconds. Until it streams again an acknowledged write is on one server only.",
         ),
+        "corrupt-page" => (
+            "A page was damaged on the disk of a standby, then on that of the primary",
+            "Whoever reads it gets an error and never a damaged row; it is found and told, the standby is cloned anew, and \
+             the primary makes place for the standby, whose page is sound.",
+            "Who reads a table of the drill's own, until reads and writes go to a member whose page is sound.",
+        ),
         "pool-exhaustion" => (
             "Every server connection of the pool was taken",
             "Clients that come then wait their turn in a queue with a bound, and are served once connections are given \
@@ -152,6 +158,7 @@ pub(super) fn step(name: &str) -> String {
     let words = match name {
         "injected" => "fault injected",
         "detected" => "loss detected",
+        "found" => "damage found",
         "decided" => "failover decided",
         "fenced" => "old primary proven dead",
         "promoted" => "standby promoted",

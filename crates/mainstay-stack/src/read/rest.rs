@@ -105,6 +105,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         switchover: default(SECOND, Duration::ZERO),
         replication_lag: default(SECOND * 8, Duration::ZERO),
         pool_exhaustion: default(SECOND * 5, Duration::ZERO),
+        corrupt_page: default(SECOND * 15, Duration::ZERO),
         disk_full: default(SECOND * 5, Duration::ZERO),
         edge_crash: default(SECOND, Duration::ZERO),
         router_crash: default(SECOND, Duration::ZERO),
@@ -126,6 +127,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     promise(&mut cursor, ctx, "switchover", &mut target.switchover);
     promise(&mut cursor, ctx, "replication_lag", &mut target.replication_lag);
     promise(&mut cursor, ctx, "pool_exhaustion", &mut target.pool_exhaustion);
+    promise(&mut cursor, ctx, "corrupt_page", &mut target.corrupt_page);
     promise(&mut cursor, ctx, "disk_full", &mut target.disk_full);
     promise(&mut cursor, ctx, "edge_crash", &mut target.edge_crash);
     promise(&mut cursor, ctx, "router_crash", &mut target.router_crash);

@@ -208,6 +208,8 @@ mod tests {
             standbys: Some(2),
             lag_bytes: BTreeMap::from([(Member::B, 1 << 20)]),
             failovers: 0,
+            damaged_pages: BTreeMap::new(),
+            damaged_pages_ever: BTreeMap::new(),
             disk: Some(DiskStatus {
                 free_bytes: 5 << 30,
                 total_bytes: 100 << 30,

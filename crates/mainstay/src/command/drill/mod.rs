@@ -63,6 +63,7 @@ enum SabotageName {
     LeakConnections,
     EmptyTheStore,
     StoreWithoutFile,
+    ServeDamaged,
     LookElsewhere,
 }
 
@@ -80,6 +81,7 @@ impl From<SabotageName> for Sabotage {
             SabotageName::EmptyTheStore => Self::EmptyTheStore,
             SabotageName::UnblockLate => Self::UnblockLate,
             SabotageName::StoreWithoutFile => Self::StoreWithoutFile,
+            SabotageName::ServeDamaged => Self::ServeDamaged,
             SabotageName::LookElsewhere => Self::LookElsewhere,
         }
     }
