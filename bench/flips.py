@@ -17,6 +17,8 @@ from wire import Stack
 
 # What no restore reads: for people, for who waits, and files of PostgreSQL's own notes that replay never asks for.
 NOT_NEEDED = ("README.txt", "history of a backup", "unfinished segment of a left timeline", "what a proof saw", "what a proof compares with")
+# Of a kind of file, flips that were not found and that a restore is tried with: each takes seconds.
+RESTORES = 5
 SEGMENT = re.compile(r"^[0-9A-F]{24}-[0-9a-f]{64}\.zst\.age$")
 
 
@@ -122,8 +124,10 @@ def flips(asked):
             each["found"] += bool(found)
             each["said"] = each["said"] or (found[0] if found else "")
             if not found and each["is_needed"]:
-                again = restored_by_card(asked.mainstay, asked.repository, asked.card)
-                how = "refused" if again is None else "as it was" if again == right else "another"
+                how = "not asked"
+                if sum(one["kind"] == kind for one in unseen) < RESTORES:
+                    again = restored_by_card(asked.mainstay, asked.repository, asked.card)
+                    how = "refused" if again is None else "as it was" if again == right else "another"
                 unseen.append({"path": path, "offset": flip.offset, "mask": flip.mask, "kind": kind, "restore_by_card": how})
         if number % 100 == 99:
             print(f"{number + 1} flips, {len(unseen)} not found", file=sys.stderr)
