@@ -81,29 +81,8 @@ pub fn names(archive: &Path, system: u64) -> io::Result<BTreeSet<Name>> {
 
 /// Looks through the archive of a cluster. Reads names only.
 ///
-/// A folder that is read while files come to it may show a later one and not an earlier one, which would pass for a gap.
-/// Segments of a timeline are archived in order: those before the last that was seen are all there to be seen now.
-///
 /// **Errors**: the file system's; an archive that is not there is empty.
 pub fn list(archive: &Path, system: u64) -> io::Result<Archive> {
-    let mut found = look_through(archive, system)?;
-    let mut last = BTreeMap::new();
-    for segment in found.segments.keys().copied() {
-        last.insert(segment.timeline, segment);
-    }
-    let is_before = |segment: &Segment| last.get(&segment.timeline).is_some_and(|last| segment < last);
-    let was_missed = |name: &Name| match name {
-        Name::Segment(segment) => is_before(segment) && !found.segments.contains_key(segment),
-        _ => false,
-    };
-    if names(archive, system)?.iter().any(was_missed) {
-        let again = look_through(archive, system)?;
-        found.segments.extend(again.segments.into_iter().filter(|(segment, _)| is_before(segment)));
-    }
-    Ok(found)
-}
-
-fn look_through(archive: &Path, system: u64) -> io::Result<Archive> {
     let mut found = Archive::default();
     let folders = match fs::read_dir(folder_of(archive, system)) {
         Ok(folders) => folders,
@@ -134,33 +113,4 @@ fn look_through(archive: &Path, system: u64) -> io::Result<Archive> {
     found.histories.sort_unstable();
     found.partials.sort_unstable();
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn segments_that_come_while_they_are_listed_make_no_gap() {
-        let archive = tempfile::tempdir().expect("folder");
-        let folder = folder_of(archive.path(), 7).join("00000001");
-        fs::create_dir_all(&folder).expect("made");
-        let is_done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for n in 0..4000_u32 {
-                    let name = format!("00000001{:08X}{:08X}-{:064x}.zst.age", n / 256, n % 256, n);
-                    fs::write(folder.join(name), b"").expect("written");
-                }
-                is_done.store(true, Ordering::Release);
-            });
-            while !is_done.load(Ordering::Acquire) {
-                let runs = list(archive.path(), 7).expect("lists").runs(16 * 1024 * 1024);
-                assert!(runs.len() <= 1, "{runs:?}");
-            }
-        });
-        assert_eq!(list(archive.path(), 7).expect("lists").segments.len(), 4000);
-    }
 }
