@@ -1,12 +1,12 @@
 //! Reads what the repository and the archive hold, and says what is damaged or missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_backup::place::About;
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, GetError, Name, Segment};
 use mainstay_decide::retention;
-use mainstay_types::{Lsn, Timestamp, full_text};
+use mainstay_types::{Lsn, Member, Timestamp, full_text};
 
 use super::{Backups, Error, keeping, lineage, prove};
 
@@ -51,11 +51,12 @@ pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
     let folder = backups.place.wal();
     for system in systems {
         let io = |source| Error::Io { action: "list", path: folder.clone(), source };
+        let awaited = awaited(backups);
         let archive = wal::list(&folder, system).map_err(io)?;
         checked.segments += archive.segments.len();
         checked.wal_bytes += archive.bytes();
         checked.newest = checked.newest.max(archive.newest());
-        faults.extend(gaps(backups, (&checked.backups, &seen), system, &archive)?);
+        faults.extend(gaps(backups, (&checked.backups, &seen), system, (&archive, &awaited))?);
         if read_data {
             for name in wal::names(&folder, system).map_err(io)? {
                 faults.extend(read(backups, system, &name)?);
@@ -74,7 +75,7 @@ pub(super) fn gaps(
     backups: &Backups,
     (all, seen): (&[Backup], &[retention::Backup]),
     system: u64,
-    archive: &wal::Archive,
+    (archive, awaited): (&wal::Archive, &BTreeSet<Segment>),
 ) -> Result<Vec<String>, Error> {
     let runs = archive.runs(SEGMENT);
     let mut faults = Vec::new();
@@ -91,18 +92,40 @@ pub(super) fn gaps(
     let needed = keeping::needed(backups, seen)?;
     let open = needed.iter().filter(|one| one.system == system && one.to.is_none() && one.from > Lsn::new(0));
     if let Some(from) = open.map(|one| one.from).min() {
-        faults.extend(on_way(&lineage::newest(backups, system, archive).segments(archive), from));
+        faults.extend(on_way(&lineage::newest(backups, system, archive).segments(archive), awaited, from));
     }
     Ok(faults)
 }
 
-/// Positions after `from` that no segment of the way holds.
-fn on_way(way: &BTreeMap<u64, Segment>, from: Lsn) -> Vec<String> {
+/// Segments that a member has finished and not archived yet. To be asked **before** the archive is listed: what is in
+/// neither of the two then is nowhere.
+pub(super) fn awaited(backups: &Backups) -> BTreeSet<Segment> {
+    let folder = |member| backups.layout.data(member).join("pg_wal/archive_status");
+    let members = (0..).map_while(Member::nth);
+    let entries = members.filter_map(|member| std::fs::read_dir(folder(member)).ok()).flatten().flatten();
+    let segment = |entry: std::fs::DirEntry| match Name::parse(entry.file_name().to_str()?.strip_suffix(".ready")?)? {
+        Name::Segment(segment) => Some(segment),
+        _ => None,
+    };
+    entries.filter_map(segment).collect()
+}
+
+/// Positions after `from` that no segment of the way holds. Every member archives what it receives, so a standby that
+/// was just cloned may be ahead of the primary: what still waits there is no gap.
+fn on_way(way: &BTreeMap<u64, Segment>, awaited: &BTreeSet<Segment>, from: Lsn) -> Vec<String> {
     let first = from.as_u64() / SEGMENT * SEGMENT;
     let mut faults = Vec::new();
     let mut before: Option<Segment> = None;
     for segment in way.range(first..).map(|(_, segment)| *segment) {
-        if let Some(before) = before.filter(|before| before.start(SEGMENT) + SEGMENT < segment.start(SEGMENT)) {
+        let comes = |before: &Segment, number: u64| {
+            let of = |timeline| Segment::of(timeline, number * SEGMENT, SEGMENT);
+            awaited.contains(&of(before.timeline)) || awaited.contains(&of(segment.timeline))
+        };
+        let is_missing = |before: &Segment| {
+            let mut between = before.start(SEGMENT) / SEGMENT + 1..segment.start(SEGMENT) / SEGMENT;
+            between.any(|number| !comes(before, number))
+        };
+        if let Some(before) = before.filter(is_missing) {
             faults.push(format!("gap in the archive: between {before} and {segment}"));
         }
         before = Some(segment);
@@ -156,8 +179,18 @@ mod tests {
             numbers.iter().map(|one| (one.1 * SEGMENT, segment(one))).collect::<BTreeMap<_, _>>()
         };
         let from = Lsn::new(3 * SEGMENT + 40);
-        assert_eq!(on_way(&way(&[(1, 1), (1, 3), (1, 4), (2, 5)]), from), Vec::<String>::new(), "1 to 3 is older");
-        let found = on_way(&way(&[(1, 3), (1, 4), (2, 6)]), from);
+        let none = BTreeSet::new();
+        assert_eq!(
+            on_way(&way(&[(1, 1), (1, 3), (1, 4), (2, 5)]), &none, from),
+            Vec::<String>::new(),
+            "1 to 3 is older"
+        );
+        let with_gap = way(&[(1, 3), (1, 4), (2, 7)]);
+        let found = on_way(&with_gap, &none, from);
         assert!(matches!(found.as_slice(), [one] if one.contains("gap in the archive")), "{found:?}");
+        let awaited = |numbers: &[(u32, u64)]| way(numbers).into_values().collect::<BTreeSet<_>>();
+        assert_eq!(on_way(&with_gap, &awaited(&[(2, 6)]), from).len(), 1, "5 is nowhere");
+        assert_eq!(on_way(&with_gap, &awaited(&[(3, 5), (2, 6)]), from).len(), 1, "on a way of its own");
+        assert_eq!(on_way(&with_gap, &awaited(&[(1, 5), (2, 6)]), from), Vec::<String>::new(), "both still come");
     }
 }

@@ -134,13 +134,15 @@ fn archive(backups: &Backups, list: &[(Backup, Option<Proof>)]) -> std::io::Resu
     let mut seen = ArchiveSeen::default();
     // Only of the newest cluster: the others take part in nothing that goes on.
     let Some(system) = list.last().map(|(backup, _)| backup.label.system) else { return Ok(seen) };
+    let awaited = check::awaited(backups);
     let found = wal::list(&backups.place.wal(), system)?;
     let all: Vec<Backup> = list.iter().map(|(backup, _)| backup.clone()).collect();
     let of_retention: Vec<_> = list.iter().map(keeping::to_decide).collect();
     seen.segments = found.segments.len() as u64;
     seen.bytes = found.bytes();
     seen.newest = found.newest();
-    seen.gaps = check::gaps(backups, (&all, &of_retention), system, &found).map_err(std::io::Error::other)?;
+    seen.gaps =
+        check::gaps(backups, (&all, &of_retention), system, (&found, &awaited)).map_err(std::io::Error::other)?;
     Ok(seen)
 }
 
