@@ -42,8 +42,9 @@ pub(crate) struct Options {
 
 /// Pause between two looks: fast enough for times to the tenth of a second.
 const LOOK: Duration = Duration::from_millis(25);
-/// The control plane answers within a second of its start; keep has tried it several times by then.
-const NO_CONTROL: Duration = Duration::from_secs(10);
+/// The control plane answers within a second of its start, and keep has tried it several times by then; on a machine
+/// whose disk is busy keep alone was seen to take 5 s to start it.
+const NO_CONTROL: Duration = Duration::from_secs(30);
 /// keep answers from memory.
 const KEEP_ANSWER: Duration = Duration::from_secs(2);
 /// keep leaves with the control plane of a run that was just ending; more than that is a fault of its own.
