@@ -200,13 +200,19 @@ pub fn list(state: &Path) -> Result<Vec<Copy>, CopyError> {
     Ok(copies)
 }
 
-/// The one that a person names: by how its name begins, or `latest`, which is the newest that is proven.
+/// The one that a person names: by its name, by how that begins, or `latest`, which is the newest that is proven.
+///
+/// The second copy of one second is called like the first with a letter behind it, so a whole name goes before a
+/// beginning.
 ///
 /// **Errors**: there is none, or several.
 pub fn find(list: &[Copy], name: &str) -> Result<Copy, CopyError> {
     if name == "latest" {
         let newest = list.iter().rev().find(|copy| copy.is_proven());
         return newest.cloned().ok_or_else(|| CopyError::NoCopy("that is proven".to_owned()));
+    }
+    if let Some(copy) = list.iter().find(|copy| copy.id == name) {
+        return Ok(copy.clone());
     }
     let named: Vec<&Copy> = list.iter().filter(|copy| !name.is_empty() && copy.id.starts_with(name)).collect();
     match named.as_slice() {

@@ -44,3 +44,11 @@ fn a_copy_is_named_by_its_beginning_and_latest_is_one_that_is_proven() {
     assert!(matches!(find(&list, ""), Err(CopyError::NoCopy(_))));
     assert!(matches!(find(&list[1..], "latest"), Err(CopyError::NoCopy(_))));
 }
+
+#[test]
+fn the_first_of_two_copies_of_one_second_is_named_by_its_whole_name() {
+    let list = [copy("20261126T235645", None), copy("20261126T235645b", None)];
+    assert_eq!(find(&list, "20261126T235645").unwrap().id, "20261126T235645");
+    assert_eq!(find(&list, "20261126T235645b").unwrap().id, "20261126T235645b");
+    assert!(matches!(find(&list, "20261126T2356"), Err(CopyError::Ambiguous(..))));
+}
