@@ -60,7 +60,17 @@ flyway() {
   until_so "another control plane" another
   sleep 2
   same "what was taken back stays so, and nothing new was run" "$(sql "SELECT count(*), to_regclass('since') IS NULL FROM pg_attribute WHERE attname = 'email'")" "0|t"
-  rm "$FOLDER/V4__since.sql"
+  told_pending() { [ "$(told MigrationsPending 'schema is at V1 V2; pending: V3__email.sql V4__since.sql')" = 1 ]; }
+  until_so "the log names what is pending" told_pending
+  # A file that cannot be taken keeps nothing from being repaired: the application ran on this schema before.
+  put V5_bad.sql "SELECT 1;"
+  before=$(pid_of client-1)
+  kill -KILL "$(pid_of control)" "$before"
+  repaired() { [ "$(pid_of client-1)" != None ] && [ "$(pid_of client-1)" != "$before" ] && is_ready; }
+  until_so "a bad file and a control plane that is started again: the dead instance is back" repaired
+  ms status >"$SCRATCH/out"
+  says "migrations: .*V5_bad.sql"
+  rm "$FOLDER/V4__since.sql" "$FOLDER/V5_bad.sql"
   migrate 0 --json
   same "asked for, it runs again" "$(value "[one['script'] for one in it['applied']], it['versions']" <"$SCRATCH/out")" "['V3__email.sql'] ['1', '2', '3']"
   put V4__bad.sql "CREATE TABLE half (id int);
@@ -105,6 +115,24 @@ drifted() {
   says "extra index public.by_hand.*MS1122.*other than the 3 applied migrations"
   narrow
   until_so "the scratch server is gone" no_copy
+}
+
+# Back behind a migration by its restore point: nobody but a person runs it again.
+went_back() {
+  local point
+  put V4__regretted.sql "DROP TABLE users;"
+  migrate 0
+  point=$(sed -n 's/^restore point \([^ ]*\) .*/\1/p' "$SCRATCH/out")
+  swapped() { ms restore --to "name $point" --swap --confirm flyway >"$SCRATCH/out" 2>&1; }
+  until_so "the state before it is the present" swapped
+  says "pending again: V4__regretted.sql; nothing was run.*db migrate. runs them"
+  told_pending() { [ "$(told MigrationsPending 'schema is at V1 V2 V3; pending: V4__regretted.sql')" = 1 ]; }
+  until_so "the log names what is pending" told_pending
+  until_so "all is ready" is_ready
+  same "it was not run again" "$(sql "SELECT count(*) FROM users")" 1000
+  ms status >"$SCRATCH/out"
+  says "migrations: V1 V2 V3; pending: V4__regretted.sql"
+  rm "$FOLDER/V4__regretted.sql"
 }
 
 sqlx() {
@@ -157,13 +185,17 @@ SELECT nothing;"
 
 build_rust_smoke
 say "Flyway's names"
-printf 'standbys = 0\nmigrations = "migrations"\nbackup = { target = "%s" }\n' "$work/backups" | small_stack flyway
+{
+  printf 'standbys = 0\nmigrations = "migrations"\nbackup = { target = "%s", rpo = "4s" }\n' "$work/backups"
+  printf '[service.client]\nrun = "sleep infinity"\nport = false\n'
+} | small_stack flyway
 begin_stack "$work/flyway"
 FOLDER="$work/flyway/migrations"
 mkdir "$FOLDER"
 flyway
 rehearsed
 drifted
+went_back
 ms down >/dev/null
 nothing_runs
 say "sqlx's names"

@@ -465,6 +465,10 @@ impl Core {
                 self.observed.is_migrated = true;
                 self.migrations = done.summary();
             }
+            Outcome::SchemaSeen(seen) => {
+                self.observed.is_migrated = true;
+                self.migrations = seen.line();
+            }
             Outcome::BeforeDone => {
                 if let Step::RunBefore { service } = step {
                     self.observed.before_done.insert(service.clone(), at);
@@ -530,7 +534,8 @@ impl Core {
         }
         database.record = Seen::Fact { value: Some(record), observed_at: at };
         if let Step::SwapIn { primary, .. } = step {
-            // Another time's data: what was known of it says nothing, and roles and schema are of then.
+            // Another time's data: what was known of it says nothing, and roles and schema are of then. Its migrations
+            // are looked at, and none is run: whoever went back behind one did not ask for it again.
             database.cloned(*primary, at);
             self.observed.is_database_prepared = false;
             self.observed.is_migrated = false;

@@ -31,6 +31,7 @@ mod processes;
 pub mod programs;
 mod run;
 mod schedules;
+mod schema;
 pub mod secrets;
 mod settings;
 mod status;

@@ -102,6 +102,8 @@ pub(crate) enum Outcome {
     Prepared,
     /// Migrations were run, or none was left to be.
     Migrated(Migrated),
+    /// Nothing was to be run; what was found.
+    SchemaSeen(crate::schema::SchemaSeen),
     /// The record of a schedule is on disk.
     ScheduleWritten,
     /// The release command ended well.

@@ -174,6 +174,7 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
             NewEvent::warn(at, "DataReplaced", text).about(format!("postgres-{primary}"))
         }
         (Step::Migrate { .. }, Outcome::Migrated(done)) => migrated(done, at),
+        (Step::Migrate { .. }, Outcome::SchemaSeen(seen)) => seen.event(at),
         (Step::RunBefore { service }, _) => {
             NewEvent::info(at, "ReleaseCommandDone", format!("the release command of {service} ended well"))
                 .about(service)

@@ -1,7 +1,8 @@
 //! What a control plane that is started again must not run by itself: `migrations-undone.json` in the state folder.
 //!
 //! The next `up` and `db migrate` run what is pending, because a person asks for it. Within a run whose migrations are
-//! done nobody else does: neither files that came into the folder since, nor those that a person took back.
+//! done nobody else does: neither files that came into the folder since, nor those that a person took back, by `--undo`
+//! or by restored data in the place of the present.
 
 use std::io;
 
@@ -54,11 +55,11 @@ impl Undone {
         Self::of_run(paths, launch).is_migrated
     }
 
-    /// Notes that they are; or that they are not any more, as other data have taken the place of the present.
+    /// Notes that they are, or that none is to be run any more: other data take the place of the present.
     ///
     /// **Errors**: the file system's.
-    pub fn set_migrated(paths: &Paths, launch: &Launch, is_migrated: bool) -> io::Result<()> {
-        Self { is_migrated, ..Self::of_run(paths, launch) }.save(paths)
+    pub fn set_migrated(paths: &Paths, launch: &Launch) -> io::Result<()> {
+        Self { is_migrated: true, ..Self::of_run(paths, launch) }.save(paths)
     }
 
     /// Notes one more.
@@ -103,7 +104,7 @@ mod tests {
         let held = |script: &str| Held { script: script.to_owned(), checksum: "1".to_owned() };
         let of = |since| Undone::held(&paths, &launch(since));
         assert!(of(1).is_empty() && !Undone::is_migrated(&paths, &launch(1)));
-        Undone::set_migrated(&paths, &launch(1), true).unwrap();
+        Undone::set_migrated(&paths, &launch(1)).unwrap();
         Undone::note(&paths, &launch(1), held("V3__c.sql")).unwrap();
         Undone::note(&paths, &launch(1), held("V2__b.sql")).unwrap();
         Undone::note(&paths, &launch(1), held("V3__c.sql")).unwrap();

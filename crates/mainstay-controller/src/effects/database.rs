@@ -8,7 +8,7 @@ use std::time::Duration;
 use mainstay_decide::observed::{DataDirectory, MemberAnswer, MemberSeen, Record};
 use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
-use mainstay_postgres::migrate::{self, Request};
+use mainstay_postgres::migrate::{self, Request, Told};
 use mainstay_postgres::{
     Access, Layout, RecordFile, Task, clone, cluster, control_file, init, layout, loss, prepare, probe, proof, rewind,
     start, swap,
@@ -24,6 +24,7 @@ use super::Effects;
 use crate::clock::now;
 use crate::message::{Message, Outcome};
 use crate::observers::{self, Silence};
+use crate::schema::SchemaSeen;
 use crate::settings::Settings;
 use crate::undone::Undone;
 
@@ -123,9 +124,9 @@ impl Cluster {
                 Ok(Outcome::Done)
             }
             Step::SwapIn { primary, incoming } => {
-                // Other data: what this release needs may be missing in them.
-                Undone::set_migrated(&effects.settings.paths, &effects.settings.launch, false)
-                    .map_err(|error| format!("cannot note that migrations are to run: {error}"))?;
+                // Whoever goes back to before a migration wants it gone: in this run a person runs what is pending then.
+                Undone::set_migrated(&effects.settings.paths, &effects.settings.launch)
+                    .map_err(|error| format!("cannot note that no migration is to run: {error}"))?;
                 self.swap_in(*primary, incoming).await
             }
             Step::PointRouter { epoch, write, read } => self.point(effects, *epoch, *write, read).await,
@@ -382,9 +383,9 @@ impl Cluster {
         let folder = settings.launch.folder.join(folder);
         let (paths, launch) = (&settings.paths, &settings.launch);
         if Undone::is_migrated(paths, launch) {
-            // This control plane is not the first of its run: files that came since are for `db migrate`.
-            let plan = migrate::plan(&access, &folder).await.map_err(|error| full_text(&error))?;
-            return Ok(Outcome::Migrated(plan.as_it_is()));
+            // This control plane is not the first of its run, or data were restored: what is pending is for `db migrate`.
+            // The application runs on this schema: nothing that is wrong with the folder keeps it from being repaired.
+            return Ok(Outcome::SchemaSeen(SchemaSeen::of(migrate::plan(&access, &folder).await)));
         }
         let held = Undone::held(paths, launch);
         let request = Request {
@@ -394,9 +395,18 @@ impl Cluster {
             is_out_of_order_allowed: false,
             held: &held,
         };
-        let done = migrate::migrate(&request, &mut |_| {}).await.map_err(|error| full_text(&error))?;
-        Undone::set_migrated(paths, launch, true)
-            .map_err(|error| format!("cannot note that migrations ran: {error}"))?;
+        let mut before = Vec::new();
+        let mut tell = |told: Told<'_>| {
+            if let Told::Ran(one) = told {
+                before.push(one.script.clone());
+            }
+        };
+        let done = migrate::migrate(&request, &mut tell).await;
+        let done = done.map_err(|error| match before.as_slice() {
+            [] => full_text(&error),
+            before => format!("{}; applied before it: {}", full_text(&error), before.join(", ")),
+        })?;
+        Undone::set_migrated(paths, launch).map_err(|error| format!("cannot note that migrations ran: {error}"))?;
         Ok(Outcome::Migrated(done))
     }
 

@@ -147,6 +147,12 @@ impl Plan {
         }
     }
 
+    /// What is still to be run.
+    pub fn pending(&self) -> impl Iterator<Item = &Planned> {
+        let is_pending = |one: &&Planned| matches!(one.state, State::Pending | State::OutOfOrder { .. });
+        self.migrations.iter().filter(is_pending)
+    }
+
     /// What stands against running anything, in the order of the files.
     pub fn refusals(&self) -> Vec<MigrateError> {
         self.migrations.iter().filter_map(|planned| planned.refusal(self.convention)).collect()

@@ -275,17 +275,27 @@ async fn exchange(
     let backups = open_backups(options, paths, stack)?;
     // Of the new timeline: what was taken before is of the one that was left.
     let taken = jobs::take(paths, backups, Some("after a restore in place".to_owned()), |_| {}).await;
+    let pending = super::migrate::pending(global).await;
     if global.json {
         let backup = taken.as_ref().ok().map(|backup| backup.id.clone());
         let longest = status.sessions.map(|sessions| sessions.longest_hold_ms);
         println!(
             "{}",
-            json!({"kept_as": incoming.kept_as, "undo": undo, "took_ms": took, "longest_hold_ms": longest, "backup": backup})
+            json!({"kept_as": incoming.kept_as, "undo": undo, "took_ms": took, "longest_hold_ms": longest, "backup": backup, "pending": pending.ok()})
         );
     } else {
         println!("{} the past is the present, after {took} ms; standbys are cloned again", screen::green("done"));
         println!("what was there is kept in pg/{} of the state folder", incoming.kept_as);
         println!("back again: {undo}");
+        match pending {
+            Ok(scripts) if scripts.is_empty() => {}
+            Ok(scripts) => {
+                println!("pending again: {}; nothing was run", scripts.join(" "));
+                let next = "`mainstay db migrate` runs them, and so does the next `mainstay up`: what is not wanted must go from the folder";
+                println!("{}", again::text(next));
+            }
+            Err(error) => eprintln!("no migration was run; what is pending cannot be told: {}", error.text),
+        }
         match &taken {
             Ok(backup) => println!("a new base backup: {}", super::backup::shorten(&backup.id)),
             Err(error) => eprintln!("no base backup yet ({error}); the control plane takes one when it is due"),

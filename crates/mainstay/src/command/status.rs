@@ -119,6 +119,10 @@ fn print(status: &Status, json: bool) -> Result<(), Failure> {
         );
         board::wrap(&text, board::columns()).iter().for_each(|line| println!("{line}"));
     }
+    if let Some(line) = status.progress.iter().find(|line| line.what == "migrate" && line.state == State::Ready) {
+        let text = again::text(&format!("migrations: {}", line.text));
+        board::wrap(&text, board::columns()).iter().for_each(|line| println!("{line}"));
+    }
     if let Some(line) = status.database.as_ref().and_then(|database| disk(database.disk?)) {
         board::wrap(&line, board::columns()).iter().for_each(|line| println!("{line}"));
     }

@@ -25,6 +25,9 @@ use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
+/// The stack file names no migrations.
+const NO_MIGRATIONS: &str = "MS2121";
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// Show what each migration is: applied, pending, changed since, missing, out of order; change nothing
@@ -64,7 +67,7 @@ impl Place {
         let read = crate::place::read(global)?;
         let migrations = read.parsed.stack.database.as_ref().and_then(|database| database.migrations.as_ref());
         let folder = migrations.map(|folder| read.folder.join(folder)).ok_or_else(|| {
-            Failure::user("MS2121", format!("{} names no migrations", read.file.display())).help(
+            Failure::user(NO_MIGRATIONS, format!("{} names no migrations", read.file.display())).help(
                 "`migrations = \"FOLDER\"` in [database]; its files are named V1__name.sql (Flyway) or 1_name.sql (sqlx)",
             )
         })?;
@@ -120,6 +123,16 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return drift::run(global, &place).await;
     }
     if options.undo { undo(global, options, &place).await } else { up(global, options, &place).await }
+}
+
+/// Files that are pending and that nobody runs by itself; none for a stack without migrations.
+pub(super) async fn pending(global: &Global) -> Result<Vec<String>, Failure> {
+    let place = match Place::find(global).await {
+        Err(failure) if failure.name == NO_MIGRATIONS => return Ok(Vec::new()),
+        found => found?,
+    };
+    let plan = migrate::plan(&place.application, &place.folder).await.map_err(|error| failure(&error))?;
+    Ok(plan.pending().map(|one| one.script.clone()).collect())
 }
 
 async fn plan(global: &Global, place: &Place) -> Result<u8, Failure> {

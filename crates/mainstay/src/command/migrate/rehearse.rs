@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mainstay_controller::backups::rehearse::{self, Rehearsal};
 use mainstay_controller::backups::{Backups, PATIENCE};
-use mainstay_postgres::migrate::{self, Blocks, InTheWay, Locked, State, TABLE_LOCK_WITHIN, Watched};
+use mainstay_postgres::migrate::{self, Blocks, InTheWay, Locked, TABLE_LOCK_WITHIN, Watched};
 use mainstay_types::{Bytes, exit_code};
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use crate::screen;
 
 pub(super) async fn run(global: &Global, options: &Options, place: &Place) -> Result<u8, Failure> {
     let plan = migrate::plan(&place.application, &place.folder).await.map_err(|error| failure(&error))?;
-    if !plan.migrations.iter().any(|one| matches!(one.state, State::Pending | State::OutOfOrder { .. })) {
+    if plan.pending().next().is_none() {
         if global.json {
             println!("{:#}", json!({"files": [], "failed": null}));
         } else {
