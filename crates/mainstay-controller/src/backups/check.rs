@@ -1,6 +1,7 @@
 //! Reads what the repository and the archive hold, and says what is damaged or missing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use mainstay_backup::place::About;
 use mainstay_backup::repository::Backup;
@@ -12,6 +13,10 @@ use super::{Backups, Error, keeping, lineage, prove};
 
 /// Size of segments of a cluster that mainstay made: `initdb`'s default. **Unit**: bytes.
 pub(super) const SEGMENT: u64 = 16 << 20;
+
+/// Longest that a missing segment is believed to be still on its way. A member that runs no more has notes that stay for
+/// ever, and nobody archives by them.
+const COMES_WITHIN: Duration = Duration::from_mins(10);
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,15 +102,21 @@ pub(super) fn gaps(
     Ok(faults)
 }
 
-/// Segments that a member has finished and not archived yet. To be asked **before** the archive is listed: what is in
-/// neither of the two then is nowhere.
+/// Segments that a member has finished within [`COMES_WITHIN`] and not archived yet. To be asked **before** the archive is
+/// listed: what is in neither of the two then is nowhere.
 pub(super) fn awaited(backups: &Backups) -> BTreeSet<Segment> {
     let folder = |member| backups.layout.data(member).join("pg_wal/archive_status");
     let members = (0..).map_while(Member::nth);
     let entries = members.filter_map(|member| std::fs::read_dir(folder(member)).ok()).flatten().flatten();
-    let segment = |entry: std::fs::DirEntry| match Name::parse(entry.file_name().to_str()?.strip_suffix(".ready")?)? {
-        Name::Segment(segment) => Some(segment),
-        _ => None,
+    let is_new = |entry: &std::fs::DirEntry| {
+        let since = entry.metadata().and_then(|metadata| metadata.modified());
+        since.is_ok_and(|since| since.elapsed().is_ok_and(|age| age < COMES_WITHIN))
+    };
+    let segment = |entry: std::fs::DirEntry| {
+        let Name::Segment(segment) = Name::parse(entry.file_name().to_str()?.strip_suffix(".ready")?)? else {
+            return None;
+        };
+        is_new(&entry).then_some(segment)
     };
     entries.filter_map(segment).collect()
 }
