@@ -1,19 +1,14 @@
 //! Headers that a route sets and removes, compiled.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mainstay_stack::edits::Lines;
+use mainstay_stack::edits::{Lines, plain};
 
 /// Changes of one direction.
 #[derive(Debug, Default)]
 pub(crate) struct Edit {
-    /// As [`plain`].
+    /// As [`plain`] has them.
     gone: Vec<String>,
     set: Vec<(HeaderName, HeaderValue)>,
-}
-
-/// A name as CGI-like servers see it: to them `_` and `-` are one letter.
-pub(crate) fn plain(name: &str) -> String {
-    name.to_ascii_lowercase().replace('_', "-")
 }
 
 impl Edit {

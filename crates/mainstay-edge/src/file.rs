@@ -87,8 +87,9 @@ pub(crate) fn is_hashed(path: &Path) -> bool {
     let Some((_, hash)) = stem.rsplit_once(['-', '.']) else { return false };
     hash.len() >= 8
         && hash.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        // A word is no hash: `service-registration.js` must not be kept for a year.
-        && hash.bytes().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase() || byte == b'_')
+        // A word is no hash, nor is a date: `service-registration.js` and `prices-20261126.csv` must not be kept for a year.
+        && hash.bytes().any(|byte| byte.is_ascii_digit())
+        && hash.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 pub(crate) fn content_type(path: &Path) -> &'static str {
@@ -175,6 +176,8 @@ mod tests {
             ("app-3f9aB_x1.js", true),
             ("index.B4cD9e2f.css", true),
             ("service-registration.js", false),
+            ("prices-20261126.csv", false),
+            ("Privacy-Statement.pdf", false),
             ("index.html", false),
             ("a-12.js", false),
         ] {

@@ -22,6 +22,8 @@ pub struct OwnFiles {
     host: String,
     /// Hash of what was judged last.
     judged: Option<[u8; 32]>,
+    /// It begins to be valid then, and is judged again. **Unit**: seconds since 1970.
+    begins: Option<i64>,
     /// Hash of what was seen last.
     seen: Option<[u8; 32]>,
 }
@@ -40,7 +42,7 @@ pub enum Look {
 impl OwnFiles {
     /// A chain and its key in PEM, for a host.
     pub fn new(chain: PathBuf, key: PathBuf, host: &str) -> Self {
-        Self { chain, key, host: host.to_owned(), judged: None, seen: None }
+        Self { chain, key, host: host.to_owned(), judged: None, begins: None, seen: None }
     }
 
     /// Looks at the files. The first time what is there is judged at once, later when it is the same at two looks.
@@ -58,24 +60,33 @@ impl OwnFiles {
         let hash: [u8; 32] = digest.finalize().into();
         let is_settled = self.seen.is_none() || self.seen == Some(hash);
         self.seen = Some(hash);
-        if !is_settled || self.judged == Some(hash) {
+        let has_begun = self.begins.is_some_and(|begins| seconds(now) >= begins);
+        if !is_settled || self.judged == Some(hash) && !has_begun {
             return Look::Same;
         }
-        self.judged = Some(hash);
+        (self.judged, self.begins) = (Some(hash), None);
         match read.and_then(|(chain, key)| self.judge(chain, key, now)) {
             Ok(certificate) => Look::New(certificate),
             Err(reason) => Look::Wrong(reason),
         }
     }
 
-    fn judge(&self, chain: String, key: String, now: Timestamp) -> Result<Certificate, String> {
+    /// A pair that was taken before, if it can be used still; whatever the files hold now.
+    pub fn still(&self, kept: Certificate, now: Timestamp) -> Option<Certificate> {
+        let mut of = Self::new(self.chain.clone(), self.key.clone(), &self.host);
+        of.judge(kept.chain_pem, kept.key_pem.expose().to_owned(), now).ok()
+    }
+
+    fn judge(&mut self, chain: String, key: String, now: Timestamp) -> Result<Certificate, String> {
         let certificate = Certificate { hosts: vec![self.host.clone()], chain_pem: chain, key_pem: Secret::new(key) };
         certified_key(&certificate)?;
         let unreadable = |_| "its first certificate cannot be read".to_owned();
         let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain_pem.as_bytes()).map_err(unreadable)?;
         let leaf = block.parse_x509().map_err(|_| "its first certificate cannot be read".to_owned())?;
-        let seconds = now.as_micros() / 1_000_000;
-        let validity = leaf.validity();
+        let (seconds, validity) = (seconds(now), leaf.validity());
+        if seconds < validity.not_before.timestamp() {
+            self.begins = Some(validity.not_before.timestamp());
+        }
         if seconds < validity.not_before.timestamp() || seconds >= validity.not_after.timestamp() {
             return Err(format!("it is valid from {} to {} only", validity.not_before, validity.not_after));
         }
@@ -88,6 +99,10 @@ impl OwnFiles {
         }
         Err(format!("it is for {}, and the edge answers to {}", names.join(", "), self.host))
     }
+}
+
+fn seconds(at: Timestamp) -> i64 {
+    at.as_micros() / 1_000_000
 }
 
 fn dns_name<'n>(name: &GeneralName<'n>) -> Option<&'n str> {
@@ -182,6 +197,28 @@ mod tests {
         files.put("one", "shop.example.com");
         let later = now().after(Duration::from_secs(20 * 365 * 24 * 3600));
         assert!(matches!(files.own.look(later), Look::Wrong(reason) if reason.contains("valid from")));
+    }
+
+    #[test]
+    fn a_certificate_that_begins_later_is_taken_when_it_begins_and_told_once() {
+        let mut files = Files::new();
+        files.put("one", "shop.example.com");
+        let before = Timestamp::from_millis(now().as_micros() / 1000 - 20 * 365 * 24 * 3_600_000);
+        assert!(matches!(files.own.look(before), Look::Wrong(reason) if reason.contains("valid from")));
+        assert!(matches!(files.own.look(before), Look::Same));
+        assert!(matches!(files.own.look(now()), Look::New(_)));
+        assert!(matches!(files.own.look(now()), Look::Same));
+    }
+
+    #[test]
+    fn a_pair_that_was_taken_is_still_good_while_the_files_are_not() {
+        let mut files = Files::new();
+        let first = files.put("one", "shop.example.com");
+        std::fs::write(files.folder.path().join("site.key"), "nonsense").expect("writes");
+        files.look().expect_err("no key");
+        assert_eq!(files.own.still(first.clone(), now()).map(|still| still.chain_pem), Some(first.chain_pem.clone()));
+        let later = now().after(Duration::from_secs(20 * 365 * 24 * 3600));
+        assert!(files.own.still(first, later).is_none(), "it is over");
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(crate) struct RequestState {
     quota: Option<Box<Quota>>,
     crossing: Crossing,
     /// Who has shown a password.
-    user: Option<String>,
+    pub(crate) user: Option<String>,
     /// Answered by a rule of the edge: no business of the upstream's.
     is_ruled: bool,
 }
@@ -173,7 +173,7 @@ impl Proxy {
             return Ok(());
         }
         let head = session.req_header();
-        state.route = state.snapshot.route(head.uri.path()).map(Arc::clone);
+        state.route = state.snapshot.sole_route(head.uri.path())?.map(Arc::clone);
         let client = client_ip(session);
         let is_welcome = state.route.as_ref().is_none_or(|route| route.guard.door.admits(client));
         if !is_welcome || !state.snapshot.door.admits(client) {
@@ -296,11 +296,9 @@ fn outcome(ctx: &RequestState, is_error: bool) -> Outcome {
         return if is_error { Outcome::Bad } else { Outcome::Good };
     }
     let was_sent = ctx.sent_at.is_some() && ctx.lease.is_some();
-    if ctx.client_gone || !was_sent || ctx.reason == Some(strict::BODY_TOO_LONG.1) {
-        Outcome::Unknown
-    } else {
-        Outcome::Bad
-    }
+    // Without an answer an error is the service's only where the client gets one of the 500s: what the client did wrong
+    // (a body that is none, too long or too slow) must not take the service away from others.
+    if ctx.client_gone || !was_sent || !is_error { Outcome::Unknown } else { Outcome::Bad }
 }
 
 fn client_ip(session: &Session) -> Option<IpAddr> {
@@ -515,7 +513,10 @@ impl ProxyHttp for Proxy {
             .get(http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         ctx.is_stream = is_event_stream || response.status == http::StatusCode::SWITCHING_PROTOCOLS;
-        if let Some(floor) = ctx.route().and_then(|route| route.compress) {
+        let has_cookie = response.headers.contains_key(http::header::SET_COOKIE);
+        ctx.dress(response)?;
+        // After what the route sets and removes: what is encoded says so in any case.
+        if let Some(floor) = ctx.route().and_then(|route| route.compress).filter(|_| !has_cookie) {
             ctx.encoder =
                 passage::compress(session.req_header(), response, floor)?.map(|encoder| Box::new(Mutex::new(encoder)));
         }
@@ -528,7 +529,7 @@ impl ProxyHttp for Proxy {
             }
         }
         response.insert_header("X-Request-Id", ctx.identity())?;
-        ctx.dress(response)
+        Ok(())
     }
 
     fn upstream_response_body_filter(

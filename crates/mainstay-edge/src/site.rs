@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -27,9 +28,11 @@ use crate::range::{self, Wanted};
 /// slow clients at once.
 const CHUNK_BYTES: usize = 128 * 1024;
 /// How long a browser may keep a file whose name changes with its content.
-const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+const IMMUTABLE: &str = "max-age=31536000, immutable";
 /// Largest file that is encoded here. The scripts of large applications have 2 MB; what is larger, a build encodes.
 const MOST_ENCODED: u64 = 8 * 1024 * 1024;
+/// Files of all sites that are encoded at once: the threads are those that every site is read by.
+const MOST_ENCODING: usize = 2;
 /// Encoded files kept of one site.
 const MOST_HELD: usize = 32 * 1024 * 1024;
 
@@ -82,6 +85,7 @@ impl Site {
             let mut head = site_head(405, ctx)?;
             head.insert_header("Allow", "GET, HEAD")?;
             head.insert_header(CONTENT_LENGTH, "0")?;
+            ctx.dress(&mut head)?;
             session.set_keepalive(None);
             return session.write_response_header(Box::new(head), true).await;
         }
@@ -119,11 +123,9 @@ impl Site {
         let mut head = site_head(status, ctx)?;
         head.insert_header(ETAG, found.etag.as_str())?;
         head.insert_header(LAST_MODIFIED, found.modified.as_str())?;
-        head.insert_header(CACHE_CONTROL, self.rule(&found.path).as_str())?;
-        if found.varies {
-            head.append_header(VARY, "Accept-Encoding")?;
-        }
+        head.insert_header(CACHE_CONTROL, self.rule(&found.path, ctx.user.is_some()).as_str())?;
         if is_known {
+            dress(&mut head, &found, ctx)?;
             return session.write_response_header(Box::new(head), true).await;
         }
         head.insert_header(CONTENT_TYPE, file::content_type(&found.path))?;
@@ -143,6 +145,7 @@ impl Site {
             }
         };
         head.insert_header(CONTENT_LENGTH, count)?;
+        dress(&mut head, &found, ctx)?;
         let is_bodyless = is_head || count == 0;
         session.write_response_header(Box::new(head), is_bodyless).await?;
         match found.content {
@@ -152,12 +155,13 @@ impl Site {
         }
     }
 
-    /// How long clients may keep a file.
-    fn rule(&self, path: &Path) -> String {
+    /// How long clients may keep a file. What was behind a password nobody keeps for others.
+    fn rule(&self, path: &Path, is_private: bool) -> String {
         let is_page = file::content_type(path).starts_with("text/html");
+        let whose = if is_private { "private" } else { "public" };
         match self.cache {
-            SiteCache::Assets if file::is_hashed(path) => IMMUTABLE.to_owned(),
-            SiteCache::For { time } if !is_page => format!("public, max-age={}", time.as_secs()),
+            SiteCache::Assets if !is_page && file::is_hashed(path) => format!("{whose}, {IMMUTABLE}"),
+            SiteCache::For { time } if !is_page => format!("{whose}, max-age={}", time.as_secs()),
             SiteCache::Assets | SiteCache::Revalidate | SiteCache::For { .. } => "no-cache".to_owned(),
             SiteCache::NoStore => "no-store".to_owned(),
         }
@@ -272,6 +276,7 @@ impl Encoded {
             return None;
         }
         let key = (found.path.clone(), coding);
+        let place;
         {
             let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
             held.clock += 1;
@@ -280,16 +285,37 @@ impl Encoded {
                 file.used = clock;
                 return file.content.clone();
             }
-            if !held.under_way.insert(key.clone()) {
+            if held.under_way.contains(&key) {
                 return None;
             }
+            place = Turn::take()?;
+            held.under_way.insert(key.clone());
         }
         let made = encode(found, coding).ok();
+        drop(place);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.under_way.remove(&key);
         let content = made?.filter(|content| (content.len() as u64) < found.length);
         held.keep(key, HeldFile { etag: found.etag.clone(), content: content.clone(), used: 0 }, self.most);
         content
+    }
+}
+
+/// One of the files that may be encoded at this moment.
+struct Turn;
+
+static ENCODING: AtomicUsize = AtomicUsize::new(0);
+
+impl Turn {
+    fn take() -> Option<Self> {
+        let more = |count: usize| (count < MOST_ENCODING).then_some(count + 1);
+        ENCODING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        ENCODING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -327,6 +353,7 @@ async fn not_found(session: &mut Session, is_head: bool, ctx: &RequestState) -> 
     head.insert_header(CONTENT_TYPE, "text/plain; charset=utf-8")?;
     head.insert_header(CACHE_CONTROL, "no-cache")?;
     head.insert_header(CONTENT_LENGTH, body.len())?;
+    ctx.dress(&mut head)?;
     session.write_response_header(Box::new(head), is_head).await?;
     if is_head { Ok(()) } else { session.write_response_body(Some(body), true).await }
 }
@@ -361,8 +388,16 @@ fn read_piece(mut file: File, from: Option<u64>, left: u64) -> io::Result<(File,
 fn site_head(status: u16, ctx: &RequestState) -> Result<ResponseHeader> {
     let mut head = ResponseHeader::build(status, Some(16))?;
     head.insert_header("X-Request-Id", ctx.identity())?;
-    ctx.dress(&mut head)?;
     Ok(head)
+}
+
+/// What the route says of answers, which wins over what the site says; but not over which codings there are.
+fn dress(head: &mut ResponseHeader, found: &Representation, ctx: &RequestState) -> Result<()> {
+    ctx.dress(head)?;
+    if found.varies {
+        head.append_header(VARY, "Accept-Encoding")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mainstay_stack::balance::Balancing;
 use mainstay_stack::model::TlsVersion;
+use mainstay_stack::routing;
 use mainstay_types::Generation;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +23,7 @@ use crate::guard::{self, Door, Guard};
 use crate::limit::{self, Limits};
 use crate::metrics::{Metrics, RouteTally};
 use crate::protocol::{Certificate, PROTOCOL_VERSION, Policy, Target};
+use crate::strict;
 use crate::upstream::{Group, Groups};
 
 /// Which rule a policy breaks.
@@ -175,7 +177,7 @@ pub(crate) struct Route {
 impl Route {
     /// What its `*` stands for in a path that it takes.
     pub(crate) fn below<'p>(&self, path: &'p str) -> &'p str {
-        path.strip_prefix(self.path.strip_suffix('*').unwrap_or(&self.path)).unwrap_or_default()
+        routing::below(&self.path, path)
     }
 }
 
@@ -388,6 +390,20 @@ impl Snapshot {
     pub(crate) fn certificate(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let by_name = name.and_then(|name| find_certificate(&self.certificates, &name.to_ascii_lowercase()));
         by_name.or(self.default_certificate.as_ref()).map(Arc::clone)
+    }
+
+    /// The route of a path, which must be the same however a server behind may read the path.
+    ///
+    /// **Errors**: it is not.
+    pub(crate) fn sole_route(&self, path: &str) -> Result<Option<&Arc<Route>>, strict::Refusal> {
+        let route = self.route(path);
+        if strict::has_other_spelling(path) {
+            let other = self.route(&routing::plain(path));
+            if route.map(Arc::as_ptr) != other.map(Arc::as_ptr) {
+                return Err(strict::OTHER_ROUTE);
+            }
+        }
+        Ok(route)
     }
 
     /// The most specific route: exact, then the longest prefix. `/x/*` also takes `/x`.

@@ -24,6 +24,11 @@ pub struct Lines {
     pub remove: BTreeSet<String>,
 }
 
+/// A name as CGI-like servers see it: to them `_` and `-` are one letter.
+pub fn plain(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
+
 /// The path that a service sees, of a request of which `below` is what the route's `*` stands for.
 pub fn rewritten(rewrite: &str, below: &str) -> String {
     match rewrite.strip_suffix('*') {

@@ -9,6 +9,43 @@ pub fn takes(route: &str, path: &str) -> bool {
     path.starts_with(prefix) || is_bare
 }
 
+/// What the `*` of a route stands for in a path that it takes; nothing without one.
+pub fn below<'p>(route: &str, path: &'p str) -> &'p str {
+    path.strip_prefix(route.strip_suffix('*').unwrap_or(route)).unwrap_or_default()
+}
+
+/// A path as servers behind may read it: escapes decoded, slashes together one, parameters (`;…`) of segments cut.
+pub fn plain(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        match (byte, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let mut plain = String::with_capacity(text.len());
+    for segment in text.split('/') {
+        let name = segment.split(';').next().unwrap_or_default();
+        if !name.is_empty() {
+            plain.push('/');
+            plain.push_str(name);
+        }
+    }
+    if plain.is_empty() || text.ends_with('/') {
+        plain.push('/');
+    }
+    plain
+}
+
 /// The indices of all routes that take a path, the one that gets it first.
 pub fn candidates<'r>(routes: impl IntoIterator<Item = &'r str>, path: &str) -> Vec<usize> {
     let mut found: Vec<(usize, &str)> =
@@ -29,5 +66,23 @@ mod tests {
         assert_eq!(candidates(routes, "/api"), [1, 0]);
         assert_eq!(candidates(routes, "/apix"), [0]);
         assert!(candidates(["/api/*"], "/apix").is_empty());
+    }
+
+    #[test]
+    fn a_plain_path_is_what_a_server_may_make_of_it() {
+        for (path, expected) in [
+            ("/admin/x", "/admin/x"),
+            ("/%61dmin/x", "/admin/x"),
+            ("//admin///x", "/admin/x"),
+            ("/admin%2fx", "/admin/x"),
+            ("/admin;a=b/x;c", "/admin/x"),
+            ("/;x/admin/", "/admin/"),
+            ("/admin/%", "/admin/%"),
+            ("/%C3%BC/%ff", "/\u{fc}/\u{fffd}"),
+            ("/", "/"),
+            ("//", "/"),
+        ] {
+            assert_eq!(plain(path), expected, "{path}");
+        }
     }
 }

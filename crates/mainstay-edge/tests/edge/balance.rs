@@ -6,6 +6,7 @@ use http_body_util::Full;
 use hyper::Request;
 use mainstay_edge::protocol::Policy;
 use mainstay_stack::balance::{Breaker, Eject, Method};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::backend::Backend;
 use crate::support::client::{Answer, request};
@@ -111,6 +112,27 @@ async fn a_service_that_only_fails_is_left_alone_for_a_while() {
     assert_eq!(control.metric("mainstay_edge_breaker_open{upstream=\"backend\"}").await, 1);
     assert!(control.metric("mainstay_edge_breaker_refused_total{upstream=\"backend\"}").await >= 1);
     eventually("the next try", async || (edge.client().get("/api/x").await.status == 200).then_some(())).await;
+    assert_eq!(control.metric("mainstay_edge_breaker_open{upstream=\"backend\"}").await, 0);
+    assert_eq!(edge.client().get("/api/x").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_do_wrong_opens_no_circuit_breaker() {
+    let (edge, mut control, a, b) = edge(|policy| {
+        let upstream = policy.upstreams.get_mut("backend").expect("upstream");
+        upstream.resilience.breaker = Some(Breaker { errors_percent: 50, requests: 6, open: Duration::from_secs(60) });
+    })
+    .await;
+    let head = format!("POST /api/echo HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    for nth in 1..=12 {
+        let mut stream = edge.client().tls(HOST, &["http/1.1"]).await.expect("connects");
+        stream.write_all(head.as_bytes()).await.expect("writes");
+        eventually("the head at the service", async || (a.hits() + b.hits() == nth).then_some(())).await;
+        stream.write_all(b"no chunk\r\n").await.expect("writes");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok();
+        assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
+    }
     assert_eq!(control.metric("mainstay_edge_breaker_open{upstream=\"backend\"}").await, 0);
     assert_eq!(edge.client().get("/api/x").await.status, 200);
 }

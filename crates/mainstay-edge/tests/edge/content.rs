@@ -3,10 +3,13 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
-use mainstay_edge::protocol::{Route, Target};
+use mainstay_edge::protocol::{BasicAuth, Route, Target};
 use mainstay_stack::model::SiteCache;
+use mainstay_types::Secret;
 
 use crate::support::backend::Backend;
 use crate::support::client::{Answer, request};
@@ -174,6 +177,49 @@ async fn answers_of_a_service_are_compressed_unless_they_may_not() {
     control.accept(&policy).await;
     let answer = get(&edge, "/api/text", &[("accept-encoding", "gzip")]).await;
     assert_eq!((answer.header("content-encoding"), answer.header("vary")), ("", ""));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_route_sets_wins_over_the_site_but_not_over_how_an_answer_is_encoded() {
+    let (edge, mut control, _backend) = edge(SiteCache::Assets).await;
+    let mut policy = edge.policy();
+    policy.generation.0 = 3;
+    let dir = edge.folder.path().join("dist");
+    policy.routes.push(Route::new("/*", Target::Site { dir, spa: true, cache: SiteCache::Assets }, 1000));
+    for route in &mut policy.routes {
+        route.compress = Some(1024);
+        for (name, value) in [("Cache-Control", "max-age=7"), ("Vary", "Origin")] {
+            route.edits.response.set.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    control.accept(&policy).await;
+    for path in ["/api/text", "/app-3f9aBx12.js"] {
+        let answer = get(&edge, path, &[("accept-encoding", "gzip")]).await;
+        assert_eq!(
+            (answer.header("content-encoding"), answer.header("cache-control")),
+            ("gzip", "max-age=7"),
+            "{path}"
+        );
+        let varies: Vec<&str> =
+            answer.headers.get_all("vary").iter().map(|value| value.to_str().expect("text")).collect();
+        assert_eq!(varies, ["Origin", "Accept-Encoding"], "{path}");
+    }
+    assert_eq!(get(&edge, "/nothing.js", &[]).await.header("vary"), "Origin");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_behind_a_password_is_kept_by_whoever_knows_it_only() {
+    let (edge, mut control, _backend) = edge(SiteCache::Assets).await;
+    let mut policy = edge.policy();
+    policy.generation.0 = 3;
+    let dir = edge.folder.path().join("dist");
+    let mut route = Route::new("/*", Target::Site { dir, spa: true, cache: SiteCache::Assets }, 1000);
+    route.basic_auth = Some(BasicAuth::new("salt", [("alice", &Secret::new("word"))]));
+    policy.routes.push(route);
+    control.accept(&policy).await;
+    let word = format!("Basic {}", STANDARD.encode("alice:word"));
+    let answer = get(&edge, "/app-3f9aBx12.js", &[("authorization", &word)]).await;
+    assert_eq!((answer.status, answer.header("cache-control")), (200, "private, max-age=31536000, immutable"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,6 +60,34 @@ async fn a_route_is_open_to_the_addresses_that_it_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_guards_a_route_is_not_walked_around_by_another_spelling_of_its_path() {
+    let backend = Backend::start("a").await;
+    let edge = Edge::start().await;
+    let mut control = edge.with(&[backend.endpoint()]).await;
+    let change = |policy: &mut Policy| {
+        let mut admin = route("/admin/*", "backend");
+        admin.admission.deny = networks(&["127.0.0.0/8"]);
+        policy.routes.extend([admin, route("/*", "backend")]);
+    };
+    with(&edge, &mut control, 2, change).await;
+    assert_eq!(edge.client().get("/admin/x").await.status, 403);
+    for path in ["/%61dmin/x", "//admin/x", "/admin%2Fx", "/admin;a=b/x", "/;a/admin/x", "/x/..;/admin/x", "/%61dmin"] {
+        let mut sender = edge.client().http2().await;
+        let wanted = Request::get(format!("https://{HOST}{path}")).body(Full::<Bytes>::default()).expect("builds");
+        for status in
+            [edge.client().get(path).await.status, sender.send_request(wanted).await.expect(path).status().as_u16()]
+        {
+            assert_eq!(status, 400, "{path}");
+        }
+    }
+    assert_eq!(backend.hits(), 0);
+    for path in ["/caf%C3%A9/x", "/a;v=1/b", "/a//b", "/a%2Fb", "/administrators", "/api/admin"] {
+        assert_eq!(edge.client().get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(backend.hits(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_denied_address_is_cut_off_before_tls_and_in_connections_it_already_had() {
     let backend = Backend::start("a").await;
     let edge = Edge::start().await;

@@ -8,7 +8,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
-use crate::edits::{Edits, Lines};
+use crate::edits::{Edits, Lines, plain};
 use crate::model::RouteTarget;
 use crate::raw::Value;
 use crate::read::policy;
@@ -100,7 +100,8 @@ fn lines(
     let mut remove = BTreeSet::new();
     for text in table.texts(ctx, "remove", "remove = [\"Server\"]").unwrap_or_default() {
         let name = text.text.to_ascii_lowercase();
-        let is_ours = forbidden.contains(&name.as_str()) && !may_go.contains(&name.as_str());
+        let plain = plain(&name);
+        let is_ours = forbidden.contains(&plain.as_str()) && !may_go.contains(&plain.as_str());
         if !is_header_name(&name) || is_ours {
             let message = format!("\"{}\" is no header that can be removed here", quote(&text.text));
             let help = "those that frame the message or come from the edge stay".to_owned();
@@ -149,8 +150,9 @@ pub(super) fn basic_auth(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTre
         }
         users.insert(user.to_owned(), secret.clone());
     }
-    if users.is_empty() || users.len() > MOST {
-        let message = format!("`{}` has {} users; it has 1 to {MOST}", entries.path, users.len());
+    let count = entries.entries().count();
+    if count == 0 || count > MOST {
+        let message = format!("`{}` has {count} users; it has 1 to {MOST}", entries.path);
         ctx.error(Code::OutOfRange, &entries.place, message, "write for example admin = \"ADMIN_PASSWORD\"".to_owned());
     }
     users

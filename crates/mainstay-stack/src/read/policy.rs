@@ -8,6 +8,7 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, Text, plain_text, wrong_type};
 use crate::diagnostic::quote;
+use crate::edits::plain;
 use crate::network::{Admission, Network, NetworkError};
 use crate::raw::Value;
 
@@ -89,7 +90,7 @@ pub(super) fn set(table: &mut Cursor<'_>, ctx: &mut Context<'_>, forbidden: &[&s
     for (name, node) in entries.entries() {
         let path = entries.at(name);
         ctx.note_value(&path, node);
-        if !is_header_name(name) || forbidden.contains(&name.to_ascii_lowercase().as_str()) {
+        if !is_header_name(name) || forbidden.contains(&plain(name).as_str()) {
             let message = format!("\"{}\" is no header that can be set here", quote(name));
             let help = "set headers such as \"Content-Security-Policy\"; those of the message itself, its type, length \
                         and cookies are the service's";

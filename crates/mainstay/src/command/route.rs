@@ -4,7 +4,7 @@
 
 use clap::{Args, Subcommand};
 use mainstay_stack::balance::{Balancing, Method, Resilience};
-use mainstay_stack::edits::{Edits, Lines};
+use mainstay_stack::edits::{Edits, Lines, rewritten};
 use mainstay_stack::model::{Route, RouteTarget, SiteCache, Stack, TlsVersion};
 use mainstay_stack::network::Admission;
 use mainstay_stack::routing;
@@ -142,6 +142,15 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         say("framing", format!("refused with {status}: {reason}"));
         return Some(status);
     }
+    let found = routing::candidates(edge.routes.iter().map(|route| route.path.as_str()), path);
+    let plain = routing::plain(path);
+    let read_plainly = routing::candidates(edge.routes.iter().map(|route| route.path.as_str()), &plain);
+    if request.is_tls && found.first() != read_plainly.first() {
+        let other = read_plainly.first().and_then(|index| edge.routes.get(*index));
+        let other = other.map_or("no route".to_owned(), |route| format!("the route {}", route.path));
+        say("framing", format!("refused with 400: a server may read it as {plain}, which is of {other}"));
+        return Some(400);
+    }
     say("framing", "sound: method and path mean one thing; the head may have 32 KiB".to_owned());
     if request.host != edge.host {
         say("host", format!("refused with 421: the edge answers to {}, not to {}", edge.host, request.host));
@@ -152,7 +161,6 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         say("redirect", format!("308 to https://{}{}", edge.host, request.path));
         return Some(308);
     }
-    let found = routing::candidates(edge.routes.iter().map(|route| route.path.as_str()), path);
     let Some(route) = found.first().and_then(|index| edge.routes.get(*index)) else {
         say("limits", limits(&edge.limits, &[], false));
         let known: Vec<&str> = edge.routes.iter().map(|route| route.path.as_str()).collect();
@@ -185,7 +193,7 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         say("identity", format!("one of {} with a password, else 401; {told}", users.join(", ")));
     }
     say("waf", "not yet: requests are not inspected".to_owned());
-    destination(stack, route, &mut say);
+    destination(stack, route, path, &mut say);
     match &route.to {
         RouteTarget::Redirect { status, .. } => Some(*status),
         RouteTarget::Service { .. } | RouteTarget::Site { .. } => None,
@@ -216,7 +224,7 @@ fn limits(edge: &[mainstay_stack::limit::Limit], own: &[mainstay_stack::limit::L
     }
 }
 
-fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, String)) {
+fn destination(stack: &Stack, route: &Route, path: &str, say: &mut impl FnMut(&'static str, String)) {
     match &route.to {
         RouteTarget::Site { name } => {
             let site = stack.sites.get(name);
@@ -235,7 +243,7 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
         RouteTarget::Service { name, management } => {
             let port = if *management { ", its management port" } else { "" };
             let time = show_duration(route.timeout);
-            edits(&route.edits, &mut *say);
+            edits(&route.edits, routing::below(&route.path, path), &mut *say);
             let method = method(&route.balancing);
             say("upstream", format!("{name}{port}: the ready instances {method}; {time} for the whole answer"));
             resilience(&stack.edge.resilience, &mut *say);
@@ -258,9 +266,9 @@ fn destination(stack: &Stack, route: &Route, say: &mut impl FnMut(&'static str, 
     }
 }
 
-fn edits(Edits { rewrite, request, response }: &Edits, say: &mut impl FnMut(&'static str, String)) {
+fn edits(Edits { rewrite, request, response }: &Edits, below: &str, say: &mut impl FnMut(&'static str, String)) {
     if let Some(rewrite) = rewrite {
-        say("rewrite", format!("the service sees {rewrite}"));
+        say("rewrite", format!("the service sees {}", rewritten(rewrite, below)));
     }
     for (name, Lines { set, remove }) in [("request", request), ("answer", response)] {
         let set = set.iter().map(|(name, value)| format!("{name}: {value}"));
@@ -377,7 +385,10 @@ dir = "dist"
         assert!(says(&api, "breaker").starts_with("503 for 5s when 50 % "));
         let admin = explained("GET", "/api/admin/x");
         assert!(says(&admin, "identity").starts_with("one of alice with a password, else 401"));
-        assert_eq!(says(&admin, "rewrite"), "the service sees /*");
+        assert_eq!(says(&admin, "rewrite"), "the service sees /x");
+        let other = explained("GET", "/api/%61dmin/x");
+        assert_eq!(other.answered, Some(400));
+        assert!(says(&other, "framing").ends_with("may read it as /api/admin/x, which is of the route /api/admin/*"));
         let page = explained("GET", "/index.html");
         assert_eq!(says(&page, "limits"), "none: the route is exempt from those of the edge");
         assert!(says(&page, "headers").starts_with("Content-Security-Policy, "));
