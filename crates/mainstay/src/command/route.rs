@@ -142,13 +142,9 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         say("framing", format!("refused with {status}: {reason}"));
         return Some(status);
     }
-    let found = routing::candidates(edge.routes.iter().map(|route| route.path.as_str()), path);
-    let plain = routing::plain(path);
-    let read_plainly = routing::candidates(edge.routes.iter().map(|route| route.path.as_str()), &plain);
-    if request.is_tls && found.first() != read_plainly.first() {
-        let other = read_plainly.first().and_then(|index| edge.routes.get(*index));
-        let other = other.map_or("no route".to_owned(), |route| format!("the route {}", route.path));
-        say("framing", format!("refused with 400: a server may read it as {plain}, which is of {other}"));
+    let found = candidates(stack, path);
+    if let Some(other) = other_route(stack, path).filter(|_| request.is_tls) {
+        say("framing", format!("refused with 400: {other}"));
         return Some(400);
     }
     say("framing", "sound: method and path mean one thing; the head may have 32 KiB".to_owned());
@@ -176,11 +172,7 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
     say("addresses", admission(&route.admission, "refused with 403"));
     say("limits", limits(&edge.limits, &route.limits, route.is_exempt));
     say("body", format!("at most {}, else 413", show_size(route.body_limit)));
-    let cors = route.cors.as_ref().map_or("left to the service".to_owned(), |cors| {
-        let method = if request.method == "OPTIONS" { "; a preflight is answered here" } else { "" };
-        format!("for scripts of {}{method}", cors.origins.join(", "))
-    });
-    say("cors", cors);
+    say("cors", cors(route, &request.method));
     if let Some(time) = edge.maintenance.or(route.maintenance) {
         say("maintenance", format!("503 to everybody, come back after {}", show_duration(time)));
         return Some(503);
@@ -198,6 +190,30 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         RouteTarget::Redirect { status, .. } => Some(*status),
         RouteTarget::Service { .. } | RouteTarget::Site { .. } => None,
     }
+}
+
+/// The indices of the routes that take a path.
+fn candidates(stack: &Stack, path: &str) -> Vec<usize> {
+    routing::candidates(stack.edge.routes.iter().map(|route| route.path.as_str()), path)
+}
+
+/// Which other route a path is of when a server reads it otherwise; `None` when it stays the same one.
+fn other_route(stack: &Stack, path: &str) -> Option<String> {
+    let plain = routing::plain(path);
+    let other = candidates(stack, &plain).first().copied();
+    if candidates(stack, path).first().copied() == other {
+        return None;
+    }
+    let route = other.and_then(|index| stack.edge.routes.get(index));
+    let route = route.map_or("no route".to_owned(), |route| format!("the route {}", route.path));
+    Some(format!("a server may read it as {plain}, which is of {route}"))
+}
+
+fn cors(route: &Route, method: &str) -> String {
+    route.cors.as_ref().map_or("left to the service".to_owned(), |cors| {
+        let method = if method == "OPTIONS" { "; a preflight is answered here" } else { "" };
+        format!("for scripts of {}{method}", cors.origins.join(", "))
+    })
 }
 
 fn admission(admission: &Admission, otherwise: &str) -> String {
