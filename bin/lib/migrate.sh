@@ -47,7 +47,7 @@ flyway() {
   same "the plan says so too" "$(value "it['migrations'][1]['state'], it['refusals'][0]['code']" <"$SCRATCH/out")" "changed MS4120"
   put V2__rows.sql "INSERT INTO users SELECT generate_series(1, 1000);"
   migrate 4 --undo
-  says "MS4002.*an undo of flyway must be agreed to"
+  says "MS4002.*an undo (V3__email.sql by U3__email.sql) of flyway must be agreed to"
   migrate 0 --undo --confirm flyway
   says "V3__email.sql is taken back; the schema is at V1 V2"
   same "the column is gone" "$(sql "SELECT count(*) FROM pg_attribute WHERE attname = 'email'")" 0
@@ -73,12 +73,22 @@ flyway() {
   rm "$FOLDER/V4__since.sql" "$FOLDER/V5_bad.sql"
   migrate 0 --json
   same "asked for, it runs again" "$(value "[one['script'] for one in it['applied']], it['versions']" <"$SCRATCH/out")" "['V3__email.sql'] ['1', '2', '3']"
-  put V4__bad.sql "CREATE TABLE half (id int);
+  put V4__good.sql "CREATE TABLE good (id int);"
+  put U4__good.sql "DROP TABLE good;"
+  put V5__bad.sql "COMMIT;"
+  migrate 2 --plan
+  says "2 of 5 pending.*MS2120.*V5__bad.sql line 1: COMMIT is not possible"
+  migrate 2
+  same "nothing in front of it was run either" "$(sql "SELECT to_regclass('good') IS NULL")" t
+  put V5__bad.sql "CREATE TABLE half (id int);
 SELECT nothing;"
   migrate 1
-  says "MS1120.*V4__bad.sql line 2.*rolled back.*restore point before-V4-"
+  says "MS1120.*V5__bad.sql line 2.*rolled back.*applied before it: V4__good.sql.*restore point before-V4-"
   same "nothing of it is left" "$(sql "SELECT to_regclass('half') IS NULL")" t
-  rm "$FOLDER/V4__bad.sql"
+  told_of_one() { [ "$(told MigrationsApplied 'ran V4__good.sql; schema is at V1 V2 V3 V4')" = 1 ]; }
+  until_so "the log has what was applied before it" told_of_one
+  migrate 0 --undo --confirm flyway
+  rm "$FOLDER/V5__bad.sql" "$FOLDER"/[VU]4__good.sql
 }
 
 # A proof of the backup, which the control plane makes by itself, has a copy of its own for some seconds.
@@ -103,7 +113,7 @@ CREATE INDEX users_email ON users (email);"
   put V5__bad.sql "SELECT 1;
 SELECT nothing;"
   migrate 1 --rehearse --json
-  same "a file that fails there ends it" "$(sed -n '/^{/,$p' "$SCRATCH/out" | value "[(one['script'], one['rows'][0]['updated']) for one in it['files']], it['failed']['code'], it['failed']['text'][:18]")" "[('V4__email.sql', 70)] MS1120 V5__bad.sql line 2"
+  same "a file that fails there ends it" "$(sed -n '/^{/,$p' "$SCRATCH/out" | value "[(one['script'], one['rows'][0]['updated']) for one in it['files']], it['failed']['code'], it['failed']['text'][:31]")" "[('V4__email.sql', 70)] MS1120 on the copy: V5__bad.sql line 2"
   rm "$FOLDER/V4__email.sql" "$FOLDER/V5__bad.sql"
 }
 

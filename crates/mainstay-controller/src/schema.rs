@@ -84,6 +84,7 @@ mod tests {
             took_ms: None,
             has_undo: false,
             is_transactional: true,
+            unsupported: None,
         }
     }
 

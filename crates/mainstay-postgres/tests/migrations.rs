@@ -56,6 +56,7 @@ async fn migrations_run_once_in_order_and_their_history_is_flyways() {
     runs_each_once(&ways, &folder).await;
     a_failing_one_is_rolled_back_with_its_line(&ways, &folder).await;
     contradictions_stop_everything(&ways, &folder).await;
+    what_cannot_run_is_refused_before_what_is_in_front_of_it(&ways, &folder).await;
     concurrent_indexes_run_outside_of_a_transaction(&ways, &folder).await;
     cluster.end().await;
 }
@@ -137,6 +138,17 @@ async fn contradictions_stop_everything(ways: &Ways, folder: &Path) {
     assert!(!has_table(&ways.0, "never").await);
 }
 
+async fn what_cannot_run_is_refused_before_what_is_in_front_of_it(ways: &Ways, folder: &Path) {
+    let before = history(&ways.0).await;
+    put(folder, "V21__psql.sql", "SELECT 1;\n\\d users\n");
+    let refusals = migrate::plan(&ways.0, folder).await.unwrap().refusals();
+    assert!(matches!(refusals.as_slice(), [MigrateError::Unsupported { line: 2, .. }]), "{refusals:?}");
+    let error = migrate(ways, folder).await.unwrap_err();
+    assert!(matches!(&error, MigrateError::Unsupported { script, .. } if script == "V21__psql.sql"), "{error}");
+    assert_eq!(history(&ways.0).await, before, "V20 in front of it was not run");
+    std::fs::remove_file(folder.join("V21__psql.sql")).unwrap();
+}
+
 async fn concurrent_indexes_run_outside_of_a_transaction(ways: &Ways, folder: &Path) {
     put(folder, "V20__never.sql", "CREATE INDEX CONCURRENTLY i ON users (id);\nSELECT 1;");
     assert_eq!(names(ways, folder).await, ["V20__never.sql"]);
@@ -148,6 +160,135 @@ async fn concurrent_indexes_run_outside_of_a_transaction(ways: &Ways, folder: &P
     assert!(!history(&ways.0).await.last().unwrap().3, "the history says that it failed half-way");
     let error = migrate(ways, folder).await.unwrap_err();
     assert!(matches!(error, MigrateError::FailedBefore { .. }), "{error}");
+}
+
+/// Whoever runs a file without a transaction may be killed, or lose its connection: then too the history says that it is
+/// not whole, and the error is that of the statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_transaction_that_is_cut_off_is_never_taken_for_applied() {
+    let (cluster, ways, folder) = begin().await;
+    put(&folder, "V1__a.sql", "CREATE TABLE a (id int);");
+    assert_eq!(names(&ways, &folder).await, ["V1__a.sql"]);
+    put(&folder, "V2__index.sql", "CREATE INDEX CONCURRENTLY i ON a (id);\nSELECT pg_sleep(600);");
+    let superuser = ways.1.in_database("users").connect().await.unwrap();
+    let cut = async {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' \
+            AND pid <> pg_backend_pid() AND state = 'active'";
+        let begun = std::time::Instant::now();
+        while superuser.query(sql, &[]).await.unwrap().is_empty() {
+            assert!(begun.elapsed() < support::WITHIN, "it never came to its second statement");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    // Another one looks meanwhile: who would run migrations just now is named.
+    let looked = async {
+        let begun = std::time::Instant::now();
+        loop {
+            match migrate::running(&ways.1.in_database("users")).await.unwrap() {
+                Some(holder) => break holder,
+                None => assert!(begun.elapsed() < support::WITHIN, "nobody was seen to run migrations"),
+            }
+        }
+    };
+    let (run, holder) = tokio::join!(migrate(&ways, &folder), async {
+        let holder = looked.await;
+        cut.await;
+        holder
+    });
+    assert!(holder.starts_with("pid ") && holder.contains("mainstay"), "{holder}");
+    match run.unwrap_err() {
+        MigrateError::Cut { script, line, .. } => assert_eq!((script.as_str(), line), ("V2__index.sql", 2)),
+        other => panic!("{other}"),
+    }
+    assert_eq!(history(&ways.0).await.last().unwrap(), &(2, Some("2".to_owned()), "V2__index.sql".to_owned(), false));
+    let error = migrate(&ways, &folder).await.unwrap_err();
+    assert!(matches!(error, MigrateError::FailedBefore { .. }), "{error}");
+    assert_eq!(migrate::running(&ways.1.in_database("users")).await.unwrap(), None);
+
+    // Given up half-way by who runs it, which is what a kill does too.
+    let sql = "DROP INDEX i; DELETE FROM flyway_schema_history WHERE NOT success";
+    ways.0.connect().await.unwrap().batch_execute(sql).await.unwrap();
+    let until_noted = async {
+        let begun = std::time::Instant::now();
+        while history(&ways.0).await.len() < 2 {
+            assert!(begun.elapsed() < support::WITHIN, "its row was not there while it ran");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        run = migrate(&ways, &folder) => panic!("{run:?}"),
+        () = until_noted => {}
+    }
+    assert!(!history(&ways.0).await.last().unwrap().3);
+    cluster.end().await;
+}
+
+/// Both were agreed to while V2 was the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_undos_at_once_take_back_one_version() {
+    let (cluster, ways, folder) = begin().await;
+    for (name, sql) in [
+        ("V1__a.sql", "CREATE TABLE a (id int);"),
+        ("U1__a.sql", "DROP TABLE a;"),
+        ("V2__b.sql", "ALTER TABLE a ADD b text;"),
+        ("U2__b.sql", "SELECT pg_sleep(0.5); ALTER TABLE a DROP b;"),
+    ] {
+        put(&folder, name, sql);
+    }
+    migrate(&ways, &folder).await.unwrap();
+    let request = Request {
+        application: &ways.0,
+        superuser: &ways.1,
+        folder: &folder,
+        is_out_of_order_allowed: false,
+        held: &[],
+    };
+    let agreed = migrate::undoing(&ways.0, &folder).await.unwrap();
+    assert_eq!((agreed.migration.script.as_str(), agreed.undo.as_str()), ("V2__b.sql", "U2__b.sql"));
+    let once = || async { migrate::undo(&request, &agreed, &mut |_| {}).await };
+    let (one, two) = tokio::join!(once(), once());
+    let (done, refused): (Vec<_>, Vec<_>) = [one, two].into_iter().partition(Result::is_ok);
+    assert_eq!((done.len(), refused.len()), (1, 1), "{done:?} {refused:?}");
+    let refused = refused.into_iter().next().unwrap().unwrap_err();
+    assert!(
+        matches!(&refused, MigrateError::OtherLast { wanted, found } if wanted == "V2__b.sql" && found == "V1__a.sql"),
+        "{refused}"
+    );
+    assert_eq!(columns(&ways).await, ["id"]);
+    // Nor another text than was agreed to.
+    let agreed = migrate::undoing(&ways.0, &folder).await.unwrap();
+    put(&folder, "U1__a.sql", "DROP TABLE a CASCADE;");
+    let error = migrate::undo(&request, &agreed, &mut |_| {}).await.unwrap_err();
+    assert!(matches!(error, MigrateError::OtherLast { .. }), "{error}");
+    assert!(has_table(&ways.0, "a").await);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_another_run_is_told_whose_it_is() {
+    let (cluster, ways, folder) = begin().await;
+    put(&folder, "V1__slow.sql", "SELECT pg_sleep(3);");
+    let request = Request {
+        application: &ways.0,
+        superuser: &ways.1,
+        folder: &folder,
+        is_out_of_order_allowed: false,
+        held: &[],
+    };
+    let told = std::sync::Mutex::new(Vec::new());
+    let run = || async {
+        let mut tell = |what: migrate::Told<'_>| {
+            if let migrate::Told::Waits(holder) = what {
+                told.lock().unwrap().push(holder.to_owned());
+            }
+        };
+        migrate::migrate(&request, &mut tell).await.unwrap().applied.len()
+    };
+    let (one, two) = tokio::join!(run(), run());
+    assert_eq!(one + two, 1);
+    let told = told.into_inner().unwrap();
+    assert!(matches!(told.as_slice(), [holder] if holder.starts_with("pid ")), "told once: {told:?}");
+    cluster.end().await;
 }
 
 async fn states(ways: &Ways, folder: &Path) -> Vec<(String, State)> {
@@ -181,7 +322,8 @@ async fn a_point_is_named_before_what_runs_and_the_plan_changes_nothing(ways: &W
 async fn undo(ways: &Ways, folder: &Path) -> Result<Migrated, MigrateError> {
     let request =
         Request { application: &ways.0, superuser: &ways.1, folder, is_out_of_order_allowed: false, held: &[] };
-    migrate::undo(&request, &mut |_| {}).await
+    let agreed = migrate::undoing(&ways.0, folder).await?;
+    migrate::undo(&request, &agreed, &mut |_| {}).await
 }
 
 async fn columns(ways: &Ways) -> Vec<String> {

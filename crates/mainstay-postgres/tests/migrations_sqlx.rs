@@ -44,7 +44,8 @@ impl Rig {
     }
 
     async fn undo(&self) -> Result<Migrated, MigrateError> {
-        migrate::undo(&self.request(false), &mut |_| {}).await
+        let agreed = migrate::undoing(&self.application, &self.folder).await?;
+        migrate::undo(&self.request(false), &agreed, &mut |_| {}).await
     }
 
     async fn text(&self, sql: &str) -> String {

@@ -114,6 +114,8 @@ async fn who_is_in_the_way(rig: &Rig) {
 
 const SCHEMA: &str = "
     CREATE TYPE mood AS ENUM ('good', 'bad');
+    CREATE TYPE nothing AS ENUM ();
+    CREATE TYPE bare AS ();
     CREATE DOMAIN age AS int CHECK (VALUE >= 0);
     CREATE TABLE users (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, mood mood DEFAULT 'good',
         age age, twice int GENERATED ALWAYS AS (1 + 1) STORED);

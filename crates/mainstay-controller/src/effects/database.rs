@@ -397,8 +397,8 @@ impl Cluster {
         };
         let mut before = Vec::new();
         let mut tell = |told: Told<'_>| {
-            if let Told::Ran(one) = told {
-                before.push(one.script.clone());
+            if let Told::Ran { applied, .. } = told {
+                before.push(applied.script.clone());
             }
         };
         let done = migrate::migrate(&request, &mut tell).await;

@@ -42,13 +42,22 @@ pub type Objects = BTreeMap<String, (Option<String>, String)>;
 /// **Errors**: as [`MigrateError`]; the history contradicts the files, or begins with a baseline, whose schema no file
 /// tells.
 pub async fn made(plan: &Plan, scratch: &Request<'_>) -> Result<Objects, MigrateError> {
-    let is_baseline = |one: &&super::Planned| one.state == State::BelowBaseline;
-    if let Some(below) = plan.migrations.iter().find(is_baseline) {
-        return Err(MigrateError::Baseline { script: below.script.clone() });
-    }
-    super::plan::refusal(&plan.migrations, plan.convention, true)?;
+    plan.can_be_made()?;
     super::migrate_these(scratch, &super::rehearse::applied(&plan.migrations)).await?;
     objects(scratch.superuser).await
+}
+
+impl Plan {
+    /// Whether the files tell the schema that is there.
+    ///
+    /// **Errors**: as of [`made`], of the present alone.
+    pub fn can_be_made(&self) -> Result<(), MigrateError> {
+        let is_baseline = |one: &&super::Planned| one.state == State::BelowBaseline;
+        if let Some(below) = self.migrations.iter().find(is_baseline) {
+            return Err(MigrateError::Baseline { script: below.script.clone() });
+        }
+        super::plan::refusal(&self.migrations, self.convention, true)
+    }
 }
 
 /// What is there. `superuser` leads into the database.
@@ -64,7 +73,8 @@ pub async fn objects(superuser: &Access) -> Result<Objects, MigrateError> {
     for sql in CATALOGS {
         let sql = sql.replace("OWN", OWN).replace("OF_EXTENSION", OF_EXTENSION);
         for row in client.query(&sql, &[]).await.map_err(failed)? {
-            objects.insert(row.get(0), (row.get(1), row.get(2)));
+            // What an aggregate makes of nothing is no text: a type without labels, a record without columns.
+            objects.insert(row.get(0), (row.get(1), row.get::<_, Option<String>>(2).unwrap_or_default()));
         }
     }
     Ok(objects)
@@ -152,7 +162,7 @@ const CATALOGS: [&str; 12] = [
      FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE OWN AND c.oid NOT IN (OF_EXTENSION)",
     "SELECT 'type ' || n.nspname || '.' || t.typname, NULL, CASE t.typtype
-        WHEN 'e' THEN 'enum ' || (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
+        WHEN 'e' THEN 'enum ' || (SELECT coalesce(string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder), '')
             FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid)
         WHEN 'd' THEN concat_ws(' ', 'domain', format_type(t.typbasetype, t.typtypmod),
             CASE WHEN t.typnotnull THEN 'NOT NULL' END, 'default ' || t.typdefault,

@@ -45,6 +45,12 @@ pub enum MigrateError {
         /// Table that is there.
         history: &'static str,
     },
+    /// A folder, a device, a pipe.
+    #[error("migration {script} is no regular file")]
+    NotFile {
+        /// Its name.
+        script: String,
+    },
     /// Not UTF-8.
     #[error("migration {script} is not UTF-8 text")]
     NotText {
@@ -52,7 +58,7 @@ pub enum MigrateError {
         script: String,
     },
     /// Too large, or too many.
-    #[error("migration {script} of {bytes} bytes is beyond the bound of 16 MiB a file and 10000 files")]
+    #[error("migration {script} of {bytes} bytes is beyond the bound of 16 MiB a file, 256 MiB and 10000 files in all")]
     TooMuch {
         /// Its name.
         script: String,
@@ -128,6 +134,14 @@ pub enum MigrateError {
     /// No versioned one is applied.
     #[error("no migration is applied that could be taken back")]
     NothingToUndo,
+    /// Another one than was agreed to is the last by now.
+    #[error("{wanted} was to be taken back, and {found} is the last one that is applied now: nothing was taken back")]
+    OtherLast {
+        /// Name of the file that was the last one.
+        wanted: String,
+        /// Of the one that is now, or of its other text.
+        found: String,
+    },
     /// A statement that cannot run here.
     #[error("{script} line {line}: {what} is not possible in a migration; {instead}")]
     Unsupported {
@@ -152,6 +166,18 @@ pub enum MigrateError {
         /// What is left.
         state: &'static str,
     },
+    /// A statement was cut off from outside.
+    #[error("{script} was cut off at line {line}: {message}; {state}")]
+    Cut {
+        /// File.
+        script: String,
+        /// Line.
+        line: usize,
+        /// PostgreSQL's words, or the connection's.
+        message: String,
+        /// What is left.
+        state: &'static str,
+    },
     /// The connection broke while a file was committed.
     #[error("whether {script} was committed is not known: {source}; the history says it once the database answers")]
     Unknown {
@@ -161,8 +187,11 @@ pub enum MigrateError {
         source: AccessError,
     },
     /// Another run holds the lock.
-    #[error("another run of migrations did not end within {} s", LOCK_WITHIN.as_secs())]
-    Locked,
+    #[error("another run of migrations did not end within {} s: {holder}", LOCK_WITHIN.as_secs())]
+    Locked {
+        /// Whose session holds the lock.
+        holder: String,
+    },
     /// The history could not be read or written.
     #[error("cannot {what}: {source}")]
     History {

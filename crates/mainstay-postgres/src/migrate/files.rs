@@ -2,16 +2,22 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::io::Read as _;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use sha2::{Digest as _, Sha384};
 
 use super::MigrateError;
-use crate::sql;
+use crate::sql::{self, Statement};
 
 /// Bound on one file.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
+/// Bound on all of them: they are held in memory.
+const ALL_MAX: u64 = 256 * 1024 * 1024;
 /// Bound on the number of files.
 const FILES_MAX: usize = 10_000;
 /// What a file of sqlx begins with that is to run without a transaction.
@@ -160,6 +166,70 @@ pub struct Script {
     pub sql: String,
     /// All of it is one transaction.
     pub is_transactional: bool,
+    /// The first statement that cannot run in a migration.
+    pub unsupported: Option<Unsupported>,
+    /// Its statements: where in the text, and the line.
+    pieces: Vec<(Range<usize>, usize)>,
+}
+
+/// A statement that cannot run in a migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Its line.
+    pub line: usize,
+    /// The command.
+    pub what: String,
+    /// What to do.
+    pub instead: &'static str,
+}
+
+impl Script {
+    /// Reads a text once: what is asked of it later costs nothing.
+    pub(crate) fn new(convention: Convention, name: String, text: &str) -> Self {
+        let checksum = Checksum::of(convention, text);
+        let sql = without_mark(text).to_owned();
+        let statements = sql::split(&sql);
+        let is_transactional = match convention {
+            Convention::Flyway => !statements.iter().any(|statement| needs_no_transaction(statement.text)),
+            Convention::Sqlx => !text.starts_with(NO_TRANSACTION),
+        };
+        let unsupported = statements.iter().find_map(|statement| unsupported(statement, is_transactional));
+        let pieces = statements.iter().map(|one| (one.at..one.at + one.text.len(), one.line)).collect();
+        Self { name, checksum, is_transactional, unsupported, pieces, sql }
+    }
+
+    pub(crate) fn statements(&self) -> impl Iterator<Item = Statement<'_>> {
+        self.pieces.iter().map(|(at, line)| Statement { text: &self.sql[at.clone()], at: at.start, line: *line })
+    }
+
+    /// Whether it can run at all.
+    pub(crate) fn check(&self) -> Result<(), MigrateError> {
+        self.unsupported.as_ref().map_or(Ok(()), |found| Err(found.of(&self.name)))
+    }
+}
+
+impl Unsupported {
+    pub(crate) fn of(&self, script: &str) -> MigrateError {
+        let Self { line, what, instead } = self;
+        MigrateError::Unsupported { script: script.to_owned(), line: *line, what: what.clone(), instead }
+    }
+}
+
+fn unsupported(statement: &Statement<'_>, is_transactional: bool) -> Option<Unsupported> {
+    let first = sql::first_word(statement.text);
+    let instead = match first.as_str() {
+        "copy" if sql::has_word(statement.text, "stdin") => "use INSERT",
+        "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" if is_transactional => {
+            "each file is one transaction already: remove it"
+        }
+        "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" => {
+            "each statement of this file commits alone: remove it"
+        }
+        "\\" => "commands of psql are not SQL: remove it",
+        _ => return None,
+    };
+    let what = if first == "\\" { "a command of psql".to_owned() } else { first.to_ascii_uppercase() };
+    Some(Unsupported { line: statement.line, what, instead })
 }
 
 /// A migration of the folder.
@@ -198,8 +268,14 @@ impl Named {
     }
 }
 
-/// Reads a folder.
-pub(crate) fn read(folder: &Path) -> Result<Folder, MigrateError> {
+/// Reads a folder, beside everything else: large files take their time.
+pub(crate) async fn read(folder: &Path) -> Result<Folder, MigrateError> {
+    let path = folder.to_owned();
+    let reading = tokio::task::spawn_blocking(move || read_now(&path)).await;
+    reading.map_err(|error| MigrateError::File { path: folder.to_owned(), source: std::io::Error::other(error) })?
+}
+
+fn read_now(folder: &Path) -> Result<Folder, MigrateError> {
     let failed = |path: &Path, source| MigrateError::File { path: path.to_owned(), source };
     let (mut named, mut unknown) = (Vec::new(), Vec::new());
     let entries = std::fs::read_dir(folder).map_err(|error| failed(folder, error))?;
@@ -219,9 +295,14 @@ pub(crate) fn read(folder: &Path) -> Result<Folder, MigrateError> {
         let script = named.last().map(|(_, name, _)| name.clone()).unwrap_or_default();
         return Err(MigrateError::TooMuch { script, bytes: 0 });
     }
-    let (mut migrations, mut undos) = (Vec::new(), Vec::new());
+    let (mut migrations, mut undos, mut all) = (Vec::new(), Vec::new(), 0);
     for (found, name, path) in named {
-        let script = read_script(convention, name, &path)?;
+        let text = read_text(&name, &path)?;
+        all += text.len() as u64;
+        if all > ALL_MAX {
+            return Err(MigrateError::TooMuch { script: name, bytes: text.len() as u64 });
+        }
+        let script = Script::new(convention, name, &text);
         match found {
             Named::Up { version, description, .. } => {
                 migrations.push(Migration { version, description, script, undo: None });
@@ -272,21 +353,26 @@ fn convention_of(
     }
 }
 
-fn read_script(convention: Convention, name: String, path: &Path) -> Result<Script, MigrateError> {
+/// Its text. A pipe would be waited for, and a device never ends.
+fn read_text(name: &str, path: &Path) -> Result<String, MigrateError> {
     let failed = |source| MigrateError::File { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(failed)?.len();
-    if length > FILE_MAX {
-        return Err(MigrateError::TooMuch { script: name, bytes: length });
+    let not_file = || MigrateError::NotFile { script: name.to_owned() };
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(not_file());
     }
-    let bytes = std::fs::read(path).map_err(failed)?;
-    let text = String::from_utf8(bytes).map_err(|_| MigrateError::NotText { script: name.clone() })?;
-    let checksum = Checksum::of(convention, &text);
-    let is_transactional = match convention {
-        Convention::Flyway => !sql::split(&text).iter().any(|statement| needs_no_transaction(statement.text)),
-        Convention::Sqlx => !text.starts_with(NO_TRANSACTION),
-    };
-    let sql = without_mark(&text).to_owned();
-    Ok(Script { name, checksum, sql, is_transactional })
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    // What was looked at may be another by now.
+    let about = file.metadata().map_err(failed)?;
+    if !about.is_file() {
+        return Err(not_file());
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(MigrateError::TooMuch { script: name.to_owned(), bytes: about.len().max(bytes.len() as u64) });
+    }
+    String::from_utf8(bytes).map_err(|_| MigrateError::NotText { script: name.to_owned() })
 }
 
 /// Statements that PostgreSQL runs in no transaction; Flyway knows them by their words too.
@@ -451,23 +537,57 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_regular_file_or_has_no_end_is_refused_and_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("V1__a.sql");
+        let refused = || {
+            let error = read_now(folder.path()).unwrap_err();
+            std::fs::remove_file(&file).unwrap();
+            error
+        };
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+        assert!(matches!(refused(), MigrateError::NotFile { script } if script == "V1__a.sql"));
+        std::os::unix::fs::symlink("/dev/zero", &file).unwrap();
+        assert!(matches!(refused(), MigrateError::NotFile { .. }));
+        std::fs::File::create(&file).unwrap().set_len(FILE_MAX + 1).unwrap();
+        assert!(matches!(refused(), MigrateError::TooMuch { bytes, .. } if bytes == FILE_MAX + 1));
+        // A link to a file is one.
+        std::fs::write(folder.path().join("elsewhere"), "SELECT 1;").unwrap();
+        std::os::unix::fs::symlink("elsewhere", &file).unwrap();
+        assert_eq!(read_now(folder.path()).unwrap().migrations.len(), 1);
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(matches!(read_now(folder.path()), Err(MigrateError::NotFile { .. })));
+    }
+
+    #[test]
+    fn what_cannot_run_in_a_migration_is_known_before_anything_runs() {
+        let of = |text: &str| Script::new(Convention::Flyway, "V1__a.sql".to_owned(), text).unsupported;
+        let found = of("SELECT 1;\n\\d users\n;").unwrap();
+        assert_eq!((found.line, found.what.as_str()), (2, "a command of psql"));
+        assert_eq!(of("\n\nCOMMIT;").unwrap().line, 3);
+        assert_eq!(of("COPY t FROM stdin;").unwrap().instead, "use INSERT");
+        assert_eq!(of("SELECT 'COMMIT'; COPY t TO '/tmp/x'; /* BEGIN; */"), None);
+    }
+
+    #[test]
     fn a_folder_is_flyways_or_sqlxs_and_pairs_what_undoes_with_what_it_undoes() {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str| std::fs::write(folder.path().join(name), "SELECT 1;").unwrap();
         for name in ["2_b.up.sql", "2_b.down.sql", "1_a.sql", "10_c.up.sql", "7_orphan.down.sql", "notes.txt"] {
             put(name);
         }
-        let found = read(folder.path()).unwrap();
+        let found = read_now(folder.path()).unwrap();
         assert_eq!(found.convention, Convention::Sqlx);
         let names: Vec<_> = found.migrations.iter().map(|one| (one.script.name.as_str(), one.undo.is_some())).collect();
         assert_eq!(names, [("1_a.sql", false), ("2_b.up.sql", true), ("10_c.up.sql", false)]);
         put("seed_data.sql");
-        assert!(matches!(read(folder.path()), Err(MigrateError::Name { script }) if script == "seed_data.sql"));
+        assert!(matches!(read_now(folder.path()), Err(MigrateError::Name { script }) if script == "seed_data.sql"));
         std::fs::remove_file(folder.path().join("seed_data.sql")).unwrap();
         put("02_twice.sql");
-        assert!(matches!(read(folder.path()), Err(MigrateError::Twice { .. })));
+        assert!(matches!(read_now(folder.path()), Err(MigrateError::Twice { .. })));
         std::fs::remove_file(folder.path().join("02_twice.sql")).unwrap();
         put("V1__a.sql");
-        assert!(matches!(read(folder.path()), Err(MigrateError::Mixed { .. })));
+        assert!(matches!(read_now(folder.path()), Err(MigrateError::Mixed { .. })));
     }
 }

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::MigrateError;
 use super::files::{Checksum, Convention, Migration, Version};
-use super::run::Run;
+use super::run::{Run, Way};
 
 /// Flyway's own definition for PostgreSQL.
 const FLYWAY: &str = "
@@ -203,7 +203,7 @@ fn entry(convention: Convention, row: &Row) -> Entry {
     }
 }
 
-/// Notes a file that was run; inside its transaction when there is one.
+/// Notes a file that was run, inside its transaction; or one that begins to run without one.
 pub(crate) async fn write(run: &Run<'_>, migration: &Migration, outcome: Outcome) -> Result<(), MigrateError> {
     match run.convention {
         Convention::Flyway => {
@@ -214,7 +214,7 @@ pub(crate) async fn write(run: &Run<'_>, migration: &Migration, outcome: Outcome
     }
 }
 
-/// Notes that a migration was taken back.
+/// The same of one that is taken back.
 pub(crate) async fn write_undo(run: &Run<'_>, migration: &Migration, outcome: Outcome) -> Result<(), MigrateError> {
     match (run.convention, &migration.undo) {
         (Convention::Flyway, Some(undo)) => {
@@ -234,6 +234,39 @@ pub(crate) async fn write_undo(run: &Run<'_>, migration: &Migration, outcome: Ou
     }
 }
 
+/// A script that committed statement by statement is done: its row, which said that it failed, says so.
+pub(crate) async fn settle(
+    run: &Run<'_>,
+    migration: &Migration,
+    way: Way,
+    outcome: Outcome,
+) -> Result<(), MigrateError> {
+    run.at_home().await?;
+    let version = migration.version.as_ref().and_then(Version::number);
+    let rank = i32::try_from(outcome.rank).unwrap_or(i32::MAX);
+    let (millis, nanos) = took(outcome);
+    let done = match (run.convention, way) {
+        (Convention::Flyway, _) => {
+            let sql = "UPDATE flyway_schema_history SET success = true, execution_time = $2 WHERE installed_rank = $1";
+            run.client.execute(sql, &[&rank, &millis]).await
+        }
+        (Convention::Sqlx, Way::Up) => {
+            let sql = "UPDATE _sqlx_migrations SET success = true, execution_time = $2 WHERE version = $1";
+            run.client.execute(sql, &[&version, &nanos]).await
+        }
+        (Convention::Sqlx, Way::Undo) => {
+            run.client.execute("DELETE FROM _sqlx_migrations WHERE version = $1", &[&version]).await
+        }
+    };
+    done.map(drop).map_err(|error| run.failed(run.writing(), error))
+}
+
+/// How long it took, as Flyway counts (milliseconds) and as sqlx does (nanoseconds).
+fn took(outcome: Outcome) -> (i32, i64) {
+    let millis = i32::try_from(outcome.took.as_millis()).unwrap_or(i32::MAX);
+    (millis, i64::try_from(outcome.took.as_nanos()).unwrap_or(i64::MAX))
+}
+
 async fn write_flyway(
     run: &Run<'_>,
     migration: &Migration,
@@ -242,7 +275,7 @@ async fn write_flyway(
 ) -> Result<(), MigrateError> {
     run.at_home().await?;
     let version = migration.version.as_ref().map(ToString::to_string);
-    let took = i32::try_from(outcome.took.as_millis()).unwrap_or(i32::MAX);
+    let (took, _) = took(outcome);
     let rank = i32::try_from(outcome.rank).unwrap_or(i32::MAX);
     let checksum = match checksum {
         Checksum::Lines(crc) => Some(*crc),
@@ -265,8 +298,7 @@ async fn write_flyway(
 async fn write_sqlx(run: &Run<'_>, migration: &Migration, outcome: Outcome) -> Result<(), MigrateError> {
     run.at_home().await?;
     let version = migration.version.as_ref().and_then(Version::number);
-    // sqlx counts nanoseconds.
-    let took = i64::try_from(outcome.took.as_nanos()).unwrap_or(i64::MAX);
+    let (_, took) = took(outcome);
     let checksum: &[u8] = match &migration.script.checksum {
         Checksum::Bytes(bytes) => bytes,
         Checksum::Lines(_) => &[],

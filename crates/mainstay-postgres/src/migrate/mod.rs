@@ -10,6 +10,7 @@ mod drift;
 mod error;
 mod files;
 mod history;
+mod lock;
 mod plan;
 mod rehearse;
 mod run;
@@ -22,11 +23,13 @@ use tokio_postgres::Client;
 
 pub use drift::{Difference, Drifted, Objects, compare, made, objects};
 pub use error::MigrateError;
-pub use files::{Checksum, Convention, Migration, Script, Version};
+pub use files::{Checksum, Convention, Migration, Script, Unsupported, Version};
+pub use lock::running;
 pub use plan::{Planned, State};
 pub use rehearse::{Blocks, InTheWay, Locked, Rehearsed, Rewritten, Touched, Watched, in_the_way, rehearse};
 
 use crate::access::Access;
+use files::Folder;
 use history::History;
 use run::{Run, Way};
 
@@ -88,12 +91,19 @@ pub struct RestorePoint {
 /// What happened on the way, as it happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Told<'a> {
+    /// Another run is waited for: whose it is.
+    Waits(&'a str),
     /// What is done from here on can be gone back behind.
     Named(&'a RestorePoint),
     /// A file begins.
     Begins(&'a str),
     /// It is done.
-    Ran(&'a Applied),
+    Ran {
+        /// What.
+        applied: &'a Applied,
+        /// What the schema is at now.
+        schema: &'a str,
+    },
 }
 
 /// Where told things go.
@@ -117,12 +127,17 @@ pub struct Migrated {
 impl Migrated {
     /// The versions in a line: all of a few, the first and the last of many.
     pub fn summary(&self) -> String {
-        let labels: Vec<String> = self.versions.iter().map(|version| self.convention.label(version)).collect();
-        match labels.as_slice() {
-            [] => "nothing applied".to_owned(),
-            [first, .., last] if labels.len() > MOST_NAMED => format!("{first} … {last} ({} in all)", labels.len()),
-            all => all.join(" "),
+        summary(self.convention, &self.versions)
+    }
+}
+
+fn summary(convention: Convention, versions: &[String]) -> String {
+    match versions {
+        [] => "nothing applied".to_owned(),
+        [first, .., last] if versions.len() > MOST_NAMED => {
+            format!("{} … {} ({} in all)", convention.label(first), convention.label(last), versions.len())
         }
+        all => all.iter().map(|version| convention.label(version)).collect::<Vec<_>>().join(" "),
     }
 }
 
@@ -149,13 +164,16 @@ impl Plan {
 
     /// What is still to be run.
     pub fn pending(&self) -> impl Iterator<Item = &Planned> {
-        let is_pending = |one: &&Planned| matches!(one.state, State::Pending | State::OutOfOrder { .. });
-        self.migrations.iter().filter(is_pending)
+        self.migrations.iter().filter(|one| one.is_pending())
     }
 
     /// What stands against running anything, in the order of the files.
     pub fn refusals(&self) -> Vec<MigrateError> {
-        self.migrations.iter().filter_map(|planned| planned.refusal(self.convention)).collect()
+        let unsupported = |planned: &Planned| {
+            planned.unsupported.as_ref().filter(|_| planned.is_pending()).map(|found| found.of(&planned.script))
+        };
+        let of = |planned: &Planned| planned.refusal(self.convention).into_iter().chain(unsupported(planned));
+        self.migrations.iter().flat_map(of).collect()
     }
 }
 
@@ -172,10 +190,10 @@ pub(crate) async fn migrate_these(request: &Request<'_>, scripts: &[String]) -> 
 }
 
 async fn run_pending(request: &Request<'_>, only: Option<&[String]>, tell: Tell<'_>) -> Result<Migrated, MigrateError> {
-    let folder = files::read(request.folder)?;
+    let folder = files::read(request.folder).await?;
     let client = request.application.connect().await?;
     let run = Run { access: request.application, client: &client, convention: folder.convention };
-    run.lock().await?;
+    lock::take(&run, tell).await?;
     let history = History::open(&run).await?;
     let plan = plan::hold_against(&folder, &history);
     plan::refusal(&plan, folder.convention, request.is_out_of_order_allowed)?;
@@ -187,6 +205,8 @@ async fn run_pending(request: &Request<'_>, only: Option<&[String]>, tell: Tell<
     if let Some(only) = only {
         pending.retain(|one| only.contains(&one.script.name));
     }
+    // All of them before anything of it is done.
+    pending.iter().try_for_each(|one| one.script.check())?;
     let restore_point = match pending.first() {
         Some(first) => Some(name_restore_point(request.superuser, folder.convention, first, Way::Up).await?),
         None => None,
@@ -194,51 +214,96 @@ async fn run_pending(request: &Request<'_>, only: Option<&[String]>, tell: Tell<
     if let Some(point) = &restore_point {
         tell(Told::Named(point));
     }
-    let mut applied = Vec::new();
+    let (mut applied, mut versions) = (Vec::new(), versions_of(&plan));
     for (rank, migration) in (history.next_rank()..).zip(&pending) {
         tell(Told::Begins(&migration.script.name));
         let took = run.apply(migration, Way::Up, rank).await?;
         let one = ran(migration, &migration.script, took);
-        tell(Told::Ran(&one));
+        versions.extend(one.version.clone());
+        versions.sort_by_cached_key(|version| Version::parse(version));
+        tell(Told::Ran { applied: &one, schema: &summary(folder.convention, &versions) });
         applied.push(one);
     }
-    let versions = versions_of(&plan::hold_against(&folder, &History::look(&run).await?));
-    run.unlock().await?;
+    run.unlock().await;
     Ok(Migrated { convention: folder.convention, restore_point, applied, versions, held })
 }
 
-/// Takes the last one back, by the file that is there for it.
+/// What an undo would take back, and by which file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undoing {
+    /// The migration.
+    pub migration: Held,
+    /// Name of the file that takes it back.
+    pub undo: String,
+    /// Of its text.
+    pub checksum: String,
+}
+
+impl Undoing {
+    /// The last one that is applied, and its way back.
+    fn of<'a>(folder: &'a Folder, history: &History) -> Result<(&'a Migration, &'a Script, Self), MigrateError> {
+        let plan = plan::hold_against(folder, history);
+        plan::refusal(&plan, folder.convention, true)?;
+        let migration = plan::last(folder, &plan)?;
+        let undo = migration.undo.as_ref().ok_or_else(|| MigrateError::NoUndo {
+            script: migration.script.name.clone(),
+            wanted: folder.convention.undo_of(&migration.script.name),
+        })?;
+        undo.check()?;
+        let held = Held { script: migration.script.name.clone(), checksum: migration.script.checksum.to_string() };
+        let undoing = Self { migration: held, undo: undo.name.clone(), checksum: undo.checksum.to_string() };
+        Ok((migration, undo, undoing))
+    }
+}
+
+/// What [`undo`] would do now; nothing is changed.
 ///
-/// **Errors**: as [`MigrateError`]; nothing is done without such a file, or while the folder and the history contradict
-/// each other.
-pub async fn undo(request: &Request<'_>, tell: Tell<'_>) -> Result<Migrated, MigrateError> {
-    let folder = files::read(request.folder)?;
+/// **Errors**: as [`MigrateError`], as it would.
+pub async fn undoing(application: &Access, folder: &Path) -> Result<Undoing, MigrateError> {
+    let folder = files::read(folder).await?;
+    let client = application.connect().await?;
+    let run = Run { access: application, client: &client, convention: folder.convention };
+    Ok(Undoing::of(&folder, &History::look(&run).await?)?.2)
+}
+
+/// Takes the last one back, by the file that is there for it: that which was agreed to, and no other.
+///
+/// **Errors**: as [`MigrateError`]; nothing is done without such a file, while the folder and the history contradict
+/// each other, or when another one is the last by now.
+pub async fn undo(request: &Request<'_>, agreed: &Undoing, tell: Tell<'_>) -> Result<Migrated, MigrateError> {
+    let folder = files::read(request.folder).await?;
     let client = request.application.connect().await?;
     let run = Run { access: request.application, client: &client, convention: folder.convention };
-    run.lock().await?;
+    lock::take(&run, tell).await?;
     let history = History::look(&run).await?;
-    let plan = plan::hold_against(&folder, &history);
-    plan::refusal(&plan, folder.convention, true)?;
-    let migration = plan::last(&folder, &plan)?;
-    let undo = migration.undo.as_ref().ok_or_else(|| MigrateError::NoUndo {
-        script: migration.script.name.clone(),
-        wanted: folder.convention.undo_of(&migration.script.name),
-    })?;
+    let wanted = || agreed.migration.script.clone();
+    let (migration, undo, found) = match Undoing::of(&folder, &history) {
+        // Somebody else has taken it back: what could be said of the one before it is beside the point.
+        Err(MigrateError::NoUndo { script, .. }) if script != agreed.migration.script => {
+            return Err(MigrateError::OtherLast { wanted: wanted(), found: script });
+        }
+        found => found?,
+    };
+    if found != *agreed {
+        let is_same = found.migration.script == agreed.migration.script;
+        let other = if is_same { format!("another text of {}", found.undo) } else { found.migration.script };
+        return Err(MigrateError::OtherLast { wanted: wanted(), found: other });
+    }
     let point = name_restore_point(request.superuser, folder.convention, migration, Way::Undo).await?;
     tell(Told::Named(&point));
     tell(Told::Begins(&undo.name));
     let took = run.apply(migration, Way::Undo, history.next_rank()).await?;
     let one = ran(migration, undo, took);
-    tell(Told::Ran(&one));
-    let versions = versions_of(&plan::hold_against(&folder, &History::look(&run).await?));
-    run.unlock().await?;
-    let held = Held { script: migration.script.name.clone(), checksum: migration.script.checksum.to_string() };
+    let mut versions = versions_of(&plan::hold_against(&folder, &history));
+    versions.retain(|version| Some(version) != one.version.as_ref());
+    tell(Told::Ran { applied: &one, schema: &summary(folder.convention, &versions) });
+    run.unlock().await;
     Ok(Migrated {
         convention: folder.convention,
         restore_point: Some(point),
         applied: vec![one],
         versions,
-        held: Some(held),
+        held: Some(found.migration),
     })
 }
 
@@ -246,7 +311,7 @@ pub async fn undo(request: &Request<'_>, tell: Tell<'_>) -> Result<Migrated, Mig
 ///
 /// **Errors**: as [`MigrateError`]; what contradicts is in the plan and no error.
 pub async fn plan(application: &Access, folder: &Path) -> Result<Plan, MigrateError> {
-    let folder = files::read(folder)?;
+    let folder = files::read(folder).await?;
     let client = application.connect().await?;
     let run = Run { access: application, client: &client, convention: folder.convention };
     let history = History::look(&run).await?;

@@ -4,7 +4,7 @@ use mainstay_types::Timestamp;
 use serde::Serialize;
 
 use super::MigrateError;
-use super::files::{Convention, Folder, Migration, Version};
+use super::files::{Convention, Folder, Migration, Unsupported, Version};
 use super::history::{Entry, History, Kind};
 
 /// What a migration is.
@@ -57,6 +57,9 @@ pub struct Planned {
     pub has_undo: bool,
     /// All of it is one transaction.
     pub is_transactional: bool,
+    /// What in it cannot run in a migration.
+    #[serde(skip)]
+    pub unsupported: Option<Unsupported>,
 }
 
 impl Planned {
@@ -70,6 +73,7 @@ impl Planned {
             took_ms: u64::try_from(entry.took.as_millis()).ok(),
             has_undo: false,
             is_transactional: true,
+            unsupported: None,
         }
     }
 
@@ -83,7 +87,13 @@ impl Planned {
             took_ms: entry.and_then(|entry| u64::try_from(entry.took.as_millis()).ok()),
             has_undo: migration.undo.is_some(),
             is_transactional: migration.script.is_transactional,
+            unsupported: migration.script.unsupported.clone(),
         }
+    }
+
+    /// It is still to be run.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending | State::OutOfOrder { .. })
     }
 
     /// Why nothing can be run while it is so; `None`: it is in nobody's way.
@@ -173,7 +183,7 @@ pub(crate) fn refusal(
 pub(crate) fn pending<'a>(folder: &'a Folder, plan: &[Planned]) -> Vec<&'a Migration> {
     let is_pending = |migration: &&Migration| {
         let planned = plan.iter().find(|planned| planned.script == migration.script.name);
-        planned.is_some_and(|planned| matches!(planned.state, State::Pending | State::OutOfOrder { .. }))
+        planned.is_some_and(Planned::is_pending)
     };
     folder.migrations.iter().filter(is_pending).collect()
 }
@@ -198,12 +208,8 @@ mod tests {
     use super::*;
 
     fn file(version: &str, crc: i32) -> Migration {
-        let script = Script {
-            name: format!("V{version}__x.sql"),
-            checksum: Checksum::Lines(crc),
-            sql: String::new(),
-            is_transactional: true,
-        };
+        let mut script = Script::new(Convention::Flyway, format!("V{version}__x.sql"), "");
+        script.checksum = Checksum::Lines(crc);
         let version = (version != "R").then(|| Version::parse(version).unwrap());
         Migration { version, description: "x".to_owned(), script, undo: None }
     }

@@ -110,18 +110,20 @@ pub struct Rehearsed {
 ///
 /// **Errors**: as [`MigrateError`], before anything was run; a file that fails is in the result.
 pub async fn rehearse(request: &Request<'_>) -> Result<Rehearsed, MigrateError> {
-    let folder = files::read(request.folder)?;
+    let folder = files::read(request.folder).await?;
     let client = request.application.connect().await?;
     let run = Run { access: request.application, client: &client, convention: folder.convention };
     let history = History::open(&run).await?;
     let plan = plan::hold_against(&folder, &history);
     plan::refusal(&plan, folder.convention, request.is_out_of_order_allowed)?;
+    let pending = plan::pending(&folder, &plan);
+    pending.iter().try_for_each(|one| one.script.check())?;
     let observer = request.superuser.connect().await?;
     let pid = client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(|error| run.failed(LOOKING, error))?;
     let mut watch =
         Watch { access: request.superuser, observer, pid: pid.get(0), held: BTreeMap::new(), mark: Instant::now() };
     let (mut files, mut failed) = (Vec::new(), None);
-    for (rank, migration) in (history.next_rank()..).zip(plan::pending(&folder, &plan)) {
+    for (rank, migration) in (history.next_rank()..).zip(pending) {
         match watch.file(&run, migration, rank).await {
             Ok(watched) => files.push(watched),
             Err(error) => {
@@ -160,11 +162,11 @@ impl Watch<'_> {
         if !script.is_transactional {
             flush(run).await?;
         }
-        let statements = run.begin(script).await?;
+        run.begin((migration, Way::Up), rank).await?;
         let rows_before = rows(run, source).await?;
         self.held.clear();
         let (begun, mut overhead) = (Instant::now(), Duration::ZERO);
-        for statement in &statements {
+        for statement in script.statements() {
             self.mark = Instant::now();
             let done = if script.is_transactional {
                 run.client.batch_execute(statement.text).await
@@ -172,8 +174,7 @@ impl Watch<'_> {
                 self.sampled(run, statement.text, &mut overhead).await?
             };
             if let Err(error) = done {
-                let outcome = Outcome { rank, took: begun.elapsed(), is_success: false };
-                return Err(run.broke_off((migration, Way::Up), statement, &error, outcome).await?);
+                return Err(run.broke_off(script, &statement, error).await);
             }
             overhead += self.look().await?;
         }
@@ -184,7 +185,7 @@ impl Watch<'_> {
         run.at_home().await?;
         let rows_after = rows(run, source).await?;
         self.mark = Instant::now();
-        run.finish(migration, Way::Up, Outcome { rank, took, is_success: true }).await?;
+        run.finish((migration, Way::Up), Outcome { rank, took, is_success: true }).await?;
         if script.is_transactional {
             let commit = self.mark.elapsed();
             self.held.values_mut().for_each(|held| *held += commit);

@@ -5,16 +5,11 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 
-use super::files::{self, Convention, Migration, Script};
+use super::files::{Convention, Migration, Script};
 use super::history::{self, Outcome};
-use super::{LOCK_WITHIN, MigrateError, TABLE_LOCK_WITHIN};
+use super::{MigrateError, TABLE_LOCK_WITHIN};
 use crate::access::Access;
-use crate::sql::{self, Statement};
-
-/// Key of the advisory lock that runs of migrations take: "mainstay" in ASCII, as a number.
-const LOCK_KEY: i64 = 0x6D61_696E_7374_6179;
-/// sqlx's lock is this, times the CRC-32 of the database's name: an application that migrates by itself takes it.
-const SQLX_LOCK: i64 = 0x3D32_AD9E;
+use crate::sql::Statement;
 
 /// A session that migrations are run over.
 pub(crate) struct Run<'a> {
@@ -31,7 +26,7 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    fn script(self, migration: &Migration) -> &Script {
+    pub(crate) fn script(self, migration: &Migration) -> &Script {
         match (self, &migration.undo) {
             (Self::Undo, Some(undo)) => undo,
             (Self::Up, _) | (Self::Undo, None) => &migration.script,
@@ -67,90 +62,77 @@ impl Run<'_> {
         self.execute(self.writing(), "RESET ROLE; RESET search_path").await
     }
 
-    /// One run at a time, of ours and of sqlx's own. The locks are this session's: they end with the connection,
-    /// however this ends.
-    pub(crate) async fn lock(&self) -> Result<(), MigrateError> {
-        let begun = Instant::now();
-        let mut keys = vec![LOCK_KEY];
-        if self.convention == Convention::Sqlx {
-            let name = self.client.query_one("SELECT current_database()::text", &[]).await;
-            let name: String = name.map_err(|error| self.failed("lock", error))?.get(0);
-            keys.push(SQLX_LOCK * i64::from(files::checksum(&name).cast_unsigned()));
-        }
-        for key in keys {
-            let sql = format!("SELECT pg_try_advisory_lock({key})");
-            while !self.client.query_one(&sql, &[]).await.map_err(|error| self.failed("lock", error))?.get::<_, bool>(0)
-            {
-                if begun.elapsed() >= LOCK_WITHIN {
-                    return Err(MigrateError::Locked);
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn unlock(&self) -> Result<(), MigrateError> {
-        self.execute("unlock", "SELECT pg_advisory_unlock_all()").await
+    /// The locks go with the connection too: what is done is done, whether or not this is.
+    pub(crate) async fn unlock(&self) {
+        self.client.batch_execute("SELECT pg_advisory_unlock_all()").await.ok();
     }
 
     /// Runs one and notes it. Returns how long it took.
     pub(crate) async fn apply(&self, migration: &Migration, way: Way, rank: i64) -> Result<Duration, MigrateError> {
-        let statements = self.begin(way.script(migration)).await?;
+        let script = way.script(migration);
+        self.begin((migration, way), rank).await?;
         let begun = Instant::now();
-        for statement in &statements {
+        for statement in script.statements() {
             if let Err(error) = self.client.batch_execute(statement.text).await {
-                let outcome = Outcome { rank, took: begun.elapsed(), is_success: false };
-                return Err(self.broke_off((migration, way), statement, &error, outcome).await?);
+                return Err(self.broke_off(script, &statement, error).await);
             }
         }
         let took = begun.elapsed();
-        self.finish(migration, way, Outcome { rank, took, is_success: true }).await?;
+        self.finish((migration, way), Outcome { rank, took, is_success: true }).await?;
         Ok(took)
     }
 
-    /// Its statements, once everything is ready for them.
-    pub(crate) async fn begin<'s>(&self, script: &'s Script) -> Result<Vec<Statement<'s>>, MigrateError> {
-        let statements = sql::split(&script.sql);
-        refuse_unsupported(script, &statements)?;
+    /// Makes everything ready for its statements. Where each of them commits alone its row is there before the first, as
+    /// failed: whatever ends this process, the connection or the server leaves it so.
+    pub(crate) async fn begin(&self, (migration, way): (&Migration, Way), rank: i64) -> Result<(), MigrateError> {
         // Parameters that a file sets are its own: the next one begins clean.
         let lock_timeout = format!("RESET ALL; SET lock_timeout = '{}ms'", TABLE_LOCK_WITHIN.as_millis());
         self.execute("begin a migration", &lock_timeout).await?;
-        if script.is_transactional {
-            self.execute("begin a migration", "BEGIN").await?;
+        if way.script(migration).is_transactional {
+            return self.execute("begin a migration", "BEGIN").await;
         }
-        Ok(statements)
+        self.note((migration, way), Outcome { rank, took: Duration::ZERO, is_success: false }).await
     }
 
-    /// A statement failed: what was done is taken back, or noted as half-done.
+    /// A statement failed: what was done is taken back, or stays noted as half-done.
     pub(crate) async fn broke_off(
         &self,
-        (migration, way): (&Migration, Way),
+        script: &Script,
         statement: &Statement<'_>,
-        error: &tokio_postgres::Error,
-        outcome: Outcome,
-    ) -> Result<MigrateError, MigrateError> {
-        let script = way.script(migration);
-        let (line, message) = explain(script, statement, error);
+        error: tokio_postgres::Error,
+    ) -> MigrateError {
+        let is_cut = is_cut(&error);
+        let (line, message) = explain(script, statement, &error);
         let state = if script.is_transactional {
             // If the connection broke, the server rolls back by itself.
             self.client.batch_execute("ROLLBACK").await.ok();
             "all of the file was rolled back, files before it stay applied"
         } else {
-            self.note(migration, way, outcome).await?;
-            "statements before it in the file are done and stay (it runs without a transaction)"
+            "statements before it in the file are done and stay (it runs without a transaction), and the history says so"
         };
-        Ok(MigrateError::Statement { script: script.name.clone(), line, message, state })
+        let script = script.name.clone();
+        if is_cut {
+            MigrateError::Cut { script, line, message, state }
+        } else {
+            MigrateError::Statement { script, line, message, state }
+        }
     }
 
     /// Notes it, and commits both.
-    pub(crate) async fn finish(&self, migration: &Migration, way: Way, outcome: Outcome) -> Result<(), MigrateError> {
-        self.note(migration, way, outcome).await?;
+    pub(crate) async fn finish(
+        &self,
+        (migration, way): (&Migration, Way),
+        outcome: Outcome,
+    ) -> Result<(), MigrateError> {
         let script = way.script(migration);
-        if script.is_transactional { self.commit(script).await } else { Ok(()) }
+        if !script.is_transactional {
+            return history::settle(self, migration, way, outcome).await;
+        }
+        self.note((migration, way), outcome).await?;
+        self.commit(script).await
     }
 
-    async fn note(&self, migration: &Migration, way: Way, outcome: Outcome) -> Result<(), MigrateError> {
+    async fn note(&self, (migration, way): (&Migration, Way), outcome: Outcome) -> Result<(), MigrateError> {
         match way {
             Way::Up => history::write(self, migration, outcome).await,
             Way::Undo => history::write_undo(self, migration, outcome).await,
@@ -163,7 +145,7 @@ impl Run<'_> {
         match self.client.batch_execute("COMMIT").await {
             Ok(()) => Ok(()),
             Err(error) if error.as_db_error().is_some() => {
-                let last = Statement { text: "COMMIT", line: script.sql.lines().count().max(1) };
+                let last = Statement { text: "COMMIT", at: 0, line: script.sql.lines().count().max(1) };
                 let (line, message) = explain(script, &last, &error);
                 let state = "all of the file was rolled back at its COMMIT, files before it stay applied";
                 Err(MigrateError::Statement { script: script.name.clone(), line, message, state })
@@ -175,29 +157,12 @@ impl Run<'_> {
     }
 }
 
-fn refuse_unsupported(script: &Script, statements: &[Statement<'_>]) -> Result<(), MigrateError> {
-    for statement in statements {
-        let first = sql::first_word(statement.text);
-        let instead = match first.as_str() {
-            "copy" if sql::has_word(statement.text, "stdin") => "use INSERT",
-            "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" => {
-                if script.is_transactional {
-                    "each file is one transaction already: remove it"
-                } else {
-                    "each statement of this file commits alone: remove it"
-                }
-            }
-            "\\" => "commands of psql are not SQL: remove it",
-            _ => continue,
-        };
-        return Err(MigrateError::Unsupported {
-            script: script.name.clone(),
-            line: statement.line,
-            what: if first == "\\" { "a command of psql".to_owned() } else { first.to_ascii_uppercase() },
-            instead,
-        });
-    }
-    Ok(())
+/// Whether the statement was cut off and is not at fault itself: the connection broke, somebody ended or cancelled the
+/// session, the server went or had no room.
+fn is_cut(error: &tokio_postgres::Error) -> bool {
+    let Some(database) = error.as_db_error() else { return true };
+    // Classes of SQLSTATE: connection, resources, operator, system.
+    ["08", "53", "57", "58"].iter().any(|class| database.code().code().starts_with(class))
 }
 
 /// Line of the error in the file, and PostgreSQL's message with its hint.

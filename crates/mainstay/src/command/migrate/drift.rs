@@ -5,13 +5,14 @@ use mainstay_postgres::migrate::{self, Difference, Drifted, Request, State};
 use mainstay_types::exit_code;
 use serde_json::json;
 
-use super::{Place, backup, failure};
+use super::{Place, backup, failure, on_copy};
 use crate::Global;
 use crate::failure::Failure;
 use crate::screen;
 
 pub(super) async fn run(global: &Global, place: &Place) -> Result<u8, Failure> {
     let plan = migrate::plan(&place.application, &place.folder).await.map_err(|error| failure(&error))?;
+    plan.can_be_made().map_err(|error| failure(&error))?;
     if !global.json {
         eprintln!("running the applied migrations on an empty database beside the present");
     }
@@ -25,7 +26,7 @@ pub(super) async fn run(global: &Global, place: &Place) -> Result<u8, Failure> {
     };
     let made = migrate::made(&plan, &request).await;
     scratch.close().await;
-    let made = made.map_err(|error| failure(&error))?;
+    let made = made.map_err(|error| on_copy("on the empty database beside the present", failure(&error)))?;
     let present = place.superuser.as_in_same(&place.application);
     let there = migrate::objects(&present).await.map_err(|error| failure(&error))?;
     let found = migrate::compare(&there, &made);

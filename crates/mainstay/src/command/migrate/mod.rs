@@ -17,6 +17,7 @@ use mainstay_postgres::migrate::{self, Applied, MigrateError, Migrated, Request,
 use mainstay_stack::Stack;
 use mainstay_types::exit_code;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::database::Here;
 use super::{backup, restore};
@@ -95,20 +96,6 @@ impl Place {
     fn has_backups(&self) -> bool {
         Target::load(&self.paths).is_ok_and(|target| target.is_some())
     }
-
-    /// The log of events is told. It is done whether or not somebody notes it.
-    async fn tell(&self, done: &Migrated, is_undo: bool) {
-        let Some(point) = &done.restore_point else { return };
-        let changed = SchemaChanged {
-            scripts: done.applied.iter().map(|one| one.script.clone()).collect(),
-            is_undo,
-            restore_point: point.name.clone(),
-            schema: done.summary(),
-        };
-        if let Err(error) = self.client.schema_changed(&changed).await {
-            eprintln!("hint: it is done, and the log of events could not be told ({error})");
-        }
-    }
 }
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
@@ -154,16 +141,26 @@ async fn plan(global: &Global, place: &Place) -> Result<u8, Failure> {
 }
 
 /// What was told while it ran; what is left to say when it stops half-way.
-#[derive(Default)]
 struct Progress {
     is_silent: bool,
+    is_undo: bool,
+    events: Events,
     point: Option<RestorePoint>,
     applied: Vec<Applied>,
 }
 
 impl Progress {
+    fn begin(global: &Global, place: &Place, is_undo: bool) -> Self {
+        let events = Events::begin(place.client.clone());
+        Self { is_silent: global.json, is_undo, events, point: None, applied: Vec::new() }
+    }
+
     fn take(&mut self, told: Told<'_>) {
         match told {
+            Told::Waits(holder) => {
+                let within = migrate::LOCK_WITHIN.as_secs();
+                eprintln!("another run of migrations is waited for, {within} s at most: {holder}");
+            }
             Told::Named(point) => {
                 if !self.is_silent {
                     println!("restore point {} at {}", point.name, point.lsn);
@@ -173,10 +170,16 @@ impl Progress {
             // One that takes long says where it is.
             Told::Begins(script) if !self.is_silent => eprintln!("  {script} …"),
             Told::Begins(_) => {}
-            Told::Ran(applied) => {
+            Told::Ran { applied, schema } => {
                 if !self.is_silent {
                     println!("{}", show::ran(applied));
                 }
+                self.events.tell(SchemaChanged {
+                    scripts: vec![applied.script.clone()],
+                    is_undo: self.is_undo,
+                    restore_point: self.point.as_ref().map(|point| point.name.clone()).unwrap_or_default(),
+                    schema: schema.to_owned(),
+                });
                 self.applied.push(applied.clone());
             }
         }
@@ -198,14 +201,54 @@ impl Progress {
     }
 }
 
+/// Tells the log of events of each file as it is done: what ends the command later ends none of that. It is done whether
+/// or not somebody notes it.
+struct Events {
+    sender: mpsc::Sender<SchemaChanged>,
+    telling: tokio::task::JoinHandle<()>,
+}
+
+impl Events {
+    fn begin(client: Client) -> Self {
+        // One for each file of the largest folder.
+        let (sender, mut receiver) = mpsc::channel(10_000);
+        let telling = tokio::spawn(async move {
+            let mut is_told = false;
+            while let Some(changed) = receiver.recv().await {
+                if let Err(error) = client.schema_changed(&changed).await
+                    && !is_told
+                {
+                    eprintln!("hint: it is done, and the log of events could not be told ({error})");
+                    is_told = true;
+                }
+            }
+        });
+        Self { sender, telling }
+    }
+
+    fn tell(&self, changed: SchemaChanged) {
+        // No more than files, so there is room.
+        self.sender.try_send(changed).ok();
+    }
+
+    /// Until all is told.
+    async fn end(self) {
+        drop(self.sender);
+        self.telling.await.ok();
+    }
+}
+
 async fn up(global: &Global, options: &Options, place: &Place) -> Result<u8, Failure> {
-    let mut progress = Progress { is_silent: global.json, ..Progress::default() };
+    let launch = backup::launch(&place.paths)?;
+    let mut progress = Progress::begin(global, place, false);
     let request = place.request(options);
     let migrated = migrate::migrate(&request, &mut |told| progress.take(told)).await;
-    let done = migrated.map_err(|error| progress.failure(&error))?;
+    let done = migrated.map_err(|error| progress.failure(&error));
     // A person asked for it: nothing is held back any more.
-    Undone::forget(&place.paths, &backup::launch(&place.paths)?).map_err(|error| unnoted(&error))?;
-    place.tell(&done, false).await;
+    let noted = Undone::forget(&place.paths, &launch).map_err(|error| unnoted(&error));
+    progress.events.end().await;
+    let done = done?;
+    noted?;
     if global.json {
         println!("{:#}", json!(done));
         return Ok(exit_code::DONE);
@@ -231,15 +274,22 @@ fn way_back(place: &Place, done: &Migrated) {
 
 async fn undo(global: &Global, options: &Options, place: &Place) -> Result<u8, Failure> {
     let launch = backup::launch(&place.paths)?;
-    let what = "runs the file that takes the last migration back; what it drops is gone from the present";
-    restore::agree(global, options.confirm.as_deref(), launch.stack.as_str(), ("an undo", what))?;
-    let mut progress = Progress { is_silent: global.json, ..Progress::default() };
-    let undone = migrate::undo(&place.request(options), &mut |told| progress.take(told)).await;
-    let done = undone.map_err(|error| progress.failure(&error))?;
-    place.tell(&done, true).await;
-    if let Some(held) = &done.held {
-        Undone::note(&place.paths, &launch, held.clone()).map_err(|error| unnoted(&error))?;
-    }
+    let agreed = migrate::undoing(&place.application, &place.folder).await.map_err(|error| failure(&error))?;
+    let (undo, script) = (&agreed.undo, &agreed.migration.script);
+    let what = format!("runs {undo}, which takes {script} back; what it drops is gone from the present");
+    let noun = format!("an undo ({script} by {undo})");
+    restore::agree(global, options.confirm.as_deref(), launch.stack.as_str(), (&noun, &what))?;
+    let mut progress = Progress::begin(global, place, true);
+    let undone = migrate::undo(&place.request(options), &agreed, &mut |told| progress.take(told)).await;
+    let done = undone.map_err(|error| progress.failure(&error));
+    let noted = if progress.applied.is_empty() {
+        Ok(())
+    } else {
+        Undone::note(&place.paths, &launch, agreed.migration.clone()).map_err(|error| unnoted(&error))
+    };
+    progress.events.end().await;
+    let done = done?;
+    noted?;
     if global.json {
         println!("{:#}", json!(done));
         return Ok(exit_code::DONE);
@@ -258,6 +308,12 @@ fn unnoted(error: &std::io::Error) -> Failure {
         .help("a control plane that is started again may run a migration that was taken back")
 }
 
+/// What failed beside the present and not in it.
+fn on_copy(place: &str, failure: Failure) -> Failure {
+    let help = "nothing of the present was touched; mend the file, or what it needs to be there, and try again";
+    Failure { text: format!("{place}: {}", failure.text), ..failure }.help(help)
+}
+
 /// A failure of migrations, with its code and the next step.
 pub(super) fn failure(error: &MigrateError) -> Failure {
     let text = error.to_string();
@@ -265,6 +321,7 @@ pub(super) fn failure(error: &MigrateError) -> Failure {
         MigrateError::Name { .. }
         | MigrateError::Mixed { .. }
         | MigrateError::NotText { .. }
+        | MigrateError::NotFile { .. }
         | MigrateError::TooMuch { .. }
         | MigrateError::Twice { .. }
         | MigrateError::Unsupported { .. } => Failure::user("MS2120", text),
@@ -291,8 +348,14 @@ pub(super) fn failure(error: &MigrateError) -> Failure {
         MigrateError::Statement { .. } => {
             Failure::failed("MS1120", text).help("mend that file and run `mainstay db migrate` again")
         }
+        MigrateError::OtherLast { .. } => Failure::refused("MS4125", text)
+            .help("nothing was changed; `mainstay db migrate --plan` shows what is applied, and asked again it is that one"),
+        MigrateError::Locked { .. } => Failure::failed("MS1121", text)
+            .help("`mainstay db cancel PID` cuts off what that session does; nothing was run"),
+        MigrateError::Cut { .. } => Failure::failed("MS1121", text).help(
+            "the file is not at fault: `mainstay db migrate` runs it again once `mainstay status` shows the cluster ready",
+        ),
         MigrateError::Unknown { .. }
-        | MigrateError::Locked
         | MigrateError::History { .. }
         | MigrateError::Access(_) => Failure::failed("MS1121", text)
             .help("`mainstay status` shows the cluster, `mainstay db migrate --plan` what was applied"),

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use mainstay_controller::backups::rehearse::{self, Rehearsal};
 use mainstay_controller::backups::{Backups, PATIENCE};
-use mainstay_postgres::migrate::{self, Blocks, InTheWay, Locked, TABLE_LOCK_WITHIN, Watched};
+use mainstay_postgres::migrate::{self, Blocks, InTheWay, Locked, State, TABLE_LOCK_WITHIN, Watched};
 use mainstay_types::{Bytes, exit_code};
 use serde_json::json;
 
-use super::{Options, Place, backup, failure, show};
+use super::{Options, Place, backup, failure, on_copy, show};
 use crate::Global;
 use crate::failure::Failure;
 use crate::screen;
+
+/// Where what is said here happened.
+const COPY: &str = "on the copy";
 
 pub(super) async fn run(global: &Global, options: &Options, place: &Place) -> Result<u8, Failure> {
     let plan = migrate::plan(&place.application, &place.folder).await.map_err(|error| failure(&error))?;
@@ -35,21 +38,25 @@ pub(super) async fn run(global: &Global, options: &Options, place: &Place) -> Re
     };
     let done = rehearse::rehearse(backups, &place.paths, &place.folder, options.out_of_order, tell).await;
     let rehearsal = done.map_err(|error| backup::failure(&error))?;
-    let done = rehearsal.done.as_ref().map_err(failure)?;
+    let done = rehearsal.done.as_ref().map_err(|error| on_copy(COPY, failure(error)))?;
     let mut tables: Vec<String> = done.files.iter().flat_map(|one| &one.locks).map(|lock| lock.table.clone()).collect();
     tables.sort();
     tables.dedup();
     // The present may be too busy to say so; the rehearsal stands all the same.
     let present = place.superuser.as_in_same(&place.application);
     let busy = migrate::in_the_way(&present, &tables).await.unwrap_or_default();
-    let failed = done.failed.as_ref().map(failure);
+    // The copy may be older than what ran since.
+    let is_applied =
+        |script: &str| plan.migrations.iter().any(|one| one.script == script && one.state == State::Applied);
+    let applied: Vec<&str> = done.files.iter().map(|one| one.script.as_str()).filter(|one| is_applied(one)).collect();
+    let failed = done.failed.as_ref().map(|error| on_copy(COPY, failure(error)));
     if global.json {
         println!(
             "{:#}",
             json!({
                 "backup": rehearsal.backup, "lsn": rehearsal.lsn.map(|lsn| lsn.to_string()),
                 "last_commit": rehearsal.last_commit, "restored_ms": millis(rehearsal.restored_in),
-                "replayed_ms": millis(rehearsal.replayed_in), "files": done.files, "in_the_way": busy,
+                "replayed_ms": millis(rehearsal.replayed_in), "files": done.files, "in_the_way": busy, "applied_since": applied,
                 "failed": failed.as_ref().map(Failure::value),
             })
         );
@@ -57,12 +64,12 @@ pub(super) async fn run(global: &Global, options: &Options, place: &Place) -> Re
     }
     println!("{}", head(&rehearsal));
     for file in &done.files {
-        lines(file, &busy).iter().for_each(|line| println!("{line}"));
+        lines(file, &busy, applied.contains(&file.script.as_str())).iter().for_each(|line| println!("{line}"));
     }
     println!("nothing of the present was touched; the copy is gone");
     match failed {
         None => Ok(exit_code::DONE),
-        Some(failed) => Err(Failure { text: format!("on the copy: {}", failed.text), ..failed }),
+        Some(failed) => Err(failed),
     }
 }
 
@@ -82,7 +89,7 @@ fn head(rehearsal: &Rehearsal) -> String {
 }
 
 /// A file, whom it would hold up and what it wrote.
-fn lines(file: &Watched, busy: &[InTheWay]) -> Vec<String> {
+fn lines(file: &Watched, busy: &[InTheWay], is_applied: bool) -> Vec<String> {
     let applied = migrate::Applied {
         version: None,
         script: file.script.clone(),
@@ -91,6 +98,9 @@ fn lines(file: &Watched, busy: &[InTheWay]) -> Vec<String> {
     };
     let mut lines = vec![show::ran(&applied)];
     let mut say = |text: String| lines.push(screen::wrap(&text, "    ", "      "));
+    if is_applied {
+        say("was applied to the present after what the copy has: it will not be run there again".to_owned());
+    }
     // A weaker lock on the same table, held no longer, holds up nobody else: the strongest come first.
     let is_covered = |at: usize, lock: &Locked| {
         file.locks[..at].iter().any(|other| other.table == lock.table && other.held_ms >= lock.held_ms)
@@ -160,12 +170,17 @@ mod tests {
             rewritten: vec![Rewritten { table: table.clone(), bytes: 3 << 20 }],
         };
         let busy = [InTheWay { table, transactions: 2, oldest_ms: 9_000 }];
-        let text = lines(&file, &busy).join("\n");
+        let text = lines(&file, &busy, true).join("\n");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        for wanted in
-            ["who reads or writes a_schema", "waits up to 1 min 14 s", "7 updated", "3 MiB", "give up after 10 s"]
-        {
+        for wanted in [
+            "who reads or writes a_schema",
+            "waits up to 1 min 14 s",
+            "7 updated",
+            "3 MiB",
+            "give up after 10 s",
+            "was applied",
+        ] {
             assert!(flat.contains(wanted), "{wanted} in\n{text}");
         }
         assert!(
@@ -173,6 +188,7 @@ mod tests {
             "what is covered is left out: {text}"
         );
         let idle = Watched { locks: Vec::new(), rows: Vec::new(), rewritten: Vec::new(), ..file };
-        assert!(lines(&idle, &busy).join("\n").contains("holds up nobody"));
+        let text = lines(&idle, &busy, false).join("\n");
+        assert!(text.contains("holds up nobody") && !text.contains("was applied"), "{text}");
     }
 }
