@@ -1,7 +1,7 @@
 //! PostgreSQL's page checksum (`src/include/storage/checksum_impl.h`): FNV-1a over 32 lanes.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -51,11 +51,12 @@ const OFFSETS: [u32; LANES] = [
 /// What a page says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Never used, or its checksum is right.
+    /// Nothing but zeros, which is what one that was never used has, or its checksum is right.
     Sound,
     /// Written after this position: replay replaces it whole, so a torn read does no harm.
     Newer,
-    /// Its checksum is wrong.
+    /// Its checksum is wrong; or it claims that it was never used, and is not empty: no checksum is looked at then, by
+    /// whoever asks the claim alone, as `pg_basebackup` does.
     Damaged,
 }
 
@@ -88,11 +89,11 @@ fn checksum(page: &[u8], block: u32) -> u16 {
     u16::try_from(folded % 65_535 + 1).unwrap_or(u16::MAX)
 }
 
-/// Looks at a page that was read from a running server's file.
+/// Looks at a page that was read from a running server's file. **Source**: `PageIsVerifiedExtended` in PostgreSQL's
+/// `src/backend/storage/page/bufpage.c`.
 pub(crate) fn look(page: &[u8], block: u32, start: u64) -> Look {
-    let upper = u16::from_le_bytes([page[14], page[15]]);
-    if upper == 0 {
-        return Look::Sound;
+    if claims_to_be_new(page) {
+        return if page.iter().all(|byte| *byte == 0) { Look::Sound } else { Look::Damaged };
     }
     let lsn = u64::from(word(page, 0)) << 32 | u64::from(word(page, 4));
     if lsn >= start {
@@ -102,14 +103,19 @@ pub(crate) fn look(page: &[u8], block: u32, start: u64) -> Look {
     if stored == checksum(page, block) { Look::Sound } else { Look::Damaged }
 }
 
+/// `PageIsNew`: `pd_upper` is zero.
+fn claims_to_be_new(page: &[u8]) -> bool {
+    page[14..16] == [0, 0]
+}
+
 /// A page of a data directory, as it is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDisk {
-    /// Never used, or its checksum is right.
+    /// Nothing but zeros, or its checksum is right.
     Sound,
     /// The file is not there, or ends before it.
     Gone,
-    /// Its checksum is wrong, however often it is read.
+    /// Its checksum is wrong, or it claims to be new and is not empty, however often it is read.
     Damaged,
 }
 
@@ -144,6 +150,98 @@ pub fn on_disk(data: &Path, file: &str, block: u32) -> io::Result<OnDisk> {
         }
     }
     Ok(OnDisk::Damaged)
+}
+
+/// A page by the file of its relation, without the number of a segment, and its number in the relation.
+pub type Place = (String, u32);
+
+/// Which pages are named by [`suspects`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspect {
+    /// All that are damaged.
+    Damaged,
+    /// Those alone that claim to be new and are not empty: PostgreSQL's own copies take them for sound.
+    New,
+}
+
+/// So much of a file is read at once.
+const PIECE: usize = 128 * PAGE;
+
+/// Reads every page of a data directory once and names at most so many that look damaged. Where a server writes, look at
+/// each again with [`on_disk`].
+///
+/// **Errors**: a file or folder that is there cannot be read.
+pub fn suspects(data: &Path, kind: Suspect, most: usize) -> io::Result<Vec<Place>> {
+    let mut found = Vec::new();
+    for folder in folders(data)? {
+        for name in names(&data.join(&folder))? {
+            let (Some(first), false) = (first_block(&name), found.len() >= most) else { continue };
+            let path = data.join(&folder).join(&name);
+            let relation = name.split('.').next().unwrap_or_default();
+            let blocks = suspects_of(&path, first, kind)?.into_iter().take(most - found.len());
+            found.extend(blocks.map(|block| (format!("{folder}/{relation}"), block)));
+        }
+    }
+    Ok(found)
+}
+
+/// Folders with files of relations, from the data directory.
+fn folders(data: &Path) -> io::Result<Vec<String>> {
+    let mut folders = vec!["global".to_owned()];
+    folders.extend(names(&data.join("base"))?.into_iter().map(|database| format!("base/{database}")));
+    for space in names(&data.join("pg_tblspc"))? {
+        for version in names(&data.join("pg_tblspc").join(&space))? {
+            let below = format!("pg_tblspc/{space}/{version}");
+            folders.extend(names(&data.join(&below))?.into_iter().map(|database| format!("{below}/{database}")));
+        }
+    }
+    Ok(folders)
+}
+
+/// What a folder holds, in order; nothing where there is none.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Numbers of the pages in the relation.
+fn suspects_of(path: &Path, first: u32, kind: Suspect) -> io::Result<Vec<u32>> {
+    let file = match File::open(path) {
+        // Dropped meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        opened => opened?,
+    };
+    let mut piece = Vec::with_capacity(PIECE);
+    let (mut from, mut found, mut block) = (file.take(0), Vec::new(), first);
+    loop {
+        piece.clear();
+        from.set_limit(PIECE as u64);
+        from.read_to_end(&mut piece)?;
+        for page in piece.chunks_exact(PAGE) {
+            let is_one = match kind {
+                Suspect::Damaged => look(page, block, u64::MAX) == Look::Damaged,
+                Suspect::New => claims_to_be_new(page) && look(page, block, u64::MAX) == Look::Damaged,
+            };
+            if is_one {
+                found.push(block);
+            }
+            block = block.saturating_add(1);
+        }
+        // What it grows by meanwhile is no concern of who looks now.
+        if piece.len() < PIECE {
+            return Ok(found);
+        }
+    }
 }
 
 /// Number of the first block of a relation's file, by its name: `16384`, `16384.1`, `16384_fsm`, `16384_vm.2`.
@@ -188,6 +286,48 @@ mod tests {
         assert_eq!(look(&page, 5, 1), Look::Damaged);
         assert_eq!(look(&page, 5, 0), Look::Newer);
         assert_eq!(look(&[0; PAGE], 5, 1), Look::Sound, "never used");
+    }
+
+    /// Such a page counted as sound, so that a page could lose its header and no look and no backup told.
+    #[test]
+    fn a_page_that_claims_to_be_new_and_is_not_empty_is_damaged() {
+        for at in [0, 8, 13, 16, PAGE - 1] {
+            let mut page = vec![0_u8; PAGE];
+            page[at] = 1;
+            assert_eq!(look(&page, 5, u64::MAX), Look::Damaged, "byte {at}");
+        }
+        let mut page = vec![7_u8; PAGE];
+        page[14..16].fill(0);
+        assert_eq!(look(&page, 5, 0), Look::Damaged, "its position in the log counts for nothing");
+    }
+
+    #[test]
+    fn every_page_of_a_directory_is_read_and_the_damaged_ones_are_named() {
+        let folder = tempfile::tempdir().expect("folder");
+        let data = folder.path();
+        for folder in ["global", "base/5", "pg_tblspc/16400/PG_15_202209061/5"] {
+            std::fs::create_dir_all(data.join(folder)).expect("made");
+        }
+        let mut pages = vec![0_u8; 300 * PAGE];
+        assert_eq!(suspects(data, Suspect::Damaged, 9).expect("read"), []);
+        // One that lost its header, and one with a wrong checksum.
+        pages[200 * PAGE + 100] = 1;
+        pages[299 * PAGE..].fill(9);
+        std::fs::write(data.join("base/5/16384.1"), &pages).expect("written");
+        std::fs::write(data.join("base/5/pg_filenode.map"), [9; 512]).expect("written");
+        std::fs::write(data.join("base/5/PG_VERSION"), b"15\n").expect("written");
+        std::fs::write(data.join("global/1262_vm"), [9; PAGE + 100]).expect("written");
+        std::fs::write(data.join("pg_tblspc/16400/PG_15_202209061/5/16401"), [9; PAGE]).expect("written");
+        let of = |name: &str, block| (name.to_owned(), block);
+        let all = [
+            of("global/1262_vm", 0),
+            of("base/5/16384", SEGMENT_PAGES + 200),
+            of("base/5/16384", SEGMENT_PAGES + 299),
+            of("pg_tblspc/16400/PG_15_202209061/5/16401", 0),
+        ];
+        assert_eq!(suspects(data, Suspect::Damaged, 9).expect("read"), all);
+        assert_eq!(suspects(data, Suspect::Damaged, 2).expect("read"), all[..2]);
+        assert_eq!(suspects(data, Suspect::New, 9).expect("read"), all[1..2]);
     }
 
     #[test]

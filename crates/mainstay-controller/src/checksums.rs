@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_backup::page::{self, OnDisk};
+use mainstay_backup::page::{self, OnDisk, Suspect};
 use mainstay_decide::damage::{Damages, Page};
 use mainstay_postgres::damage::named;
 use mainstay_types::Member;
@@ -69,10 +69,11 @@ pub(crate) async fn observe(effects: Arc<Effects>, sender: mpsc::Sender<Message>
     }
 }
 
-/// What may name pages: the log of each member, and how the last base backup ended.
+/// What may name pages: the log of each member and of what clones it, and how the last base backup ended.
 fn log_files(effects: &Effects, folders: &[(Member, PathBuf)]) -> Vec<PathBuf> {
     let paths = effects.paths();
-    let logs = folders.iter().map(|(member, _)| paths.log(&format!("postgres-{member}")));
+    let names = folders.iter().flat_map(|(member, _)| ["", "-clone"].map(|what| format!("postgres-{member}{what}")));
+    let logs = names.map(|name| paths.log(&name));
     logs.chain([paths.state.join("backup-take.json")]).collect()
 }
 
@@ -113,6 +114,35 @@ impl Logs {
     }
 }
 
+/// Pages of a copy that are named when it is not whole.
+const MOST_NAMED: usize = 20;
+
+/// Looks at what `pg_basebackup` takes for sound: a page that claims to be new, and is not empty. It copies such a page
+/// without a word, and the standby would have it too. One that is so in the copy alone was copied while it was written
+/// first, and is mended by the log.
+///
+/// **Errors**: the source has such a page; its name is in the log too, where who looks for damaged pages finds it.
+pub(crate) fn compare(copy: &Path, source: &Path, log: &Path) -> Result<(), String> {
+    let found =
+        page::suspects(copy, Suspect::New, MOST_NAMED).map_err(|error| format!("cannot read the copy: {error}"))?;
+    let is_damaged =
+        |(file, block): &&(String, u32)| page::on_disk(source, file, *block).is_ok_and(|seen| seen == OnDisk::Damaged);
+    let damaged: Vec<String> = found
+        .iter()
+        .filter(is_damaged)
+        .map(|(file, block)| format!("invalid page in block {block} of relation {file}"))
+        .collect();
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let text = format!("the source has pages that claim to be new and are not empty: {}", damaged.join(", "));
+    let lines: String = damaged.iter().map(|line| format!("{line}\n")).collect();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(log);
+    // The error says it too.
+    opened.and_then(|mut file| std::io::Write::write_all(&mut file, lines.as_bytes())).ok();
+    Err(text)
+}
+
 /// Pages that were damaged and are not any more.
 fn mended(known: &Damages, folders: &[(Member, PathBuf)]) -> Vec<(Member, Vec<Page>)> {
     let of_member = |(member, data): &(Member, PathBuf)| {
@@ -132,6 +162,28 @@ fn look(data: &Path, page: &Page) -> Option<OnDisk> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// PostgreSQL's own copy takes such a page for one that was never used, and the standby had it too.
+    #[test]
+    fn a_copy_with_a_page_that_lost_its_header_is_none_unless_it_was_only_just_written() {
+        let state = tempfile::tempdir().expect("folder");
+        let [copy, source, log] = ["copy", "source", "log"].map(|name| state.path().join(name));
+        for data in [&copy, &source] {
+            std::fs::create_dir_all(data.join("base/5")).expect("made");
+            std::fs::write(data.join("base/5/16384"), vec![0; 8192 * 3]).expect("written");
+        }
+        compare(&copy, &source, &log).expect("it is whole");
+        let mut torn = vec![0; 8192 * 3];
+        torn[8192 * 2 + 8000] = 1;
+        std::fs::write(copy.join("base/5/16384"), &torn).expect("written");
+        compare(&copy, &source, &log).expect("the source is whole: the log mends the copy");
+        assert!(!log.exists());
+        std::fs::write(source.join("base/5/16384"), &torn).expect("written");
+        let error = compare(&copy, &source, &log).expect_err("the source is damaged");
+        assert!(error.contains("block 2 of relation base/5/16384"), "{error}");
+        let written = std::fs::read_to_string(&log).expect("read");
+        assert_eq!(named(&written), [Page { file: "base/5/16384".to_owned(), block: 2 }]);
+    }
 
     #[test]
     fn a_page_is_damaged_where_its_disk_says_so_and_nowhere_else() {

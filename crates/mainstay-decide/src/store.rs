@@ -30,6 +30,9 @@ pub struct CopySeen {
     pub bytes: u64,
     /// When a second server loaded it, and whether it held the same; `None`: not loaded yet.
     pub proof: Option<(Timestamp, bool)>,
+    /// A look found it right once, whatever a later one found.
+    #[serde(default)]
+    pub was_right: bool,
 }
 
 /// What is known of a store's copies.
@@ -84,18 +87,21 @@ pub fn last_proven(seen: &CopiesSeen, now: Timestamp) -> Option<&CopySeen> {
 }
 
 /// Which copies are kept no longer. Ages count to the newest: a stack that takes none any more loses none. Never the
-/// newest, never the last that is proven; one that was found wrong as soon as it is not the newest.
+/// newest, never the last that is proven; one that was never found right, and wrong, as soon as it is not the newest. One
+/// that was right before is kept like others, and the last of those always: a bad look is not to take the only copy.
 pub fn goes(policy: &StoreCopies, list: &[CopySeen], now: Timestamp) -> Vec<String> {
     let past = || list.iter().filter(|copy| is_past(copy.at, now));
     let Some(newest) = past().map(|copy| copy.at).max() else { return Vec::new() };
     let last_proven = past().filter(|copy| matches!(copy.proof, Some((_, true)))).map(|copy| copy.at).max();
+    let last_right = past().filter(|copy| copy.was_right).map(|copy| copy.at).max();
     let day = |copy: &CopySeen| copy.at.as_micros().div_euclid(DAY_SECONDS * 1_000_000);
     let is_first =
         |copy: &CopySeen| !past().any(|other| day(other) == day(copy) && other.at < copy.at && is_good(other, now));
     let stays = |copy: &CopySeen| {
         let age = newest.saturating_since(copy.at);
         let is_in_time = age <= policy.keep || (age <= policy.keep_daily && is_first(copy));
-        copy.at >= newest || last_proven == Some(copy.at) || (is_in_time && is_good(copy, now))
+        let is_last = [last_proven, last_right].contains(&Some(copy.at));
+        copy.at >= newest || is_last || (is_in_time && (copy.was_right || is_good(copy, now)))
     };
     list.iter().filter(|copy| !stays(copy)).map(|copy| copy.id.clone()).collect()
 }
@@ -165,7 +171,15 @@ mod tests {
 
     fn copy(hours: i64, proof: Option<bool>) -> CopySeen {
         let at = Timestamp::from_millis(hours * HOUR + 1000);
-        CopySeen { id: format!("h{hours}"), at, keys: 1, bytes: 1, proof: proof.map(|is_right| (at, is_right)) }
+        let was_right = proof == Some(true);
+        CopySeen {
+            id: format!("h{hours}"),
+            at,
+            keys: 1,
+            bytes: 1,
+            proof: proof.map(|is_right| (at, is_right)),
+            was_right,
+        }
     }
 
     fn seen(list: Vec<CopySeen>) -> CopiesSeen {
@@ -207,6 +221,19 @@ mod tests {
         let mut failing = vec![copy(0, Some(true))];
         failing.extend((24..24 * 10).map(|hour| copy(hour, Some(false))));
         assert_eq!(stay(&failing), ["h0", "h239"], "the last proven, and the newest");
+    }
+
+    /// A look whose server was killed made a proven copy a wrong one, and it was the only one.
+    #[test]
+    fn a_copy_that_was_right_once_outlives_a_bad_look() {
+        let policy = StoreCopies::default();
+        let now = Timestamp::from_millis(24 * 10 * HOUR);
+        let once = |hours| CopySeen { was_right: true, ..copy(hours, Some(false)) };
+        assert_eq!(goes(&policy, &[once(1), copy(2, Some(false)), copy(3, None)], now), ["h2"]);
+        // Older than all rules, and nothing since was ever right.
+        assert_eq!(goes(&policy, &[once(1), once(2), copy(239, None)], now), ["h1"]);
+        // It is not right now: another is due.
+        assert_eq!(due(vec![once(101)], 101 * HOUR + 1_800_000), 100 * HOUR + 1_500_000);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub mod sockets;
 mod sys;
 pub mod wire;
 
-pub use sys::clock_is_synchronised;
+pub use sys::{clock_is_synchronised, end_with_parent};
 
 use mainstay_types::Timestamp;
 

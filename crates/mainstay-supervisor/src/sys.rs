@@ -415,6 +415,20 @@ impl AsFd for Signals {
     }
 }
 
+/// What the command starts is killed when the thread that starts it ends, however it ends: nobody is left to end it.
+pub fn end_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+
+    let parent = rustix::process::getpid();
+    let tie = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // It may have ended before: then nothing would come any more.
+        if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::NotConnected.into()) }
+    };
+    // SAFETY: between fork and exec it makes two system calls, and takes no lock and no memory.
+    unsafe { command.pre_exec(tie) };
+}
+
 /// Whether the kernel says that its clock follows a time source; `None` when it does not answer.
 pub fn clock_is_synchronised() -> Option<bool> {
     let mut time = std::mem::MaybeUninit::<libc::timex>::zeroed();
@@ -473,6 +487,19 @@ mod tests {
         let pid = rustix::process::Pid::from_raw(pid);
         let (_, status) = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).expect("waits")?;
         status.exit_status()
+    }
+
+    #[test]
+    fn what_is_tied_to_who_starts_it_ends_with_him() {
+        let start = || {
+            let mut command = std::process::Command::new("/bin/sleep");
+            command.arg("600");
+            end_with_parent(&mut command);
+            command.spawn().expect("starts")
+        };
+        let mut child = std::thread::spawn(start).join().expect("ends");
+        let status = child.wait().expect("waits");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
     }
 
     #[test]

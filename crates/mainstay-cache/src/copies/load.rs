@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 
-use super::{Alone, Copies, Copy, CopyError, Counts, Proof, at, counts, digest, take};
+use super::{Alone, Copies, Copy, CopyError, Counts, Proof, at, counts, digest};
 use crate::config;
 use crate::layout::{LOOK_WITHIN, SOCKET_PATH_MAX};
-use crate::resp::{Door, ResponseError};
+use crate::resp::Door;
 
 /// Longest load. **Basis**: 20 MB/s of one core that all others use too, for 16 GiB.
 const LOADED_WITHIN: Duration = Duration::from_mins(15);
@@ -42,11 +42,9 @@ impl Copies {
     /// **Errors**: nothing can be said of it: no memory, no program, no space. What is wrong with the copy is in the
     /// proof.
     pub async fn prove(&self, _alone: &Alone, copy: &Copy) -> Result<Copy, CopyError> {
-        let scratch = Scratch {
-            data: self.settings.state.join("redis/proof"),
-            sockets: self.settings.runtime.join("redis-proof"),
-        };
-        self.end_left_over(&scratch).await?;
+        let scratch =
+            Scratch { data: proof_folder(&self.settings.state), sockets: self.settings.runtime.join("redis-proof") };
+        Self::end_left_over(&scratch, &self.settings.state)?;
         // A stack that is down has no folder for sockets. The server's user passes through it to its own.
         let is_made = !self.settings.runtime.exists();
         if is_made {
@@ -62,7 +60,8 @@ impl Copies {
         }
         let proof = proved?;
         removed?;
-        let proven = Copy { proof: Some(proof), ..copy.clone() };
+        let right_since = copy.right_since.or_else(|| proof.faults.is_empty().then_some(proof.at));
+        let proven = Copy { proof: Some(proof), right_since, ..copy.clone() };
         self.write_note(&proven)?;
         Ok(proven)
     }
@@ -145,6 +144,7 @@ impl Copies {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&scratch.data).env_clear().env("LANG", "C.UTF-8").env("TZ", "UTC");
         command.stdin(Stdio::null()).stdout(log).stderr(words).kill_on_drop(true);
+        mainstay_supervisor::end_with_parent(command.as_std_mut());
         if let Some(user) = user {
             command.uid(user.uid).gid(user.gid);
         }
@@ -170,10 +170,12 @@ impl Copies {
         let deadline = Instant::now() + LOADED_WITHIN;
         loop {
             if let Some(status) = server.try_wait().map_err(|error| CopyError::NoLook(error.to_string()))? {
-                let text = std::fs::read_to_string(scratch.data.join("log")).unwrap_or_default();
+                let text = std::fs::read(scratch.data.join("log")).unwrap_or_default();
+                let text = String::from_utf8_lossy(&text);
                 let words = format!("{}; it ended: {status}", last_words(&text));
-                // One that did not come so far says nothing of the copy.
-                return if tells_of_data(&text) { Ok(Err(words)) } else { Err(CopyError::NoLook(words)) };
+                // One that was killed, for want of memory say, or did not come so far, says nothing of the copy.
+                let is_verdict = status.code().is_some() && is_verdict(&text);
+                return if is_verdict { Ok(Err(words)) } else { Err(CopyError::NoLook(words)) };
             }
             match door.ask_all(&[&["PING"], &["INFO", "keyspace"]]).await.as_deref() {
                 Ok([Ok(pong), Ok(info)]) if pong == "PONG" => return Ok(Ok(counts(info))),
@@ -188,21 +190,36 @@ impl Copies {
     }
 
     /// Ends a second server whose starter was killed, and removes what it had.
-    async fn end_left_over(&self, scratch: &Scratch) -> Result<(), CopyError> {
-        let info = self.door(scratch).ask(&["INFO", "server"]).await;
-        let pid = info.ok().and_then(|info| take::number(&info, "process_id"));
-        // The number may be another process's by now; it works in its own folder.
-        let works_in = pid.and_then(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).ok());
-        let is_it =
-            works_in.is_some_and(|works_in| std::fs::canonicalize(&scratch.data).is_ok_and(|data| data == works_in));
-        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid.filter(|_| is_it) {
-            // It may be gone in this moment.
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-        }
+    fn end_left_over(scratch: &Scratch, state: &Path) -> Result<(), CopyError> {
+        end_proof(state);
         remove(&scratch.data)?;
         remove(&scratch.sockets)
     }
+}
+
+fn proof_folder(state: &Path) -> PathBuf {
+    state.join("redis/proof")
+}
+
+/// Ends servers that load copies of this state folder, also those whose starter is gone: they are known by the folder in
+/// which they work. How many there were.
+pub fn end_proof(state: &Path) -> usize {
+    let Ok(folder) = std::fs::canonicalize(proof_folder(state)) else { return 0 };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(rustix::process::Pid::from_raw).filter(|pid| end_server(*pid, &folder)).count()
+}
+
+/// False: it is no server, or works elsewhere.
+fn end_server(pid: rustix::process::Pid, folder: &Path) -> bool {
+    let of_process = |what: &str| std::fs::read_link(format!("/proc/{}/{what}", pid.as_raw_nonzero())).ok();
+    let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return false };
+    // Looked at with the handle open, so that it is of this process. A shell may stand in the folder too.
+    let program = of_process("exe").and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    let is_server = program.is_some_and(|name| ["redis", "valkey"].iter().any(|word| name.contains(word)));
+    is_server
+        && of_process("cwd").is_some_and(|works_in| works_in == folder)
+        && rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL).is_ok()
 }
 
 fn remove(folder: &Path) -> Result<(), CopyError> {
@@ -224,9 +241,13 @@ fn has_memory(wanted: u64) -> Result<(), CopyError> {
     Err(CopyError::NoLook(format!("it takes {wanted} of memory, and of {free} that are free half stays so")))
 }
 
-/// Whether the server came as far as to read the copy.
-fn tells_of_data(log: &str) -> bool {
-    ["RDB", "loading the DB", "loading DB", "load DB"].iter().any(|words| log.contains(words))
+/// Whether the server read the copy and says that it is not whole. "Can't handle RDB format version" is not that: an
+/// older server says so of a good copy.
+fn is_verdict(log: &str) -> bool {
+    let verdicts = ["Wrong signature", "Wrong RDB checksum", "Internal error in RDB reading", "RDB ERROR DETECTED"];
+    // For want of memory Redis stops reading in the middle, and then says that the copy ends there.
+    let is_starved = log.contains("failed allocating") || log.contains("Out Of Memory");
+    !is_starved && verdicts.iter().any(|words| log.contains(words))
 }
 
 /// The line in which Redis says why; else its last.
@@ -260,17 +281,4 @@ fn faults(copy: &Copy, loaded: &Counts) -> Vec<String> {
     }
     faults.truncate(MOST_NAMED);
     faults
-}
-
-impl Copies {
-    /// What the store holds now.
-    ///
-    /// **Errors**: it does not answer, or still loads.
-    pub async fn present(&self) -> Result<Counts, ResponseError> {
-        let mut answers = self.settings.door().ask_all(&[&["PING"], &["INFO", "keyspace"]]).await?.into_iter();
-        let mut next = || answers.next().unwrap_or_else(|| Ok(String::new()));
-        // One that still loads counts what it has by now, and refuses PING.
-        next()?;
-        Ok(counts(&next()?))
-    }
 }

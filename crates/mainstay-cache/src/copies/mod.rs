@@ -23,7 +23,8 @@ use sha2::{Digest, Sha256};
 use crate::layout::Settings;
 use crate::resp::ResponseError;
 
-pub use restore::{Applied, apply, is_waiting};
+pub use load::end_proof;
+pub use restore::{Applied, Laid, apply, is_waiting};
 pub use take::Wanted;
 
 /// Version of the notes.
@@ -66,6 +67,14 @@ pub enum CopyError {
     /// A second server cannot be run, so nothing can be said of the copy.
     #[error("the copy could not be loaded for a look: {0}")]
     NoLook(String),
+    /// Who answers at the store's socket is not the store.
+    #[error("process {pid}, which the server says it is, does not work in {dir}", dir = .dir.display())]
+    NotOurs {
+        /// Which.
+        pid: i32,
+        /// Where the store works.
+        dir: PathBuf,
+    },
     /// The store's answer.
     #[error(transparent)]
     Response(#[from] ResponseError),
@@ -115,6 +124,9 @@ pub struct Copy {
     pub name: Option<String>,
     /// Whether it was due, and nobody asked.
     pub is_scheduled: bool,
+    /// Whether it holds what a restore replaced: mostly what was to be got rid of.
+    #[serde(default)]
+    pub is_replaced: bool,
     /// Size of the file. **Unit**: bytes.
     pub bytes: u64,
     /// SHA-256 of the file, in hex.
@@ -129,6 +141,9 @@ pub struct Copy {
     pub took_ms: u64,
     /// What loading it showed; `None`: it was not loaded yet.
     pub proof: Option<Proof>,
+    /// When it was found right first, whatever a later look found.
+    #[serde(default)]
+    pub right_since: Option<Timestamp>,
 }
 
 impl Copy {
@@ -200,7 +215,8 @@ pub fn list(state: &Path) -> Result<Vec<Copy>, CopyError> {
     Ok(copies)
 }
 
-/// The one that a person names: by its name, by how that begins, or `latest`, which is the newest that is proven.
+/// The one that a person names: by its name, by how that begins, or `latest`, which is the newest that is proven and
+/// does not hold what a restore replaced. Who restores `latest` twice would have back what the first time got rid of.
 ///
 /// The second copy of one second is called like the first with a letter behind it, so a whole name goes before a
 /// beginning.
@@ -208,8 +224,15 @@ pub fn list(state: &Path) -> Result<Vec<Copy>, CopyError> {
 /// **Errors**: there is none, or several.
 pub fn find(list: &[Copy], name: &str) -> Result<Copy, CopyError> {
     if name == "latest" {
-        let newest = list.iter().rev().find(|copy| copy.is_proven());
-        return newest.cloned().ok_or_else(|| CopyError::NoCopy("that is proven".to_owned()));
+        let mut proven = list.iter().rev().filter(|copy| copy.is_proven());
+        let newest = proven.clone().find(|copy| !copy.is_replaced);
+        return newest.cloned().ok_or_else(|| match proven.next() {
+            None => CopyError::NoCopy("that is proven".to_owned()),
+            Some(held) => {
+                let text = format!("that is proven, but what restores replaced, {} the newest: name it", held.id);
+                CopyError::NoCopy(text)
+            }
+        });
     }
     if let Some(copy) = list.iter().find(|copy| copy.id == name) {
         return Ok(copy.clone());

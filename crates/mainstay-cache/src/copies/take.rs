@@ -18,12 +18,20 @@ const SAVED_WITHIN: Duration = Duration::from_mins(30);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Why one is taken.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// What it is for.
-    pub name: Option<String>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
     /// It is due; nobody asked.
-    pub is_scheduled: bool,
+    Due,
+    /// Somebody asked, and may have said what for.
+    Asked {
+        /// What it is for.
+        name: Option<String>,
+    },
+    /// A restore is about to replace what the store holds.
+    Replaced {
+        /// By the copy of this name.
+        by: String,
+    },
 }
 
 /// What the server said around its fork.
@@ -46,12 +54,19 @@ impl Copies {
         // By its name, not by what it leads to: the folder that it comes from is the server's own.
         std::fs::rename(&dump, &part).map_err(at("move", &dump))?;
         let (bytes, sha256) = own(&part).map_err(at("keep", &part))?;
+        let (is_scheduled, is_replaced) = (wanted == Wanted::Due, matches!(wanted, Wanted::Replaced { .. }));
+        let name = match wanted {
+            Wanted::Due => None,
+            Wanted::Asked { name } => name,
+            Wanted::Replaced { by } => Some(format!("before the restore of {by}")),
+        };
         let copy = Copy {
             version: VERSION,
             id: id.clone(),
             at: moment,
-            name: wanted.name,
-            is_scheduled: wanted.is_scheduled,
+            name,
+            is_scheduled,
+            is_replaced,
             bytes,
             sha256,
             before: saved.before,
@@ -59,6 +74,7 @@ impl Copies {
             memory: saved.memory,
             took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             proof: None,
+            right_since: None,
         };
         self.write_note(&copy)?;
         let file = self.file(&id);

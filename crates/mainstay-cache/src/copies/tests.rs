@@ -25,6 +25,7 @@ fn copy(id: &str, faults: Option<&[&str]>) -> Copy {
         at: Timestamp::default(),
         name: None,
         is_scheduled: true,
+        is_replaced: false,
         bytes: 1,
         sha256: String::new(),
         before: Counts::new(),
@@ -32,6 +33,7 @@ fn copy(id: &str, faults: Option<&[&str]>) -> Copy {
         memory: 1,
         took_ms: 1,
         proof,
+        right_since: None,
     }
 }
 
@@ -51,4 +53,23 @@ fn the_first_of_two_copies_of_one_second_is_named_by_its_whole_name() {
     assert_eq!(find(&list, "20261126T235645").unwrap().id, "20261126T235645");
     assert_eq!(find(&list, "20261126T235645b").unwrap().id, "20261126T235645b");
     assert!(matches!(find(&list, "20261126T2356"), Err(CopyError::Ambiguous(..))));
+}
+
+/// Restored twice, `latest` brought back what the first restore had replaced.
+#[test]
+fn latest_is_never_what_a_restore_replaced() {
+    let replaced = Copy { is_replaced: true, ..copy("20261127T11", Some(&[])) };
+    let list = [copy("20261127T10", Some(&[])), replaced];
+    assert_eq!(find(&list, "latest").unwrap().id, "20261127T10");
+    assert_eq!(find(&list, "20261127T11").unwrap().id, "20261127T11", "by its name it is found");
+    let error = find(&list[1..], "latest").unwrap_err().to_string();
+    assert!(error.contains("20261127T11"), "{error}");
+}
+
+#[test]
+fn a_note_of_an_earlier_version_is_read() {
+    let mut note = serde_json::to_value(copy("20261127T10", Some(&[]))).unwrap();
+    let fields = note.as_object_mut().unwrap();
+    assert!(fields.remove("is_replaced").is_some() && fields.remove("right_since").is_some());
+    assert_eq!(serde_json::from_value::<Copy>(note).unwrap().id, "20261127T10");
 }

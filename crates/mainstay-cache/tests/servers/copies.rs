@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mainstay_cache::copies::{self, Alone, Copies, Copy, Wanted};
+use mainstay_cache::copies::{self, Alone, Copies, Copy, Laid, Wanted};
 use mainstay_cache::{CopyError, Kind, find_program};
 use mainstay_types::Timestamp;
 use rustix::process::Signal;
@@ -18,7 +18,7 @@ fn copies_of(server: &Server) -> (Copies, Alone) {
 }
 
 fn wanted(name: &str) -> Wanted {
-    Wanted { name: Some(name.to_owned()), is_scheduled: false }
+    Wanted::Asked { name: Some(name.to_owned()) }
 }
 
 fn file(server: &Server, copy: &Copy) -> PathBuf {
@@ -134,8 +134,7 @@ async fn a_copy_is_put_back_at_the_next_start_whole_or_not_at_all() {
     server.ask(&["FLUSHALL"]).await;
     server.ask(&["SET", "later", "1"]).await;
     assert_eq!(copies::apply(&server.settings).unwrap(), None, "nothing waits");
-    copies.lay(&alone, &copy).unwrap();
-    assert!(copies.end().await.unwrap(), "the store was not there to be ended");
+    assert_eq!(copies.replace(&alone, &copy).await.unwrap(), Laid::Begins);
     server.child.take().unwrap().wait().await.unwrap();
 
     let replaced = copies::apply(&server.settings).unwrap().unwrap().replaced;
@@ -145,7 +144,7 @@ async fn a_copy_is_put_back_at_the_next_start_whole_or_not_at_all() {
         server.start().await;
         assert_eq!(server.ask(&["GET", "session:1"]).await, "alice");
         assert_eq!(server.ask(&["HGET", "cart:1", "pears"]).await, "3");
-        assert_eq!(copies::keys(&copies.present().await.unwrap()), 2, "what came after the copy is there");
+        assert_eq!(copies::keys(&copies.present().await.unwrap().unwrap()), 2, "what came after the copy is there");
         // It is the store's own file now: a crash loses nothing of it.
         server.end(Signal::KILL).await;
     }
@@ -162,7 +161,9 @@ async fn a_copy_is_put_back_at_the_next_start_whole_or_not_at_all() {
     server.start().await;
     assert_eq!(server.ask(&["GET", "session:1"]).await, "alice");
     server.end(Signal::TERM).await;
-    assert!(!copies.end().await.unwrap(), "nobody was there");
+    assert_eq!(copies.present().await.unwrap(), None, "nobody is there");
+    assert_eq!(copies.replace(&alone, &copy).await.unwrap(), Laid::Waits);
+    assert!(copies.waits());
 }
 
 #[tokio::test]
@@ -187,23 +188,150 @@ async fn what_a_killed_process_left_half_done_is_no_copy_and_goes() {
     server.end(Signal::TERM).await;
 }
 
+/// Who answers every connection at a server's socket with the same words, once for the password and then.
+fn answers(server: &Server, words: String) -> tokio::task::JoinHandle<()> {
+    std::fs::create_dir_all(server.settings.socket_dir()).unwrap();
+    std::fs::create_dir_all(server.settings.dir()).unwrap();
+    std::fs::remove_file(server.settings.socket()).ok();
+    let listener = tokio::net::UnixListener::bind(server.settings.socket()).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, format!("+OK\r\n{words}").as_bytes()).await.unwrap();
+            // Until the other side goes.
+            tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await.ok();
+        }
+    })
+}
+
 /// A restore once said that the store was back with 15,671 keys of 600,000: it was still loading them.
 #[tokio::test]
 async fn a_store_that_still_loads_is_not_there_yet() {
     let server = Server::new(Kind::Store);
-    std::fs::create_dir_all(server.settings.socket_dir()).unwrap();
-    std::fs::create_dir_all(&server.settings.state).unwrap();
-    let listener = tokio::net::UnixListener::bind(server.settings.socket()).unwrap();
-    let answering = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let info = "# Keyspace\r\ndb0:keys=1,expires=0,avg_ttl=0\r\n";
-        let answers =
-            format!("+OK\r\n-LOADING Redis is loading the dataset in memory\r\n${}\r\n{info}\r\n", info.len());
-        tokio::io::AsyncWriteExt::write_all(&mut stream, answers.as_bytes()).await.unwrap();
-        stream
-    });
+    let info = "# Keyspace\r\ndb0:keys=1,expires=0,avg_ttl=0\r\n";
+    let loading = "-LOADING Redis is loading the dataset in memory";
+    let answering = answers(&server, format!("{loading}\r\n${}\r\n{info}\r\n", info.len()));
     let (copies, _alone) = copies_of(&server);
     let error = copies.present().await.unwrap_err();
     assert!(error.to_string().contains("LOADING"), "{error}");
     answering.abort();
+}
+
+/// A restore once said of such a store that it does not run, and left the copy for its next start.
+#[tokio::test]
+async fn a_store_that_is_there_and_cannot_be_ended_keeps_its_data_at_the_next_start_too() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    server.ask(&["SET", "a", "1"]).await;
+    let (copies, alone) = copies_of(&server);
+    let copy = copies.take(&alone, wanted("of one key")).await.unwrap();
+    server.end(Signal::TERM).await;
+    for words in ["-BUSY Redis is busy running a script.\r\n", "-LOADING Redis is loading\r\n", "what?\r\n"] {
+        let answering = answers(&server, words.to_owned());
+        let error = copies.replace(&alone, &copy).await.unwrap_err();
+        assert!(matches!(error, CopyError::Response(_)), "{words}: {error}");
+        assert!(!copies.waits(), "{words}");
+        answering.abort();
+        assert!(answering.await.is_err());
+    }
+    // Somebody else's process, by its number.
+    let info = format!("process_id:{}\r\n", std::process::id());
+    let answering = answers(&server, format!("${}\r\n{info}\r\n", info.len()));
+    let error = copies.replace(&alone, &copy).await.unwrap_err();
+    assert!(matches!(error, CopyError::NotOurs { .. }), "{error}");
+    assert!(!copies.waits());
+    answering.abort();
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_laid_out_leaves_nothing() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    let (copies, alone) = copies_of(&server);
+    let copy = copies.take(&alone, wanted("good")).await.unwrap();
+    // Where it is to wait there is a folder: it cannot be put there.
+    std::fs::create_dir_all(server.settings.dir().join("restore.rdb/x")).unwrap();
+    let error = copies.lay(&alone, &copy).unwrap_err();
+    assert!(matches!(error, CopyError::Io { .. }), "{error}");
+    assert!(!server.settings.dir().join("restore.rdb.part").exists());
+    server.end(Signal::TERM).await;
+}
+
+/// A program that stands for the second server.
+fn program(folder: &Path, script: &str) -> PathBuf {
+    let path = folder.join("redis-server");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+/// A second server that was killed for want of memory once made a proven copy a wrong one, and the next copy removed it.
+#[tokio::test]
+async fn a_second_server_that_is_killed_or_does_not_start_says_nothing_of_the_copy() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    server.ask(&["SET", "a", "1"]).await;
+    let (copies, alone) = copies_of(&server);
+    let copy = copies.take(&alone, wanted("good")).await.unwrap();
+    let proven = copies.prove(&alone, &copy).await.unwrap();
+    assert!(proven.is_proven() && proven.right_since.is_some());
+    server.end(Signal::TERM).await;
+    let loads = "echo '* Loading RDB produced by version 7.0.15'; echo '# RDB memory usage when created 1.00 Mb'";
+    let eof = "echo '# Internal error in RDB reading offset 0 -> Unexpected EOF reading RDB file'";
+    let scripts = [
+        format!("{loads}; kill -KILL $$"),
+        format!("{loads}; {eof}; kill -SEGV $$"),
+        format!("{loads}; exit 1"),
+        format!("{loads}; echo '# ziplist load failed allocating 8 bytes'; {eof}; exit 1"),
+        "echo \"# Can't handle RDB format version 11\"; exit 1".to_owned(),
+        "echo \"# Can't open the log file: Permission denied\"; exit 1".to_owned(),
+    ];
+    for script in scripts {
+        let of = |program| Copies::new(server.settings.clone(), program, || Timestamp::from_millis(7));
+        let error = of(program(&server.settings.state, &script)).prove(&alone, &proven).await.unwrap_err();
+        assert!(matches!(error, CopyError::NoLook(_)), "{script}: {error}");
+    }
+    assert_eq!(copies::list(&server.settings.state).unwrap(), std::slice::from_ref(&proven), "its note is as it was");
+    // Positive control: the server's own words are a verdict, and that it was right once stays known.
+    let says = program(&server.settings.state, &format!("{loads}; {eof}; exit 1"));
+    let wrong = Copies::new(server.settings.clone(), says, || Timestamp::from_millis(7));
+    // A program that was just written may be busy for a moment, when another test forks meanwhile.
+    let mut looked = wrong.prove(&alone, &proven).await;
+    for _ in 0..20 {
+        if looked.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        looked = wrong.prove(&alone, &proven).await;
+    }
+    let wrong = looked.unwrap();
+    assert!(!wrong.is_proven());
+    assert_eq!(wrong.right_since, proven.right_since);
+}
+
+/// Whoever loads a copy may be killed in the middle; the second server was left to the next look, an hour later.
+#[tokio::test]
+async fn a_second_server_ends_with_its_starter_and_one_that_is_left_is_found_by_its_folder() {
+    let server = Server::new(Kind::Store);
+    let folder = server.settings.state.join("redis/proof");
+    std::fs::create_dir_all(&folder).unwrap();
+    let redis = find_program().unwrap();
+    let mut left = std::process::Command::new(&redis)
+        .args(["--port", "0", "--save", "", "--dir"])
+        .arg(&folder)
+        .current_dir(&folder)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut shell = std::process::Command::new("/bin/sleep").arg("600").current_dir(&folder).spawn().unwrap();
+    // Forked and not yet executed it bears our name.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while copies::end_proof(&server.settings.state) != 1 {
+        assert!(std::time::Instant::now() < deadline, "it is not found");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&left.wait().unwrap()), Some(9));
+    assert!(shell.try_wait().unwrap().is_none(), "a shell in that folder is nobody's to end");
+    shell.kill().unwrap();
+    shell.wait().unwrap();
 }

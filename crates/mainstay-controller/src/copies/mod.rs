@@ -90,6 +90,7 @@ pub(crate) fn to_decide(copy: &Copy) -> CopySeen {
         keys: copies::keys(&copy.before),
         bytes: copy.bytes,
         proof: copy.proof.as_ref().map(|proof| (proof.at, proof.faults.is_empty())),
+        was_right: copy.right_since.is_some() || copy.is_proven(),
     }
 }
 
@@ -166,8 +167,8 @@ impl Opened {
     /// The same for what a restore is about to replace: nothing is freed, least of all what is to be restored.
     ///
     /// **Errors**: it could not be taken or loaded, or is not right.
-    pub async fn keep_present(&self, alone: &Alone, name: String) -> Result<Copy, Error> {
-        let copy = self.copies.take(alone, Wanted { name: Some(name), is_scheduled: false }).await?;
+    pub async fn keep_present(&self, alone: &Alone, by: &Copy) -> Result<Copy, Error> {
+        let copy = self.copies.take(alone, Wanted::Replaced { by: by.id.clone() }).await?;
         self.prove(alone, &copy).await
     }
 
@@ -183,12 +184,19 @@ impl Opened {
     }
 
     async fn take_and_prove(&self, alone: &Alone, wanted: Wanted, tell: impl Fn(&str)) -> Result<Copy, Error> {
+        // First, since a disk that is full of old ones would never get a new one.
+        self.free(alone)?;
         let copy = self.copies.take(alone, wanted).await?;
         tell(&format!("copy {} is stored, and is loaded by a second server", copy.id));
         let proven = self.prove(alone, &copy).await;
-        let seen: Vec<CopySeen> = self.list()?.iter().map(to_decide).collect();
-        self.copies.remove(alone, &store::goes(&self.policy, &seen, now()))?;
+        self.free(alone)?;
         proven
+    }
+
+    /// Removes what is kept no longer.
+    fn free(&self, alone: &Alone) -> Result<(), Error> {
+        let seen: Vec<CopySeen> = self.list()?.iter().map(to_decide).collect();
+        Ok(self.copies.remove(alone, &store::goes(&self.policy, &seen, now()))?)
     }
 }
 
@@ -201,5 +209,55 @@ pub async fn run(paths: &Paths) -> Result<Option<Copy>, Error> {
         Err(CopyError::Busy(_)) => return Ok(None),
         alone => alone?,
     };
-    opened.take(&alone, Wanted { name: None, is_scheduled: true }, |_| {}).await.map(Some)
+    opened.take(&alone, Wanted::Due, |_| {}).await.map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::Timestamp;
+
+    use super::*;
+
+    /// Only what followed the new copy freed the old ones: a disk that was full of them got none any more.
+    #[tokio::test]
+    async fn what_is_kept_no_longer_goes_before_a_copy_is_taken() {
+        let folder = tempfile::tempdir().expect("folder");
+        let paths = Paths { state: folder.path().join("s"), runtime: folder.path().join("r") };
+        let settings = Settings {
+            kind: Kind::Store,
+            state: paths.state.clone(),
+            runtime: paths.runtime.clone(),
+            port: 0,
+            password: mainstay_types::Secret::new("x"),
+            cache: mainstay_stack::parse(
+                "stack = \"x\"\n[cache]\n",
+                "mainstay.toml",
+                &"development".parse().expect("a name"),
+            )
+            .expect("a stack")
+            .stack
+            .cache
+            .expect("a cache"),
+            user: None,
+        };
+        let policy = settings.cache.copies.clone();
+        let opened = Opened { copies: Copies::new(settings, "/bin/false".into(), now), policy, paths };
+        let alone = opened.copies.alone().expect("alone");
+        let at = |days: i64| Timestamp::from_millis(now().as_millis() - days * 86_400_000);
+        for (id, days) in [("old", 90), ("new", 1)] {
+            let note = serde_json::json!({
+                "version": 1, "id": id, "at": at(days), "name": null, "is_scheduled": true, "bytes": 1, "sha256": "",
+                "before": {}, "after": {}, "memory": 1, "took_ms": 1,
+                "proof": {"at": at(days), "counts": {}, "took_ms": 1, "faults": []},
+            });
+            let place = copies::folder(&opened.paths.state);
+            std::fs::write(place.join(format!("{id}.json")), note.to_string()).expect("written");
+            std::fs::write(place.join(format!("{id}.rdb")), b"x").expect("written");
+        }
+        // Nobody listens: no copy is taken.
+        let error = opened.take(&alone, Wanted::Due, |_| {}).await.expect_err("there is no store");
+        assert!(matches!(error, Error::Copy(CopyError::Response(_))), "{error}");
+        let left: Vec<String> = opened.list().expect("listed").into_iter().map(|copy| copy.id).collect();
+        assert_eq!(left, ["new"]);
+    }
 }

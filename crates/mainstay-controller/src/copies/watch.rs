@@ -165,7 +165,14 @@ mod tests {
 
     fn copy(id: &str, proof: Option<bool>) -> CopySeen {
         let at = Timestamp::from_millis(5);
-        CopySeen { id: id.to_owned(), at, keys: 3, bytes: 2048, proof: proof.map(|is_right| (at, is_right)) }
+        CopySeen {
+            id: id.to_owned(),
+            at,
+            keys: 3,
+            bytes: 2048,
+            proof: proof.map(|is_right| (at, is_right)),
+            was_right: proof == Some(true),
+        }
     }
 
     #[test]

@@ -207,8 +207,13 @@ impl Cluster {
         };
         let ended = self.run_task(effects, &task, CLONE_DEADLINE).await?;
         let layout = self.layout.clone();
-        let finished = tokio::task::spawn_blocking(move || clone::finish(&layout, member, &task, &ended)).await;
-        finished.map_err(|error| error.to_string())?.map_err(|error| full_text(&error))?;
+        let finishing = tokio::task::spawn_blocking(move || {
+            if matches!(ended, mainstay_types::ExitReason::Code { code: 0 }) {
+                crate::checksums::compare(&layout.unfinished(member), &layout.data(from), &log)?;
+            }
+            clone::finish(&layout, member, &task, &ended).map_err(|error| full_text(&error))
+        });
+        finishing.await.map_err(|error| error.to_string())??;
         Ok(Outcome::Done)
     }
 

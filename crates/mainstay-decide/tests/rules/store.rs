@@ -19,7 +19,14 @@ fn bench(list: Vec<CopySeen>) -> Bench {
 }
 
 fn copy(millis: i64, is_right: bool) -> CopySeen {
-    CopySeen { id: "one".to_owned(), at: at(millis), keys: 1, bytes: 1, proof: Some((at(millis), is_right)) }
+    CopySeen {
+        id: "one".to_owned(),
+        at: at(millis),
+        keys: 1,
+        bytes: 1,
+        proof: Some((at(millis), is_right)),
+        was_right: is_right,
+    }
 }
 
 fn is_begun(bench: &Bench) -> bool {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use mainstay_cache::copies::{self, Wanted};
+use mainstay_cache::copies::{self, Laid, Wanted};
 use mainstay_cache::{Copy, CopyError};
 use mainstay_controller::copies::{self as store, Error, Opened};
 use mainstay_controller::paths::Paths;
@@ -38,7 +38,7 @@ enum What {
     /// Take a copy now; a second server loads it and counts its keys
     Copy {
         /// What it is for, shown in the list: "before the import"
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = purpose)]
         name: Option<String>,
     },
     /// Load a copy in a second server again and count its keys; without COPY the newest
@@ -48,10 +48,24 @@ enum What {
     },
     /// Put a copy in the place of what the store holds; that is copied first and its files are kept
     Restore {
-        /// The copy: its name, how that begins, or `latest`, the newest that is proven
+        /// The copy: its name, how that begins, or `latest`, the newest proven one that no restore took of what it replaced
         #[arg(long, value_name = "COPY")]
         from: String,
     },
+}
+
+/// Longest purpose of a copy: a line of a list. **Unit**: characters.
+const PURPOSE_MAX: usize = 200;
+
+/// What a copy is for: it is shown in a list, and kept in a note that is read at every look.
+fn purpose(text: &str) -> Result<String, String> {
+    if text.chars().any(char::is_control) {
+        return Err("it has a line break or another control character; it is one line of a list".to_owned());
+    }
+    match text.chars().count() {
+        count if count > PURPOSE_MAX => Err(format!("it has {count} characters, at most {PURPOSE_MAX} are kept")),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// The process that the control plane starts.
@@ -143,7 +157,7 @@ fn proven(copy: &Copy) -> String {
 async fn take(global: &Global, opened: &Opened, wait: Duration, name: Option<String>) -> Result<u8, Failure> {
     rustix::process::nice(NICE).ok();
     let alone = opened.alone(wait, tell(global)).await.map_err(|error| failure(&error))?;
-    let wanted = Wanted { name, is_scheduled: false };
+    let wanted = Wanted::Asked { name };
     let copy = opened.take(&alone, wanted, tell(global)).await.map_err(|error| failure(&error))?;
     print(global, &copy);
     Ok(exit_code::DONE)
@@ -169,19 +183,24 @@ async fn restore(global: &Global, opened: &Opened, wait: Duration, from: &str) -
     let copy = copies::find(&list, from).map_err(|error| failure(&error.into()))?;
     tell(&format!("copy {} is loaded by a second server once more", copy.id));
     let copy = opened.prove(&alone, &copy).await.map_err(|error| failure(&error))?;
-    let present = opened.copies.present().await.ok();
+    // Before anything is laid beside its files: one that is there and cannot be asked is left as it is.
+    let present = opened.copies.present().await.map_err(|error| not_asked(&error.into()))?;
     let before = match present {
         Some(_) => {
-            let name = format!("before the restore of {}", copy.id);
-            let before = opened.keep_present(&alone, name).await.map_err(|error| failure(&error))?;
+            let before = opened.keep_present(&alone, &copy).await.map_err(|error| failure(&error))?;
             tell(&format!("what the store holds now is copy {}", before.id));
             Some(before)
         }
         None => None,
     };
-    opened.copies.lay(&alone, &copy).map_err(|error| failure(&error.into()))?;
-    let ended = opened.copies.end().await.map_err(|error| failure(&error.into()))?;
-    let now = if ended { Some(back(opened).await?) } else { None };
+    let laid = opened.copies.replace(&alone, &copy).await.map_err(|error| match error {
+        CopyError::Response(_) | CopyError::NotOurs { .. } => not_asked(&error),
+        error => failure(&error.into()),
+    })?;
+    let now = match laid {
+        Laid::Begins => Some(back(opened).await?),
+        Laid::Waits => None,
+    };
     let held = copies::keys(&copy.before);
     if global.json {
         let before = before.as_ref().map(value);
@@ -208,7 +227,7 @@ async fn back(opened: &Opened) -> Result<u64, Failure> {
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < BACK_WITHIN {
         if !opened.copies.waits()
-            && let Ok(counts) = opened.copies.present().await
+            && let Ok(Some(counts)) = opened.copies.present().await
         {
             return Ok(copies::keys(&counts));
         }
@@ -245,6 +264,14 @@ fn value(copy: &Copy) -> Value {
     })
 }
 
+/// The store is there, and no restore can be made of it now.
+fn not_asked(error: &CopyError) -> Failure {
+    let text = format!("the store runs and cannot be asked or ended now: {}", full_text(error));
+    Failure::failed("MS1132", text).help(
+        "nothing was changed, and no copy waits for its next start; try again when `mainstay status` shows it ready",
+    )
+}
+
 fn failure(error: &Error) -> Failure {
     let text = full_text(error);
     match error {
@@ -258,7 +285,7 @@ fn failure(error: &Error) -> Failure {
         Error::NotRight(..) | Error::Copy(CopyError::Damaged { .. }) => Failure::failed("MS1131", text).help(
             "the store is untouched; `mainstay store copies` shows the others, `mainstay store copy` takes a new one",
         ),
-        Error::Copy(CopyError::NotSaved(_) | CopyError::Response(_)) => {
+        Error::Copy(CopyError::NotSaved(_) | CopyError::Response(_) | CopyError::NotOurs { .. }) => {
             Failure::failed("MS1130", text).help("earlier copies are untouched; `mainstay status` shows the store")
         }
         Error::Stack(_) => Failure::environment("MS3130", text).help("`mainstay up` writes it again"),
@@ -266,5 +293,20 @@ fn failure(error: &Error) -> Failure {
         | Error::Missing(_)
         | Error::Record { .. }
         | Error::Secrets(_) => Failure::environment("MS3130", text).help("the store and earlier copies are untouched"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_copy_is_for_is_one_line_of_bounded_length() {
+        assert_eq!(purpose("before the import").as_deref(), Ok("before the import"));
+        assert_eq!(purpose(&"ü".repeat(PURPOSE_MAX)).map(|text| text.chars().count()), Ok(PURPOSE_MAX));
+        for bad in ["two\nlines", "a\ttab", "\u{1b}[2J", "nul\0"] {
+            assert!(purpose(bad).is_err(), "{bad:?}");
+        }
+        assert!(purpose(&"x".repeat(PURPOSE_MAX + 1)).is_err());
     }
 }
