@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_backup::page::{self, OnDisk, Suspect};
-use mainstay_decide::damage::{Damages, Page};
+use mainstay_decide::damage::{Damages, MOST_PAGES, Page};
 use mainstay_postgres::damage::named;
-use mainstay_types::Member;
+use mainstay_types::{Member, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::effects::Effects;
@@ -29,6 +29,7 @@ const MOST: u64 = 256 * 1024;
 
 /// Looks until the end.
 pub(crate) async fn observe(effects: Arc<Effects>, sender: mpsc::Sender<Message>) {
+    tokio::spawn(look_at_all(Arc::clone(&effects), sender.clone()));
     let mut logs = Logs::default();
     for look in 0_u64.. {
         tokio::time::sleep(LOOK).await;
@@ -67,6 +68,52 @@ pub(crate) async fn observe(effects: Arc<Effects>, sender: mpsc::Sender<Message>
             }
         }
     }
+}
+
+/// So long after the first word of it damage may get its name from a log.
+const NAMED_WITHIN: Duration = Duration::from_secs(30);
+/// Pause between two looks at every page of a member: each reads all of it.
+const ALL_AGAIN: Duration = Duration::from_mins(10);
+
+/// Damage that no name tells of: every page of the member is read. That names it, or shows that it is gone, since the
+/// table was dropped or the memory and not the disk was wrong.
+async fn look_at_all(effects: Arc<Effects>, sender: mpsc::Sender<Message>) {
+    let mut looked: BTreeMap<Member, Timestamp> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = crate::clock::now();
+        let known = effects.damages.borrow().clone();
+        let folders = effects.member_folders();
+        let is_due = |(member, _): &&(Member, PathBuf)| {
+            known.of.get(member).is_some_and(|damage| damage.is_unnamed() && now >= damage.since.after(NAMED_WITHIN))
+                && looked.get(member).is_none_or(|at| now >= at.after(ALL_AGAIN) || *at > now)
+        };
+        let Some((member, data)) = folders.iter().find(is_due).cloned() else { continue };
+        looked.insert(member, now);
+        let met = known.of.get(&member).map_or(0, |damage| damage.met);
+        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || every_damaged(&data)).await else { continue };
+        let told = found.into_iter().map(|page| Message::PageDamaged { member, page });
+        for message in told.chain([Message::PagesLookedAt { member, met }]) {
+            if sender.send(message).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// All damaged pages, as many as are remembered and one. Its server may run.
+///
+/// **Errors**: there is no data directory, or it cannot be read.
+fn every_damaged(data: &Path) -> std::io::Result<Vec<Page>> {
+    std::fs::metadata(data.join("PG_VERSION"))?;
+    // One that is written just now looks damaged at first: twice as many are looked at again.
+    let mut found = Vec::new();
+    for (file, block) in page::suspects(data, Suspect::Damaged, 2 * MOST_PAGES)? {
+        if page::on_disk(data, &file, block)? == OnDisk::Damaged && found.len() <= MOST_PAGES {
+            found.push(Page { file, block });
+        }
+    }
+    Ok(found)
 }
 
 /// What may name pages: the log of each member and of what clones it, and how the last base backup ended.
@@ -183,6 +230,21 @@ mod tests {
         assert!(error.contains("block 2 of relation base/5/16384"), "{error}");
         let written = std::fs::read_to_string(&log).expect("read");
         assert_eq!(named(&written), [Page { file: "base/5/16384".to_owned(), block: 2 }]);
+    }
+
+    #[test]
+    fn every_page_is_looked_at_and_one_more_than_is_remembered_is_told() {
+        let state = tempfile::tempdir().expect("folder");
+        let data = state.path();
+        std::fs::create_dir_all(data.join("base/5")).expect("made");
+        assert!(every_damaged(data).is_err(), "without a directory nothing is gone");
+        std::fs::write(data.join("PG_VERSION"), b"15").expect("written");
+        std::fs::write(data.join("base/5/16384"), vec![0; 8192 * 3]).expect("written");
+        assert_eq!(every_damaged(data).expect("read"), []);
+        let mut pages = vec![0; 8192 * 3];
+        pages[8192..8192 * 2].fill(9);
+        std::fs::write(data.join("base/5/16384"), &pages).expect("written");
+        assert_eq!(every_damaged(data).expect("read"), [Page { file: "base/5/16384".to_owned(), block: 1 }]);
     }
 
     #[test]

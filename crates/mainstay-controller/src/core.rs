@@ -68,6 +68,8 @@ pub(crate) struct Parts {
     pub(crate) published: Arc<Published>,
     pub(crate) sender: mpsc::Sender<Message>,
     pub(crate) observed: Observed,
+    /// Copies of the store of which an earlier control plane told.
+    pub(crate) copies_told: Option<CopiesSeen>,
     pub(crate) picture: Picture,
     pub(crate) at: Timestamp,
 }
@@ -97,6 +99,11 @@ pub(crate) struct Core {
     disk: Option<mainstay_api::DiskStatus>,
     /// The latest errand, under way or over.
     errand: Option<mainstay_api::ErrandStatus>,
+    /// Copies of the store of which all was told, and where that is written down.
+    copies_told: Option<CopiesSeen>,
+    copies_kept: watch::Sender<Option<String>>,
+    /// Where damaged pages are written down.
+    damages_kept: watch::Sender<Option<String>>,
     /// Epoch whose primary's death was told.
     fenced: Option<u64>,
     is_first_keep: bool,
@@ -106,6 +113,8 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(parts: Parts) -> Self {
         let settings = Arc::clone(&parts.effects.settings);
+        let damages_kept = parts.journal.keeper(damage::FACT);
+        let copies_kept = parts.journal.keeper(crate::copies::watch::FACT);
         Self {
             stack: Arc::new(settings.stack.clone()),
             launch: Arc::new(settings.launch.clone()),
@@ -128,6 +137,9 @@ impl Core {
             drills: Drills::default(),
             disk: None,
             errand: None,
+            copies_told: parts.copies_told,
+            copies_kept,
+            damages_kept,
             fenced: None,
             is_first_keep: true,
             is_finished: false,
@@ -234,9 +246,10 @@ impl Core {
                     database.look(member, seen, at);
                 }
             }
-            Message::PageDamaged { .. } | Message::PagesMet { .. } | Message::PagesMended { .. } => {
-                self.take_pages(message, at);
-            }
+            Message::PageDamaged { .. }
+            | Message::PagesMet { .. }
+            | Message::PagesMended { .. }
+            | Message::PagesLookedAt { .. } => self.take_pages(message, at),
             Message::Pressure(is_under_pressure) => self.take_pressure(is_under_pressure),
             Message::Redis { name, seen } => {
                 self.observed.redis.insert(name.to_owned(), seen);
@@ -551,9 +564,16 @@ impl Core {
     }
 
     fn take_store_copies(&mut self, seen: Seen<CopiesSeen>, at: Timestamp) {
-        if let (Some(before), Some(after)) = (self.observed.store_copies.value(), seen.value()) {
-            let events = crate::copies::watch::events(before, after, at);
-            events.into_iter().for_each(|event| self.journal.emit(event));
+        if let Some(after) = seen.value() {
+            // What another control plane saw last, so that what happened while there was none is told, too.
+            if let Some(before) = &self.copies_told {
+                let events = crate::copies::watch::events(before, after, at);
+                events.into_iter().for_each(|event| self.journal.emit(event));
+            }
+            if self.copies_told.as_ref() != Some(after) {
+                self.copies_kept.send_replace(serde_json::to_string(after).ok());
+                self.copies_told = Some(after.clone());
+            }
         }
         self.observed.store_copies = seen;
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mainstay_api::Event;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::store::{self, NewEvent, Store};
 
@@ -77,6 +78,15 @@ impl Journal {
         answered.await.map_err(|_| "the journal has ended".to_owned())?.map_err(|error| error.to_string())
     }
 
+    /// Keeps the latest of what is sent there as a fact: in order, and again until it is durable. A write of its own for
+    /// each could come to the disk after a later one, and one that failed was gone.
+    pub(crate) fn keeper(&self, name: &'static str) -> watch::Sender<Option<String>> {
+        let (sender, latest) = watch::channel(None);
+        let journal = self.clone();
+        tokio::spawn(keep_latest(latest, async move |text: String| journal.set_fact(name, &text).await));
+        sender
+    }
+
     /// Returns when everything emitted so far is on disk.
     pub(crate) async fn flush(&self) {
         let (answer, answered) = oneshot::channel();
@@ -88,6 +98,21 @@ impl Journal {
     /// Events as they become durable.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.stored.subscribe()
+    }
+}
+
+/// Pause before what could not be written is written again.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+async fn keep_latest(mut latest: watch::Receiver<Option<String>>, write: impl AsyncFn(String) -> Result<(), String>) {
+    while latest.changed().await.is_ok() {
+        loop {
+            let Some(text) = latest.borrow_and_update().clone() else { break };
+            if write(text).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(WRITE_AGAIN).await;
+        }
     }
 }
 
@@ -146,4 +171,32 @@ fn write_stderr(line: &str) {
     use std::io::Write;
     // A log that cannot be written must not end the control plane.
     writeln!(std::io::stderr().lock(), "{line}").ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Each was written by a task of its own: an earlier one could be the last, and one that failed was lost.
+    #[tokio::test(start_paused = true)]
+    async fn the_latest_of_a_fact_is_written_last_and_until_it_is_durable() {
+        let (sender, latest) = watch::channel(None);
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let tries = Arc::clone(&written);
+        let keeping = tokio::spawn(keep_latest(latest, async move |text: String| {
+            let mut tries = tries.lock().expect("whole");
+            tries.push(text);
+            if tries.len() < 4 { Err("the disk is full".to_owned()) } else { Ok(()) }
+        }));
+        sender.send_replace(Some("1".to_owned()));
+        tokio::time::sleep(WRITE_AGAIN / 2).await;
+        sender.send_replace(Some("2".to_owned()));
+        sender.send_replace(Some("3".to_owned()));
+        tokio::time::sleep(WRITE_AGAIN * 5).await;
+        assert_eq!(*written.lock().expect("whole"), ["1", "3", "3", "3"]);
+        drop(sender);
+        keeping.await.expect("it ends with who sends");
+    }
 }

@@ -71,6 +71,8 @@ pub(crate) enum Message {
     PagesMet { member: Member, count: u64 },
     /// Pages of this member that were damaged are sound now, or gone.
     PagesMended { member: Member, pages: Vec<Page> },
+    /// Every page of this member was looked at; it had met so many when that began.
+    PagesLookedAt { member: Member, met: u64 },
     /// The size of all databases together.
     DatabaseSize(u64),
     /// A look at the disk of the databases.

@@ -108,8 +108,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let (journal, journal_thread) = Journal::start(store).context("cannot start the journal's thread")?;
     let (sender, inbox) = mpsc::channel(INBOX);
     let (keep_sender, keep) = watch::channel(None);
-    let (stopping, stopping_seen) = watch::channel(false);
-    let (endpoints, endpoints_seen) = watch::channel(None);
+    let ((stopping, stopping_seen), (endpoints, endpoints_seen)) = (watch::channel(false), watch::channel(None));
     let ((edge, edge_asks), (router, router_asks)) = (Link::new(), Link::new());
     let cluster = cluster(&settings)?;
     let effects = Arc::new(Effects {
@@ -139,6 +138,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         published: Arc::clone(&published),
         sender: sender.clone(),
         observed,
+        copies_told: crate::copies::watch::told(&journal).await,
         picture,
         at: now(),
     });

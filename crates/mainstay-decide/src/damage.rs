@@ -26,7 +26,17 @@ pub const PAUSE: Duration = Duration::from_secs(60);
 const READS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Pages that are remembered by their names, of one member: more say nothing more.
-const MOST_PAGES: usize = 64;
+pub const MOST_PAGES: usize = 64;
+
+/// So many copies of one member are made for damage without a pause. What damages pages again and again is the disk or
+/// memory under them, and each copy reads the whole primary. As many as a person's few drills in a row need.
+const COPIES_AT_ONCE: u32 = 6;
+/// Copies further apart than this, and the pause before, are not of one row.
+const IN_A_ROW: Duration = Duration::from_hours(1);
+/// Pause after as many, doubled with each further one.
+const FIRST_REST: Duration = Duration::from_mins(10);
+/// Longest pause: a disk that is replaced meanwhile is found so in the same shift.
+const LONGEST_REST: Duration = Duration::from_hours(6);
 
 /// A page.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,6 +62,9 @@ pub struct Damage {
     pub met: u64,
     /// Those whose names are known.
     pub pages: BTreeSet<Page>,
+    /// More were found than are remembered by name.
+    #[serde(default)]
+    pub has_more: bool,
 }
 
 impl Damage {
@@ -59,14 +72,41 @@ impl Damage {
     pub fn count(&self) -> u64 {
         (self.pages.len() as u64).max(1)
     }
+
+    /// Whether damage may be where no name says: only a look at every page can tell that it is gone.
+    pub fn is_unnamed(&self) -> bool {
+        self.pages.is_empty() || self.has_more
+    }
 }
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pages.first() {
             None => write!(f, "a page with a wrong checksum"),
+            Some(page) if self.has_more => {
+                write!(f, "more than {} damaged pages ({page} and others)", self.pages.len())
+            }
             Some(page) if self.pages.len() == 1 => write!(f, "a damaged page ({page})"),
             Some(page) => write!(f, "{} damaged pages ({page} and others)", self.pages.len()),
+        }
+    }
+}
+
+/// Copies of a member that were made in a row because of damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copies {
+    /// When the last was made.
+    pub at: Timestamp,
+    /// How many.
+    pub count: u32,
+}
+
+impl Copies {
+    /// Pause before the next.
+    fn rest(self) -> Duration {
+        match self.count.checked_sub(COPIES_AT_ONCE) {
+            None => Duration::ZERO,
+            Some(further) => FIRST_REST.saturating_mul(1 << further.min(8)).min(LONGEST_REST),
         }
     }
 }
@@ -80,6 +120,9 @@ pub struct Damages {
     pub counts: BTreeMap<Member, u64>,
     /// Damaged pages that were found in each member since the beginning, also of directories that were replaced.
     pub ever: BTreeMap<Member, u64>,
+    /// Copies that were made of members because of damage.
+    #[serde(default)]
+    pub copies: BTreeMap<Member, Copies>,
     /// When another primary was asked for last, for damaged pages. Dies with the control plane, as what was asked for does.
     #[serde(skip)]
     pub asked_at: Option<Timestamp>,
@@ -104,7 +147,11 @@ impl Damages {
     /// A page of this member was found to be damaged. True: it was not known.
     pub fn found(&mut self, member: Member, page: Page, at: Timestamp) -> bool {
         let damage = self.entry(member, at);
-        let is_new = damage.pages.len() < MOST_PAGES && damage.pages.insert(page);
+        if damage.pages.len() >= MOST_PAGES && !damage.pages.contains(&page) {
+            damage.has_more = true;
+            return false;
+        }
+        let is_new = damage.pages.insert(page);
         if is_new {
             *self.ever.entry(member).or_default() += 1;
         }
@@ -116,8 +163,20 @@ impl Damages {
         let Some(damage) = self.of.get_mut(&member) else { return false };
         let before = damage.pages.len();
         damage.pages.retain(|page| !pages.contains(page));
-        // One that was never named may be anywhere: it is known by its number alone, and not given up.
-        let is_mended = before > 0 && damage.pages.is_empty();
+        // One that was never named, or is one too many to be remembered, may be anywhere: it is not given up.
+        let is_mended = before > 0 && damage.pages.is_empty() && !damage.has_more;
+        if is_mended {
+            self.of.remove(&member);
+        }
+        is_mended
+    }
+
+    /// Every page of a member was looked at on its disk, and those that are damaged were told by [`Damages::found`]. It had
+    /// met so many when the look began: what it met meanwhile may be elsewhere. True: nothing damaged is known of it now.
+    pub fn looked(&mut self, member: Member, met: u64) -> bool {
+        let Some(damage) = self.of.get_mut(&member).filter(|damage| damage.met == met) else { return false };
+        damage.has_more = damage.has_more && damage.pages.len() >= MOST_PAGES;
+        let is_mended = damage.pages.is_empty();
         if is_mended {
             self.of.remove(&member);
         }
@@ -125,13 +184,18 @@ impl Damages {
     }
 
     /// Another directory is in this member's place, made of whole pages.
-    pub fn replaced(&mut self, member: Member) {
-        self.of.remove(&member);
+    pub fn replaced(&mut self, member: Member, at: Timestamp) {
         self.counts.remove(&member);
+        if self.of.remove(&member).is_some() {
+            let before = self.copies.get(&member).copied();
+            let in_a_row = before.filter(|copies| at.saturating_since(copies.at) <= copies.rest() + IN_A_ROW);
+            let count = in_a_row.map_or(0, |copies| copies.count).saturating_add(1);
+            self.copies.insert(member, Copies { at, count });
+        }
     }
 
     fn entry(&mut self, member: Member, at: Timestamp) -> &mut Damage {
-        self.of.entry(member).or_insert_with(|| Damage { since: at, met: 0, pages: BTreeSet::new() })
+        self.of.entry(member).or_insert_with(|| Damage { since: at, met: 0, pages: BTreeSet::new(), has_more: false })
     }
 }
 
@@ -164,10 +228,26 @@ pub(crate) fn to_clone(view: &View<'_>) -> Option<Member> {
     if of(view, record.primary).is_some() || is_asked {
         return None;
     }
-    let is_next = |member: &Member| *member != record.primary && of(view, *member).is_some();
+    let is_next = |member: &Member| {
+        *member != record.primary && of(view, *member).is_some() && rests_until(view, *member).is_none()
+    };
     // In `strict` writes would wait for as long as a clone takes: a person decides.
     let member = view.wanted_members().into_iter().find(is_next)?;
     wish::is_given_up(view, member).then_some(member)
+}
+
+/// Until when a damaged member is not cloned anew: it was, often, and its pages were damaged again.
+pub(crate) fn rests_until(view: &View<'_>, member: Member) -> Option<Timestamp> {
+    of(view, member)?;
+    let copies = view.database()?.damages.copies.get(&member)?;
+    // One of a clock that was ahead holds nothing up.
+    let until = copies.at.after(copies.rest());
+    (copies.at <= view.now && view.now < until).then_some(until)
+}
+
+/// How often a member was cloned anew in a row because of damage.
+pub(crate) fn copies_of(view: &View<'_>, member: Member) -> u32 {
+    view.database().and_then(|database| database.damages.copies.get(&member)).map_or(0, |copies| copies.count)
 }
 
 /// Until when statements that read at a damaged standby are waited for; `None`: nobody reads there, or they had their time.
@@ -232,8 +312,55 @@ mod tests {
     fn another_directory_begins_without_damage() {
         let mut damages = Damages::default();
         damages.look(Member::B, 3, at(1));
-        damages.replaced(Member::B);
-        assert_eq!(damages, Damages { ever: BTreeMap::from([(Member::B, 1)]), ..Damages::default() });
+        damages.replaced(Member::B, at(2));
+        let copies = BTreeMap::from([(Member::B, Copies { at: at(2), count: 1 })]);
+        assert_eq!(damages, Damages { ever: BTreeMap::from([(Member::B, 1)]), copies, ..Damages::default() });
         assert_eq!(damages.look(Member::B, 3, at(2)), 3);
+    }
+
+    /// It was told as gone when the 64 that are remembered were.
+    #[test]
+    fn more_pages_than_are_remembered_are_not_gone_when_those_are() {
+        let mut damages = Damages::default();
+        let all: Vec<Page> = (0..70).map(page).collect();
+        let new = all.iter().filter(|page| damages.found(Member::A, (*page).clone(), at(1))).count();
+        assert_eq!(new, MOST_PAGES);
+        assert!(damages.of[&Member::A].to_string().starts_with("more than 64"), "{}", damages.of[&Member::A]);
+        assert!(!damages.mended(Member::A, &all[..64]), "six are damaged still");
+        assert!(damages.of[&Member::A].is_unnamed());
+        assert!(damages.found(Member::A, page(65), at(2)), "a look at every page names them");
+        assert!(!damages.looked(Member::A, 0) && !damages.of[&Member::A].is_unnamed());
+        assert!(damages.mended(Member::A, &all[64..]));
+    }
+
+    /// Such damage stayed for ever where no clone could take it away, also once the table was dropped.
+    #[test]
+    fn damage_that_was_never_named_is_gone_when_every_page_was_looked_at() {
+        let mut damages = Damages::default();
+        damages.look(Member::A, 2, at(1));
+        assert!(damages.of[&Member::A].is_unnamed());
+        damages.look(Member::A, 3, at(2));
+        assert!(!damages.looked(Member::A, 2), "it met another one while the look was under way");
+        assert!(damages.looked(Member::A, 3));
+        assert_eq!(damages.of, BTreeMap::new());
+        assert!(!damages.looked(Member::B, 0), "nothing is known of it");
+    }
+
+    #[test]
+    fn copies_in_a_row_are_counted_and_a_quiet_time_ends_the_row() {
+        let mut damages = Damages::default();
+        let mut clone = |minutes: i64| {
+            let now = at(minutes * 60_000);
+            damages.found(Member::A, page(1), now);
+            damages.replaced(Member::A, now);
+            let copies = damages.copies[&Member::A];
+            (copies.count, copies.rest().as_secs() / 60)
+        };
+        let rests: Vec<(u32, u64)> = [0, 1, 2, 3, 4, 5, 20, 50, 100].map(&mut clone).to_vec();
+        assert_eq!(rests, [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 10), (7, 20), (8, 40), (9, 80)]);
+        assert_eq!(clone(100 + 80 + 61), (1, 0), "it was well for an hour after it rested");
+        assert_eq!(Copies { at: at(0), count: u32::MAX }.rest(), LONGEST_REST);
+        damages.replaced(Member::B, at(5));
+        assert!(!damages.copies.contains_key(&Member::B), "a clone for another reason is none of these");
     }
 }

@@ -176,7 +176,7 @@ impl DatabaseSeen {
     /// member is cloned once more.
     pub fn cloned(&mut self, member: Member, at: Timestamp) {
         self.memory.insert(member, MemberMemory { cloned_at: Some(at), ..MemberMemory::default() });
-        self.damages.replaced(member);
+        self.damages.replaced(member, at);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 
-use super::{Alone, Copies, Copy, CopyError, Counts, Proof, at, counts, digest};
+use super::{Alone, Copies, Copy, CopyError, Counts, Proof, at, counts, digest, has_space};
 use crate::config;
 use crate::layout::{LOOK_WITHIN, SOCKET_PATH_MAX};
 use crate::resp::Door;
@@ -102,6 +102,7 @@ impl Copies {
     /// The copy where the second server finds it; read to the end and compared with its hash on the way.
     pub(super) fn lay_out(&self, copy: &Copy, to: &Path) -> Result<(), CopyError> {
         let path = self.file(&copy.id);
+        has_space(to.parent().unwrap_or(to), copy.bytes)?;
         let mut from = File::open(&path).map_err(at("open", &path))?;
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
         let mut file = made.map_err(at("make the file", to))?;
@@ -208,6 +209,14 @@ pub fn end_proof(state: &Path) -> usize {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(rustix::process::Pid::from_raw).filter(|pid| end_server(*pid, &folder)).count()
+}
+
+/// The same, and removes what they had: the stack goes down.
+///
+/// **Errors**: the file system's.
+pub fn stop_proof(state: &Path) -> Result<usize, CopyError> {
+    let ended = end_proof(state);
+    remove(&proof_folder(state)).map(|()| ended)
 }
 
 /// False: it is no server, or works elsewhere.

@@ -16,14 +16,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use mainstay_types::Timestamp;
+use mainstay_types::{Bytes, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::Settings;
 use crate::resp::ResponseError;
 
-pub use load::end_proof;
+pub use load::{end_proof, stop_proof};
 pub use restore::{Applied, Laid, apply, is_waiting};
 pub use take::Wanted;
 
@@ -67,6 +67,16 @@ pub enum CopyError {
     /// A second server cannot be run, so nothing can be said of the copy.
     #[error("the copy could not be loaded for a look: {0}")]
     NoLook(String),
+    /// The disk would be full.
+    #[error("it takes up to {wanted} in {folder}, where {free} are free; {spare} stay for who writes there", folder = .folder.display(), spare = SPARE)]
+    NoSpace {
+        /// Where.
+        folder: PathBuf,
+        /// What it may take.
+        wanted: Bytes,
+        /// What is free.
+        free: Bytes,
+    },
     /// Who answers at the store's socket is not the store.
     #[error("process {pid}, which the server says it is, does not work in {dir}", dir = .dir.display())]
     NotOurs {
@@ -78,6 +88,20 @@ pub enum CopyError {
     /// The store's answer.
     #[error(transparent)]
     Response(#[from] ResponseError),
+}
+
+/// So much stays free of a disk for who writes there all the time, the store's own file first: a store that cannot write
+/// it refuses writes.
+const SPARE: Bytes = Bytes::mebi(64);
+
+/// Whether so many bytes more leave the disk of a folder usable.
+fn has_space(folder: &Path, wanted: u64) -> Result<(), CopyError> {
+    let stat = rustix::fs::statvfs(folder).map_err(|error| at("look at the disk of", folder)(error.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= wanted.saturating_add(SPARE.0) {
+        return Ok(());
+    }
+    Err(CopyError::NoSpace { folder: folder.to_owned(), wanted: Bytes(wanted), free: Bytes(free) })
 }
 
 /// Keys of one database, and how many of them have an end.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mainstay_types::Timestamp;
 
-use super::{Alone, Copies, Copy, CopyError, Counts, VERSION, at, counts, digest};
+use super::{Alone, Copies, Copy, CopyError, Counts, VERSION, at, counts, digest, has_space};
 use crate::resp::{Door, ResponseError};
 
 /// The fork of a server of many GB holds it up for so long at the very most.
@@ -96,6 +96,9 @@ impl Copies {
         let deadline = Instant::now() + SAVED_WITHIN;
         let saved = loop {
             wait_for_children(&door, deadline).await?;
+            // What the data take in memory; in the file it is less.
+            let memory = door.ask(&["INFO", "memory"]).await?;
+            has_space(&self.settings.dir(), number(&memory, "used_memory_dataset").unwrap_or(0))?;
             match std::fs::remove_file(dump) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", dump)(error)),
                 Ok(()) | Err(_) => {}

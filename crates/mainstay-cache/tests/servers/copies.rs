@@ -331,7 +331,32 @@ async fn a_second_server_ends_with_its_starter_and_one_that_is_left_is_found_by_
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&left.wait().unwrap()), Some(9));
+    assert_eq!(copies::stop_proof(&server.settings.state).unwrap(), 0);
+    assert!(!folder.exists(), "what it had is there still");
     assert!(shell.try_wait().unwrap().is_none(), "a shell in that folder is nobody's to end");
     shell.kill().unwrap();
     shell.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_would_fill_the_disk_is_neither_taken_nor_loaded_nor_laid() {
+    let server = Server::new(Kind::Store);
+    let info = "used_memory_dataset:1000000000000000000\r\nrdb_bgsave_in_progress:0\r\n";
+    // It would take BGSAVE for a question like others, and answer it so: nothing would be written.
+    let answering = answers(&server, format!("${}\r\n{info}\r\n", info.len()));
+    let (copies, alone) = copies_of(&server);
+    let error = copies.take(&alone, wanted("too big")).await.unwrap_err();
+    assert!(matches!(error, CopyError::NoSpace { .. }), "{error}");
+    answering.abort();
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    let (copies, alone) = copies_of(&server);
+    let copy = copies.take(&alone, wanted("small")).await.unwrap();
+    let big = Copy { bytes: 1_000_000_000_000_000_000, ..copy };
+    let error = copies.prove(&alone, &big).await.unwrap_err();
+    assert!(matches!(error, CopyError::NoSpace { .. }), "{error}");
+    let error = copies.replace(&alone, &big).await.unwrap_err();
+    assert!(matches!(error, CopyError::NoSpace { .. }), "{error}");
+    assert!(!copies.waits());
+    server.end(Signal::TERM).await;
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::{record, to_decide};
 use crate::clock::now;
 use crate::effects::Effects;
+use crate::journal::Journal;
 use crate::message::Message;
 use crate::observers::rest;
 use crate::paths::Paths;
@@ -21,6 +22,13 @@ use crate::store::NewEvent;
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// What was told of, in the store of events.
+pub(crate) const FACT: &str = "store-copies";
+
+/// What an earlier control plane told of; `None`: there was none, or what it wrote cannot be read.
+pub(crate) async fn told(journal: &Journal) -> Option<CopiesSeen> {
+    serde_json::from_str(&journal.fact(FACT).await.ok()??).ok()
+}
 
 /// What was listed, and the folder's time then: every change of it renames a file in it.
 type Listed = (Option<SystemTime>, Vec<CopySeen>);
@@ -193,6 +201,10 @@ mod tests {
         let failed = CopiesSeen { job: Some(job), ..right.clone() };
         assert_eq!(codes(&right, &failed), ["StoreCopyFailed"]);
         assert_eq!(codes(&failed, &failed), Vec::<&str>::new());
+        // As another control plane finds it written down.
+        let written = serde_json::to_string(&stored).expect("text");
+        let known: CopiesSeen = serde_json::from_str(&written).expect("read");
+        assert_eq!(codes(&known, &wrong), ["StoreCopyWrong"]);
         let ill = CopiesSeen { trouble: Some("x".to_owned()), ..seen(vec![]) };
         assert_eq!(codes(&right, &ill), ["StoreCopiesUnreadable"]);
         assert_eq!(codes(&ill, &right), ["StoreCopiesReadable"]);

@@ -11,7 +11,7 @@ use crate::store::NewEvent;
 use crate::{errands, story};
 
 /// What is known, in the store: a page stays damaged whoever looks.
-const FACT: &str = "damaged-pages";
+pub(super) const FACT: &str = "damaged-pages";
 
 /// What was known before this control plane; what cannot be read is met again.
 pub(crate) async fn known(journal: &Journal) -> Damages {
@@ -39,6 +39,9 @@ impl Core {
             }
             Message::PagesMended { member, pages } => {
                 damages.mended(member, &pages);
+            }
+            Message::PagesLookedAt { member, met } => {
+                damages.looked(member, met);
             }
             _ => {}
         }
@@ -85,13 +88,8 @@ impl Core {
             let text = format!("postgres-{member} has no page any more that is known to be damaged");
             self.journal.emit(NewEvent::info(at, "CorruptPagesGone", text).about(format!("postgres-{member}")));
         }
-        let kept = database.damages.clone();
-        if let Ok(text) = serde_json::to_string(&kept) {
-            let journal = self.journal.clone();
-            // What cannot be written down is met again after the next start of the control plane.
-            tokio::spawn(async move { journal.set_fact(FACT, &text).await.ok() });
-        }
-        self.effects.damages.send_replace(kept);
+        self.damages_kept.send_replace(serde_json::to_string(&database.damages).ok());
+        self.effects.damages.send_replace(database.damages.clone());
     }
 }
 

@@ -170,6 +170,13 @@ fn damaged(draft: &Draft<'_>, member: Member, damage: &Damage) -> (String, Waiti
                 .to_owned();
         return (reason, Waiting::Operator { what });
     }
+    if let Some(until) = damage::rests_until(view, member) {
+        let count = damage::copies_of(view, member);
+        let text = format!("{reason}, and it was cloned anew {count} times in a row");
+        let until = crate::schedule::moment(until);
+        let what = format!("look at its disk and the machine's memory (`dmesg`, SMART); the next clone is at {until}");
+        return (text, Waiting::Operator { what });
+    }
     (reason, Waiting::Dependency { on: "a clone of its own, made anew".to_owned() })
 }
 

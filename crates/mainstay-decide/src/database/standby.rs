@@ -32,6 +32,9 @@ pub(super) fn plan(
     member: Member,
     primary: Option<&MemberAnswer>,
 ) {
+    if let Some(until) = damage::rests_until(&draft.view, member) {
+        draft.wake(until);
+    }
     let name = ChildName::postgres(member);
     let is_wanted = draft.view.wanted_members().contains(&member);
     match draft.view.life(&name) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::{A, B, Bench, at, fact};
-use mainstay_decide::damage::{Page, successor};
+use mainstay_decide::damage::{Copies, Page, successor};
 use mainstay_decide::invariants::{self, Rule};
 use mainstay_decide::observed::{DataDirectory, Errand, RouterSeen, Wish};
 use mainstay_decide::plan::{Plan, Step};
@@ -165,4 +165,22 @@ fn a_former_primary_with_damaged_pages_is_no_candidate_for_a_rewind() {
     record.promoting = Some(B);
     assert!(rules(Step::WriteRecord { record }).contains(&Rule::DamagedStaysBehind));
     assert!(rules(Step::Rewind { member: B, from: A }).contains(&Rule::DataIsKept));
+}
+
+/// A disk that damages page after page had its standby cloned without an end.
+#[test]
+fn a_standby_that_was_cloned_often_in_a_row_rests_and_says_so() {
+    let mut bench = damaged(&[B]);
+    bench.database().damages.copies.insert(B, Copies { at: at(98_000), count: 6 });
+    let steps = bench.steps();
+    let is_left = |step: &Step| matches!(step, Step::WriteRecord { .. } | Step::Clone { .. } | Step::Stop { .. });
+    assert!(!steps.iter().any(is_left), "it confirms commits meanwhile: {steps:?}");
+    let shown = bench.shown(BoxId::Postgres { member: B });
+    assert!(shown.reason.is_some_and(|reason| reason.contains("cloned anew 6 times in a row")));
+    assert!(matches!(&shown.waiting[..], [Waiting::Operator { what }] if what.contains("disk")), "{:?}", shown.waiting);
+    assert!(bench.plan().wake_at.is_some_and(|wake| wake <= at(698_000)));
+    bench.database().damages.copies.insert(B, Copies { at: at(98_000), count: 5 });
+    assert!(matches!(&bench.steps()[..], [Step::WriteRecord { .. }]), "a few are made at once");
+    bench.database().damages.copies.insert(B, Copies { at: at(98_000_000), count: 9 });
+    assert!(matches!(&bench.steps()[..], [Step::WriteRecord { .. }]), "a clock that was ahead holds nothing up");
 }

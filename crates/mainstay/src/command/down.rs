@@ -113,6 +113,7 @@ pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Re
         match client.status().await {
             Err(Error::NotRunning { .. }) => {
                 wait_until_gone(&parents).await?;
+                end_proofs(paths);
                 tidy(paths);
                 return Ok(());
             }
@@ -226,8 +227,17 @@ pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
     let parents = parents(paths).await;
     end_keep(hello.pid);
     wait_until_gone(&parents).await?;
+    end_proofs(paths);
     tidy(paths);
     Ok(())
+}
+
+/// Servers that load a copy of the store for a look are nobody's children: a person's command may have started one.
+fn end_proofs(paths: &Paths) {
+    if let Err(error) = mainstay_cache::copies::stop_proof(&paths.state) {
+        // The next look at a copy removes it.
+        eprintln!("{}", mainstay_types::full_text(&error));
+    }
 }
 
 /// Sockets of what is down are of no use: their folder goes. Only under keep's lock, and not when `up` is at work

@@ -289,6 +289,8 @@ fn failure(error: &Error) -> Failure {
             Failure::failed("MS1130", text).help("earlier copies are untouched; `mainstay status` shows the store")
         }
         Error::Stack(_) => Failure::environment("MS3130", text).help("`mainstay up` writes it again"),
+        Error::Copy(CopyError::NoSpace { .. }) => Failure::environment("MS3130", text)
+            .help("free space on that disk; the store and earlier copies are untouched"),
         Error::Copy(CopyError::Io { .. } | CopyError::NoLook(_))
         | Error::Missing(_)
         | Error::Record { .. }
