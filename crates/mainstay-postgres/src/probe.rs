@@ -13,12 +13,17 @@ use crate::config;
 /// Time for one look: it is taken every 250 ms.
 pub const LOOK_WITHIN: Duration = Duration::from_millis(250);
 
+// A standby that followed its primary onto a new timeline writes that into its control file at its next restart point,
+// minutes later. Once the stream has ended its files of WAL tell: those of a timeline are there when it was received.
 const QUESTION: &str = "
 SELECT pg_is_in_recovery(),
        CASE WHEN pg_is_in_recovery() THEN
          greatest((SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'),
                   (SELECT timeline_id FROM pg_control_checkpoint()),
-                  (SELECT min_recovery_end_timeline FROM pg_control_recovery()))
+                  (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+                  CASE WHEN NOT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming') THEN
+                    (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir()
+                     WHERE name ~ '^[0-9A-F]{24}$') END)
        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
        CASE WHEN pg_is_in_recovery() THEN
          coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')

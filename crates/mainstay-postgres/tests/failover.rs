@@ -88,6 +88,12 @@ async fn a_primary_that_ended_in_order_says_so_and_follows_its_successor_as_it_i
     cluster.start(A, Some(B)).await;
     let answer = cluster.until(A, |answer| answer.is_streaming && answer.timeline == Timeline(2)).await;
     assert!(answer.is_in_recovery);
+    // It follows on the new timeline although its files say so later, at its next restart point: it may take over.
+    cluster.stop(B).await;
+    let answer = cluster.until(A, |answer| !answer.is_streaming).await;
+    assert_eq!(answer.timeline, Timeline(2));
+    cluster.start(B, None).await;
+    cluster.until(A, |answer| answer.is_streaming).await;
     cluster::set_synchronous(&cluster.access[&B], &[A]).await.unwrap();
     cluster.stop(A).await;
     assert!(!control_file::read(&data).unwrap().is_shut_down, "a standby that ended is no primary that did");
