@@ -145,6 +145,38 @@ went_back() {
   rm "$FOLDER/V4__regretted.sql"
 }
 
+# However a look at a copy ends, its server and its folder go: with the command, or with the stack.
+looks_end() {
+  local look open code
+  put V4__slow.sql "SELECT pg_sleep(600);"
+  look_at() { "$MAINSTAY" --state "$STATE" --file "$STACK" db migrate --rehearse >"$SCRATCH/look" 2>&1 & look=$!; }
+  runs_there() { grep -c "running what is pending on the copy" "$SCRATCH/look" >/dev/null; }
+  "$MAINSTAY" --state "$STATE" --file "$STACK" restore --to latest >"$SCRATCH/open" 2>&1 &
+  open=$!
+  is_open() { grep -c "it only reads" "$SCRATCH/open" >/dev/null; }
+  until_so "the past is open" is_open
+  look_at
+  until_so "a rehearsal is under way" runs_there
+  kill -INT "$look"
+  code=0
+  wait "$look" || code=$?
+  same "given up by Ctrl-C" "$code $(grep -c 'error\[MS1005\]: given up; nothing of the present was touched' "$SCRATCH/look")" "1 1"
+  one_copy() { [ "$(find "$STATE"/*/development/past -mindepth 1 -maxdepth 1 -type d | wc -l)" = 1 ]; }
+  until_so "its copy is gone, the open one is not" one_copy
+  look_at
+  until_so "another is under way" runs_there
+  kill -KILL "$look"
+  wait "$look" 2>/dev/null || true
+  ms down >/dev/null 2>"$SCRATCH/out" || { cat "$SCRATCH/out"; fail "down"; }
+  says "closed: 1 copies of the past"
+  code=0
+  wait "$open" || code=$?
+  same "what was open closed itself" "$code" 0
+  no_copy || fail "a copy is left"
+  ok "no copy is left"
+  rm "$FOLDER/V4__slow.sql"
+}
+
 sqlx() {
   local url
   put 20260101000000_create_users.sql "CREATE TABLE users (id bigint PRIMARY KEY);"
@@ -206,7 +238,7 @@ flyway
 rehearsed
 drifted
 went_back
-ms down >/dev/null
+looks_end
 nothing_runs
 say "sqlx's names"
 {

@@ -204,7 +204,11 @@ fn run(cli: Cli) -> Result<u8, Failure> {
                 .enable_all()
                 .build()
                 .map_err(|error| Failure::environment("MS3001", format!("no async runtime: {error}")))?;
-            runtime.block_on(run_async(global, other))
+            let done = runtime.block_on(run_async(global, other));
+            if command::interrupt::is_given_up() {
+                runtime.shutdown_background();
+            }
+            done
         }
     }
 }

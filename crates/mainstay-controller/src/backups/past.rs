@@ -27,6 +27,10 @@ use crate::paths::Paths;
 const LOOK: Duration = Duration::from_millis(100);
 /// At the end of the archive replay stands still: this long, and it is the end. A segment takes a tenth of it.
 const STILL: Duration = Duration::from_secs(3);
+/// Time for a server to end that is told to at once.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+/// Time for a command that looks at the past to close it.
+const CLOSES_WITHIN: Duration = Duration::from_secs(30);
 /// Time to come out of recovery: a checkpoint of a small cache.
 const OUT_WITHIN: Duration = Duration::from_secs(60);
 /// Replay that neither goes on nor ends for so long is stuck. **Basis**: a segment takes 0.1 s; one that waits for a
@@ -69,9 +73,9 @@ pub struct Rates {
 
 /// The past, open. Its server ends and its folder goes when it is closed.
 pub struct Open {
-    layout: Layout,
+    // In front of the server: it ends it in a way that leaves no shared memory behind.
+    place: Place,
     server: Child,
-    _alone: Arc<Alone>,
     /// As superuser.
     pub access: Access,
     /// Loopback port.
@@ -86,8 +90,34 @@ pub struct Open {
     pub log: PathBuf,
 }
 
+/// Folders of a server beside the present. Both, and whoever runs there, go with it: however a look ends, also given up
+/// half-way.
+pub(super) struct Place {
+    pub(super) layout: Layout,
+    alone: Arc<Alone>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Somebody writes into it still: it goes with the next look.
+        if Arc::strong_count(&self.alone) > 1 {
+            return;
+        }
+        let begun = Instant::now();
+        while !past::end_left_over(&self.layout).unwrap_or(false) {
+            if begun.elapsed() > ENDS_WITHIN {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+        // What cannot be removed now is removed by the next look.
+        std::fs::remove_dir_all(&self.layout.state).ok();
+        std::fs::remove_dir_all(&self.layout.runtime).ok();
+    }
+}
+
 /// Says whose folder it is for as long as the process lives.
-pub(super) struct Alone(#[expect(dead_code, reason = "holds the lock")] std::fs::File);
+struct Alone(#[expect(dead_code, reason = "holds the lock")] std::fs::File);
 
 fn past_folder(paths: &Paths) -> PathBuf {
     paths.state.join("past")
@@ -209,17 +239,12 @@ pub async fn open_held(backups: Arc<Backups>, paths: &Paths, plan: &Plan, held: 
         let (free, wanted) = (Bytes(plan.free_bytes), Bytes(plan.wanted_bytes));
         return Err(Error::NoSpace { free, wanted, folder: past_folder(paths) });
     }
-    let layout = place(paths, &backups.layout)?;
-    let alone = Arc::new(lock(&layout.state)?);
-    let opened = open_in(backups, paths, plan, layout.clone(), (alone, held)).await;
-    if opened.is_err() {
-        remove(&layout);
-    }
-    opened
+    let place = place(paths, &backups.layout)?;
+    open_in(backups, paths, plan, (place, held)).await
 }
 
 /// Folders for a server beside the present; what earlier ones left behind goes first.
-pub(super) fn place(paths: &Paths, of: &Layout) -> Result<Layout, Error> {
+pub(super) fn place(paths: &Paths, of: &Layout) -> Result<Place, Error> {
     let folder = past_folder(paths);
     std::fs::create_dir_all(&folder).map_err(io("make the folder", &folder))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
@@ -227,8 +252,10 @@ pub(super) fn place(paths: &Paths, of: &Layout) -> Result<Layout, Error> {
     remove_left_over(paths, of)?;
     let id = format!("{}-{}", now().as_millis(), std::process::id());
     let layout = layout_of(paths, of, &id);
-    past::make_folders(&layout)?;
-    Ok(layout)
+    std::fs::create_dir(&layout.state).map_err(io("make the folder", &layout.state))?;
+    let place = Place { alone: Arc::new(lock(&layout.state)?), layout };
+    past::make_folders(&place.layout)?;
+    Ok(place)
 }
 
 fn layout_of(paths: &Paths, of: &Layout, id: &str) -> Layout {
@@ -240,7 +267,7 @@ fn layout_of(paths: &Paths, of: &Layout, id: &str) -> Layout {
     }
 }
 
-pub(super) fn lock(folder: &Path) -> Result<Alone, Error> {
+fn lock(folder: &Path) -> Result<Alone, Error> {
     let path = folder.join("lock");
     let file = std::fs::File::create(&path).map_err(io("make", &path))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
@@ -248,16 +275,51 @@ pub(super) fn lock(folder: &Path) -> Result<Alone, Error> {
     Ok(Alone(file))
 }
 
-pub(super) fn remove(layout: &Layout) {
-    // What cannot be removed now is removed by the next look.
-    std::fs::remove_dir_all(&layout.state).ok();
-    std::fs::remove_dir_all(&layout.runtime).ok();
+/// Folders that somebody looks at: one whose process died is none.
+fn open_ones(paths: &Paths) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(past_folder(paths)).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.filter(|folder| folder.join("lock").exists() && lock(folder).is_err()).collect()
 }
 
-/// Whether somebody has a past open: a folder whose process died says nothing.
+/// Whether somebody has a past open.
 pub fn is_open(paths: &Paths) -> bool {
-    let folders = std::fs::read_dir(past_folder(paths)).into_iter().flatten().flatten().map(|entry| entry.path());
-    folders.filter(|folder| folder.join("lock").exists()).any(|folder| lock(&folder).is_err())
+    !open_ones(paths).is_empty()
+}
+
+/// Ends whoever looks at the past, and what was left behind by those who died. A command is asked: it closes what it has
+/// open by itself. Answers how many were open.
+///
+/// **Errors**: the file system's; a command or a server that does not end.
+pub fn end_all(paths: &Paths) -> Result<usize, Error> {
+    let folder = past_folder(paths);
+    if !folder.is_dir() {
+        return Ok(0);
+    }
+    let ours = std::process::id().cast_signed();
+    let others: Vec<_> = open_ones(paths).into_iter().filter(|one| holder(one).is_none_or(|pid| pid != ours)).collect();
+    for pid in others.iter().filter_map(|folder| holder(folder)).filter_map(rustix::process::Pid::from_raw) {
+        // It may be gone by now.
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+    }
+    let begun = Instant::now();
+    while let Some(open) = open_ones(paths).into_iter().find(|one| others.contains(one)) {
+        if begun.elapsed() > CLOSES_WITHIN {
+            return Err(Error::NoServer(format!("who looks at the past in {} does not end", open.display())));
+        }
+        std::thread::sleep(LOOK);
+    }
+    let of = Layout { state: paths.state.clone(), runtime: paths.runtime.clone(), bin: PathBuf::new(), user: None };
+    remove_left_over(paths, &of)?;
+    Ok(others.len())
+}
+
+/// The process that holds the lock of a folder: its number is part of the name, and the number may be another's by now.
+fn holder(folder: &Path) -> Option<i32> {
+    let (_, pid) = folder.file_name()?.to_str()?.rsplit_once('-')?;
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let lock = folder.join("lock");
+    let mut open = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+    open.any(|file| file == lock).then(|| pid.parse().ok())?
 }
 
 /// Removes what nobody holds any more: left by a process that died, or by a look that was given up. False: of this
@@ -288,7 +350,9 @@ fn remove_left_over(paths: &Paths, of: &Layout) -> Result<(), Error> {
             }
             std::thread::sleep(LOOK);
         }
-        remove(&layout);
+        // What cannot be removed now is removed by the next look.
+        std::fs::remove_dir_all(&layout.state).ok();
+        std::fs::remove_dir_all(&layout.runtime).ok();
     }
     Ok(())
 }
@@ -297,14 +361,14 @@ async fn open_in(
     backups: Arc<Backups>,
     paths: &Paths,
     plan: &Plan,
-    layout: Layout,
-    (alone, held): (Arc<Alone>, Held),
+    (place, held): (Place, Held),
 ) -> Result<Open, Error> {
     let begun = Instant::now();
+    let layout = place.layout.clone();
     let (data, backup) = (layout.data(past::MEMBER), plan.backup.clone());
     let of = Arc::clone(&backups);
     // Given up meanwhile it writes on: until its end the folder is not free to be removed.
-    let writing = Arc::clone(&alone);
+    let writing = Arc::clone(&place.alone);
     let restoring = tokio::task::spawn_blocking(move || {
         let restored = of.repository.restore(&backup, &data);
         drop(writing);
@@ -342,7 +406,7 @@ async fn open_in(
         }
     }
     remember(paths, plan, restored_in, replayed_in);
-    Ok(Open { layout, server, _alone: alone, access, port, replay, restored_in, replayed_in, log })
+    Ok(Open { place, server, access, port, replay, restored_in, replayed_in, log })
 }
 
 /// What brings a file of WAL from the archive.
@@ -452,13 +516,13 @@ impl Open {
     /// How `psql` gets in as superuser, without a password: by the socket, whose folder root and the server's user
     /// alone can enter. It only reads, by default: see [`past::free_locks`].
     pub fn conninfo(&self) -> String {
-        let socket = self.layout.socket_dir(past::MEMBER);
+        let socket = self.place.layout.socket_dir(past::MEMBER);
         format!("host={} port={} user={}", socket.display(), self.port, mainstay_postgres::layout::SUPERUSER)
     }
 
     /// Where it lies.
     pub(super) fn layout(&self) -> &Layout {
-        &self.layout
+        &self.place.layout
     }
 
     /// Lets it out of recovery: from here on it takes writes from who asks for them.
@@ -493,7 +557,6 @@ impl Open {
         if tokio::time::timeout(Duration::from_secs(20), self.server.wait()).await.is_err() {
             self.server.kill().await.ok();
         }
-        remove(&self.layout);
     }
 }
 

@@ -1,18 +1,17 @@
 //! An empty database with the stack's roles, on a server of its own beside the present, for as long as it is looked at.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mainstay_postgres::access::Role;
 use mainstay_postgres::start::{self, Start};
-use mainstay_postgres::{Access, Layout, Passwords, init, past as server, plain, prepare, probe};
+use mainstay_postgres::{Access, Passwords, init, past as server, plain, prepare, probe};
 use mainstay_stack::Stack;
 use mainstay_supervisor::ids;
 use mainstay_types::{Secret, full_text};
 use tokio::process::Child;
 
-use super::past::{self, Alone};
+use super::past::{self, Place};
 use super::{Error, cluster};
 use crate::paths::Paths;
 use crate::secrets;
@@ -24,9 +23,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// The server.
 pub struct Scratch {
-    layout: Layout,
+    // In front of the server: it ends it in a way that leaves no shared memory behind. Its folders go with it.
+    _place: Place,
     server: Child,
-    _alone: Arc<Alone>,
     /// As the application's role, in its database.
     pub application: Access,
     /// As superuser, there.
@@ -39,16 +38,11 @@ impl Scratch {
     /// **Errors**: no database in the stack; the programs are not there; the file system's.
     pub async fn open(paths: &Paths, stack: &Stack) -> Result<Self, Error> {
         let of = cluster(paths, stack.name.as_str());
-        let layout = past::place(paths, &of)?;
-        let alone = Arc::new(past::lock(&layout.state)?);
-        let opened = Self::open_in(stack, layout.clone(), alone).await;
-        if opened.is_err() {
-            past::remove(&layout);
-        }
-        opened
+        Self::open_in(stack, past::place(paths, &of)?).await
     }
 
-    async fn open_in(stack: &Stack, layout: Layout, alone: Arc<Alone>) -> Result<Self, Error> {
+    async fn open_in(stack: &Stack, place: Place) -> Result<Self, Error> {
+        let layout = place.layout.clone();
         let no = |error: String| Error::NoServer(error);
         let database = stack.database.as_ref().ok_or_else(|| no("the stack has no database".to_owned()))?;
         let mut made: Vec<Secret> = Vec::new();
@@ -88,7 +82,7 @@ impl Scratch {
         let name = database.name.as_str();
         let role = Role { name, database: name, password: &passwords.application };
         let application = Access::as_role(&layout, server::MEMBER, role);
-        let mut scratch = Self { layout, server, _alone: alone, application, superuser: superuser.in_database(name) };
+        let mut scratch = Self { _place: place, server, application, superuser: superuser.in_database(name) };
         scratch.until_up(&superuser, &log).await?;
         prepare::prepare(&superuser, name, &passwords).await.map_err(|error| no(full_text(&error)))?;
         prepare::further(&superuser, database, &further).await.map_err(|error| no(full_text(&error)))?;
@@ -114,6 +108,5 @@ impl Scratch {
     pub async fn close(mut self) {
         // In order, so that nothing of it stays in memory; what does not end is killed with its handle.
         past::end(&mut self.server).await.ok();
-        past::remove(&self.layout);
     }
 }

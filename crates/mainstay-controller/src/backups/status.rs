@@ -13,6 +13,9 @@ use super::second::{self, Change};
 use crate::status::Scene;
 use crate::store::NewEvent;
 
+/// What a proof left out, named one by one.
+const MOST_NAMED: usize = 3;
+
 fn millis(time: std::time::Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -146,13 +149,22 @@ fn proven(proof: &Proof, short: &str, at: Timestamp) -> NewEvent {
         let text = format!("the restore of backup {short} failed: {}", proof.faults.join("; "));
         return NewEvent::error(at, "RestoreFailed", text).with("took_ms", took);
     }
-    let text = format!(
-        "backup {short} was restored and is right: {} and WAL to {}, {} tables with {} rows as at the source",
-        Bytes(proof.bytes),
-        proof.reached.map(|lsn| lsn.to_string()).unwrap_or_default(),
-        proof.tables,
-        proof.rows,
-    );
+    let whole =
+        format!("{} and WAL to {}", Bytes(proof.bytes), proof.reached.map(|lsn| lsn.to_string()).unwrap_or_default());
+    let compared = format!("{} tables with {} rows as at the source", proof.tables, proof.rows);
+    let text = match proof.left_out.as_slice() {
+        [] => format!("backup {short} was restored and is right: {whole}, {compared}"),
+        left_out => {
+            let (right, compared) = match proof.tables {
+                0 => ("", "no row was compared"),
+                _ => (" and is right", compared.as_str()),
+            };
+            let more = left_out.len().saturating_sub(MOST_NAMED);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            let left_out = left_out.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+            format!("backup {short} was restored{right}: {whole}, {compared}; not looked at: {left_out}{more}")
+        }
+    };
     NewEvent::info(at, "RestoreProven", text).with("took_ms", took).with("rows", proof.rows)
 }
 
@@ -209,6 +221,41 @@ mod tests {
     use mainstay_decide::backups::ArchiveSeen;
 
     use super::*;
+
+    #[test]
+    fn a_proof_says_what_it_did_not_compare() {
+        let at = Timestamp::from_millis(5);
+        let told = |tables: u64, left_out: &[&str]| {
+            let proof = Proof {
+                version: 1,
+                backup: "ab".repeat(32),
+                release: "1".to_owned(),
+                began: at,
+                ended: at,
+                is_proven: true,
+                faults: Vec::new(),
+                wanted: mainstay_types::Lsn::new(1),
+                reached: Some(mainstay_types::Lsn::new(1)),
+                last_commit: None,
+                bytes: 1,
+                took_ms: BTreeMap::new(),
+                tables,
+                rows: tables * 3,
+                asserts: 0,
+                left_out: left_out.iter().map(|text| (*text).to_owned()).collect(),
+            };
+            proven(&proof, "abab", at).text
+        };
+        assert!(told(2, &[]).ends_with("and is right: 1 B and WAL to 0/1, 2 tables with 6 rows as at the source"));
+        let broke = told(0, &["the rows of the source were not counted: it broke off"]);
+        assert!(
+            broke.contains("no row was compared; not looked at: the rows of the source were not counted"),
+            "{broke}"
+        );
+        assert!(!broke.contains("as at the source") && !broke.contains("right"), "{broke}");
+        let some = told(1, &["a", "b", "c", "d"]);
+        assert!(some.contains("1 tables with 3 rows as at the source; not looked at: a; b; c; and 1 more"), "{some}");
+    }
 
     #[test]
     fn trouble_is_told_once_and_its_end_too_and_no_backup_is_new_by_it() {

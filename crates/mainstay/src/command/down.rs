@@ -114,6 +114,7 @@ pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Re
             Err(Error::NotRunning { .. }) => {
                 wait_until_gone(&parents).await?;
                 end_proofs(paths);
+                end_looks(paths, talk)?;
                 tidy(paths);
                 return Ok(());
             }
@@ -228,6 +229,7 @@ pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
     end_keep(hello.pid);
     wait_until_gone(&parents).await?;
     end_proofs(paths);
+    end_looks(paths, true)?;
     tidy(paths);
     Ok(())
 }
@@ -238,6 +240,20 @@ fn end_proofs(paths: &Paths) {
         // The next look at a copy removes it.
         eprintln!("{}", mainstay_types::full_text(&error));
     }
+}
+
+/// Whoever looks at the past has a server of its own, which nobody else knows of; so have those that died over it.
+fn end_looks(paths: &Paths, talk: bool) -> Result<(), Failure> {
+    let ended = past::end_all(paths).map_err(|error| {
+        Failure::failed("MS1004", format!("everything is stopped, but a copy of the past is not: {error}"))
+            .help("`mainstay down` tries again")
+    })?;
+    if talk && ended > 0 {
+        eprintln!(
+            "closed: {ended} copies of the past that commands had open (`mainstay restore`, `db migrate --rehearse`)"
+        );
+    }
+    Ok(())
 }
 
 /// Sockets of what is down are of no use: their folder goes. Only under keep's lock, and not when `up` is at work

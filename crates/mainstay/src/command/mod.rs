@@ -22,6 +22,7 @@ pub(crate) mod explain;
 mod import;
 pub(crate) mod init;
 pub(crate) mod internal;
+pub(crate) mod interrupt;
 pub(crate) mod logs;
 pub(crate) mod manual;
 mod migrate;

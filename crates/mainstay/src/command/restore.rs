@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::backup::{failure, launch, patience};
 use super::backup_copy::{self, StoreOptions};
+use super::interrupt;
 use crate::Global;
 use crate::again;
 use crate::failure::Failure;
@@ -86,6 +87,10 @@ pub(crate) struct WalGet {
     into: PathBuf,
 }
 
+/// A restore was ended before it was there.
+const GIVEN_UP: &str = "given up; nothing of the present was touched, and what was restored so far is removed by now or \
+    by the next restore";
+
 /// Above 128 PostgreSQL ends recovery instead of taking it for the end of the archive (`RestoreArchivedFile`).
 const DAMAGED: u8 = 200;
 
@@ -118,14 +123,18 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         client.status().await?;
     }
     let backups = Arc::new(backups);
-    let open = past::open_held(Arc::clone(&backups), &paths, &plan, held).await.map_err(|error| failure(&error))?;
+    let opening =
+        async { past::open_held(Arc::clone(&backups), &paths, &plan, held).await.map_err(|error| failure(&error)) };
+    let open = interrupt::or(Box::pin(opening), GIVEN_UP).await?;
     if let Some(client) = client {
         // One document for programs: that of the exchange.
         if !global.json {
             show(global, &open, &plan, false);
         }
         let stack = launch.stack.as_str();
-        return swap_in(global, options, (&paths, stack), &client, (backups.as_ref(), open)).await;
+        let swapping = swap_in(global, options, (&paths, stack), &client, (backups.as_ref(), open));
+        return interrupt::or(Box::pin(swapping), "given up; `mainstay status` says whether the past is the present")
+            .await;
     }
     show(global, &open, &plan, !options.once);
     if options.once {
@@ -204,7 +213,12 @@ async fn swap_in(
 ) -> Result<u8, Failure> {
     let what =
         "puts the past in the place of the present; what was written since is set aside. Sessions wait meanwhile";
-    let said = agree(global, options.confirm.as_deref(), stack, ("a restore in place of the present", what));
+    let (asked, confirm, of) = (global.clone(), options.confirm.clone(), stack.to_owned());
+    // Beside everything else: who ends the command instead of answering is heard.
+    let asking = tokio::task::spawn_blocking(move || {
+        agree(&asked, confirm.as_deref(), &of, ("a restore in place of the present", what))
+    });
+    let said = asking.await.map_err(|error| Failure::bug(error.to_string()))?;
     if let Err(refused) = said {
         open.close().await;
         return Err(refused);
@@ -286,6 +300,9 @@ async fn exchange(
     } else {
         println!("{} the past is the present, after {took} ms; standbys are cloned again", screen::green("done"));
         println!("what was there is kept in pg/{} of the state folder", incoming.kept_as);
+        if let Some(whose) = &status.migration {
+            println!("a run of migrations was cut off: {whose}");
+        }
         println!("back again: {undo}");
         match pending {
             Ok(scripts) if scripts.is_empty() => {}

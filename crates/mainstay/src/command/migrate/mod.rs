@@ -20,12 +20,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::database::Here;
-use super::{backup, restore};
+use super::{backup, interrupt, restore};
 use crate::Global;
 use crate::again;
 use crate::failure::Failure;
 use crate::screen;
 
+/// A look beside the present was ended before it was done.
+const GIVEN_UP: &str =
+    "given up; nothing of the present was touched, and the copy is removed by now or by the next one";
 /// The stack file names no migrations.
 const NO_MIGRATIONS: &str = "MS2121";
 
@@ -104,10 +107,10 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return plan(global, &place).await;
     }
     if options.rehearse {
-        return rehearse::run(global, options, &place).await;
+        return interrupt::or(Box::pin(rehearse::run(global, options, &place)), GIVEN_UP).await;
     }
     if options.drift {
-        return drift::run(global, &place).await;
+        return interrupt::or(Box::pin(drift::run(global, &place)), GIVEN_UP).await;
     }
     if options.undo { undo(global, options, &place).await } else { up(global, options, &place).await }
 }
