@@ -449,6 +449,9 @@ pub struct ErrandStatus {
     pub reason: Option<String>,
     /// What became of the router's sessions; told once all of them are served again.
     pub sessions: Option<ErrandSessions>,
+    /// Whose run of migrations it cuts off; `None`: none was under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<String>,
 }
 
 /// A stage of an errand.

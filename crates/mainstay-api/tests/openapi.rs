@@ -280,6 +280,7 @@ fn errand() -> ErrandStatus {
         is_done: false,
         reason: Some("x".to_owned()),
         sessions: Some(sessions),
+        migration: Some("pid 1".to_owned()),
     }
 }
 
@@ -292,7 +293,7 @@ fn errands() -> Vec<(&'static str, Value)> {
         is_forced: true,
         incoming: Some("a/incoming".to_owned()),
     };
-    let begun = ErrandStatus { left: None, ended_at: None, reason: None, sessions: None, ..errand() };
+    let begun = ErrandStatus { left: None, ended_at: None, reason: None, sessions: None, migration: None, ..errand() };
     let still = DiskStatus { full_in_s: None, ..DISK };
     let mut all = vec![
         put("DiskStatus", DISK),

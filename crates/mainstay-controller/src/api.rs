@@ -23,6 +23,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::clock::now;
 use crate::core::Published;
 use crate::effects::Effects;
+use crate::errands::{self, Migrations};
 use crate::journal::Journal;
 use crate::message::Message;
 use crate::{assets, logs, metrics, processes, top};
@@ -457,10 +458,20 @@ async fn errand(
     if shared.effects.database_access().is_none() {
         return Err(failure(StatusCode::NOT_FOUND, "MS4043", "the stack has no database", None));
     }
+    let refused = |reason: String| {
+        let help = Some("wait for it; `mainstay db switchover --force` cuts it off");
+        failure(StatusCode::CONFLICT, "MS4091", reason, help)
+    };
+    let Migrations { kept_away, cut: cuts } = Migrations::see_to(&shared.effects, &asked).await.map_err(refused)?;
     let (answer, answered) = oneshot::channel();
-    shared.sender.send(Message::Errand { asked, answer }).await.map_err(|_| starting())?;
+    shared.sender.send(Message::Errand { asked, cuts, answer }).await.map_err(|_| starting())?;
     match answered.await.map_err(|_| starting())? {
-        Ok(status) => Ok((StatusCode::ACCEPTED, Json(status))),
+        Ok(status) => {
+            if let Some(kept) = kept_away {
+                tokio::spawn(errands::hold(kept, shared.published.status.subscribe(), status.asked_at));
+            }
+            Ok((StatusCode::ACCEPTED, Json(status)))
+        }
         Err(reason) => {
             let help = Some("`mainstay status` shows the cluster");
             Err(failure(StatusCode::CONFLICT, "MS4091", reason, help))

@@ -282,8 +282,8 @@ impl Core {
                 // Who asked may be gone by now.
                 answer.send(schedules::ask(&mut self.observed, &service, at)).ok();
             }
-            Message::Errand { asked, answer } => {
-                answer.send(self.take_errand(&asked, at)).ok();
+            Message::Errand { asked, cuts, answer } => {
+                answer.send(self.take_errand(&asked, cuts, at)).ok();
             }
             Message::SchemaChanged(changed) => self.take_schema(changed, at),
             Message::Disk(seen) => self.disk = Some(seen),
@@ -305,10 +305,12 @@ impl Core {
     fn take_errand(
         &mut self,
         asked: &mainstay_api::ErrandAsked,
+        cuts: Option<String>,
         at: Timestamp,
     ) -> Result<mainstay_api::ErrandStatus, String> {
-        let taken = errands::ask(&self.stack, &mut self.observed, asked, at);
-        if let Ok(status) = &taken {
+        let mut taken = errands::ask(&self.stack, &mut self.observed, asked, at);
+        if let Ok(status) = &mut taken {
+            status.migration = cuts;
             self.journal.emit(story::errand_asked(status, at));
             self.errand = Some(status.clone());
         }

@@ -1,16 +1,28 @@
 //! What a person asked the cluster for, as the loop keeps it: the stages it went through, and how it ended.
 
-use mainstay_api::{ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, StageReached};
+use std::time::Duration;
+
+use mainstay_api::{ErrandAsked, ErrandKind, ErrandSessions, ErrandStatus, StageReached, Status};
 use mainstay_decide::observed::{Errand, Observed, Wish};
 use mainstay_decide::wish::{self, Progress, Stage};
+use mainstay_postgres::migrate::{self, KeptAway};
 use mainstay_stack::Stack;
 use mainstay_types::{Member, Timestamp};
+use tokio::sync::watch;
 
+use crate::effects::Effects;
 use crate::story::ErrandEvent;
 
 /// Time for what is begun to end when nobody says otherwise: longer than a web request may take, shorter than
 /// sessions are held.
 const DRAIN_MS: u64 = 10_000;
+
+/// Time for the primary to say whether migrations run there.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// Pause between two looks whether an errand is over.
+const LOOK: Duration = Duration::from_millis(200);
+/// Longer than any errand takes.
+const HELD_AT_MOST: Duration = Duration::from_hours(2);
 
 /// Takes an errand on.
 ///
@@ -61,7 +73,55 @@ pub(crate) fn ask(
         is_done: false,
         reason: None,
         sessions: None,
+        migration: None,
     })
+}
+
+/// A run of migrations beside an errand.
+#[derive(Default)]
+pub(crate) struct Migrations {
+    /// None can begin while this is held.
+    pub(crate) kept_away: Option<KeptAway>,
+    /// Whose is cut off.
+    pub(crate) cut: Option<String>,
+}
+
+impl Migrations {
+    /// Sees to them before the primary ends in order. They come straight in, so that the drain of the router does not
+    /// wait for them.
+    ///
+    /// **Errors**: one is under way, and is not to be cut off.
+    pub(crate) async fn see_to(effects: &Effects, asked: &ErrandAsked) -> Result<Self, String> {
+        let access =
+            effects.schema_access().filter(|_| matches!(asked.errand, ErrandKind::Switchover | ErrandKind::Restore));
+        let Some(access) = access else { return Ok(Self::default()) };
+        match tokio::time::timeout(ANSWERS_WITHIN, migrate::keep_away(&access)).await {
+            // A primary that does not answer runs none; what else it means for the errand is seen later.
+            Err(_) | Ok(Err(_)) => Ok(Self::default()),
+            Ok(Ok(Ok(kept_away))) => Ok(Self { kept_away: Some(kept_away), cut: None }),
+            // Restored data take the place of whatever it does.
+            Ok(Ok(Err(holder))) if asked.is_forced || asked.errand == ErrandKind::Restore => {
+                Ok(Self { kept_away: None, cut: Some(holder) })
+            }
+            Ok(Ok(Err(holder))) => Err(format!("a run of migrations is under way, {holder}: nothing was changed")),
+        }
+    }
+}
+
+/// Holds on until the errand is over, or the server that it was held at.
+pub(crate) async fn hold(kept: KeptAway, status: watch::Receiver<Option<Status>>, asked_at: Timestamp) {
+    let begun = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let database = status.borrow().as_ref().and_then(|status| status.database.clone());
+        let errand = database.and_then(|database| database.errand);
+        // The picture may be older than the errand.
+        let is_over =
+            errand.is_some_and(|one| one.asked_at > asked_at || (one.asked_at == asked_at && one.ended_at.is_some()));
+        if is_over || kept.is_over() || begun.elapsed() > HELD_AT_MOST {
+            return;
+        }
+    }
 }
 
 fn nobody(stack: &Stack, primary: Member) -> String {

@@ -62,7 +62,12 @@ pub(crate) enum Message {
     /// A person asks for a run of a schedule now; answered with the time that it is for, or why not.
     RunNow { service: ServiceName, answer: oneshot::Sender<Result<Timestamp, String>> },
     /// A person asks the cluster for something; answered with how it stands, or why it cannot be.
-    Errand { asked: mainstay_api::ErrandAsked, answer: oneshot::Sender<Result<mainstay_api::ErrandStatus, String>> },
+    Errand {
+        asked: mainstay_api::ErrandAsked,
+        /// Whose run of migrations is cut off by it.
+        cuts: Option<String>,
+        answer: oneshot::Sender<Result<mainstay_api::ErrandStatus, String>>,
+    },
     /// A command has changed the schema.
     SchemaChanged(mainstay_api::SchemaChanged),
     /// A page of this member is damaged on its disk.

@@ -62,7 +62,8 @@ pub(crate) fn errand_asked(status: &ErrandStatus, at: Timestamp) -> NewEvent {
         ErrandKind::Restart => ("RestartAsked", format!("postgres-{member} is to be restarted")),
         ErrandKind::Restore => ("RestoreAsked", "the past is to take the place of the present".to_owned()),
     };
-    NewEvent::info(at, kind, text).about(format!("postgres-{member}"))
+    let cut = status.migration.as_ref().map(|whose| format!("; a run of migrations is cut off: {whose}"));
+    NewEvent::info(at, kind, text + &cut.unwrap_or_default()).about(format!("postgres-{member}"))
 }
 
 /// It is over.

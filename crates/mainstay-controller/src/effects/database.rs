@@ -528,6 +528,15 @@ pub(crate) struct Fallen {
 }
 
 impl Effects {
+    /// Into the application's database at the recorded primary, as superuser; `None`: it has no migrations, or nobody is
+    /// recorded.
+    pub(crate) fn schema_access(&self) -> Option<Access> {
+        self.settings.stack.database.as_ref()?.migrations.as_ref()?;
+        let cluster = self.cluster.as_ref()?;
+        let primary = cluster.read_record()??.primary;
+        Some(cluster.access.get(&primary)?.in_database(self.settings.database_name()?))
+    }
+
     /// Pages with a wrong checksum, by member; one that cannot be asked is left out.
     pub(crate) async fn checksum_failures(&self) -> Vec<(Member, u64)> {
         let mut all = Vec::new();

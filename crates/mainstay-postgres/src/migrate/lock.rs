@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Client;
+
 use super::files::{self, Convention};
 use super::run::Run;
 use super::{LOCK_WITHIN, MigrateError, Tell, Told};
@@ -57,6 +59,30 @@ pub(crate) async fn take(run: &Run<'_>, tell: Tell<'_>) -> Result<(), MigrateErr
         }
     }
     Ok(())
+}
+
+/// Keeps runs of migrations away from a database for as long as it lives.
+#[derive(Debug)]
+pub struct KeptAway(Client);
+
+impl KeptAway {
+    /// The server is gone, and with it what kept them away.
+    pub fn is_over(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// Keeps runs of migrations away from the database that this way leads into, or says whose is under way.
+///
+/// **Errors**: as [`AccessError`].
+pub async fn keep_away(access: &Access) -> Result<Result<KeptAway, String>, AccessError> {
+    let client = access.connect().await?;
+    let taken = client.query_one(&format!("SELECT pg_try_advisory_lock({LOCK_KEY})"), &[]).await;
+    if taken.map_err(|error| access.explain(error))?.get(0) {
+        return Ok(Ok(KeptAway(client)));
+    }
+    let holder = running(access).await?;
+    Ok(Err(holder.unwrap_or_else(|| "it ended just now".to_owned())))
 }
 
 /// Whoever runs migrations just now in the database that this way leads into, by either tool; `None`: nobody.

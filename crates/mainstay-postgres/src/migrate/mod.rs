@@ -24,7 +24,7 @@ use tokio_postgres::Client;
 pub use drift::{Difference, Drifted, Objects, compare, made, objects};
 pub use error::MigrateError;
 pub use files::{Checksum, Convention, Migration, Script, Unsupported, Version};
-pub use lock::running;
+pub use lock::{KeptAway, keep_away, running};
 pub use plan::{Planned, State};
 pub use rehearse::{Blocks, InTheWay, Locked, Rehearsed, Rewritten, Touched, Watched, in_the_way, rehearse};
 

@@ -287,7 +287,9 @@ fn sentence(status: &ErrandStatus) -> String {
             counts.longest_hold_ms, counts.carried, counts.ended, counts.in_flight
         ),
     };
-    format!("postgres-{member} is primary, postgres-{primary} becomes a standby, {took}{sessions}")
+    let migration = status.migration.as_ref().map(|whose| format!("; a run of migrations was cut off: {whose}"));
+    let migration = migration.unwrap_or_default();
+    format!("postgres-{member} is primary, postgres-{primary} becomes a standby, {took}{sessions}{migration}")
 }
 
 #[cfg(test)]

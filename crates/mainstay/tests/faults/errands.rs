@@ -89,7 +89,9 @@ fn a_switchover_and_a_restart_of_all_members_fail_no_statement_under_load() {
 #[test]
 fn a_switchover_gives_up_for_a_long_transaction_and_a_failover_by_hand_does_not() {
     let world = World::new("unplanned");
-    world.write(&world.stack(crate::world::ANSWERS, "standbys = 1"));
+    world.write(&world.stack(crate::world::ANSWERS, "standbys = 1\nmigrations = \"migrations\""));
+    std::fs::create_dir(world.app().join("migrations")).expect("folder");
+    migration(&world, "V1__go.sql", "create table go (n int);");
     world.run(&["db", "switchover", "--to", "nobody"]).fails(2, "MS2080", &["nobody"]);
     world.up().succeeds();
     whole(&world);
@@ -120,6 +122,41 @@ fn a_switchover_gives_up_for_a_long_transaction_and_a_failover_by_hand_does_not(
     let end = json.text.rfind('}').expect("JSON");
     let status: serde_json::Value = serde_json::from_str(&json.text[start..=end]).expect("JSON");
     assert_eq!((&status["is_done"], &status["member"]), (&true.into(), &"a".into()), "{status:#}");
+    a_run_of_migrations_is_cut_off_only_when_that_is_asked_for(&world);
     world.down().succeeds();
     world.assert_nothing_runs();
+}
+
+fn migration(world: &World, name: &str, sql: &str) {
+    std::fs::write(world.app().join("migrations").join(name), sql).expect("writes");
+}
+
+/// Begins to run what is pending, which goes on.
+fn begin_to_migrate(world: &World) -> Child {
+    let run = world.begin(&["db", "migrate"]);
+    let began = Instant::now();
+    while world.sql("select count(*) from pg_locks where locktype = 'advisory'") == "0" {
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not begin");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    run
+}
+
+/// It comes straight in, past the router: the drain does not see it.
+fn a_run_of_migrations_is_cut_off_only_when_that_is_asked_for(world: &World) {
+    whole(world);
+    let until_told = "do $$ begin while not exists (select from go) loop perform pg_sleep(0.1); end loop; end $$;";
+    migration(world, "V2__until_told.sql", until_told);
+    let mut run = begin_to_migrate(world);
+    world.run(&["db", "switchover"]).fails(1, "MS1002", &["a run of migrations is under way, pid ", "--force"]);
+    world.sql("insert into go values (1)");
+    assert!(run.wait().expect("ends").success(), "a switchover that was refused cut it off");
+
+    migration(world, "V3__long.sql", "select pg_sleep(600);");
+    let mut run = begin_to_migrate(world);
+    let ran = world.run(&["db", "switchover", "--force"]);
+    ran.succeeds();
+    assert!(ran.text.contains("a run of migrations was cut off: pid "), "{}", ran.text);
+    assert_eq!(run.wait().expect("ends").code(), Some(1));
+    assert_eq!(primary(world), "b");
 }

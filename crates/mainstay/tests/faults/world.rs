@@ -129,9 +129,13 @@ impl World {
         self.run(&["down"])
     }
 
-    /// `up` in the foreground, which goes on.
+    /// A command that goes on, such as `up` in the foreground.
+    pub(crate) fn begin(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
+    }
+
     pub(crate) fn begin_up(&self) -> Child {
-        self.command(&["up"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
+        self.begin(&["up"])
     }
 
     /// `up` in a view of the file system of its own, after a shell command has changed it.
@@ -190,8 +194,7 @@ impl World {
 
     /// `db import` that goes on.
     pub(crate) fn begin_import(&self, arguments: &[&str]) -> Child {
-        let mut command = self.command(&[&["db", "import"], arguments].concat());
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts")
+        self.begin(&[&["db", "import"], arguments].concat())
     }
 
     /// The application's database, with its password.
