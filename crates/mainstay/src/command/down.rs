@@ -114,9 +114,9 @@ pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Re
             Err(Error::NotRunning { .. }) => {
                 wait_until_gone(&parents).await?;
                 end_proofs(paths);
-                end_looks(paths, talk)?;
+                let looks = end_looks(paths, talk);
                 tidy(paths);
-                return Ok(());
+                return looks;
             }
             Err(_) => {}
             Ok(status) => {
@@ -229,9 +229,9 @@ pub(crate) async fn by_keep(paths: &Paths) -> Result<(), Failure> {
     end_keep(hello.pid);
     wait_until_gone(&parents).await?;
     end_proofs(paths);
-    end_looks(paths, true)?;
+    let looks = end_looks(paths, true);
     tidy(paths);
-    Ok(())
+    looks
 }
 
 /// Servers that load a copy of the store for a look are nobody's children: a person's command may have started one.
