@@ -14,7 +14,7 @@ use mainstay_types::{Member, Seen, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::database::wish;
-use crate::observed::{Errand, Observed, Record};
+use crate::observed::{Errand, FailedStep, Observed, Record};
 use crate::restart;
 use crate::view::{Life, View};
 
@@ -243,6 +243,17 @@ pub(crate) fn rests_until(view: &View<'_>, member: Member) -> Option<Timestamp> 
     // One of a clock that was ahead holds nothing up.
     let until = copies.at.after(copies.rest());
     (copies.at <= view.now && view.now < until).then_some(until)
+}
+
+/// Pause between two copies of a source that is known to be damaged: each reads all of it and fails.
+const OF_DAMAGED_AGAIN: Duration = Duration::from_mins(10);
+
+/// Until when no further copy is made of a source with damaged pages; `None`: it has none, or no copy of it failed.
+pub(crate) fn not_copied_until(view: &View<'_>, source: Member, failed: Option<&FailedStep>) -> Option<Timestamp> {
+    of(view, source)?;
+    let failed = failed?;
+    let until = failed.at.after(OF_DAMAGED_AGAIN);
+    (failed.at <= view.now && view.now < until).then_some(until)
 }
 
 /// How often a member was cloned anew in a row because of damage.

@@ -6,6 +6,7 @@ use mainstay_types::{BoxId, ExitReason, Member, State, Waiting};
 use super::{Notes, leads_to_primary, worse};
 use crate::damage::{self, Damage};
 use crate::draft::{Draft, end_reason, idle_state};
+use crate::observed::DataDirectory;
 use crate::plan::BoxPlan;
 use crate::view::{Answer, Life};
 
@@ -123,7 +124,10 @@ fn borne(draft: &Draft<'_>, member: Member) -> Option<String> {
     let (now, hung_at) = (draft.view.now, draft.view.hung_at(member, since));
     (now >= since.after(hang_after) && now < hung_at).then(|| {
         let (usual, most) = (hang_after.as_secs(), hung_at.saturating_since(since).as_secs());
-        format!("silent for more than {usual} s, borne for {most} s: tasks of this machine wait for CPU or disk, and no other member answers all the time")
+        format!(
+            "silent for more than {usual} s; borne while tasks of this machine wait for CPU or disk and no other member \
+             answers all the time, {most} s at most"
+        )
     })
 }
 
@@ -146,7 +150,9 @@ fn damaged(draft: &Draft<'_>, member: Member, damage: &Damage) -> (String, Waiti
     let is_whole = |one: &Member| damage::of(view, *one).is_none();
     let standbys: Vec<Member> = view.wanted_members().into_iter().filter(|one| Some(*one) != primary).collect();
     if primary == Some(member) {
-        return match standbys.iter().find(|one| is_whole(one)) {
+        // One that has no data, as no copy of this one is whole, takes over from nobody.
+        let is_there = |one: &Member| view.member(*one).is_some_and(|seen| seen.data == DataDirectory::Complete);
+        return match standbys.iter().find(|one| is_whole(one) && is_there(one)) {
             Some(to) => {
                 let on = format!("postgres-{to} to take over, without a lost statement");
                 (format!("met {damage}"), Waiting::Dependency { on })

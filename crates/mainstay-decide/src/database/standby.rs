@@ -180,6 +180,12 @@ fn clone(draft: &mut Draft<'_>, record: &Record, member: Member, primary: Option
         return Waiting::Dependency { on: "the record, which still names it a candidate".to_owned() };
     }
     let from = record.primary;
+    let failed = draft.view.observed.failed.get(&StepKey::Child { name: ChildName::postgres(member) });
+    if let Some(until) = damage::not_copied_until(&draft.view, from, failed) {
+        let reason = format!("postgres-{from} has damaged pages, and no copy of it is whole");
+        draft.wake(until);
+        return Waiting::BackOff { until, reason };
+    }
     draft.ask(if can_rewind(draft, record, member) {
         Step::Rewind { member, from }
     } else {

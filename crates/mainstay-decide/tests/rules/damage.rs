@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::{A, B, Bench, at, fact};
+use crate::support::{A, B, Bench, at, fact, failed};
 use mainstay_decide::damage::{Copies, Page, successor};
 use mainstay_decide::invariants::{self, Rule};
 use mainstay_decide::observed::{DataDirectory, Errand, RouterSeen, Wish};
@@ -183,4 +183,27 @@ fn a_standby_that_was_cloned_often_in_a_row_rests_and_says_so() {
     assert!(matches!(&bench.steps()[..], [Step::WriteRecord { .. }]), "a few are made at once");
     bench.database().damages.copies.insert(B, Copies { at: at(98_000_000), count: 9 });
     assert!(matches!(&bench.steps()[..], [Step::WriteRecord { .. }]), "a clock that was ahead holds nothing up");
+}
+
+/// It waited for a standby that can never be made, and each try, every ten seconds, read the whole primary.
+#[test]
+fn a_damaged_primary_without_a_standby_is_not_copied_all_the_time_and_a_person_is_told() {
+    let mut bench = damaged(&[A]);
+    bench.recorded().candidates = vec![];
+    bench.answer(A).synchronous = vec![];
+    bench.answer(A).standbys = BTreeMap::new();
+    router(&mut bench, vec![], BTreeMap::new());
+    bench.observed.router = fact(RouterSeen { epoch: 1, write: Some(A), read: vec![], leaving: None }, 99_990);
+    bench.end_child("postgres-b", 50_000);
+    bench.member(B, DataDirectory::Absent, None, false, Seen::Unknown);
+    let clone = Step::Clone { member: B, from: A };
+    assert_eq!(bench.steps(), std::slice::from_ref(&clone), "it may be whole where the copy is");
+    let key = clone.key();
+    bench.observed.failed.insert(key.clone(), failed(85_000, 1, "a page is damaged"));
+    assert_eq!(bench.steps(), []);
+    assert!(bench.plan().wake_at.is_some_and(|wake| wake <= at(685_000)));
+    let shown = bench.shown(BoxId::Postgres { member: A });
+    assert!(matches!(&shown.waiting[..], [Waiting::Operator { what }] if what.contains("REINDEX")), "{shown:?}");
+    bench.database().damages.of.clear();
+    assert_eq!(bench.steps(), [clone], "the table was dropped");
 }
