@@ -229,7 +229,11 @@ impl Arena<'_> {
         self.make_tables(&access, primary).await?;
         self.start_anew(standby).await?;
         let mut first = After::default();
-        self.hit_standby(&access, standby, random, &mut first, progress).await?;
+        let hit = self.hit_standby(&access, standby, random, &mut first, progress).await;
+        if self.options.sabotage == Some(Sabotage::ServeDamaged) {
+            self.stop_serving_damaged(&access, standby).await;
+        }
+        hit?;
         let file = self.file_of(&access, primary, OF_PRIMARY).await?;
         let doors = [access.ledger_url.clone(), at_read_door(&access)?];
         let before = self.found_in(primary).await;
@@ -333,6 +337,17 @@ impl Arena<'_> {
         Ok(())
     }
 
+    /// The mistake goes with the directory; one that was not cloned anew must not answer so for ever.
+    async fn stop_serving_damaged(&self, access: &DatabaseAccess, member: Member) {
+        let reset = async {
+            let client = superuser(access, member).await?;
+            ledger::answer(client.batch_execute("ALTER SYSTEM RESET ignore_checksum_failure")).await?;
+            ledger::answer(client.batch_execute("SELECT pg_reload_conf()")).await
+        };
+        // It may be down just now: its clone has no such line.
+        reset.await.ok();
+    }
+
     /// Until the damage is found, the rows are right again, and every page of every member is.
     async fn see_mended(
         &self,
@@ -384,6 +399,8 @@ impl Arena<'_> {
             _ => after.reasons.push(format!("postgres-{member} is primary still, with its damaged page")),
         }
         self.drop_tables().await;
+        // The promise is about the rows of either member, not about the load beside them.
+        after.right = Some(first.right.flatten().zip(after.right.flatten()).map(|(one, other)| one.max(other)));
         after.proof.splice(0..0, std::mem::take(&mut first.proof));
         after.reasons.splice(0..0, std::mem::take(&mut first.reasons));
         after
@@ -402,6 +419,7 @@ impl Arena<'_> {
 fn judge_readers(seen: &Summary, member: Member, promised: Duration, after: &mut After) {
     let errors: Vec<String> = seen.errors.iter().map(|(text, count)| format!("{count} × {text}")).collect();
     let errors = if errors.is_empty() { "no error".to_owned() } else { errors.join(", ") };
+    after.right = Some(seen.back);
     after.proof.push(format!("readers: {} right answers, {errors}", seen.right));
     if seen.wrong > 0 {
         after
@@ -485,5 +503,8 @@ mod tests {
         let mut after = After::default();
         judge_readers(&summary(&[at(5, Told::Wrong(2))], since), Member::B, Duration::from_secs(1), &mut after);
         assert_eq!(after.reasons.len(), 2, "{:?}", after.reasons);
+        assert_eq!(after.right, Some(None), "the load beside it says nothing of the rows");
+        judge_readers(&seen, Member::B, Duration::from_secs(1), &mut after);
+        assert_eq!(after.right, Some(Some(Duration::from_millis(50))));
     }
 }

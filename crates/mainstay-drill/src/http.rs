@@ -138,13 +138,13 @@ impl Probe {
     }
 
     async fn connect(&self) -> Result<Open, Failure> {
-        let began = Instant::now();
+        // Before, not after: one that was accepted before a fault may be looked at here only after it.
+        let opened = Instant::now();
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await;
         let stream = stream.map_err(|error| {
             let end = if error.kind() == io::ErrorKind::ConnectionRefused { End::Refused } else { End::Failed };
-            Failure(Some(end), format!("connect: {error}"), began)
+            Failure(Some(end), format!("connect: {error}"), opened)
         })?;
-        let opened = Instant::now();
         let sender = self.shake_hands(stream).await;
         let sender = sender.map_err(|error| Failure(Some(End::Failed), format!("handshake: {error}"), opened))?;
         Ok((sender, opened))
@@ -159,5 +159,38 @@ impl Probe {
         // Its end is seen by the sender's next use.
         tokio::spawn(async move { connection.await.ok() });
         Ok(sender)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests on a connection that an edge had accepted before it was killed counted as opened after the crash.
+    #[tokio::test]
+    async fn a_connection_is_as_old_as_the_moment_before_it_was_asked_for() {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
+        let port = listener.local_addr().expect("has an address").port();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let (host, path) = ("localhost".to_owned(), "/".to_owned());
+        let probe = Probe { host, port, path, tls: Arc::new(tls), history: History::default() };
+        let asked = Instant::now();
+        let mut connecting = std::pin::pin!(probe.connect());
+        tokio::select! {
+            biased;
+            _ = &mut connecting => panic!("nobody has shaken hands"),
+            () = std::future::ready(()) => {}
+        }
+        // The kernel has accepted it; its client has no time to see that before the server is gone.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(listener);
+        let Err(Failure(end, _, opened)) = connecting.await else { panic!("nobody has shaken hands") };
+        assert_eq!(end, Some(End::Failed));
+        assert!(opened - asked < Duration::from_millis(100), "{:?}", opened - asked);
     }
 }

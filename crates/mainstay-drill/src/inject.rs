@@ -77,6 +77,8 @@ pub(crate) struct After {
     /// Tasks waited for the machine so much that more time is given. Of a frozen primary only when the stack itself said that
     /// it bears the silence: another member that answers all the while takes that excuse from it.
     pub(crate) was_pressed: bool,
+    /// When what the drill is about was right again, where that is not what the load felt; `Some(None)`: it never was.
+    pub(crate) right: Option<Option<Duration>>,
     /// More for the proof of the fault.
     pub(crate) proof: Vec<String>,
     /// Promises that were broken.

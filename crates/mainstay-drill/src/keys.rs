@@ -61,7 +61,7 @@ impl Keys {
             let (mut connection, opened) = match open.take() {
                 Some(open) => open,
                 None => match connect(&self.url).await {
-                    Ok(connection) => (connection, Instant::now()),
+                    Ok(connection) => (connection, began),
                     Err(error) => {
                         let end = if error.is_connection_refusal() { End::Refused } else { End::Failed };
                         self.add(writer, number, began, began, (end, Some(&error)));

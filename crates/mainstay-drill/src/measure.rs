@@ -31,6 +31,12 @@ pub(crate) fn stall(operations: &[Operation], from: Instant, end: Instant) -> Du
 /// A gap between two successes of one client that is shorter than this is no outage: a processor was busy.
 const FELT: Duration = Duration::from_millis(50);
 
+/// What was hit may serve on for so long after the fault: backends outlive their postmaster until they are fenced.
+const SERVES_ON: Duration = Duration::from_secs(1);
+/// A later gap in which nothing failed is an outage only when it is as long as this. Clients that are held fail nothing;
+/// a busy processor holds nobody up for so long.
+const HELD: Duration = Duration::from_millis(500);
+
 /// From the injection until service was back for every client; `None`: it never was.
 ///
 /// That is the first success of a run of successes, over all clients and of operations that began after the fault; and
@@ -38,35 +44,64 @@ const FELT: Duration = Duration::from_millis(50);
 /// successes can precede the outage. When nobody felt anything this is the time of the next success.
 pub(crate) fn rto(operations: &[Operation], injected: Instant) -> Option<Duration> {
     let run = run_of_successes(operations, injected)?;
-    Some(outage(operations, injected).map_or(run, |outage| outage.max(run)))
+    let first = run.first - injected;
+    Some(outage(operations, injected, run).map_or(first, |outage| outage.max(first)))
+}
+
+/// Time between two successes of one client.
+#[derive(Clone, Copy)]
+struct Gap {
+    began: Instant,
+    ended: Instant,
+}
+
+impl Gap {
+    fn length(self) -> Duration {
+        self.ended - self.began
+    }
 }
 
 /// From the injection to the end of the last client's outage. A client's outage is its first gap since that is longer
 /// than anything before the fault, and at least half as long as its longest: a later one may be the load of a recovery.
-fn outage(operations: &[Operation], injected: Instant) -> Option<Duration> {
-    let mut clients: BTreeMap<u32, Vec<Instant>> = BTreeMap::new();
-    for operation in operations.iter().filter(|operation| operation.end == End::Ok) {
-        clients.entry(operation.client).or_default().push(operation.ended);
+///
+/// It is one of the fault only if it began before service was back (the run of successes was complete, and what was hit
+/// cannot serve on any more), if an operation failed in it, or if it is too long for anything else: else a hiccup of the
+/// machine a second later would be told as an outage of a second.
+fn outage(operations: &[Operation], injected: Instant, run: Run) -> Option<Duration> {
+    let mut clients: BTreeMap<u32, (Vec<Instant>, Vec<Instant>)> = BTreeMap::new();
+    for operation in operations {
+        let (ends, failures) = clients.entry(operation.client).or_default();
+        if operation.end == End::Ok { ends } else { failures }.push(operation.ended);
     }
-    for ends in clients.values_mut() {
+    for (ends, _) in clients.values_mut() {
         ends.sort_unstable();
     }
-    let gaps = |ends: &[Instant]| -> Vec<(Instant, Duration)> {
-        ends.windows(2).filter_map(|pair| Some((*pair.get(1)?, *pair.get(1)? - *pair.first()?))).collect()
+    let gaps = |ends: &[Instant]| -> Vec<Gap> {
+        ends.windows(2).filter_map(|pair| Some(Gap { began: *pair.first()?, ended: *pair.get(1)? })).collect()
     };
-    let before = clients.values().flat_map(|ends| gaps(ends)).filter(|(end, _)| *end < injected);
-    let usual = before.map(|(_, gap)| gap).max().unwrap_or_default();
-    let of_client = |ends: &Vec<Instant>| {
-        let since: Vec<_> = gaps(ends).into_iter().filter(|(end, _)| *end >= injected).collect();
-        let longest = since.iter().map(|(_, gap)| *gap).max()?;
+    let before = clients.values().flat_map(|(ends, _)| gaps(ends)).filter(|gap| gap.ended < injected);
+    let usual = before.map(Gap::length).max().unwrap_or_default();
+    let served_at = run.complete.max(injected + SERVES_ON);
+    let of_client = |(ends, failures): &(Vec<Instant>, Vec<Instant>)| {
+        let has_failure = |gap: &Gap| failures.iter().any(|at| (gap.began..=gap.ended).contains(at));
+        let is_of_fault = |gap: &Gap| gap.began < served_at || gap.length() >= HELD || has_failure(gap);
+        let since: Vec<Gap> = gaps(ends).into_iter().filter(|gap| gap.ended >= injected && is_of_fault(gap)).collect();
+        let longest = since.iter().map(|gap| gap.length()).max()?;
         let least = (longest / 2).max(usual * 2).max(FELT);
-        since.into_iter().find(|(_, gap)| *gap >= least).map(|(end, _)| end - injected)
+        since.into_iter().find(|gap| gap.length() >= least).map(|gap| gap.ended - injected)
     };
     clients.values().filter_map(of_client).max()
 }
 
-/// From the injection to the first success of a run of successes.
-fn run_of_successes(operations: &[Operation], injected: Instant) -> Option<Duration> {
+/// A run of successes: when the first of them ended, and when they were enough.
+#[derive(Clone, Copy)]
+struct Run {
+    first: Instant,
+    complete: Instant,
+}
+
+/// The first run of successes since the injection.
+fn run_of_successes(operations: &[Operation], injected: Instant) -> Option<Run> {
     let mut after: Vec<&Operation> = operations.iter().filter(|operation| operation.ended >= injected).collect();
     after.sort_by_key(|operation| operation.ended);
     let mut first: Option<Instant> = None;
@@ -82,7 +117,7 @@ fn run_of_successes(operations: &[Operation], injected: Instant) -> Option<Durat
         first.get_or_insert(operation.ended);
         length += 1;
         if length >= RUN_OF_SUCCESSES {
-            return first.map(|at| at - injected);
+            return first.map(|first| Run { first, complete: operation.ended });
         }
     }
     None
@@ -170,6 +205,26 @@ mod tests {
         let history: Vec<Operation> =
             ends.iter().map(|end| operation(start, 1, end.max(&1) - 1, *end, End::Ok)).collect();
         assert_eq!(rto(&history, start + Duration::from_millis(350)), Some(Duration::from_millis(10)));
+    }
+
+    /// Told as an outage of 1.4 s: service was back after 65 ms, and a processor was busy for 82 ms a second later.
+    #[test]
+    fn a_hiccup_after_service_was_back_is_no_outage_unless_something_fails_in_it() {
+        let start = Instant::now();
+        let injected = start + Duration::from_millis(500);
+        let steady = |client, from: u64, to: u64| {
+            (from / 5..to / 5).map(move |n| operation(start, client, n * 5, n * 5 + 4, End::Ok)).collect::<Vec<_>>()
+        };
+        // Both clients are cut off for 40 ms; one has a hiccup of 80 ms at 1.9 s.
+        let mut history = [steady(1, 0, 500), steady(1, 540, 1820), steady(1, 1900, 3000)].concat();
+        history.extend([steady(2, 0, 500), steady(2, 540, 3000)].concat());
+        assert_eq!(rto(&history, injected), Some(Duration::from_millis(44)));
+        history.push(operation(start, 1, 1820, 1850, End::Failed));
+        assert_eq!(rto(&history, injected), Some(Duration::from_millis(1404)), "the fault came back");
+        // Held, and nothing failed: as long as that is no hiccup.
+        let mut held = [steady(1, 0, 1820), steady(1, 2400, 3000)].concat();
+        held.extend(steady(2, 0, 3000));
+        assert_eq!(rto(&held, injected), Some(Duration::from_millis(1904)));
     }
 
     #[test]

@@ -148,7 +148,8 @@ impl Arena<'_> {
             after.reasons.extend(timeline::untold(options.fault, standbys, injected.wall, &events));
         }
         let felt = self.felt(&seen);
-        let (rto, stall) = (measure::rto(felt, at), measure::stall(felt, at, times.ended));
+        let rto = after.right.unwrap_or_else(|| measure::rto(felt, at));
+        let stall = measure::stall(felt, at, times.ended);
         Ok(Round {
             number,
             began_at,

@@ -180,7 +180,7 @@ fn silence_under_pressure_is_waited_out() {
     let shown = bench.shown(BoxId::Postgres { member: A });
     assert!(matches!(shown.waiting[0], Waiting::Silence { .. }), "{shown:?}");
     assert_eq!(shown.state, State::Degraded, "a person is told that it is borne");
-    assert!(shown.reason.is_some_and(|reason| reason.contains("borne for 15 s")));
+    assert!(shown.reason.is_some_and(|reason| reason.contains("15 s at most")));
 }
 
 #[test]
