@@ -107,6 +107,7 @@ pub(crate) struct Core {
     /// Epoch whose primary's death was told.
     fenced: Option<u64>,
     is_first_keep: bool,
+    is_first_list: bool,
     is_finished: bool,
 }
 
@@ -142,6 +143,7 @@ impl Core {
             damages_kept,
             fenced: None,
             is_first_keep: true,
+            is_first_list: true,
             is_finished: false,
         }
     }
@@ -366,6 +368,10 @@ impl Core {
             }
         }
         self.children = listed;
+        if std::mem::take(&mut self.is_first_list) {
+            let events = self.children.values().filter_map(story::control_died);
+            events.for_each(|event| self.journal.emit(event));
+        }
         for child in self.children.values() {
             if let Some(ended) = &child.ended {
                 count_end(&mut self.quick_ends, child, ended.at);
@@ -460,7 +466,16 @@ impl Core {
             }
             Outcome::Started { name, nonce, pid } => {
                 let role = self.effects.role_of(&name);
-                let child = Child { name: name.clone(), role, nonce, pid, since: at, is_own: true, ended: None };
+                let child = Child {
+                    name: name.clone(),
+                    role,
+                    nonce,
+                    pid,
+                    since: at,
+                    is_own: true,
+                    ended: None,
+                    ended_before: None,
+                };
                 // A quick end may have been noticed before this result came in.
                 let is_newer = self.children.get(&name).is_none_or(|known| known.nonce != child.nonce);
                 if is_newer {

@@ -9,7 +9,7 @@ use mainstay_decide::plan::{BoxPlan, Step};
 use mainstay_postgres::loss::Loss;
 use mainstay_postgres::migrate::Migrated;
 use mainstay_supervisor::protocol::{Child, Ended};
-use mainstay_types::{BoxId, InstanceId, Member, State, Timestamp, Waiting};
+use mainstay_types::{BoxId, ChildRole, ExitReason, InstanceId, Member, State, Timestamp, Waiting};
 
 use crate::effects::Fallen;
 use crate::message::Outcome;
@@ -232,6 +232,19 @@ pub(crate) fn ended(child: &Child, ended: &Ended) -> NewEvent {
         .with("ran_ms", millis(ended.at.saturating_since(child.since)))
 }
 
+/// The end of the control plane before this one, which only keep saw; `None`: there was none, or it ended in order.
+pub(crate) fn control_died(child: &Child) -> Option<NewEvent> {
+    let before = child.ended_before.as_ref().filter(|before| before.reason != ExitReason::Code { code: 0 })?;
+    let is_control = child.role == ChildRole::Control && child.pid.0.cast_unsigned() == std::process::id();
+    let text = format!("the control plane ended: {}; keep started another, the parts ran on", before.reason);
+    is_control.then(|| {
+        NewEvent::warn(before.at, "ControlDied", text)
+            .about("control")
+            .with("reason", before.reason.to_string())
+            .with("away_ms", millis(child.since.saturating_since(before.at)))
+    })
+}
+
 /// An instance whose health changed.
 pub(crate) fn health(
     id: &InstanceId,
@@ -291,4 +304,36 @@ pub(crate) fn state_changed(planned: &BoxPlan, at: Timestamp) -> Option<NewEvent
         _ => return None,
     };
     Some(event.about(&planned.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::{ChildName, Nonce, Pid};
+
+    use super::*;
+
+    /// Nobody told of it: the one that died could not, and the next one did not know.
+    #[test]
+    fn the_death_of_the_control_plane_is_told_by_the_next_one() {
+        let at = Timestamp::from_millis;
+        let ended = |reason| Some(Ended { reason, at: at(5_000) });
+        let control = |pid: u32, ended_before| Child {
+            name: ChildName::new("control").expect("a name"),
+            role: ChildRole::Control,
+            nonce: Nonce::from_bytes([0; 16]),
+            pid: Pid(pid.cast_signed()),
+            since: at(5_700),
+            is_own: true,
+            ended: None,
+            ended_before,
+        };
+        let me = std::process::id();
+        let event = control_died(&control(me, ended(ExitReason::Signal { signal: 9 }))).expect("it is told");
+        assert_eq!((event.kind, event.at), ("ControlDied", at(5_000)));
+        assert!(event.text.contains("SIGKILL"), "{}", event.text);
+        assert_eq!(event.fields["away_ms"], 700);
+        assert!(control_died(&control(me, None)).is_none(), "it is the first");
+        assert!(control_died(&control(me, ended(ExitReason::Code { code: 0 }))).is_none(), "it ended in order");
+        assert!(control_died(&control(me + 1, ended(ExitReason::OutOfMemory))).is_none(), "another one tells that");
+    }
 }

@@ -39,6 +39,9 @@ pub(crate) struct Record {
     /// **Unit**: clock ticks since boot.
     pub(crate) start_time: Option<u64>,
     pub(crate) ended: Option<Ended>,
+    /// How the start before this one ended, of what keep itself starts again.
+    #[serde(default)]
+    pub(crate) ended_before: Option<Ended>,
 }
 
 impl Record {
@@ -59,6 +62,7 @@ impl Record {
             pid: None,
             start_time: None,
             ended: None,
+            ended_before: None,
         }
     }
 
@@ -73,6 +77,7 @@ impl Record {
             since: self.started_at,
             is_own,
             ended: self.ended.clone(),
+            ended_before: self.ended_before.clone(),
         }
     }
 }

@@ -109,10 +109,19 @@ impl Failure {
     }
 }
 
+fn keep_answers(socket: &std::path::Path) -> bool {
+    std::os::unix::net::UnixStream::connect(socket).is_ok()
+}
+
 impl From<mainstay_client::Error> for Failure {
     fn from(error: mainstay_client::Error) -> Self {
         use mainstay_client::Error;
         match &error {
+            // Beside the socket lies keep's, and keep ends after all that it keeps.
+            Error::NotRunning { socket, .. } if keep_answers(&socket.with_file_name(mainstay_supervisor::SOCKET)) => {
+                Self::failed("MS1003", format!("{error}: it is being started again by keep, which runs"))
+                    .help("try again in a moment; when it stays so, look at logs/control.log in the state folder")
+            }
             Error::NotRunning { .. } => Self::failed("MS1001", format!("{error}: the stack is not up"))
                 .help("`mainstay up` starts it, `mainstay logs` and `mainstay events` show its last run; `--env` and `--state` must be those of its `up`"),
             Error::Refused(problem) => {
@@ -133,5 +142,28 @@ impl From<mainstay_client::Error> for Failure {
                 "the control plane may just be restarted: try again, then look at logs/control.log in the state folder",
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `status` said that the stack is not up while its control plane was being started again.
+    #[test]
+    fn a_stack_whose_keep_runs_is_up_whoever_does_not_answer() {
+        let folder = tempfile::tempdir().expect("folder");
+        let error = || mainstay_client::Error::NotRunning {
+            socket: folder.path().join("api.sock"),
+            source: std::io::ErrorKind::ConnectionRefused.into(),
+        };
+        let down = Failure::from(error());
+        assert_eq!(down.name, "MS1001");
+        let keep = std::os::unix::net::UnixListener::bind(folder.path().join(mainstay_supervisor::SOCKET));
+        let restarting = Failure::from(error());
+        assert_eq!(restarting.name, "MS1003");
+        assert!(!restarting.text.contains("not up"), "{}", restarting.text);
+        drop(keep);
+        assert_eq!(Failure::from(error()).name, "MS1001", "a socket that nobody listens at is left by one that died");
     }
 }

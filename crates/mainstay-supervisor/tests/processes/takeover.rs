@@ -253,11 +253,15 @@ async fn the_control_plane_is_restarted_within_a_second_and_ends_with_keep() {
             second = child.pid;
         }
     }
+    let ended_before = async |keep: &client::Keep| find(keep, "control").await.ended_before.map(|ended| ended.reason);
+    assert_eq!(control.ended_before, None);
+    assert_eq!(ended_before(&keep).await, Some(ExitReason::Signal { signal: 9 }), "who else could tell");
     // The next keep adopts it and starts no other.
     world.kill_keep();
     world.start().expect("next keep");
     let (keep, _notices) = world.connect().await;
     assert_eq!(find(&keep, "control").await.pid, second);
+    assert_eq!(ended_before(&keep).await, Some(ExitReason::Signal { signal: 9 }));
     let pid = world.pid;
     kill(pid, "HUP");
     kill(pid, "INT");

@@ -106,7 +106,12 @@ async fn without_control(paths: &Paths, client: &Client, global: &Global, failur
 /// would meet them otherwise.
 pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Result<(), Failure> {
     let parents = parents(paths).await;
-    client.down().await?;
+    client.down().await.map_err(|error| match error {
+        // Whether keep runs or not, what follows deals with it.
+        Error::NotRunning { .. } => Failure::failed("MS1001", format!("{error}: the stack is not up"))
+            .help("`mainstay up` starts it; `--env` and `--state` must be those of its `up`"),
+        other => other.into(),
+    })?;
     let began = Instant::now();
     let mut told = String::new();
     loop {
