@@ -32,7 +32,7 @@ pub(crate) fn stall(operations: &[Operation], from: Instant, end: Instant) -> Du
 const FELT: Duration = Duration::from_millis(50);
 
 /// What was hit may serve on for so long after the fault: backends outlive their postmaster until they are fenced.
-const SERVES_ON: Duration = Duration::from_secs(1);
+const SERVES_ON: Duration = Duration::from_millis(500);
 /// A later gap in which nothing failed is an outage only when it is as long as this. Clients that are held fail nothing;
 /// a busy processor holds nobody up for so long.
 const HELD: Duration = Duration::from_millis(500);
