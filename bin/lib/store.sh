@@ -59,6 +59,7 @@ redis -n 3 LPUSH list a b c >/dev/null
 redis SETEX gone:soon 1 x >/dev/null
 same "the store holds" "$(keys)" 1001
 refused MS2130 "there is no copy 1999" store restore --from 1999
+refused MS2006 "another control character" store copy --name $'a\ttab'
 
 say "a copy by hand, under load"
 # It ends by itself.

@@ -311,7 +311,7 @@ async fn a_second_server_that_is_killed_or_does_not_start_says_nothing_of_the_co
 
 /// Whoever loads a copy may be killed in the middle; the second server was left to the next look, an hour later.
 #[tokio::test]
-async fn a_second_server_ends_with_its_starter_and_one_that_is_left_is_found_by_its_folder() {
+async fn a_second_server_that_is_left_is_found_by_its_folder() {
     let server = Server::new(Kind::Store);
     let folder = server.settings.state.join("redis/proof");
     std::fs::create_dir_all(&folder).unwrap();
@@ -359,4 +359,49 @@ async fn a_copy_that_would_fill_the_disk_is_neither_taken_nor_loaded_nor_laid() 
     assert!(matches!(error, CopyError::NoSpace { .. }), "{error}");
     assert!(!copies.waits());
     server.end(Signal::TERM).await;
+}
+
+/// Nobody is there to end it, not even `down`: it is no child of keep's.
+#[tokio::test]
+async fn a_second_server_ends_with_whoever_started_it() {
+    let mut server = Server::new(Kind::Store);
+    server.start().await;
+    let (copies, alone) = copies_of(&server);
+    let copy = copies.take(&alone, wanted("good")).await.unwrap();
+    server.end(Signal::TERM).await;
+    let waits = program(&server.settings.state, "echo $$ > pid; exec sleep 600");
+    let copies = Copies::new(server.settings.clone(), waits, || Timestamp::from_millis(7));
+    let file = server.settings.state.join("redis/proof/pid");
+    let pid = || std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    let starter = std::thread::spawn({
+        let file = file.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let mut looking = Box::pin(async move { copies.prove(&alone, &copy).await.map(drop) });
+            let begun = async {
+                while std::fs::read(&file).map_or(0, |text| text.len()) == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let is_begun = runtime.block_on(async {
+                tokio::select! {
+                    () = begun => true,
+                    _ = &mut looking => false,
+                    () = tokio::time::sleep(Duration::from_secs(20)) => false,
+                }
+            });
+            // As with SIGKILL: nothing of it is dropped, and nobody ends the server.
+            std::mem::forget(looking);
+            std::mem::forget(runtime);
+            is_begun
+        }
+    });
+    assert!(starter.join().unwrap(), "the second server was not started");
+    let pid = rustix::process::Pid::from_raw(pid().unwrap()).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let options = rustix::process::WaitOptions::NOHANG;
+    while rustix::process::waitpid(Some(pid), options).unwrap().is_none() {
+        assert!(std::time::Instant::now() < deadline, "it is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
