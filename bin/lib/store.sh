@@ -41,6 +41,17 @@ for n in range(int(sys.argv[1])): print(f"SET key:{n} {n}")' "$1" | redis --pipe
 # The last copy of a name: one that was due may come at any moment.
 named() { ms store copies --json | value "[one['id'] for one in it['copies'] if one['name'] == '$1'][-1]"; }
 folder() { echo "$STATE/keeps/development/store-copies"; }
+# Changes a bit in the middle of a copy.
+spoil() { /usr/bin/python3 - "$(folder)/$1.rdb" <<'PY'
+import os, sys
+with open(sys.argv[1], "r+b") as copy:
+    middle = os.path.getsize(sys.argv[1]) // 2
+    copy.seek(middle)
+    byte = copy.read(1)
+    copy.seek(middle)
+    copy.write(bytes([byte[0] ^ 1]))
+PY
+}
 # A command that must fail: CODE WORDS ARGUMENTS...
 refused() {
   local wanted=$1 words=$2 code=0
@@ -59,7 +70,9 @@ redis -n 3 LPUSH list a b c >/dev/null
 redis SETEX gone:soon 1 x >/dev/null
 same "the store holds" "$(keys)" 1001
 refused MS2130 "there is no copy 1999" store restore --from 1999
-refused MS2006 "another control character" store copy --name $'a\ttab'
+code=0
+ms store copy --name $'a\ttab' >"$SCRATCH/refused" 2>&1 || code=$?
+same "what a copy is for is one line" "$code $(grep -c "another control character" "$SCRATCH/refused" || true)" "2 1"
 
 say "a copy by hand, under load"
 # It ends by itself.
@@ -100,14 +113,7 @@ ms store restore --from "$undo" >/dev/null 2>&1 || fail "the undo"
 same "the undo brings back what was replaced" "$(keys)$(redis EXISTS mistake)" 11
 
 say "positive control: copies that are not right"
-/usr/bin/python3 - "$(folder)/$good.rdb" <<'PY'
-import sys
-with open(sys.argv[1], "r+b") as copy:
-    copy.seek(2000)
-    byte = copy.read(1)
-    copy.seek(2000)
-    copy.write(bytes([byte[0] ^ 1]))
-PY
+spoil "$good"
 refused MS1131 "not what was stored" store prove "$good"
 refused MS1131 "not what was stored" store restore --from "$good"
 # A file that loads well and holds nothing, stored as if it were the copy.
@@ -134,16 +140,22 @@ scheduled() { [ "$(ms store copies --json | value "any(one['is_scheduled'] and o
 PATIENCE=200 until_so "a copy was taken and proven because it was due" scheduled
 
 say "on a stack that is down"
+ms store copy --name "spoilt" >/dev/null
+spoilt=$(named "spoilt")
 redis SET last word >/dev/null
 ms store copy --name "the last" >/dev/null
 last=$(named "the last")
 redis DEL last >/dev/null
 ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
 nothing_runs
+spoil "$spoilt"
+refused MS1131 "not what was stored" store prove "$spoilt"
 ms store restore --from "$last" >"$SCRATCH/restore" 2>&1 || { cat "$SCRATCH/restore"; fail "restore on a stack that is down"; }
 grep -c "the next .* up. starts it" "$SCRATCH/restore" >/dev/null || { cat "$SCRATCH/restore"; fail "it does not say when"; }
 come_up
 same "the next up begins with it, at the same address" "$(redis GET last)$(url)" "word$address"
+is_told() { [ "$(told StoreCopyWrong "copy $spoilt ")" -ge 1 ]; }
+until_so "what was found wrong while nothing ran is told" is_told
 ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
 nothing_runs
 all_passed
