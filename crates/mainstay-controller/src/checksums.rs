@@ -106,12 +106,28 @@ async fn look_at_all(effects: Arc<Effects>, sender: mpsc::Sender<Message>) {
 /// **Errors**: there is no data directory, or it cannot be read.
 fn every_damaged(data: &Path) -> std::io::Result<Vec<Page>> {
     std::fs::metadata(data.join("PG_VERSION"))?;
-    // One that is written just now looks damaged at first: twice as many are looked at again.
+    damaged_of(page::suspects(data, Suspect::Damaged, MOST_SUSPECTS)?, data, MOST_PAGES + 1)
+}
+
+/// Pages that are looked at again: where a server writes, some look damaged at first.
+const MOST_SUSPECTS: usize = 10_000;
+
+/// Those of these pages that are damaged on this disk, however often they are read; as many as are wanted.
+///
+/// **Errors**: one cannot be read; or there were too many to be looked at, and nobody can say that the others are sound.
+fn damaged_of(suspects: Vec<(String, u32)>, data: &Path, most: usize) -> std::io::Result<Vec<Page>> {
+    let is_partial = suspects.len() >= MOST_SUSPECTS;
     let mut found = Vec::new();
-    for (file, block) in page::suspects(data, Suspect::Damaged, 2 * MOST_PAGES)? {
-        if page::on_disk(data, &file, block)? == OnDisk::Damaged && found.len() <= MOST_PAGES {
+    for (file, block) in suspects {
+        if found.len() >= most {
+            return Ok(found);
+        }
+        if page::on_disk(data, &file, block)? == OnDisk::Damaged {
             found.push(Page { file, block });
         }
+    }
+    if is_partial && found.len() < most {
+        return Err(std::io::Error::other("too many pages are written just now"));
     }
     Ok(found)
 }
@@ -171,14 +187,11 @@ const MOST_NAMED: usize = 20;
 /// **Errors**: the source has such a page; its name is in the log too, where who looks for damaged pages finds it.
 pub(crate) fn compare(copy: &Path, source: &Path, log: &Path) -> Result<(), String> {
     let found =
-        page::suspects(copy, Suspect::New, MOST_NAMED).map_err(|error| format!("cannot read the copy: {error}"))?;
-    let is_damaged =
-        |(file, block): &&(String, u32)| page::on_disk(source, file, *block).is_ok_and(|seen| seen == OnDisk::Damaged);
-    let damaged: Vec<String> = found
-        .iter()
-        .filter(is_damaged)
-        .map(|(file, block)| format!("invalid page in block {block} of relation {file}"))
-        .collect();
+        page::suspects(copy, Suspect::New, MOST_SUSPECTS).map_err(|error| format!("cannot read the copy: {error}"))?;
+    let found =
+        damaged_of(found, source, MOST_NAMED).map_err(|error| format!("cannot compare it with its source: {error}"))?;
+    let damaged: Vec<String> =
+        found.iter().map(|page| format!("invalid page in block {} of relation {}", page.block, page.file)).collect();
     if damaged.is_empty() {
         return Ok(());
     }
@@ -244,6 +257,11 @@ mod tests {
         let mut pages = vec![0; 8192 * 3];
         pages[8192..8192 * 2].fill(9);
         std::fs::write(data.join("base/5/16384"), &pages).expect("written");
+        let of_block = |block: usize| ("base/5/16384".to_owned(), u32::try_from(block).expect("small"));
+        let all: Vec<(String, u32)> = (0..MOST_SUSPECTS).map(|block| of_block(block % 3)).collect();
+        let two = damaged_of(all[..4].to_vec(), data, 9).expect("read").len();
+        assert_eq!(two, 1, "what is sound when it is read again is none");
+        assert!(damaged_of(vec![of_block(0); MOST_SUSPECTS], data, 9).is_err(), "the others were not looked at");
         assert_eq!(every_damaged(data).expect("read"), [Page { file: "base/5/16384".to_owned(), block: 1 }]);
     }
 

@@ -60,7 +60,9 @@ impl Copies {
         }
         let proof = proved?;
         removed?;
-        let right_since = copy.right_since.or_else(|| proof.faults.is_empty().then_some(proof.at));
+        // A note of an earlier version has the proof alone.
+        let before = copy.proof.iter().find(|proof| proof.faults.is_empty()).map(|proof| proof.at);
+        let right_since = copy.right_since.or(before).or_else(|| proof.faults.is_empty().then_some(proof.at));
         let proven = Copy { proof: Some(proof), right_since, ..copy.clone() };
         self.write_note(&proven)?;
         Ok(proven)
