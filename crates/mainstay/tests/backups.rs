@@ -209,8 +209,7 @@ fn in_place(world: &World) {
     assert!(done["backup"].is_string(), "a base backup of the new timeline: {done}");
     until("the standby is cloned again", || world.run(&["status"]).out.contains("commits synchronous"));
     assert!(world.well(&["events"]).contains("DataReplaced"));
-    let now = world.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')");
-    until("it is in the archive", || world.run(&["restore", "--to", &now, "--dry-run"]).code == 0);
+    until_archived(world);
     let (child, value) = open(world, "latest");
     let url = format!("{} dbname=shop", value["conninfo"].as_str().expect("an address"));
     let rows = psql(&url, "SELECT count(*), max(id) FROM accounts");
@@ -226,11 +225,19 @@ fn in_place(world: &World) {
     world.well(&["backup", "check", "--quick"]);
 }
 
+/// Waits until what was written so far is in the archive. Something is written after the moment that is looked for: when
+/// its segment was archived just before it, the next one would be that of a checkpoint, minutes later.
+fn until_archived(world: &World) {
+    let now = world.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')");
+    std::thread::sleep(Duration::from_millis(50));
+    world.sql("COMMENT ON TABLE accounts IS 'later'");
+    until("it is in the archive", || world.run(&["restore", "--to", &now, "--dry-run"]).code == 0);
+}
+
 /// On a machine that has nothing but the repository and the card.
 fn by_the_card(world: &World, card: &str) {
     world.sql("INSERT INTO accounts VALUES (2000)");
-    let last = world.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')");
-    until("it is in the archive", || world.run(&["restore", "--to", &last, "--dry-run"]).code == 0);
+    until_archived(world);
     world.well(&["down"]);
     let base = world.folder.path();
     let file = base.join("card");
