@@ -32,7 +32,7 @@ use crate::ports::Ports;
 use crate::status::{Picture, Scene};
 use crate::store::NewEvent;
 use crate::traffic::TrafficMeter;
-use crate::{errands, prober, schedules, story};
+use crate::{errands, prober, schedules, schema, story};
 
 /// The loop looks again at least this often: nothing that it waits for is silent longer.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
@@ -493,7 +493,7 @@ impl Core {
             Outcome::Prepared => self.observed.is_database_prepared = true,
             Outcome::Migrated(done) => {
                 self.observed.is_migrated = true;
-                self.migrations = done.summary();
+                self.migrations = schema::line(&done);
             }
             Outcome::SchemaSeen(seen) => {
                 self.observed.is_migrated = true;

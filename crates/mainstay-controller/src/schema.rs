@@ -1,13 +1,21 @@
 //! What a look at the migrations found where none is to be run: a control plane that is started again, or data that a
 //! restore put in the place of the present.
 
-use mainstay_postgres::migrate::{MigrateError, Plan};
+use mainstay_postgres::migrate::{Held, MigrateError, Migrated, Plan};
 use mainstay_types::{Timestamp, full_text};
 
 use crate::store::NewEvent;
 
 /// Files that are named one by one.
 const MOST_NAMED: usize = 8;
+
+/// What a run came to, in a line, for `status` and the log.
+pub(crate) fn line(done: &Migrated) -> String {
+    let held = |held: &Held| {
+        format!("; {} was taken back and is not run by itself: `mainstay db migrate` runs it", held.script)
+    };
+    done.summary() + &done.held.as_ref().map(held).unwrap_or_default()
+}
 
 /// The schema that is there beside the files of the folder. Nothing of it keeps an instance from being started: the
 /// application runs on this schema already.
@@ -84,6 +92,7 @@ mod tests {
             took_ms: None,
             has_undo: false,
             is_transactional: true,
+            checksum: String::new(),
             unsupported: None,
         }
     }

@@ -13,8 +13,8 @@ use mainstay_types::{BoxId, ChildRole, ExitReason, InstanceId, Member, State, Ti
 
 use crate::effects::Fallen;
 use crate::message::Outcome;
-use crate::schedules;
 use crate::store::NewEvent;
+use crate::{schedules, schema};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -195,13 +195,7 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
 
 /// Migrations that were run at a start.
 fn migrated(done: &Migrated, at: Timestamp) -> NewEvent {
-    let mut text = format!("schema is at {}", done.summary());
-    if let Some(held) = &done.held {
-        text.push_str(&format!(
-            "; {} was taken back and is not run by itself: `mainstay db migrate` does",
-            held.script
-        ));
-    }
+    let text = format!("schema is at {}", schema::line(done));
     let event = NewEvent::info(at, "MigrationsApplied", text).about("database");
     match &done.restore_point {
         Some(point) => event.with("scripts", done.applied.len()).with("restore_point", point.name.clone()),

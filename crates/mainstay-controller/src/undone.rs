@@ -1,8 +1,9 @@
-//! What a control plane that is started again must not run by itself: `migrations-undone.json` in the state folder.
+//! What a control plane must not run by itself: `migrations-undone.json` in the state folder.
 //!
-//! The next `up` and `db migrate` run what is pending, because a person asks for it. Within a run whose migrations are
-//! done nobody else does: neither files that came into the folder since, nor those that a person took back, by `--undo`
-//! or by restored data in the place of the present.
+//! A person's `up` and `db migrate` run what is pending, because they are asked to. Within a run whose migrations are done
+//! nobody else does: neither files that came into the folder since, nor those that a person went back behind, by `--undo`
+//! or by restored data in the place of the present. A service manager that starts the stack again is no person: what was
+//! gone back behind stays so over its starts.
 
 use std::io;
 
@@ -23,6 +24,9 @@ pub struct Undone {
     /// The migrations of this run are done.
     #[serde(default)]
     is_migrated: bool,
+    /// Restored data took the place of the present, and nobody has looked yet what is pending there: it will be held.
+    #[serde(default)]
+    is_restored: bool,
 }
 
 fn file(paths: &Paths) -> std::path::PathBuf {
@@ -50,16 +54,48 @@ impl Undone {
         Self::of_run(paths, launch).held
     }
 
-    /// Whether the migrations of this run are done.
+    /// Whether the migrations of this run are done, or are not to be run: then somebody only looks.
     pub fn is_migrated(paths: &Paths, launch: &Launch) -> bool {
-        Self::of_run(paths, launch).is_migrated
+        let found = Self::of_run(paths, launch);
+        found.is_migrated || found.is_restored
     }
 
-    /// Notes that they are, or that none is to be run any more: other data take the place of the present.
+    /// Notes that they are done.
     ///
     /// **Errors**: the file system's.
     pub fn set_migrated(paths: &Paths, launch: &Launch) -> io::Result<()> {
         Self { is_migrated: true, ..Self::of_run(paths, launch) }.save(paths)
+    }
+
+    /// Notes that other data take the place of the present: whoever goes back to before a migration wants it gone.
+    ///
+    /// **Errors**: the file system's.
+    pub fn set_restored(paths: &Paths, launch: &Launch) -> io::Result<()> {
+        Self { is_migrated: true, is_restored: true, ..Self::of_run(paths, launch) }.save(paths)
+    }
+
+    /// Holds back what is pending in restored data, when that was not seen to yet.
+    ///
+    /// **Errors**: the file system's.
+    pub fn hold_restored(paths: &Paths, launch: &Launch, pending: Vec<Held>) -> io::Result<()> {
+        let mut noted = Self::of_run(paths, launch);
+        if !noted.is_restored {
+            return Ok(());
+        }
+        noted.held.retain(|known| !pending.contains(known));
+        noted.held.extend(pending);
+        Self { is_restored: false, ..noted }.save(paths)
+    }
+
+    /// What an earlier run held back is held back in this one too: nobody asked for it.
+    ///
+    /// **Errors**: the file system's.
+    pub fn carry(paths: &Paths, launch: &Launch) -> io::Result<()> {
+        let before = Self::load(paths);
+        if before.since == Some(launch.since) || (before.held.is_empty() && !before.is_restored) {
+            return Ok(());
+        }
+        Self { since: Some(launch.since), is_migrated: false, ..before }.save(paths)
     }
 
     /// Notes one more.
@@ -76,7 +112,7 @@ impl Undone {
     ///
     /// **Errors**: the file system's.
     pub fn forget(paths: &Paths, launch: &Launch) -> io::Result<()> {
-        Self { held: Vec::new(), ..Self::of_run(paths, launch) }.save(paths)
+        Self { held: Vec::new(), is_restored: false, ..Self::of_run(paths, launch) }.save(paths)
     }
 }
 
@@ -86,11 +122,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_was_taken_back_is_held_in_that_run_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths { state: folder.path().to_owned(), runtime: folder.path().join("run") };
-        let launch = |since| Launch {
+    fn launch(since: i64) -> Launch {
+        Launch {
             version: 1,
             stack: StackName::new("shop").unwrap(),
             environment: EnvironmentName::default(),
@@ -100,7 +133,13 @@ mod tests {
             release: 1,
             since: Timestamp::from_micros(since),
             declared_ports: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn what_was_taken_back_is_held_in_that_run_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths { state: folder.path().to_owned(), runtime: folder.path().join("run") };
         let held = |script: &str| Held { script: script.to_owned(), checksum: "1".to_owned() };
         let of = |since| Undone::held(&paths, &launch(since));
         assert!(of(1).is_empty() && !Undone::is_migrated(&paths, &launch(1)));
@@ -115,5 +154,36 @@ mod tests {
         assert!(of(1).is_empty() && Undone::is_migrated(&paths, &launch(1)));
         Undone::note(&paths, &launch(2), held("V9__x.sql")).unwrap();
         assert_eq!(of(2), [held("V9__x.sql")]);
+
+        // A service manager starts it again, twice; then a person does.
+        for since in [3, 4] {
+            Undone::carry(&paths, &launch(since)).unwrap();
+            assert_eq!(of(since), [held("V9__x.sql")]);
+            assert!(!Undone::is_migrated(&paths, &launch(since)), "what came since, and in front of it, is run");
+            Undone::set_migrated(&paths, &launch(since)).unwrap();
+        }
+        assert!(of(5).is_empty());
+    }
+
+    #[test]
+    fn what_is_pending_in_restored_data_is_held_by_whoever_looks_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths { state: folder.path().to_owned(), runtime: folder.path().join("run") };
+        let held = |script: &str| Held { script: script.to_owned(), checksum: "1".to_owned() };
+        let of = |since| Undone::held(&paths, &launch(since));
+        Undone::set_migrated(&paths, &launch(1)).unwrap();
+        Undone::hold_restored(&paths, &launch(1), vec![held("V4__came.sql")]).unwrap();
+        assert!(of(1).is_empty(), "nothing was restored");
+        Undone::set_restored(&paths, &launch(1)).unwrap();
+        // The folder could not be read then; started by a service manager, nothing is run before it was.
+        Undone::carry(&paths, &launch(2)).unwrap();
+        assert!(Undone::is_migrated(&paths, &launch(2)));
+        Undone::hold_restored(&paths, &launch(2), vec![held("V5__x.sql")]).unwrap();
+        assert_eq!(of(2), [held("V5__x.sql")]);
+        Undone::carry(&paths, &launch(3)).unwrap();
+        assert_eq!(of(3), [held("V5__x.sql")]);
+        Undone::forget(&paths, &launch(3)).unwrap();
+        Undone::carry(&paths, &launch(4)).unwrap();
+        assert!(of(4).is_empty(), "a person ran it");
     }
 }

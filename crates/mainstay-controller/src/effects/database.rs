@@ -124,8 +124,8 @@ impl Cluster {
                 Ok(Outcome::Done)
             }
             Step::SwapIn { primary, incoming } => {
-                // Whoever goes back to before a migration wants it gone: in this run a person runs what is pending then.
-                Undone::set_migrated(&effects.settings.paths, &effects.settings.launch)
+                // Whoever goes back to before a migration wants it gone: only a person runs what is pending then.
+                Undone::set_restored(&effects.settings.paths, &effects.settings.launch)
                     .map_err(|error| format!("cannot note that no migration is to run: {error}"))?;
                 self.swap_in(*primary, incoming).await
             }
@@ -390,7 +390,12 @@ impl Cluster {
         if Undone::is_migrated(paths, launch) {
             // This control plane is not the first of its run, or data were restored: what is pending is for `db migrate`.
             // The application runs on this schema: nothing that is wrong with the folder keeps it from being repaired.
-            return Ok(Outcome::SchemaSeen(SchemaSeen::of(migrate::plan(&access, &folder).await)));
+            let found = migrate::plan(&access, &folder).await;
+            if let Ok(plan) = &found {
+                Undone::hold_restored(paths, launch, plan.held())
+                    .map_err(|error| format!("cannot note what is not to be run: {error}"))?;
+            }
+            return Ok(Outcome::SchemaSeen(SchemaSeen::of(found)));
         }
         let held = Undone::held(paths, launch);
         let request = Request {

@@ -167,6 +167,12 @@ impl Plan {
         self.migrations.iter().filter(|one| one.is_pending())
     }
 
+    /// The same, as it is held back.
+    pub fn held(&self) -> Vec<Held> {
+        let of = |one: &Planned| Held { script: one.script.clone(), checksum: one.checksum.clone() };
+        self.pending().map(of).collect()
+    }
+
     /// What stands against running anything, in the order of the files.
     pub fn refusals(&self) -> Vec<MigrateError> {
         let unsupported = |planned: &Planned| {

@@ -57,6 +57,9 @@ pub struct Planned {
     pub has_undo: bool,
     /// All of it is one transaction.
     pub is_transactional: bool,
+    /// Of the file's text; empty when there is no file.
+    #[serde(skip)]
+    pub checksum: String,
     /// What in it cannot run in a migration.
     #[serde(skip)]
     pub unsupported: Option<Unsupported>,
@@ -73,6 +76,7 @@ impl Planned {
             took_ms: u64::try_from(entry.took.as_millis()).ok(),
             has_undo: false,
             is_transactional: true,
+            checksum: String::new(),
             unsupported: None,
         }
     }
@@ -87,6 +91,7 @@ impl Planned {
             took_ms: entry.and_then(|entry| u64::try_from(entry.took.as_millis()).ok()),
             has_undo: migration.undo.is_some(),
             is_transactional: migration.script.is_transactional,
+            checksum: migration.script.checksum.to_string(),
             unsupported: migration.script.unsupported.clone(),
         }
     }

@@ -192,7 +192,10 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
     let taken = (screen::took(millis(made.restored_in)), screen::took(millis(made.replayed_in)));
     println!("{} {} at {}; files {}, WAL {}", screen::green("restored"), made.plan.moment, made.lsn, taken.0, taken.1);
     println!("in {}", paths.state.display());
-    let next = format!("`mainstay up` with the stack file of {stack} starts it: the environment is {environment}");
+    let next = format!(
+        "`mainstay up` with the stack file of {stack} starts it, and runs migrations that are pending then: the environment \
+         is {environment}"
+    );
     println!("{}", again::text(&next));
     if is_fetched {
         println!(

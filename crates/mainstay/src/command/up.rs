@@ -10,6 +10,7 @@ use mainstay_client::{Client, Error};
 use mainstay_controller::backups::{self, Established};
 use mainstay_controller::launch::{self, Launch};
 use mainstay_controller::paths::{Made, Paths};
+use mainstay_controller::undone::Undone;
 use mainstay_supervisor::durable;
 use mainstay_supervisor::launch::Beside;
 use mainstay_types::{State, exit_code};
@@ -134,6 +135,11 @@ async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8,
         if make_ready(place)?.is_some_and(|backups| backups.is_new) {
             println!("{}", again::text(NEW_REPOSITORY));
         }
+        // Nobody asked for what was gone back behind: a machine that starts again must not run it.
+        Launch::load(&place.paths).map_or(Ok(()), |launch| Undone::carry(&place.paths, &launch)).map_err(|error| {
+            Failure::environment("MS3031", format!("cannot note which migrations are not to be run: {error}"))
+                .help("another folder: --state DIR")
+        })?;
         start_keep(&place.paths, Some(&unit))?;
     }
     if let Err(failure) = watch(&place.paths, client, began, patience, (Some(&unit), false)).await {

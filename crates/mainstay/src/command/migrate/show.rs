@@ -78,6 +78,7 @@ mod tests {
             took_ms: is_applied.then_some(123_456),
             has_undo: true,
             is_transactional: false,
+            checksum: String::new(),
             unsupported: None,
         }
     }
