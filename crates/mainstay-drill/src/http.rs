@@ -187,10 +187,10 @@ mod tests {
             () = std::future::ready(()) => {}
         }
         // The kernel has accepted it; its client has no time to see that before the server is gone.
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(1500));
         drop(listener);
         let Err(Failure(end, _, opened)) = connecting.await else { panic!("nobody has shaken hands") };
         assert_eq!(end, Some(End::Failed));
-        assert!(opened - asked < Duration::from_millis(100), "{:?}", opened - asked);
+        assert!(opened - asked < Duration::from_secs(1), "{:?}", opened - asked);
     }
 }
