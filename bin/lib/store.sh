@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The store (Redis): copies by themselves and by hand, each loaded by a second server; damaged ones refused; put back
-# after a FLUSHALL on a stack that runs and on one that is down, at the same address. Leaves nothing running.
+# after a FLUSHALL on a stack that runs and on one that is down, at the same address. Then the store with replicas: killed
+# and started in place, damaged and taken over, no acknowledged key lost, at the same address. Leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
@@ -8,24 +9,19 @@ cd "$(dirname "$0")/../.."
 began=$SECONDS
 work_folder
 begin_stack "$work/keeps"
-mkdir -p "$work/keeps"
-read -r https http console <<<"$(free_ports 3)"
-cat >"$work/keeps/mainstay.toml" <<TOML
-stack = "keeps"
-[service.worker]
-run = "/usr/bin/sleep 86400"
-port = false
-[cache]
-copies = { every = "1m" }
-[observe]
-enabled = false
-[edge]
-https_port = $https
-http_port = $http
-[console]
-port = $console
-TOML
-chmod -R go+rX "$work/keeps"
+# A stack of a store and a process that uses it; more lines of [cache] from stdin: NAME
+store_stack() {
+  local https http console
+  mkdir -p "$work/$1"
+  read -r https http console <<<"$(free_ports 3)"
+  {
+    printf 'stack = "%s"\n[service.worker]\nrun = "/usr/bin/sleep 86400"\nport = false\n[cache]\n' "$1"
+    cat
+    printf '[observe]\nenabled = false\n[edge]\nhttps_port = %s\nhttp_port = %s\n[console]\nport = %s\n' "$https" "$http" "$console"
+  } >"$work/$1/mainstay.toml"
+  chmod -R go+rX "$work/$1"
+}
+store_stack keeps <<<'copies = { every = "1m" }'
 
 url() { ms env worker --show-secrets --json | value "it['env']['REDIS_STORE_URL']"; }
 # redis-cli takes an empty user for one of that name: it gets the parts of the address.
@@ -156,6 +152,131 @@ come_up
 same "the next up begins with it, at the same address" "$(redis GET last)$(url)" "word$address"
 is_told() { [ "$(told StoreCopyWrong "copy $spoilt ")" -ge 1 ]; }
 until_so "what was found wrong while nothing ran is told" is_told
+
+say "positive control: without replicas a store whose file is damaged does not come back, but for a copy"
+# What Redis cannot read: NAME
+damage() {
+  local files="$STATE/$stack/development/redis/$1/appendonlydir"
+  echo "no manifest" >"$files/appendonly.aof.manifest"
+}
+stack=keeps
+damage store
+kill -KILL "$(pid_of store)"
+# `status` exits with an error while not everything is ready.
+loops() { { ms status --json || true; } | grep -c '"crash-loop"' >/dev/null; }
+until_so "it ends again and again" loops
+[ "$(keys 2>&1)" != 51 ] || fail "it serves all the same"
+ms store restore --from "$last" >"$SCRATCH/restore" 2>&1 || { cat "$SCRATCH/restore"; fail "restore of a store that cannot start"; }
+same "a copy brings it back" "$(redis GET last)" word
+ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
+nothing_runs
+
+say "a store with two replicas"
+STACK="$work/follows"
+store_stack follows <<<'store_replicas = 2'
+stack=follows
+come_up
+address=$(url)
+label() { ms status --json | value "next((b['label'] for b in it['boxes'] if b['name'] == '$1'), '')"; }
+says() { label "$1" | grep -c "$2" >/dev/null; }
+is_whole() { ms status --json | value "all(b['state'] == 'ready' for b in it['boxes']) or exit(1)" >/dev/null && says "$1" "^replica, 0 bytes" && says "$2" "^replica, 0 bytes"; }
+until_so "both follow" is_whole store-b store-c
+# Sets keys at the store's address until it is told to stop, each once, and notes what was acknowledged.
+cat >"$SCRATCH/writer.py" <<'PY'
+import os, socket, sys, time
+port, password, acknowledged, stop = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+link, number, notes = None, 0, open(acknowledged, "w", buffering=1)
+while not os.path.exists(stop):
+    number += 1
+    try:
+        if link is None:
+            link = socket.create_connection(("127.0.0.1", port), timeout=2)
+            link.sendall(f"AUTH {password}\r\n".encode())
+            if not link.recv(100).startswith(b"+OK"):
+                raise OSError("not let in")
+        link.sendall(f"SET ledger:{number} {number}\r\n".encode())
+        if link.recv(100) != b"+OK\r\n":
+            raise OSError("refused")
+        print(number, file=notes)
+    except OSError:
+        if link is not None:
+            link.close()
+        link = None
+        time.sleep(0.01)
+PY
+begin_writing() {
+  local rest=${address#redis://:}
+  rm -f "$SCRATCH/stop"
+  /usr/bin/python3 "$SCRATCH/writer.py" "$(sed 's/.*:\([0-9]*\).*/\1/' <<<"$rest")" "${rest%@*}" "$SCRATCH/acknowledged" "$SCRATCH/stop" &
+  writer=$!
+  sleep 1
+}
+stop_clients() { [ -z "${SCRATCH:-}" ] || touch "$SCRATCH/stop"; }
+end_writing() {
+  sleep 1
+  touch "$SCRATCH/stop"
+  wait "$writer"
+}
+# How many acknowledged keys are not there, of how many: WHAT
+none_lost() {
+  local count lost
+  count=$(wc -l <"$SCRATCH/acknowledged")
+  [ "$count" -gt 100 ] || fail "$1: only $count writes were acknowledged"
+  sed 's/.*/EXISTS ledger:&/' "$SCRATCH/acknowledged" | redis | grep -c '^0' >"$SCRATCH/lost" || true
+  lost=$(cat "$SCRATCH/lost")
+  same "$1: lost of $count acknowledged keys" "$lost" 0
+  redis FLUSHALL >/dev/null
+}
+
+say "killed: in place"
+begin_writing
+before=$(pid_of store)
+kill -KILL "$before"
+until_so "it answers at its address" redis EXISTS x
+end_writing
+none_lost "a kill"
+same "nobody took over" "$(told StorePromoted "is the store")" 0
+until_so "both follow again" is_whole store-b store-c
+
+say "damaged: a replica takes over"
+begin_writing
+damage store
+kill -KILL "$(pid_of store)"
+taken_over() { [ "$(told StorePromoted "in the place of store,")" = 1 ]; }
+until_so "a replica is the store" taken_over
+until_so "it answers" redis EXISTS x
+end_writing
+none_lost "a failover"
+same "and it is told once" "$(told StorePromoted "is the store")" 1
+now=$(events | grep '"kind":"StorePromoted"' | sed 's/.*"subject":"\([a-z-]*\)".*/\1/')
+ms events --lines 60 | grep -E "store" | tail -8 | sed 's/^/        /'
+case "$now" in store-b) other=store-c ;; store-c) other=store-b ;; *) fail "who took over: '$now'" ;; esac
+same "the address is the same" "$(url)" "$address"
+socket=$(ms env worker --show-secrets --json | value "it['env']['REDIS_STORE_SOCKET']")
+redis SET after failover >/dev/null
+rest=${address#redis://:}
+same "and so is its socket" "$(REDISCLI_AUTH=${rest%@*} redis-cli -s "$socket" GET after)" failover
+until_so "the former primary follows" is_whole store "$other"
+[ -d "$STATE/follows/development/redis/store/replaced/appendonlydir" ] || fail "what the former primary had is not kept"
+ok "what it had is kept"
+
+say "copies go on, and a restore reaches the replicas"
+redis SET word kept >/dev/null
+ms store copy --name "after the failover"
+redis FLUSHALL >/dev/null
+ms store restore --from latest >"$SCRATCH/restore" 2>&1 || { cat "$SCRATCH/restore"; fail "restore"; }
+same "the copy is back" "$(redis GET word)" kept
+same "and nobody took over meanwhile" "$(told StorePromoted "is the store")" 1
+until_so "the replicas follow" is_whole store "$other"
+rest=${address#redis://:}
+same "they have it too" "$(REDISCLI_AUTH=${rest%@*} redis-cli -s "${socket%/redis-store/*}/redis-store-a/redis.sock" GET word)" kept
+
+say "all of it again after down and up"
+ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
+nothing_runs
+come_up
+until_so "the same one serves" says "$now" "^primary"
+same "with its data, at the same address" "$(redis GET word)$(url)" "kept$address"
 ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
 nothing_runs
 all_passed

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use mainstay_supervisor::protocol::{Limits, SpawnSpec, User};
 use mainstay_types::{ChildName, ChildRole, Nonce, Secret};
 
-use crate::layout::{Kind, SOCKET_PATH_MAX, Settings};
+use crate::layout::{Kind, Part, SOCKET_PATH_MAX, Settings};
 
 /// Most clients. A default server allows 10000 and then lowers it by itself to what descriptors allow.
 const CLIENTS_MAX: u32 = 4000;
@@ -50,7 +50,6 @@ pub enum SpecError {
 ///
 /// **Errors**: a path too long, something that cannot be written into the file, or the file system's.
 pub fn spec(settings: &Settings, program: &Path, nonce: Nonce, log: PathBuf) -> Result<SpawnSpec, SpecError> {
-    let kind = settings.kind;
     let socket = settings.socket();
     let length = socket.as_os_str().len();
     if length > SOCKET_PATH_MAX {
@@ -67,7 +66,7 @@ pub fn spec(settings: &Settings, program: &Path, nonce: Nonce, log: PathBuf) -> 
     write(&file, &text, user)?;
     let env = [("LANG", "C.UTF-8"), ("PATH", "/usr/bin:/bin"), ("TZ", "UTC")];
     Ok(SpawnSpec {
-        name: ChildName::new(kind.name()).expect("cache and store are names"),
+        name: ChildName::new(settings.name()).expect("cache, store and store-b are names"),
         role: ChildRole::Redis,
         nonce,
         argv: vec![program.to_string_lossy().into_owned(), file.to_string_lossy().into_owned()],
@@ -82,9 +81,26 @@ pub fn spec(settings: &Settings, program: &Path, nonce: Nonce, log: PathBuf) -> 
     })
 }
 
+/// What makes a server one of several.
+fn follow(line: &mut impl FnMut(&str, &str), part: Option<&Part>, port: u16, password: &str) {
+    let Some(part) = part else { return };
+    line("masterauth", password);
+    line("repl-diskless-sync", "yes");
+    line("repl-diskless-sync-delay", "0");
+    // What a replica misses in a moment without its primary is made up for from here, and not by a copy of all.
+    line("repl-backlog-size", "16mb");
+    line("replica-read-only", "yes");
+    if !part.is_primary {
+        // Whoever serves has this port: another primary is found without a word.
+        line("replicaof", &format!("127.0.0.1 {port}"));
+        // While it writes its first file of what it follows, a server refuses to end. Its primary has all of that.
+        line("shutdown-on-sigterm", "now force");
+    }
+}
+
 /// Text of the configuration file.
 fn text(settings: &Settings) -> Result<String, SpecError> {
-    let Settings { kind, port, cache, password, .. } = settings;
+    let Settings { kind, port, cache, password, part, .. } = settings;
     let kind = *kind;
     let quote = |what, value: &str| {
         if value.contains(['\n', '\r', '\0', '"', '\\']) {
@@ -101,7 +117,8 @@ fn text(settings: &Settings) -> Result<String, SpecError> {
         let _ = writeln!(text, "{name} {value}");
     };
     line("bind", "127.0.0.1");
-    line("port", &port.to_string());
+    let is_replica = part.as_ref().is_some_and(|part| !part.is_primary);
+    line("port", &if is_replica { 0 } else { *port }.to_string());
     line("protected-mode", "yes");
     line("unixsocket", &socket);
     line("unixsocketperm", "777");
@@ -113,9 +130,12 @@ fn text(settings: &Settings) -> Result<String, SpecError> {
     line("timeout", "0");
     line("tcp-keepalive", "60");
     // Each can end or leak the whole server, and nothing that an application does needs one of them.
-    for command in ["DEBUG", "MODULE", "SHUTDOWN", "REPLICAOF", "SLAVEOF", "MIGRATE"] {
+    for command in ["DEBUG", "MODULE", "SHUTDOWN", "SLAVEOF", "MIGRATE"] {
         line("rename-command", &format!("{command} \"\""));
     }
+    let replicaof = part.as_ref().map_or(String::new(), |part| part.command.expose().to_owned());
+    line("rename-command", &format!("REPLICAOF \"{replicaof}\""));
+    follow(&mut line, part.as_ref(), *port, &password);
     line("save", "\"\"");
     line("stop-writes-on-bgsave-error", "no");
     match kind {
@@ -194,8 +214,10 @@ mod tests {
                 cache_memory: Bytes::mebi(16),
                 store_memory: Bytes::mebi(32),
                 store_persists: true,
+                store_replicas: 0,
                 copies: StoreCopies::default(),
             },
+            part: None,
             user: None,
         })
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use mainstay_types::{Seen, Timestamp};
 
-use crate::layout::{Kind, Settings};
+use crate::layout::Settings;
 use crate::resp::ResponseError;
 
 /// Whether it answers PING. A server that loads its data answers with an error: it is not there yet.
@@ -49,17 +49,17 @@ const FIELDS: [(&str, &str, &str, &str); 15] = [
 
 /// One page for a server. One that cannot be asked is `redis_up 0`, and the reason a comment.
 pub async fn metrics(settings: &Settings) -> String {
-    let kind = settings.kind;
+    let kind = settings.name();
     let up = |value: u8| {
         format!("# HELP redis_up Whether it answers.\n# TYPE redis_up gauge\nredis_up{{redis=\"{kind}\"}} {value}\n")
     };
     match info(settings).await {
-        Ok(fields) => up(1) + &page(kind, &fields),
+        Ok(fields) => up(1) + &page(&kind, &fields),
         Err(error) => up(0) + &format!("# {}\n", error.to_string().replace(['\n', '\r'], " ")),
     }
 }
 
-fn page(kind: Kind, fields: &BTreeMap<String, String>) -> String {
+fn page(kind: &str, fields: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     for (field, name, metric, help) in FIELDS {
         let Some(value) = fields.get(field).and_then(|value| number(value)) else { continue };
@@ -94,7 +94,7 @@ mod tests {
     fn a_page_has_what_info_says_and_leaves_out_the_rest() {
         let fields = [("used_memory", "1024"), ("db0", "keys=2,expires=0,avg_ttl=0"), ("role", "master")];
         let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
-        let page = page(Kind::Cache, &fields);
+        let page = page("cache", &fields);
         assert!(page.contains("redis_memory_used_bytes{redis=\"cache\"} 1024\n"));
         assert!(page.contains("redis_db_keys{redis=\"cache\",db=\"db0\"} 2\n"));
         assert!(!page.contains("role") && !page.contains("redis_connected_clients"));

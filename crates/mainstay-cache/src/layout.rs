@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay_stack::model::Cache;
 use mainstay_supervisor::protocol::User;
-use mainstay_types::Secret;
+use mainstay_types::{Member, Secret};
 
 use crate::resp::Door;
 
@@ -52,6 +52,19 @@ impl fmt::Display for Kind {
     }
 }
 
+/// How a server of the store takes part when there are others, or were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which it is.
+    pub member: Member,
+    /// It serves.
+    pub is_primary: bool,
+    /// There are no others any more: it is reached as the only one is.
+    pub is_alone: bool,
+    /// The name that REPLICAOF has: nobody else is to know it.
+    pub command: Secret,
+}
+
 /// What one of the two is started with, and where it is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -67,19 +80,35 @@ pub struct Settings {
     pub password: Secret,
     /// What the stack file says.
     pub cache: Cache,
+    /// Its part; `None`: it is the only one, and always was.
+    pub part: Option<Part>,
     /// User that the server runs as; `None`: the one we are.
     pub user: Option<User>,
 }
 
 impl Settings {
-    /// Configuration and data.
-    pub fn dir(&self) -> PathBuf {
-        self.state.join("redis").join(self.kind.name())
+    /// Its name: child, folder, label.
+    pub fn name(&self) -> String {
+        let member = self.part.as_ref().map_or(Member::A, |part| part.member);
+        if member == Member::A { self.kind.to_string() } else { format!("{}-{member}", self.kind) }
     }
 
-    /// Folder of the socket.
+    /// Configuration and data.
+    pub fn dir(&self) -> PathBuf {
+        self.state.join("redis").join(self.name())
+    }
+
+    /// Folder of the socket. Beside others each has its own; the path that clients know is a link to the primary's.
     pub fn socket_dir(&self) -> PathBuf {
-        self.runtime.join(format!("redis-{}", self.kind))
+        match self.part.as_ref().filter(|part| !part.is_alone) {
+            Some(part) => self.runtime.join(format!("redis-{}-{}", self.kind, part.member)),
+            None => self.runtime.join(format!("redis-{}", self.kind)),
+        }
+    }
+
+    /// The path that clients know.
+    pub fn public_socket(&self) -> PathBuf {
+        self.runtime.join(format!("redis-{}/redis.sock", self.kind))
     }
 
     /// The socket.
@@ -124,7 +153,8 @@ pub fn find_program() -> Result<PathBuf, Missing> {
     Err(Missing { found, install: install_command() })
 }
 
-fn major_version(program: &Path) -> Option<u32> {
+/// The major version of a server program; `None`: it does not tell.
+pub fn major_version(program: &Path) -> Option<u32> {
     let output = std::process::Command::new(program).arg("--version").output().ok()?;
     // "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64 build=…"
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

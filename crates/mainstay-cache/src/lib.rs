@@ -11,10 +11,11 @@ pub mod config;
 pub mod copies;
 pub mod info;
 pub mod layout;
+pub mod replicas;
 pub mod resp;
 
 pub use config::{SpecError, spec};
 pub use copies::{Copies, Copy, CopyError};
 pub use info::{info, metrics, ping};
-pub use layout::{Kind, Missing, Settings, find_program};
+pub use layout::{Kind, Missing, Part, Settings, find_program};
 pub use resp::{Door, ResponseError};

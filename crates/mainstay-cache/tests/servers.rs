@@ -3,6 +3,8 @@
 
 #[path = "servers/copies.rs"]
 mod copies;
+#[path = "servers/replicas.rs"]
+mod replicas;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,8 +38,10 @@ impl Server {
                 cache_memory: Bytes::mebi(4),
                 store_memory: Bytes::mebi(4),
                 store_persists: true,
+                store_replicas: 0,
                 copies: StoreCopies::default(),
             },
+            part: None,
             user: None,
         };
         Self { folder, settings, child: None }

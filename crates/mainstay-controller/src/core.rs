@@ -1,6 +1,7 @@
 //! The loop: observations in, plan, steps out. It owns all state of the control plane; nothing is shared.
 
 pub(crate) mod damage;
+mod stores;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -265,9 +266,7 @@ impl Core {
                 self.publish_traffic(at);
             }
             Message::EndpointChanged { endpoint, is_in, reason } => self.take_endpoint(&endpoint, is_in, &reason, at),
-            Message::PolicyRejected { by, reason } => {
-                self.journal.emit(NewEvent::error(at, "PolicyRejected", format!("{by} refused: {reason}")).about(by));
-            }
+            Message::PolicyRejected { by, reason } => self.refused(by, &reason, at),
             Message::Router(seen) => self.observed.router = seen,
             Message::RouterReport { window_ms, write, read } => {
                 self.traffic.router(window_ms, write, read);
@@ -292,6 +291,9 @@ impl Core {
             Message::DatabaseSize(bytes) => self.take_size(bytes),
             Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
             Message::Backups { seen, proofs } => self.take_backups(seen, &proofs, at),
+            Message::StoreMember { member, answer, file_bytes, is_restoring } => {
+                self.take_store(member, answer, file_bytes, is_restoring);
+            }
             Message::StoreCopies(seen) => self.take_store_copies(seen, at),
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
@@ -302,6 +304,10 @@ impl Core {
                 self.journal.emit(NewEvent::warn(at, "SabotageSet", text));
             }
         }
+    }
+
+    fn refused(&self, by: &'static str, reason: &str, at: Timestamp) {
+        self.journal.emit(NewEvent::error(at, "PolicyRejected", format!("{by} refused: {reason}")).about(by));
     }
 
     fn take_errand(
@@ -488,6 +494,13 @@ impl Core {
                 self.show_children(at);
             }
             Outcome::ScheduleWritten => schedules::written(&mut self.observed, step),
+            Outcome::StorePromoted(record) => {
+                if let Some(store) = &mut self.observed.store {
+                    store.record = Seen::Fact { value: record, observed_at: at };
+                    // What the record's former primary had is aside by its next start.
+                    record.former.map(|former| store.members.remove(&former));
+                }
+            }
             Outcome::Recorded(record) => self.take_record(step, record, at),
             Outcome::Promoted { timeline, lsn } => self.take_promotion(step, timeline, lsn, at),
             Outcome::Prepared => self.observed.is_database_prepared = true,
@@ -578,21 +591,6 @@ impl Core {
             events.into_iter().for_each(|event| self.journal.emit(event));
         }
         self.observed.backups = seen;
-    }
-
-    fn take_store_copies(&mut self, seen: Seen<CopiesSeen>, at: Timestamp) {
-        if let Some(after) = seen.value() {
-            // What another control plane saw last, so that what happened while there was none is told, too.
-            if let Some(before) = &self.copies_told {
-                let events = crate::copies::watch::events(before, after, at);
-                events.into_iter().for_each(|event| self.journal.emit(event));
-            }
-            if self.copies_told.as_ref() != Some(after) {
-                self.copies_kept.send_replace(serde_json::to_string(after).ok());
-                self.copies_told = Some(after.clone());
-            }
-        }
-        self.observed.store_copies = seen;
     }
 
     /// Gives every running start of an instance its health machine and shows what the machines say.
@@ -776,5 +774,6 @@ fn subject(key: &StepKey) -> String {
         StepKey::Child { name } => name.to_string(),
         StepKey::Cluster | StepKey::Checkpoint | StepKey::Schema => "database".to_owned(),
         StepKey::Before { service } => service.to_string(),
+        StepKey::Store => "store".to_owned(),
     }
 }

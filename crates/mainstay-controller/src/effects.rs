@@ -60,6 +60,7 @@ impl Effects {
             Step::WriteSchedule { service, record, .. } => self.write_schedule(service, record).await,
             Step::StartRun { service, run } => self.start_run(service, run).await,
             Step::StartBackupJob { job } => self.start_backup_job(*job).await,
+            Step::PromoteStore { to, from, epoch } => self.promote_store(*to, *from, *epoch).await,
             Step::StartStoreCopy => self.start_job(mainstay_decide::store::child(), &["store-copy"]).await,
             Step::Finish => self.finish().await,
             Step::InitPrimary { .. }
@@ -175,7 +176,7 @@ impl Effects {
         match name.as_str() {
             "edge" => ChildRole::Edge,
             "router" => ChildRole::Router,
-            "cache" | "store" => ChildRole::Redis,
+            "cache" | "store" | "store-b" | "store-c" => ChildRole::Redis,
             "prometheus" => ChildRole::Prometheus,
             "alertmanager" => ChildRole::Alertmanager,
             "control" => ChildRole::Control,

@@ -46,7 +46,8 @@ fn looked(stack: &Stack, observed: &Observed) -> bool {
     });
     let router = !runs("router") || !matches!(observed.router, Seen::Unknown);
     let edge = !runs("edge") || !is_unknown(&observed.edge);
-    let redis = ["cache", "store"].iter().all(|name| !runs(name) || observed.redis.contains_key(*name));
+    let names = ["cache", "store", "store-b", "store-c"];
+    let redis = names.iter().all(|name| !runs(name) || observed.redis.contains_key(*name));
     let telemetry = (!runs("prometheus") || !is_unknown(&observed.prometheus))
         && (!runs("alertmanager") || !is_unknown(&observed.alertmanager));
     let health = observed

@@ -7,7 +7,7 @@ use mainstay_decide::pressure;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::proc;
 use mainstay_supervisor::protocol::Notice;
-use mainstay_types::{Seen, Timestamp};
+use mainstay_types::{Member, Seen, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::now;
@@ -96,9 +96,13 @@ pub(crate) async fn keep(
     }
 }
 
-/// Looks at one Redis until the end.
+/// Looks at one Redis until the end: the cache, or a store without others.
 pub(crate) async fn redis(effects: Arc<Effects>, kind: mainstay_cache::Kind, sender: mpsc::Sender<Message>) {
-    let Ok(settings) = effects.redis_settings(kind) else { return };
+    let settings = match kind {
+        mainstay_cache::Kind::Cache => effects.cache_settings(),
+        mainstay_cache::Kind::Store => effects.store_settings(Member::A),
+    };
+    let Ok(settings) = settings else { return };
     let mut looks = effects.looks.subscribe();
     let mut silence = Silence::new(USUAL);
     loop {
@@ -106,6 +110,24 @@ pub(crate) async fn redis(effects: Arc<Effects>, kind: mainstay_cache::Kind, sen
         let seen = silence.take(seen, now());
         let pause = if seen.value().is_some() { STEADY } else { EAGER };
         if sender.send(Message::Redis { name: kind.name(), seen }).await.is_err() {
+            return;
+        }
+        rest(&mut looks, pause).await;
+    }
+}
+
+/// Looks at one server of the store until the end.
+pub(crate) async fn store(effects: Arc<Effects>, member: Member, sender: mpsc::Sender<Message>) {
+    // Where it is reached does not change with its part.
+    let Ok(settings) = effects.store_settings(member) else { return };
+    let mut looks = effects.looks.subscribe();
+    let mut silence = Silence::new(USUAL);
+    loop {
+        let (seen, file_bytes) = mainstay_cache::replicas::look(&settings, now()).await;
+        let answer = silence.take(seen, now());
+        let pause = if answer.value().is_some() { STEADY } else { EAGER };
+        let is_restoring = mainstay_cache::copies::is_waiting(&settings);
+        if sender.send(Message::StoreMember { member, answer, file_bytes, is_restoring }).await.is_err() {
             return;
         }
         rest(&mut looks, pause).await;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mainstay_decide::observed::{DatabaseSeen, Observed};
+use mainstay_decide::replicas::StoreSeen;
 use mainstay_supervisor::keep::Control;
 use mainstay_supervisor::launch::{self, Beside};
-use mainstay_types::{Generation, Secret, Seen, ServiceName, exit_code};
+use mainstay_types::{Generation, Member, Secret, Seen, ServiceName, exit_code};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
@@ -128,7 +129,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let observed = Observed { schedules, ..first_look(&settings, &effects, before_done) };
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
-    observe(&effects, &sender);
+    observe(&effects, &sender, observed.store.is_some());
     link_up(&settings, &journal, endpoints_seen, (edge_asks, router_asks), &sender)?;
 
     let published = Arc::new(Published::default());
@@ -180,13 +181,19 @@ async fn bring_keep_to_its_end(paths: &Paths, effects: &Effects) {
 }
 
 /// Begins everybody who looks, but for the one who talks to keep.
-fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>) {
+fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>, has_servers: bool) {
     let stack = &effects.settings.stack;
     tokio::spawn(observers::pressure(sender.clone()));
     tokio::spawn(crate::drills::observe(effects.paths().drill_history(), sender.clone()));
     if stack.cache.is_some() {
-        for kind in mainstay_cache::Kind::ALL {
-            tokio::spawn(observers::redis(Arc::clone(effects), kind, sender.clone()));
+        tokio::spawn(observers::redis(Arc::clone(effects), mainstay_cache::Kind::Cache, sender.clone()));
+        if has_servers {
+            // Whoever serves now: any of them may have to.
+            for member in (0..3).filter_map(Member::nth) {
+                tokio::spawn(observers::store(Arc::clone(effects), member, sender.clone()));
+            }
+        } else {
+            tokio::spawn(observers::redis(Arc::clone(effects), mainstay_cache::Kind::Store, sender.clone()));
         }
     }
     if stack.cache.as_ref().and_then(mainstay_decide::store::policy).is_some() {
@@ -281,10 +288,22 @@ fn first_look(
         before_done,
         schedules: BTreeMap::new(),
         backups: Seen::Unknown,
+        store: store(settings),
         store_copies: Seen::Unknown,
         is_stopping: false,
         is_fencing_sabotaged: false,
     }
+}
+
+/// The servers of a store that has several, or had.
+fn store(settings: &Settings) -> Option<StoreSeen> {
+    let cache = settings.stack.cache.as_ref()?;
+    let record = match mainstay_cache::replicas::record(&settings.paths.state) {
+        Ok(None) if cache.store_replicas == 0 => return None,
+        Ok(record) => observers::fact(record.unwrap_or_default()),
+        Err(_) => Seen::Unknown,
+    };
+    Some(StoreSeen { record, port: settings.doors.redis_store, members: BTreeMap::new() })
 }
 
 type Inboxes = (mpsc::Receiver<links::Ask>, mpsc::Receiver<links::Ask>);

@@ -15,6 +15,9 @@ use crate::secrets::{self, Secrets};
 /// Role and database of mainstay's own ledger.
 pub(crate) const LEDGER: &str = "mainstay_ledger";
 
+/// Of the command's name among the secrets.
+pub(crate) const REDIS_COMMAND: &str = "redis:command";
+
 /// Passwords of a run, by use.
 #[derive(Clone, Debug)]
 pub(crate) struct Passwords {
@@ -25,6 +28,8 @@ pub(crate) struct Passwords {
     pub(crate) ledger: Secret,
     pub(crate) redis_cache: Secret,
     pub(crate) redis_store: Secret,
+    /// The name of the command by which a server of the store takes over.
+    pub(crate) redis_command: Secret,
     pub(crate) telemetry: Secret,
     pub(crate) pages_token: Secret,
     /// Of further databases' owners and roles, by role.
@@ -58,6 +63,7 @@ impl Passwords {
             ledger: secrets.get_or_make("postgres:ledger")?,
             redis_cache: secrets.get_or_make("redis:cache")?,
             redis_store: secrets.get_or_make("redis:store")?,
+            redis_command: secrets.get_or_make(REDIS_COMMAND)?,
             telemetry: secrets.get_or_make("telemetry")?,
             pages_token: secrets.get_or_make("pages-token")?,
             further,
@@ -176,7 +182,16 @@ impl Settings {
             }
             "router" => format!("{} (write), {} (read)", local(doors.write), local(doors.read)),
             "cache" => local(doors.redis_cache),
-            "store" => local(doors.redis_store),
+            "store" | "store-b" | "store-c" => {
+                let record = mainstay_cache::replicas::record(&self.paths.state).ok()?.unwrap_or_default();
+                if mainstay_decide::replicas::child_of(record.primary) == *child {
+                    local(doors.redis_store)
+                } else {
+                    // A replica has no port.
+                    let member = name.strip_prefix("store-").unwrap_or("a");
+                    self.paths.runtime.join(format!("redis-store-{member}/redis.sock")).display().to_string()
+                }
+            }
             "prometheus" => local(doors.prometheus),
             "alertmanager" => local(doors.alertmanager),
             "control" => local(doors.console),

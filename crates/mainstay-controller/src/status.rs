@@ -221,6 +221,7 @@ fn line_of<'a>(key: &'a StepKey, stack: &Stack) -> &'a str {
     let name = match key {
         StepKey::Before { service } => return service.as_str(),
         StepKey::Cluster | StepKey::Checkpoint => return "database",
+        StepKey::Store => return "cache",
         StepKey::Schema if stack.database.as_ref().is_some_and(|database| database.migrations.is_some()) => {
             return "migrate";
         }
@@ -229,7 +230,7 @@ fn line_of<'a>(key: &'a StepKey, stack: &Stack) -> &'a str {
     };
     match name {
         "router" => "database",
-        "cache" | "store" => "cache",
+        "cache" | "store" | "store-b" | "store-c" => "cache",
         "prometheus" | "alertmanager" => "telemetry",
         // `web-1` of `web`, `postgres-a` of the database.
         other => match other.rsplit_once('-') {
@@ -248,6 +249,8 @@ fn redis_state(boxes: &[BoxStatus]) -> State {
     boxes
         .iter()
         .filter(|one| matches!(one.id, BoxId::Cache { .. }))
+        // A replica that is not there yet takes nothing from those who use the store.
+        .filter(|one| !one.label.starts_with("replica"))
         .map(|one| one.state)
         .max()
         .unwrap_or(State::Unknown)
@@ -375,13 +378,26 @@ fn arrows(scene: &Scene<'_>, boxes: &[BoxStatus]) -> Vec<Arrow> {
             arrows.push(arrow(Some(id.clone()), BoxId::Router, "sql"));
         }
         if service.uses_cache && scene.stack.cache.is_some() {
-            for name in ["cache", "store"] {
-                arrows.push(arrow(Some(id.clone()), BoxId::Cache { name: name.to_owned() }, "redis"));
+            for name in ["cache".to_owned(), store_primary(scene)] {
+                arrows.push(arrow(Some(id.clone()), BoxId::Cache { name }, "redis"));
             }
+        }
+    }
+    for one in boxes {
+        let BoxId::Cache { name } = &one.id else { continue };
+        if name != "cache" && *name != store_primary(scene) {
+            let primary = BoxId::Cache { name: store_primary(scene) };
+            arrows.push(arrow(Some(primary), one.id.clone(), "replication"));
         }
     }
     arrows.extend(database_arrows(scene));
     arrows
+}
+
+/// The server of the store that serves.
+fn store_primary(scene: &Scene<'_>) -> String {
+    let record = scene.observed.store.as_ref().and_then(|store| store.record.value().copied());
+    mainstay_decide::replicas::child_of(record.unwrap_or_default().primary).to_string()
 }
 
 fn database_arrows(scene: &Scene<'_>) -> Vec<Arrow> {

@@ -6,6 +6,7 @@ use mainstay_api::{ErrandKind, ErrandStatus, SchemaChanged};
 use mainstay_decide::health::Transition;
 use mainstay_decide::observed::{HealthSeen, Record};
 use mainstay_decide::plan::{BoxPlan, Step};
+use mainstay_decide::replicas::{StoreRecord, child_of};
 use mainstay_postgres::loss::Loss;
 use mainstay_postgres::migrate::Migrated;
 use mainstay_supervisor::protocol::{Child, Ended};
@@ -148,6 +149,7 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
             let text = format!("{} is dead: nothing is attached to its shared memory", postgres(member));
             NewEvent::info(at, "PrimaryFenced", text).about(postgres(member))
         }
+        (Step::PromoteStore { from, .. }, Outcome::StorePromoted(record)) => store_promoted(*from, record, at),
         (Step::Promote { member }, Outcome::Promoted { timeline, lsn }) => {
             let text = format!("{} is primary on timeline {timeline} from {lsn}", postgres(member));
             NewEvent::info(at, "StandbyPromoted", text).about(postgres(member)).with("timeline", timeline.0)
@@ -191,6 +193,15 @@ pub(crate) fn done(step: &Step, outcome: &Outcome, took: Duration, at: Timestamp
         _ => return None,
     };
     Some(event.with("took_ms", millis(took)))
+}
+
+fn store_promoted(from: Option<Member>, record: &StoreRecord, at: Timestamp) -> NewEvent {
+    let name = child_of(record.primary);
+    let former = from.map_or(String::new(), |from| {
+        let former = child_of(from);
+        format!(" in the place of {former}, which is dead; what {former} had and {name} had not is kept aside")
+    });
+    NewEvent::warn(at, "StorePromoted", format!("{name} is the store{former}")).about(name).with("epoch", record.epoch)
 }
 
 /// Migrations that were run at a start.

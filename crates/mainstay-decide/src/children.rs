@@ -8,7 +8,7 @@ use mainstay_types::{BoxId, ChildName, Seen, State, Timestamp, Waiting};
 use crate::draft::{Draft, Stop, end_reason, idle_state, not_configured};
 use crate::observed::Program;
 use crate::plan::{BoxPlan, Step};
-use crate::store;
+use crate::replicas;
 use crate::view::Life;
 
 /// Silence after which a Redis, Prometheus or Alertmanager is started again: longer than Redis takes to load
@@ -131,23 +131,19 @@ pub(crate) fn sites(draft: &mut Draft<'_>, edge: &BoxPlan) {
 /// `cache` and `store`. Returns whether both answer.
 pub(crate) fn caches(draft: &mut Draft<'_>) -> (bool, Vec<BoxPlan>) {
     let Some(config) = &draft.view.stack.cache else { return (true, vec![]) };
-    let store = if config.store_persists { "AOF" } else { "no file" };
-    let mut boxes = Vec::new();
-    for (name, label) in [("cache", "LRU"), ("store", store)] {
-        let id = BoxId::Cache { name: name.to_owned() };
-        if let Some(install) = draft.view.observed.missing.get(&Program::Redis) {
-            boxes.push(not_configured(id, label, format!("redis-server is missing: {install}")));
-            continue;
+    let label = if config.store_persists { "AOF" } else { "no file" };
+    let id = BoxId::Cache { name: "cache".to_owned() };
+    let cache = match draft.view.observed.missing.get(&Program::Redis) {
+        Some(install) => not_configured(id, "LRU", format!("redis-server is missing: {install}")),
+        None => {
+            let look = look_of(draft.view.observed.redis.get("cache"));
+            let simple = Simple { name: "cache", id, label: "LRU", look, probe: "PING", is_restarted_when_hung: true };
+            keep_running(draft, simple)
         }
-        let look = look_of(draft.view.observed.redis.get(name));
-        let simple = Simple { name, id, label, look, probe: "PING", is_restarted_when_hung: true };
-        boxes.push(keep_running(draft, simple));
-    }
-    let is_ready = boxes.iter().all(|shown| shown.state == State::Ready);
-    if let Some(store) = boxes.last_mut() {
-        store::plan(draft, store);
-    }
-    (is_ready, boxes)
+    };
+    let (is_store_ready, stores) = replicas::plan(draft, label);
+    let is_ready = cache.state == State::Ready && is_store_ready;
+    (is_ready, std::iter::once(cache).chain(stores).collect())
 }
 
 /// Prometheus and Alertmanager.

@@ -170,6 +170,7 @@ impl Facts<'_> {
                 found.unless(seen, Rule::NothingFromUnknown, || format!("{step} without a look at what there is"));
                 self.start(&crate::store::child(), found);
             }
+            Step::PromoteStore { to, from, epoch } => self.promote_store(*to, *from, *epoch, found),
             Step::StartChild { name } => self.start(name, found),
             Step::StartInstance { id } => self.start(&ChildName::instance(id), found),
             Step::Stop { name, nonce, .. } => self.stop(name, nonce, found),
@@ -227,6 +228,39 @@ impl Facts<'_> {
         let runs = self.children.get(name).is_some_and(|child| child.ended.is_none());
         found.unless(!runs, Rule::NoDuplicates, || format!("starts {name}, which runs"));
         found.unless(!self.observed.is_stopping, Rule::StopInOrder, || format!("starts {name} while going down"));
+    }
+
+    /// Nobody else may take writes, and nobody is made the store from what was not seen.
+    fn promote_store(&self, to: Member, from: Option<Member>, epoch: u64, found: &mut Found) {
+        let runs = |member| {
+            let name = crate::replicas::child_of(member);
+            self.children.get(&name).is_some_and(|child| child.ended.is_none())
+        };
+        let record = self.observed.store.as_ref().and_then(|seen| seen.record.value());
+        let name = crate::replicas::child_of(to);
+        let Some(record) = record else {
+            found.add(Rule::NothingFromUnknown, format!("makes {name} the store without a record"));
+            return;
+        };
+        found.unless(runs(to), Rule::NothingFromUnknown, || format!("makes {name} the store, which does not run"));
+        match from {
+            Some(from) => {
+                let is_it = from == record.primary && from != to;
+                found.unless(is_it, Rule::OneWritablePrimary, || {
+                    format!("takes the store from store {from}, which is not recorded")
+                });
+                found.unless(!runs(from), Rule::ProofBeforePromote, || {
+                    format!("makes {name} the store while store {from} runs")
+                });
+                found.unless(epoch == record.epoch + 1, Rule::EpochRises, || {
+                    format!("epoch {epoch} after {}", record.epoch)
+                });
+            }
+            None => {
+                let is_it = to == record.primary && epoch == record.epoch;
+                found.unless(is_it, Rule::OneWritablePrimary, || format!("finishes {name}, which is not recorded"));
+            }
+        }
     }
 
     fn init(&self, member: Member, found: &mut Found) {

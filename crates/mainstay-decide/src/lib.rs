@@ -24,6 +24,7 @@ pub mod past;
 pub mod plan;
 mod planner;
 pub mod pressure;
+pub mod replicas;
 pub mod restart;
 pub mod retention;
 pub mod schedule;

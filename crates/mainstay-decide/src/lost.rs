@@ -52,7 +52,7 @@ pub(crate) fn find(view: &View<'_>) -> BTreeMap<StepKey, String> {
             StepKey::Schema => (failed.attempts >= SCHEMA_TRIES, failed.error.clone()),
             StepKey::Before { .. } => (failed.attempts >= RELEASE_TRIES, failed.error.clone()),
             // Between a failure and its repair there is no giving up.
-            StepKey::Cluster | StepKey::Checkpoint => continue,
+            StepKey::Cluster | StepKey::Checkpoint | StepKey::Store => continue,
         };
         if is_lost {
             lost.insert(key.clone(), why);
@@ -79,13 +79,16 @@ fn own_children(view: &View<'_>) -> Vec<ChildName> {
         names.push("router");
     }
     if stack.cache.is_some() {
-        names.extend(["cache", "store"]);
+        names.push("cache");
     }
+    // A replica that is lost takes nothing from those who use the store.
+    let stores = stack.cache.is_some().then(|| crate::replicas::primary(view));
     if stack.observe.enabled {
         names.extend(["prometheus", "alertmanager"]);
     }
     let members = view.wanted_members().into_iter().filter(|_| stack.database.is_some());
-    names.into_iter().map(crate::children::child).chain(members.map(ChildName::postgres)).collect()
+    let names = names.into_iter().map(crate::children::child);
+    names.chain(stores).chain(members.map(ChildName::postgres)).collect()
 }
 
 /// It ends as often as it is started.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backups::BackupsSeen;
 use crate::damage::Damages;
 use crate::plan::{Step, StepKey};
+use crate::replicas::StoreSeen;
 use crate::schedule::ScheduleSeen;
 use crate::store::CopiesSeen;
 
@@ -30,7 +31,7 @@ pub struct Observed {
     /// What a person asked the cluster to do. Dies with the control plane: what is half done is then taken up from
     /// what is observed, and what was not begun is not.
     pub wish: Option<Wish>,
-    /// Redis by name (`cache`, `store`): answers PING.
+    /// Redis by name (`cache`, `store`, `store-b`): answers PING.
     pub redis: BTreeMap<String, Seen<()>>,
     /// Health of instances, from the health machine that is fed by probes. That of a start which never became ready
     /// stays until the next start: it is why that one was stopped.
@@ -55,6 +56,8 @@ pub struct Observed {
     pub schedules: BTreeMap<ServiceName, ScheduleSeen>,
     /// Backups, when the stack has them.
     pub backups: Seen<BackupsSeen>,
+    /// The store's servers; `None`: it has one, and never had another.
+    pub store: Option<StoreSeen>,
     /// Copies of what the store holds, when the stack has them.
     pub store_copies: Seen<CopiesSeen>,
     /// The stack is being brought down.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backups::{self, Job};
 use crate::observed::{Observed, Record};
+use crate::replicas;
 use crate::schedule::{Change, Run, ScheduleRecord};
 use crate::store;
 
@@ -74,6 +75,8 @@ pub enum StepKey {
     /// The durable record, `synchronous_standby_names`, promotion, the router's targets: one at a time, so
     /// that they happen in the planned order.
     Cluster,
+    /// Who is the store's primary.
+    Store,
     /// A checkpoint ahead of time: it may take minutes and stands in nobody's way.
     Checkpoint,
     /// Roles, databases, migrations.
@@ -203,6 +206,16 @@ pub enum Step {
         /// Which.
         job: Job,
     },
+    /// Let a replica of the store take over: record it, make it serve, put the store's address at it. The same again
+    /// for one that is recorded already finishes what was cut off.
+    PromoteStore {
+        /// Who.
+        to: Member,
+        /// Who served before; dead. `None`: it is recorded already.
+        from: Option<Member>,
+        /// Epoch of the record.
+        epoch: u64,
+    },
     /// Start the process that takes a copy of the store.
     StartStoreCopy,
     /// Start a child that is no database and no instance: `edge`, `router`, `cache`, `store`, `prometheus`,
@@ -254,6 +267,7 @@ impl Step {
             Self::StartChild { name } | Self::Stop { name, .. } => StepKey::Child { name: name.clone() },
             Self::StartBackupJob { .. } => StepKey::Child { name: backups::child() },
             Self::StartStoreCopy => StepKey::Child { name: store::child() },
+            Self::PromoteStore { .. } => StepKey::Store,
             Self::StartInstance { id } => StepKey::Child { name: ChildName::instance(id) },
             Self::WriteSchedule { service, .. } | Self::StartRun { service, .. } => {
                 StepKey::Child { name: ChildName::run(service) }
@@ -290,6 +304,7 @@ impl fmt::Display for Step {
             Self::StartChild { name } => write!(f, "starts {name}"),
             Self::StartBackupJob { job } => write!(f, "starts {}", job.what()),
             Self::StartStoreCopy => f.write_str("starts a copy of the store"),
+            Self::PromoteStore { to, .. } => write!(f, "makes {} the store", replicas::child_of(*to)),
             Self::StartInstance { id } => write!(f, "starts {id}"),
             Self::WriteSchedule { service, .. } => write!(f, "notes the schedule of {service}"),
             Self::StartRun { service, .. } => write!(f, "starts a run of {service}"),

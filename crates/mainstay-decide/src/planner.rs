@@ -8,7 +8,7 @@ use crate::observed::Observed;
 use crate::plan::{BoxPlan, Plan};
 use crate::services::Tiers;
 use crate::view::{View, wanted_members};
-use crate::{backups, children, database, endpoints, lost, services, stop};
+use crate::{backups, children, database, endpoints, lost, replicas, services, stop};
 
 pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
     let Seen::Fact { value: children, .. } = &observed.children else { return blind(stack, observed) };
@@ -63,7 +63,9 @@ fn blind(stack: &Stack, observed: &Observed) -> Plan {
         ids.extend(wanted_members(stack, record).into_iter().map(|member| BoxId::Postgres { member }));
     }
     if stack.cache.is_some() {
-        ids.extend(["cache", "store"].map(|name| BoxId::Cache { name: name.to_owned() }));
+        ids.push(BoxId::Cache { name: "cache".to_owned() });
+        let stores = replicas::wanted_of(stack, observed.store.as_ref());
+        ids.extend(stores.into_iter().map(|name| BoxId::Cache { name: name.to_string() }));
     }
     if stack.observe.enabled {
         ids.extend([BoxId::Prometheus, BoxId::Alertmanager]);

@@ -62,11 +62,13 @@ fn stages(view: &View<'_>) -> Vec<Stage> {
     let standbys = members.filter(|member| Some(*member) != primary);
     let postgres = |member: Member| (ChildName::postgres(member), FAST_SHUTDOWN);
     let telemetry = simple(&["prometheus", "alertmanager"]);
+    let mut caches = simple(&["cache"]);
+    caches.extend(crate::replicas::children().into_iter().map(|name| (name, ORDERLY)));
     let mut stages = vec![
         Stage { what: "edge", children: simple(&["edge"]) },
         Stage { what: "services", children: instances },
         Stage { what: "router", children: simple(&["router"]) },
-        Stage { what: "caches", children: simple(&["cache", "store"]) },
+        Stage { what: "caches", children: caches },
         Stage { what: "standbys", children: standbys.map(postgres).collect() },
         Stage { what: "primary", children: primary.into_iter().map(postgres).collect() },
     ];
@@ -125,8 +127,9 @@ fn wanted_boxes(view: &View<'_>) -> Vec<(BoxId, Option<ChildName>)> {
         boxes.extend(members.into_iter().map(|member| (BoxId::Postgres { member }, Some(ChildName::postgres(member)))));
     }
     if stack.cache.is_some() {
-        let cache = |name: &str| (BoxId::Cache { name: name.to_owned() }, Some(child(name)));
-        boxes.extend([cache("cache"), cache("store")]);
+        let cache = |name: ChildName| (BoxId::Cache { name: name.to_string() }, Some(name));
+        boxes.push(cache(child("cache")));
+        boxes.extend(crate::replicas::wanted(view).into_iter().map(cache));
     }
     if stack.observe.enabled {
         boxes.push((BoxId::Prometheus, Some(child("prometheus"))));

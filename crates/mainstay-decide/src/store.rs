@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::backups::{JobRecord, is_past, pause_until};
 use crate::draft::Draft;
 use crate::plan::{BoxPlan, Step};
+use crate::replicas;
 use crate::schedule::moment;
 use crate::view::Life;
 
@@ -147,7 +148,8 @@ pub(crate) fn plan(draft: &mut Draft<'_>, shown: &mut BoxPlan) {
         Life::Ended { at, .. } => *observed_at >= at,
         Life::Never => true,
     };
-    let answers = draft.view.observed.redis.get("store").is_some_and(|seen| seen.value().is_some());
+    let serving = replicas::primary(&draft.view);
+    let answers = draft.view.observed.redis.get(serving.as_str()).is_some_and(|seen| seen.value().is_some());
     let due = next(policy, seen, now);
     draft.wake(due);
     if due <= now && is_looked_at && answers && seen.trouble.is_none() {

@@ -39,7 +39,11 @@ pub(crate) fn victim(
             process.role == ChildRole::Postgres && primary.is_some_and(|one| *one != process.name) && is_steady(process)
         }
         Fault::CacheCrash => is_named(process, "cache"),
-        Fault::StoreCrash => is_named(process, "store"),
+        // Its replicas listen at no port.
+        Fault::StoreCrash => {
+            let is_one = ["store", "store-b", "store-c"].contains(&process.name.as_str());
+            is_one && is_steady(process) && !process.address.as_ref().is_some_and(|address| address.starts_with('/'))
+        }
         Fault::ControlPlaneCrash => process.role == ChildRole::Control,
         Fault::KeepCrash => process.role == ChildRole::Keep,
         Fault::CacheLoss

@@ -467,6 +467,7 @@ impl Control {
             | Step::Checkpoint { .. }
             | Step::StartBackupJob { .. }
             | Step::StartStoreCopy
+            | Step::PromoteStore { .. }
             | Step::SwapIn { .. }
             | Step::Stop { .. } => {}
             // The router says so before the step is over.
@@ -539,6 +540,7 @@ fn blank(stack: &Stack, world: &mut World) -> Observed {
         before_done: world.before_done.iter().map(|service| (service.clone(), world.now)).collect(),
         schedules,
         backups: Seen::Unknown,
+        store: None,
         store_copies: Seen::Unknown,
         is_stopping: world.is_stopping,
         is_fencing_sabotaged: world.is_sabotaged,

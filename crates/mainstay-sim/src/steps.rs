@@ -73,6 +73,7 @@ fn duration(step: &Step) -> (u64, u64) {
         | Step::StartInstance { .. }
         | Step::StartBackupJob { .. }
         | Step::StartStoreCopy
+        | Step::PromoteStore { .. }
         | Step::StartRun { .. } => (2, 12),
         Step::WriteSchedule { .. } => (1, 6),
         Step::Checkpoint { .. } => (5, 200),
@@ -124,13 +125,7 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         Step::Rewind { member, from } => rewind(world, *member, *from),
         Step::Follow { member, primary } => follow(world, *member, *primary),
         Step::StartPostgres { member, follow } => start(world, *member, *follow),
-        Step::Fence { member } => {
-            if world.cluster.server(*member).process.as_ref().is_some_and(|process| process.is_frozen) {
-                world.mark(Mark::FencedSilent);
-            }
-            world.end(&ChildName::postgres(*member), ExitReason::Signal { signal: 9 }, true);
-            Ok(())
-        }
+        Step::Fence { member } => fence(world, *member),
         Step::Promote { member } => promote(world, *member),
         Step::WriteRecord { record } => world.write_record(record.clone()),
         Step::SetSynchronous { primary, standbys } => {
@@ -169,7 +164,9 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         }
         Step::WriteSchedule { service, record, change } => world.write_schedule(service, record, *change),
         Step::StartRun { service, run } => world.start_run(service, run),
-        Step::StartBackupJob { .. } | Step::SwapIn { .. } | Step::StartStoreCopy => no_backups(),
+        Step::StartBackupJob { .. } | Step::SwapIn { .. } | Step::StartStoreCopy | Step::PromoteStore { .. } => {
+            no_backups()
+        }
         Step::StartChild { name } => {
             let ready_ms = world.random.within(20, 120);
             world.spawn(name, ready_ms)
@@ -181,6 +178,14 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         Step::Checkpoint { primary } => answering(world, *primary),
         Step::Stop { .. } | Step::Finish => Ok(()),
     }
+}
+
+fn fence(world: &mut World, member: Member) -> Result<(), String> {
+    if world.cluster.server(member).process.as_ref().is_some_and(|process| process.is_frozen) {
+        world.mark(Mark::FencedSilent);
+    }
+    world.end(&ChildName::postgres(member), ExitReason::Signal { signal: 9 }, true);
+    Ok(())
 }
 
 fn answering(world: &World, member: Member) -> Result<(), String> {

@@ -473,10 +473,11 @@ impl List<'_> {
     }
 
     fn cache(&mut self, cache: &Cache) {
-        let Cache { cache_memory, store_memory, store_persists, copies } = cache;
+        let Cache { cache_memory, store_memory, store_persists, store_replicas, copies } = cache;
         self.size("cache.max_memory", *cache_memory);
         self.size("cache.store_max_memory", *store_memory);
         self.push("cache.persist", if *store_persists { "aof" } else { "none" });
+        self.push("cache.store_replicas", store_replicas);
         let StoreCopies { every, keep, keep_daily } = copies;
         self.duration("cache.copies.every", *every);
         self.duration("cache.copies.keep", *keep);

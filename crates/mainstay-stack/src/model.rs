@@ -546,6 +546,8 @@ pub struct Cache {
     pub store_memory: Bytes,
     /// Whether the store keeps an append-only file. Default true.
     pub store_persists: bool,
+    /// Servers that follow the store and take over when it cannot be started again. Default 0, at most 2.
+    pub store_replicas: u32,
     /// Copies of the store's data.
     pub copies: StoreCopies,
 }

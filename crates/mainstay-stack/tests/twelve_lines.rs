@@ -136,6 +136,7 @@ fn twelve_lines_are_a_whole_stack() {
             cache_memory: Bytes::mebi(256),
             store_memory: Bytes::mebi(256),
             store_persists: true,
+            store_replicas: 0,
             copies: StoreCopies { every: seconds(3600), keep: seconds(86_400), keep_daily: seconds(7 * 86_400) },
         }),
         observe: Observe { enabled: true, scrape: seconds(15), retention: seconds(15 * 86_400) },

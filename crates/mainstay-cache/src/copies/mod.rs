@@ -24,8 +24,10 @@ use crate::layout::Settings;
 use crate::resp::ResponseError;
 
 pub use load::{end_proof, stop_proof};
-pub use restore::{Applied, Laid, apply, is_waiting};
+pub use restore::{Applied, Laid, apply, forget_waiting, is_waiting};
+pub(crate) use restore::{has_file, put_aside};
 pub use take::Wanted;
+pub(crate) use take::number;
 
 /// Version of the notes.
 const VERSION: u32 = 1;

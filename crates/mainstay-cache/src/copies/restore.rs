@@ -61,26 +61,46 @@ pub fn apply(settings: &Settings) -> Result<Option<Applied>, CopyError> {
         Ok(()) | Err(_) => {}
     }
     let replaced = dir.join(REPLACED);
-    for name in [PIECES, WHOLE] {
-        let present = dir.join(name);
-        if !present.exists() {
-            continue;
-        }
-        DirBuilder::new().recursive(true).mode(0o700).create(&replaced).map_err(at("make the folder", &replaced))?;
-        let aside = replaced.join(name);
-        // Of an earlier restore. What is present now is still there.
-        let removed = if aside.is_dir() { std::fs::remove_dir_all(&aside) } else { std::fs::remove_file(&aside) };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", &aside)(error)),
-            Ok(()) | Err(_) => {}
-        }
-        std::fs::rename(&present, &aside).map_err(at("put aside", &present))?;
-    }
+    put_aside(settings).map_err(at("put aside the files in", &dir))?;
     let sync = |path: &Path| File::open(path).and_then(|folder| folder.sync_all()).map_err(at("sync", path));
     sync(&dir)?;
     std::fs::rename(&taken, dir.join(WHOLE)).map_err(at("put in place", &taken))?;
     sync(&dir)?;
     Ok(Some(Applied { replaced }))
+}
+
+/// Whether the server has data of its own.
+pub(crate) fn has_file(settings: &Settings) -> bool {
+    [PIECES, WHOLE].iter().any(|name| settings.dir().join(name).exists())
+}
+
+/// Puts the server's data aside, into the place of what was put aside before.
+pub(crate) fn put_aside(settings: &Settings) -> io::Result<()> {
+    let dir = settings.dir();
+    let replaced = dir.join(REPLACED);
+    for name in [PIECES, WHOLE] {
+        let present = dir.join(name);
+        if !present.exists() {
+            continue;
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&replaced)?;
+        let aside = replaced.join(name);
+        // What is present now is still there.
+        let removed = if aside.is_dir() { std::fs::remove_dir_all(&aside) } else { std::fs::remove_file(&aside) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        std::fs::rename(&present, &aside)?;
+    }
+    Ok(())
+}
+
+/// Takes back a copy that waits for a server which serves no more: it would come up long after its time.
+///
+/// **Errors**: the file system's.
+pub fn forget_waiting(settings: &Settings) -> Result<(), CopyError> {
+    [WAITING, TAKEN].iter().try_for_each(|name| remove(&settings.dir().join(name)).map(drop))
 }
 
 /// What became of a copy that was laid beside the store's files.

@@ -159,7 +159,7 @@ fn is_other_child(message: &str) -> bool {
 }
 
 /// A field of INFO.
-pub(super) fn number(info: &str, name: &str) -> Option<u64> {
+pub(crate) fn number(info: &str, name: &str) -> Option<u64> {
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.trim_end().parse().ok()
 }

@@ -7,18 +7,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mainstay_cache::copies::{self, Alone, Wanted};
-use mainstay_cache::{Copies, Copy, CopyError, Kind, Settings, find_program};
+use mainstay_cache::replicas::PartError;
+use mainstay_cache::{Copies, Copy, CopyError, Kind, Part, Settings, find_program};
 use mainstay_decide::backups::JobRecord;
+use mainstay_decide::replicas::StoreRecord;
 use mainstay_decide::store::{self, CopySeen};
 use mainstay_stack::model::StoreCopies as Policy;
 use mainstay_supervisor::durable;
 use mainstay_supervisor::ids::user_for;
-use mainstay_types::{ChildRole, full_text};
+use mainstay_types::{ChildRole, Member, Secret, full_text};
 
 use crate::clock::now;
 use crate::launch::Launch;
 use crate::paths::Paths;
 use crate::secrets::{self, Secrets};
+use crate::settings::REDIS_COMMAND;
 
 /// How long one waits for who takes or loads a copy now. **Basis**: a store of 1 GiB takes half a minute for both.
 pub const PATIENCE: Duration = Duration::from_mins(2);
@@ -48,6 +51,9 @@ pub enum Error {
     /// It is stored, and is not what the store held.
     #[error("copy {0} is not right: {1}")]
     NotRight(String, String),
+    /// Who serves is not known.
+    #[error(transparent)]
+    Part(#[from] PartError),
     /// The copies'.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -94,6 +100,15 @@ pub(crate) fn to_decide(copy: &Copy) -> CopySeen {
     }
 }
 
+/// The part of a server of the store; `None`: it is the only one, and always was.
+pub(crate) fn part(record: Option<StoreRecord>, replicas: u32, member: Member, command: Secret) -> Option<Part> {
+    if replicas == 0 && record.is_none() {
+        return None;
+    }
+    let is_primary = record.unwrap_or_default().primary == member;
+    Some(Part { member, is_primary, is_alone: replicas == 0, command })
+}
+
 impl Opened {
     /// Of a stack that was up.
     ///
@@ -107,7 +122,11 @@ impl Opened {
         let secrets = Secrets::open(&paths.state)?;
         let password = secrets.get("redis:store").cloned().ok_or(Error::NotConfigured)?;
         let policy = cache.copies.clone();
+        let record = mainstay_cache::replicas::record(&paths.state)?;
+        let command = secrets.get(REDIS_COMMAND).cloned().unwrap_or_else(|| Secret::new(""));
+        let member = record.unwrap_or_default().primary;
         let settings = Settings {
+            part: part(record, cache.store_replicas, member, command),
             kind: Kind::Store,
             state: paths.state.clone(),
             runtime: paths.runtime.clone(),
@@ -224,6 +243,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let paths = Paths { state: folder.path().join("s"), runtime: folder.path().join("r") };
         let settings = Settings {
+            part: None,
             kind: Kind::Store,
             state: paths.state.clone(),
             runtime: paths.runtime.clone(),

@@ -5,9 +5,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mainstay_cache::replicas;
+use mainstay_decide::replicas::{StoreRecord, child_of, members};
 use mainstay_supervisor::ids::user_for;
 use mainstay_supervisor::protocol::{Limits, Refusal, SpawnSpec, User};
-use mainstay_types::{ChildName, ChildRole, InstanceId, Nonce, Secret, ServiceName, full_text};
+use mainstay_types::{ChildName, ChildRole, InstanceId, Member, Nonce, Secret, ServiceName, full_text};
 
 use super::Effects;
 use crate::message::Outcome;
@@ -36,8 +38,10 @@ impl Effects {
         let spec = match name.as_str() {
             "edge" => self.edge_spec().await?,
             "router" => self.router_spec().await?,
-            "cache" => self.redis_spec(mainstay_cache::Kind::Cache)?,
-            "store" => self.redis_spec(mainstay_cache::Kind::Store)?,
+            "cache" => self.redis_spec(&self.cache_settings()?)?,
+            "store" => self.store_spec(Member::A)?,
+            "store-b" => self.store_spec(Member::B)?,
+            "store-c" => self.store_spec(Member::nth(2).ok_or("there is no such server")?)?,
             "prometheus" | "alertmanager" => self.telemetry_spec(name)?,
             other => return Err(format!("nobody knows how to start {other}")),
         };
@@ -122,15 +126,34 @@ impl Effects {
         self.own_process("router", ChildRole::Router, &["router-write", "router-read"])
     }
 
-    /// What a Redis is started with.
+    /// What the cache is started with.
     ///
     /// **Errors**: the stack has none.
-    pub(crate) fn redis_settings(&self, kind: mainstay_cache::Kind) -> Result<mainstay_cache::Settings, String> {
+    pub(crate) fn cache_settings(&self) -> Result<mainstay_cache::Settings, String> {
+        let (port, password) = (self.settings.doors.redis_cache, &self.settings.passwords.redis_cache);
+        self.redis_settings(mainstay_cache::Kind::Cache, port, password)
+    }
+
+    /// What a server of the store is started with, by the record of who serves.
+    ///
+    /// **Errors**: the stack has none; the record cannot be read.
+    pub(crate) fn store_settings(&self, member: Member) -> Result<mainstay_cache::Settings, String> {
+        let passwords = &self.settings.passwords;
+        let settings =
+            self.redis_settings(mainstay_cache::Kind::Store, self.settings.doors.redis_store, &passwords.redis_store)?;
+        let record = replicas::record(&self.settings.paths.state).map_err(|error| full_text(&error))?;
+        let command = passwords.redis_command.clone();
+        let part = crate::copies::part(record, settings.cache.store_replicas, member, command);
+        Ok(mainstay_cache::Settings { part, ..settings })
+    }
+
+    fn redis_settings(
+        &self,
+        kind: mainstay_cache::Kind,
+        port: u16,
+        password: &Secret,
+    ) -> Result<mainstay_cache::Settings, String> {
         let config = self.settings.stack.cache.as_ref().ok_or("the stack has no cache")?;
-        let (port, password) = match kind {
-            mainstay_cache::Kind::Cache => (self.settings.doors.redis_cache, &self.settings.passwords.redis_cache),
-            mainstay_cache::Kind::Store => (self.settings.doors.redis_store, &self.settings.passwords.redis_store),
-        };
         Ok(mainstay_cache::Settings {
             kind,
             state: self.settings.paths.state.clone(),
@@ -138,18 +161,61 @@ impl Effects {
             port,
             password: password.clone(),
             cache: config.clone(),
+            part: None,
             user: user_for(ChildRole::Redis, self.stack_name(), "redis"),
         })
     }
 
-    fn redis_spec(&self, kind: mainstay_cache::Kind) -> Result<SpawnSpec, String> {
-        let settings = self.redis_settings(kind)?;
-        if kind == mainstay_cache::Kind::Store {
-            self.put_copy_back(&settings)?;
-        }
+    fn redis_spec(&self, settings: &mainstay_cache::Settings) -> Result<SpawnSpec, String> {
         let program = mainstay_cache::find_program().map_err(|error| error.to_string())?;
-        mainstay_cache::spec(&settings, &program, Self::nonce()?, self.settings.paths.log(kind.name()))
+        if settings.part.as_ref().is_some_and(|part| !part.is_alone) && !replicas::is_enough(&program) {
+            let oldest = replicas::OLDEST_MAJOR;
+            return Err(format!(
+                "cache.store_replicas needs Redis {oldest} or newer, or Valkey: {} is older",
+                program.display()
+            ));
+        }
+        mainstay_cache::spec(settings, &program, Self::nonce()?, self.settings.paths.log(&settings.name()))
             .map_err(|error| full_text(&error))
+    }
+
+    /// A server of the store: its data are made ready for its part first.
+    fn store_spec(&self, member: Member) -> Result<SpawnSpec, String> {
+        let settings = self.store_settings(member)?;
+        if settings.part.as_ref().is_none_or(|part| part.is_primary) {
+            self.put_copy_back(&settings)?;
+        } else {
+            mainstay_cache::copies::forget_waiting(&settings).map_err(|error| full_text(&error))?;
+        }
+        let record = replicas::record(&settings.state).map_err(|error| full_text(&error))?.unwrap_or_default();
+        replicas::prepare(&settings, &record).map_err(|error| full_text(&error))?;
+        self.redis_spec(&settings)
+    }
+
+    /// Makes a replica the store.
+    pub(super) async fn promote_store(&self, to: Member, from: Option<Member>, epoch: u64) -> Result<Outcome, String> {
+        let children = self.keep()?.list().await.map_err(|error| full_text(&error))?;
+        let runs = |member| {
+            let name = child_of(member);
+            children.iter().any(|child| child.name == name && child.ended.is_none())
+        };
+        if let Some(from) = from.filter(|from| runs(*from)) {
+            return Err(format!("{} runs: two would take writes", child_of(from)));
+        }
+        if let Some(from) = from
+            && mainstay_cache::copies::is_waiting(&self.store_settings(from)?)
+        {
+            return Err(format!("a copy waits to be what {} begins with", child_of(from)));
+        }
+        let state = &self.settings.paths.state;
+        let known = replicas::record(state).map_err(|error| full_text(&error))?.unwrap_or_default();
+        let record = StoreRecord { epoch, primary: to, former: from.or(known.former) };
+        // Before anything is changed: after a crash it decides, and its start goes on from here.
+        replicas::write_record(state, &record).map_err(|error| full_text(&error))?;
+        let settings = self.store_settings(to)?;
+        let part = settings.part.as_ref().ok_or("the store has no replicas")?;
+        replicas::promote(&settings, part).await.map_err(|error| full_text(&error))?;
+        Ok(Outcome::StorePromoted(record))
     }
 
     /// A copy that a person wants back takes the place of the store's data before its server is started.
@@ -334,8 +400,12 @@ impl Effects {
 
     pub(crate) async fn redis_metrics(&self) -> Result<String, String> {
         let mut page = String::new();
-        for kind in mainstay_cache::Kind::ALL {
-            page.push_str(&mainstay_cache::metrics(&self.redis_settings(kind)?).await);
+        page.push_str(&mainstay_cache::metrics(&self.cache_settings()?).await);
+        let state = &self.settings.paths.state;
+        let record = replicas::record(state).map_err(|error| full_text(&error))?.unwrap_or_default();
+        let count = self.settings.stack.cache.as_ref().map_or(0, |cache| cache.store_replicas);
+        for member in members(count, &record) {
+            page.push_str(&mainstay_cache::metrics(&self.store_settings(member)?).await);
         }
         Ok(page)
     }

@@ -4,6 +4,7 @@ mod damage;
 mod database;
 mod lost;
 mod random;
+mod replicas;
 mod restore;
 mod schedules;
 mod stack;

@@ -1,11 +1,14 @@
 //! Whatever is observed, the planner does not panic, keeps the invariants, and says what it waits for.
 
+use std::collections::BTreeMap;
+
 use crate::support::{A, B, Bench, at, child, failed, instance, report};
 use mainstay_decide::invariants;
 use mainstay_decide::observed::{
     ControlFile, DataDirectory, Errand, FailedStep, Health, Observed, RouterSeen, RunningStep, Wish,
 };
 use mainstay_decide::plan::{Step, StepKey, plan};
+use mainstay_decide::replicas::{StoreAnswer, StoreMemberSeen, StoreRecord, StoreSeen};
 use mainstay_decide::schedule::{Cause, Run};
 use mainstay_stack::model::Durability;
 use mainstay_types::{ChildName, ExitReason, Lsn, Member, Nonce, Seen, State, Timeline, Timestamp};
@@ -75,6 +78,7 @@ fn disturb(bench: &mut Bench, bytes: &mut Bytes<'_>) {
         );
     }
     disturb_schedule(bench, bytes);
+    disturb_store(bench, bytes);
     disturb_steps(&mut bench.observed, bytes);
 }
 
@@ -175,6 +179,40 @@ fn disturb_wish(bench: &mut Bench, bytes: &mut Bytes<'_>) {
     if bytes.below(2) == 1 {
         bench.observed.done.insert(StepKey::Checkpoint, bytes.time());
     }
+}
+
+/// A store with replicas, in any state of a failover.
+fn disturb_store(bench: &mut Bench, bytes: &mut Bytes<'_>) {
+    if !bytes.is_rare() {
+        return;
+    }
+    bench.stack.cache.as_mut().expect("the bench is whole").store_replicas = u32::from(bytes.below(3));
+    if bytes.below(4) != 3 {
+        bench.run_child("store-b");
+    }
+    for name in ["store", "store-b"] {
+        let (is_ended, at, quick_ends) = (bytes.is_rare(), bytes.time(), u32::from(bytes.below(4)));
+        if let Some(seen) = bench.children().get_mut(&child(name)).filter(|_| is_ended) {
+            seen.ended = Some((ExitReason::Unknown, at));
+            seen.quick_ends = quick_ends;
+        }
+    }
+    let mut members = BTreeMap::new();
+    for member in [A, B] {
+        let port = if bytes.below(2) == 0 { 0 } else { 6379 };
+        let (is_replica, has_link) = (bytes.below(2) == 0, bytes.below(2) == 0);
+        let value = StoreAnswer { is_replica, has_link, offset: u64::from(bytes.below(200)), port };
+        let answer = match bytes.below(4) {
+            0 => Seen::Unknown,
+            1 => Seen::Silent { since: bytes.time() },
+            _ => Seen::Fact { value, observed_at: bytes.time() },
+        };
+        let file_bytes = u64::from(bytes.below(4)) * 100_000_000;
+        members.insert(member, StoreMemberSeen { answer, file_bytes, is_restoring: bytes.is_rare() });
+    }
+    let value = StoreRecord { epoch: u64::from(bytes.below(3)), primary: bytes.member(), former: None };
+    let record = if bytes.is_rare() { Seen::Unknown } else { Seen::Fact { value, observed_at: bytes.time() } };
+    bench.observed.store = Some(StoreSeen { record, port: 6379, members });
 }
 
 fn disturb_schedule(bench: &mut Bench, bytes: &mut Bytes<'_>) {

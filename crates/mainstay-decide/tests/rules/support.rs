@@ -130,6 +130,7 @@ impl Bench {
             before_done: BTreeMap::new(),
             schedules: BTreeMap::from([(report(), scheduled())]),
             backups: Seen::Unknown,
+            store: None,
             store_copies: Seen::Unknown,
             is_stopping: false,
             is_fencing_sabotaged: false,
@@ -204,7 +205,9 @@ impl Bench {
     }
 
     pub(crate) fn run_child(&mut self, name: &str) {
-        let number = u8::try_from(self.children().len()).expect("the bench is whole") + 1;
+        // Not the number of those there: one may have gone.
+        let number = self.children().values().map(|seen| seen.pid.0).max().unwrap_or_default() + 1;
+        let number = u8::try_from(number).expect("the bench is whole");
         let nonce = Nonce::from_bytes([number; 16]);
         let seen = ChildSeen { nonce, pid: Pid(i32::from(number)), since: at(1_000), ended: None, quick_ends: 0 };
         self.children().insert(child(name), seen);

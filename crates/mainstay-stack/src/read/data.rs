@@ -448,13 +448,15 @@ const REDIS_MEMORY: Bytes = Bytes::mebi(256);
 /// Redis itself needs about 1 MiB before it holds anything.
 const REDIS_LEAST: Bytes = Bytes::mebi(4);
 const REDIS_MOST: Bytes = Bytes(1 << 42);
+/// On one machine a third copy in memory is the last that protects from anything.
+const MOST_REPLICAS: u32 = 2;
 /// A copy of a full store takes seconds of a core.
 const COPIES_LEAST: Duration = Duration::from_secs(60);
 
 const CACHE_LATER: [(&str, &str); 5] = [
     ("engine", "the installed Redis or Valkey is used"),
     ("version", "the installed Redis or Valkey is used"),
-    ("replicas", "one cache and one store run"),
+    ("replicas", "one cache runs; the store's are `store_replicas`"),
     ("evict", "the cache evicts what was used longest ago, the store nothing"),
     ("ttl", "the service sets the time to live of its keys"),
 ];
@@ -475,10 +477,18 @@ pub(super) fn cache(top: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Cache
             }
         }
     }
+    let store_replicas = cursor.count(ctx, "store_replicas", 0..=MOST_REPLICAS).unwrap_or(0);
+    if store_replicas > 0 && !store_persists {
+        let place = ctx.place(&["cache.store_replicas", "cache.persist"]);
+        let message =
+            "`cache.store_replicas` with `cache.persist` = \"none\": a store that begins empty empties its replicas";
+        let help = "write persist = \"aof\", or store_replicas = 0 in this environment";
+        ctx.error(Code::BadValue, &place, message.to_owned(), help.to_owned());
+    }
     let copies = store_copies(&mut cursor, ctx);
     let renamed = [("memory", "max_memory"), ("store_memory", "store_max_memory"), ("backup", "copies")];
     cursor.finish(ctx, &CACHE_LATER, &renamed);
-    Some(Cache { cache_memory, store_memory, store_persists, copies })
+    Some(Cache { cache_memory, store_memory, store_persists, store_replicas, copies })
 }
 
 /// Copies of the store. Without its file it promises nothing, and is not copied either.

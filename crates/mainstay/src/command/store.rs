@@ -197,10 +197,9 @@ async fn restore(global: &Global, opened: &Opened, wait: Duration, from: &str) -
         CopyError::Response(_) | CopyError::NotOurs { .. } => not_asked(&error),
         error => failure(&error.into()),
     })?;
-    let now = match laid {
-        Laid::Begins => Some(back(opened).await?),
-        Laid::Waits => None,
-    };
+    // A store that ends again and again is started by the control plane, and begins with the copy then.
+    let is_up = laid == Laid::Begins || crate::place::client(global)?.status().await.is_ok();
+    let now = if is_up { Some(back(opened).await?) } else { None };
     let held = copies::keys(&copy.before);
     if global.json {
         let before = before.as_ref().map(value);
@@ -293,6 +292,7 @@ fn failure(error: &Error) -> Failure {
             .help("free space on that disk; the store and earlier copies are untouched"),
         Error::Copy(CopyError::Io { .. } | CopyError::NoLook(_))
         | Error::Missing(_)
+        | Error::Part(_)
         | Error::Record { .. }
         | Error::Secrets(_) => Failure::environment("MS3130", text).help("the store and earlier copies are untouched"),
     }
