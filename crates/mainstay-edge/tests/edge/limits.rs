@@ -52,7 +52,7 @@ async fn one_too_many_is_refused_told_when_to_come_back_and_logged() {
     assert_eq!(control.metric(sample).await, 1);
     let line = eventually("the line of the refusal", async || {
         let text = std::fs::read_to_string(edge.access_log()).ok()?;
-        text.lines().find(|line| line.contains("429")).map(str::to_owned)
+        text.lines().find(|line| line.contains("\"status\":429")).map(str::to_owned)
     })
     .await;
     let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");

@@ -27,5 +27,5 @@ pub(super) async fn or<T>(work: impl Future<Output = Result<T, Failure>>, given_
         _ = hangup.recv() => {}
     }
     IS_GIVEN_UP.store(true, Ordering::Relaxed);
-    Err(Failure::failed("MS1005", given_up))
+    Err(Failure::failed("MS1005", given_up).help("`mainstay status` shows the stack as it is now"))
 }

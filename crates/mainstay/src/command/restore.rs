@@ -133,8 +133,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         }
         let stack = launch.stack.as_str();
         let swapping = swap_in(global, options, (&paths, stack), &client, (backups.as_ref(), open));
-        return interrupt::or(Box::pin(swapping), "given up; `mainstay status` says whether the past is the present")
-            .await;
+        return interrupt::or(Box::pin(swapping), "given up; the past may be the present by now").await;
     }
     show(global, &open, &plan, !options.once);
     if options.once {
