@@ -43,8 +43,10 @@ impl<R: Repository> Round<'_, R> {
         self.run(&sql, &format!("DROP TABLE IF EXISTS {TABLE}; CREATE TABLE {TABLE} (id bigint PRIMARY KEY)")).await?;
         let query = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
         let first: String = ledger::answer(sql.query_one(query, &[])).await?.get(0);
+        // Rows of an earlier round, whose end the copy lacks, are not taken for these.
+        let before = wall_clock().as_micros();
         for id in 1..=ROWS {
-            self.run(&sql, &format!("INSERT INTO {TABLE} VALUES ({id})")).await?;
+            self.run(&sql, &format!("INSERT INTO {TABLE} VALUES ({})", before + id)).await?;
             tokio::time::sleep(PACE).await;
         }
         let last = self.end(&sql).await?;
@@ -58,13 +60,13 @@ impl<R: Repository> Round<'_, R> {
         if found.rpo.is_some() {
             // A positive control gets a copy that lacks what it was said to have.
             let without = self.is_sabotaged().then_some(first.as_str());
-            self.get_back(&mut found, without).await?;
+            self.get_back(&mut found, before, without).await?;
         }
         self.run(&sql, &format!("DROP TABLE {TABLE}")).await?;
         Ok(found)
     }
 
-    async fn get_back(&self, found: &mut Found, without: Option<&str>) -> Result<(), String> {
+    async fn get_back(&self, found: &mut Found, before: i64, without: Option<&str>) -> Result<(), String> {
         let begun = Instant::now();
         let (past, fetched) = match self.repository.open_copy(without).await {
             Ok(opened) => opened,
@@ -92,7 +94,7 @@ impl<R: Repository> Round<'_, R> {
         match there {
             Ok(there) => {
                 let there: BTreeSet<i64> = there.into_iter().collect();
-                found.counts.lost = (1..=ROWS).filter(|id| !there.contains(id)).count() as u64;
+                found.counts.lost = (1..=ROWS).filter(|id| !there.contains(&(before + id))).count() as u64;
                 found.rto = Some(took);
             }
             // A table that is not there has no row: what was written is lost, and that is the finding.
