@@ -13,7 +13,7 @@ use mainstay_supervisor::durable;
 use mainstay_types::{Seen, Timestamp};
 
 use crate::config::{self, SpecError};
-use crate::copies;
+use crate::copies::{self, CopyError, at};
 use crate::layout::{Part, Settings, major_version};
 use crate::resp::ResponseError;
 
@@ -24,16 +24,8 @@ pub const OLDEST_MAJOR: u32 = 7;
 #[derive(Debug, thiserror::Error)]
 pub enum PartError {
     /// The file system said no.
-    #[error("cannot {action} {path}", path = path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] CopyError),
     /// A later record is on disk.
     #[error("epoch {asked} is not after epoch {on_disk} on disk: another change of the store's primary came first")]
     Older {
@@ -53,11 +45,6 @@ pub enum PartError {
     Response(#[from] ResponseError),
 }
 
-fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PartError {
-    let path = path.to_owned();
-    move |source| PartError::Io { action, path, source }
-}
-
 fn record_file(state: &Path) -> PathBuf {
     state.join("redis/record.json")
 }
@@ -68,9 +55,11 @@ fn record_file(state: &Path) -> PathBuf {
 pub fn record(state: &Path) -> Result<Option<StoreRecord>, PartError> {
     let path = record_file(state);
     match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| at("understand", &path)(error.into())),
+        Ok(text) => {
+            serde_json::from_slice(&text).map(Some).map_err(|error| at("understand", &path)(error.into()).into())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(at("read", &path)(error)),
+        Err(error) => Err(at("read", &path)(error).into()),
     }
 }
 
@@ -87,7 +76,22 @@ pub fn write_record(state: &Path, new: &StoreRecord) -> Result<(), PartError> {
     }
     let path = record_file(state);
     let text = serde_json::to_vec_pretty(new).map_err(io::Error::from);
-    text.and_then(|text| durable::replace(&path, &text, 0o644)).map_err(at("write", &path))
+    Ok(text.and_then(|text| durable::replace(&path, &text, 0o644)).map_err(at("write", &path))?)
+}
+
+fn begun_file(state: &Path) -> PathBuf {
+    state.join("redis/store.begun")
+}
+
+/// Notes that the store has served: from then on it has a file. A first start that failed leaves none, and is no loss.
+///
+/// **Errors**: the file system's.
+pub fn note_served(state: &Path) -> Result<(), PartError> {
+    let path = begun_file(state);
+    if path.exists() {
+        return Ok(());
+    }
+    Ok(durable::replace(&path, b"", 0o644).map_err(at("write", &path))?)
 }
 
 /// Before a server is started: what its part asks of its files.
@@ -97,11 +101,9 @@ pub fn prepare(settings: &Settings, record: &StoreRecord) -> Result<(), PartErro
     let Some(part) = settings.part.as_ref().filter(|part| !part.is_alone) else { return Ok(()) };
     config::folder(&settings.state.join("redis"), 0o711, None)?;
     if part.is_primary {
-        let begun = settings.state.join("redis/store.begun");
-        if begun.exists() && !copies::has_file(settings) {
+        if begun_file(&settings.state).exists() && !copies::has_file(settings) {
             return Err(PartError::Gone(settings.dir()));
         }
-        std::fs::write(&begun, b"").map_err(at("write", &begun))?;
         return point(settings);
     }
     // What it acknowledged and its successor never had is in here, and nowhere else: kept, and not begun with.
@@ -111,7 +113,7 @@ pub fn prepare(settings: &Settings, record: &StoreRecord) -> Result<(), PartErro
     if stale && known < record.epoch {
         copies::put_aside(settings).map_err(at("put aside the files in", &settings.dir()))?;
     }
-    durable::replace(&mark, record.epoch.to_string().as_bytes(), 0o644).map_err(at("write", &mark))
+    Ok(durable::replace(&mark, record.epoch.to_string().as_bytes(), 0o644).map_err(at("write", &mark))?)
 }
 
 /// Leads the path of the store's socket to this server's, in one step.
@@ -127,11 +129,11 @@ pub fn point(settings: &Settings) -> Result<(), PartError> {
     }
     let aside = folder.join("redis.new");
     match std::fs::remove_file(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", &aside)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at("remove", &aside)(error).into()),
         Ok(()) | Err(_) => {}
     }
     std::os::unix::fs::symlink(&target, &aside).map_err(at("make the link", &aside))?;
-    std::fs::rename(&aside, &public).map_err(at("put in place", &public))
+    Ok(std::fs::rename(&aside, &public).map_err(at("put in place", &public))?)
 }
 
 /// Makes a replica the store: it follows nobody any more, and binds the store's port. Its predecessor is dead, else
@@ -169,7 +171,18 @@ pub async fn look(settings: &Settings, now: Timestamp) -> (Seen<StoreAnswer>, Op
         return (Seen::Unknown, None);
     };
     let port = u16::try_from(port).unwrap_or(0);
-    let answer = StoreAnswer { is_replica, has_link: has("master_link_status:up"), offset, port };
+    let history = replication.lines().find_map(|line| line.trim_end().strip_prefix("master_replid:"));
+    let is_on_disk = ["aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0", "aof_last_bgrewrite_status:ok"]
+        .iter()
+        .all(|wanted| persistence.lines().any(|line| line.trim_end() == *wanted));
+    let answer = StoreAnswer {
+        is_replica,
+        has_link: has("master_link_status:up"),
+        history: history.unwrap_or_default().to_owned(),
+        offset,
+        is_on_disk,
+        port,
+    };
     (Seen::Fact { value: answer, observed_at: now }, number(persistence, "aof_current_size"))
 }
 

@@ -291,9 +291,7 @@ impl Core {
             Message::DatabaseSize(bytes) => self.take_size(bytes),
             Message::Drills(records) => self.drills = Drills { records, ..Drills::default() },
             Message::Backups { seen, proofs } => self.take_backups(seen, &proofs, at),
-            Message::StoreMember { member, answer, file_bytes, is_restoring } => {
-                self.take_store(member, answer, file_bytes, is_restoring);
-            }
+            Message::StoreMember { member, look } => self.take_store(member, look),
             Message::StoreCopies(seen) => self.take_store_copies(seen, at),
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {

@@ -8,7 +8,7 @@ use mainstay_decide::backups::BackupsSeen;
 use mainstay_decide::damage::Page;
 use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
 use mainstay_decide::plan::Step;
-use mainstay_decide::replicas::{StoreAnswer, StoreRecord};
+use mainstay_decide::replicas::{StoreLook, StoreRecord};
 use mainstay_decide::store::CopiesSeen;
 use mainstay_postgres::migrate::Migrated;
 use mainstay_supervisor::protocol::Child;
@@ -36,9 +36,8 @@ pub(crate) enum Message {
     StoreCopies(Seen<CopiesSeen>),
     /// A look at a Redis.
     Redis { name: &'static str, seen: Seen<()> },
-    /// A look at a server of the store that has others beside it, with the size of its file, and whether a copy waits
-    /// for its next start.
-    StoreMember { member: Member, answer: Seen<StoreAnswer>, file_bytes: Option<u64>, is_restoring: bool },
+    /// A look at a server of the store that has others beside it.
+    StoreMember { member: Member, look: StoreLook },
     /// A look at Prometheus.
     Prometheus(Seen<()>),
     /// A look at Alertmanager.

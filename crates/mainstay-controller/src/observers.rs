@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_decide::pressure;
+use mainstay_decide::replicas::StoreLook;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::proc;
 use mainstay_supervisor::protocol::Notice;
@@ -121,13 +122,23 @@ pub(crate) async fn store(effects: Arc<Effects>, member: Member, sender: mpsc::S
     // Where it is reached does not change with its part.
     let Ok(settings) = effects.store_settings(member) else { return };
     let mut looks = effects.looks.subscribe();
+    let mut has_served = false;
     let mut silence = Silence::new(USUAL);
     loop {
         let (seen, file_bytes) = mainstay_cache::replicas::look(&settings, now()).await;
         let answer = silence.take(seen, now());
+        if !has_served && answer.value().is_some_and(|answer| !answer.is_replica && answer.port == settings.port) {
+            // Tried again at the next look.
+            has_served = mainstay_cache::replicas::note_served(&settings.state).is_ok();
+        }
         let pause = if answer.value().is_some() { STEADY } else { EAGER };
         let is_restoring = mainstay_cache::copies::is_waiting(&settings);
-        if sender.send(Message::StoreMember { member, answer, file_bytes, is_restoring }).await.is_err() {
+        let record = match mainstay_cache::replicas::record(&settings.state) {
+            Ok(record) => fact(record.unwrap_or_default()),
+            Err(_) => Seen::Unknown,
+        };
+        let look = StoreLook { answer, file_bytes, is_restoring, record };
+        if sender.send(Message::StoreMember { member, look }).await.is_err() {
             return;
         }
         rest(&mut looks, pause).await;

@@ -252,6 +252,15 @@ impl Facts<'_> {
                 found.unless(!runs(from), Rule::ProofBeforePromote, || {
                     format!("makes {name} the store while store {from} runs")
                 });
+                let members = self.observed.store.as_ref().map(|seen| &seen.members);
+                let look = |member| members.and_then(|members| members.get(&member));
+                let served = look(from).and_then(|seen| seen.served.as_ref());
+                let is_whole = served.is_some_and(|served| {
+                    look(to).and_then(|seen| seen.answer.value()).is_some_and(|answer| served.is_all_at(answer))
+                });
+                found.unless(is_whole, Rule::NothingFromUnknown, || {
+                    format!("makes {name} the store, which was not seen to have what store {from} had, on disk")
+                });
                 found.unless(epoch == record.epoch + 1, Rule::EpochRises, || {
                     format!("epoch {epoch} after {}", record.epoch)
                 });

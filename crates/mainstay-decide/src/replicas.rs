@@ -27,8 +27,6 @@ const FAILED_STARTS: u32 = 2;
 const QUICK_TO_LOAD: u64 = 150_000_000;
 /// How long a replica is waited for that was not looked at since the end of the primary.
 const LOOKED_AT_WITHIN: Duration = Duration::from_secs(2);
-/// A replica that was never in step says 0 or 1.
-const NEVER_IN_STEP: u64 = 1;
 
 /// Who is primary, on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,14 +46,19 @@ impl Default for StoreRecord {
 }
 
 /// What a server of the store says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreAnswer {
     /// It follows another.
     pub is_replica: bool,
     /// A replica: its primary's stream flows.
     pub has_link: bool,
+    /// Name of the stream that it has, which begins anew with each start of a primary.
+    pub history: String,
     /// How far it is in the stream. **Unit**: bytes.
     pub offset: u64,
+    /// All that it has is in its file. Not so after a copy of all was taken over, until that is written, too: a server that
+    /// ends before comes back without it.
+    pub is_on_disk: bool,
     /// The port that it listens at; 0: none.
     pub port: u16,
 }
@@ -69,6 +72,37 @@ pub struct StoreMemberSeen {
     pub file_bytes: u64,
     /// A copy waits to take the place of its data at its next start.
     pub is_restoring: bool,
+    /// Where it was when it answered as the primary last, whatever it answers now.
+    pub served: Option<Served>,
+}
+
+/// A place in a primary's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Name of the stream.
+    pub history: String,
+    /// **Unit**: bytes.
+    pub offset: u64,
+}
+
+impl Served {
+    /// Whether a replica has all of it, and in a file.
+    pub(crate) fn is_all_at(&self, replica: &StoreAnswer) -> bool {
+        replica.is_replica && replica.is_on_disk && replica.history == self.history && replica.offset >= self.offset
+    }
+}
+
+/// What one look found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreLook {
+    /// The server's answer.
+    pub answer: Seen<StoreAnswer>,
+    /// Size of its file; `None`: it did not say.
+    pub file_bytes: Option<u64>,
+    /// A copy waits for its next start.
+    pub is_restoring: bool,
+    /// Who serves, as it is on disk.
+    pub record: Seen<StoreRecord>,
 }
 
 /// The store with its replicas.
@@ -80,6 +114,25 @@ pub struct StoreSeen {
     pub port: u16,
     /// Looks.
     pub members: BTreeMap<Member, StoreMemberSeen>,
+}
+
+impl StoreSeen {
+    /// Takes a look in.
+    pub fn look(&mut self, member: Member, look: StoreLook) {
+        let StoreLook { answer, file_bytes, is_restoring, record } = look;
+        let known = self.members.get(&member);
+        let served = match answer.value().filter(|answer| !answer.is_replica) {
+            Some(answer) => Some(Served { history: answer.history.clone(), offset: answer.offset }),
+            None => known.and_then(|known| known.served.clone()),
+        };
+        let file_bytes = file_bytes.unwrap_or_else(|| known.map_or(0, |known| known.file_bytes));
+        self.members.insert(member, StoreMemberSeen { answer, file_bytes, is_restoring, served });
+        // A change of the primary that broke off is on disk all the same. A look may be older than the last that did not.
+        let epoch = |record: &Seen<StoreRecord>| record.value().map(|record| record.epoch);
+        if epoch(&record) > epoch(&self.record) {
+            self.record = record;
+        }
+    }
 }
 
 /// The process of a member.
@@ -147,7 +200,7 @@ pub(crate) fn plan(draft: &mut Draft<'_>, label: &str) -> (bool, Vec<BoxPlan>) {
         boxes.push(match &install {
             Some(install) => missing(member, &label, install),
             None if is_primary => serve(draft, seen, &record, &label),
-            None => keep(draft, member, &label),
+            None => follow(draft, seen, member, &label),
         });
     }
     let wanted = members(replicas, &record);
@@ -178,9 +231,11 @@ fn missing(member: Member, label: &str, install: &str) -> BoxPlan {
 fn replica_label(seen: &StoreSeen, record: &StoreRecord, member: Member) -> String {
     let answer = |member| seen.members.get(&member).and_then(|seen| seen.answer.value());
     match (answer(record.primary), answer(member)) {
-        (Some(primary), Some(replica)) if replica.has_link => {
-            format!("replica, {} bytes behind", primary.offset.saturating_sub(replica.offset))
+        (Some(primary), Some(replica)) if replica.has_link && replica.history == primary.history => {
+            let unwritten = if replica.is_on_disk { "" } else { ", writes its file" };
+            format!("replica, {} bytes behind{unwritten}", primary.offset.saturating_sub(replica.offset))
         }
+        (_, Some(replica)) if replica.has_link => "replica, takes all over".to_owned(),
         (_, Some(_)) => "replica, without its primary".to_owned(),
         (_, None) => "replica".to_owned(),
     }
@@ -195,10 +250,35 @@ fn keep(draft: &mut Draft<'_>, member: Member, label: &str) -> BoxPlan {
     keep_running(draft, simple)
 }
 
+/// Keeps a replica running. One that follows nobody is ended: it could take writes beside the primary.
+fn follow(draft: &mut Draft<'_>, seen: &StoreSeen, member: Member, label: &str) -> BoxPlan {
+    let name = child_of(member);
+    let running = draft.view.life(&name).runs();
+    let answer = seen.members.get(&member).map(|seen| &seen.answer);
+    if let (Some(Seen::Fact { value, observed_at }), Some(running)) = (answer, running)
+        && !value.is_replica
+        && *observed_at >= running.since
+        && !draft.view.is_busy(&StepKey::Store)
+        && !draft.view.is_outdated(*observed_at, &StepKey::Store)
+    {
+        let mut shown = empty(member, label);
+        shown.reason = Some("follows nobody, and does not serve".to_owned());
+        shown.waiting.push(draft.stop(&name, running, ORDERLY));
+        return shown;
+    }
+    keep(draft, member, label)
+}
+
 /// Keeps the primary running, or lets another take over.
 fn serve(draft: &mut Draft<'_>, seen: &StoreSeen, record: &StoreRecord, label: &str) -> BoxPlan {
     let name = child_of(record.primary);
     let life = draft.view.life(&name);
+    // Nothing is begun in place of who may have a successor in this moment.
+    if let Some(running) = draft.view.observed.running.get(&StepKey::Store) {
+        let mut shown = empty(record.primary, label);
+        shown.waiting.push(Waiting::Step { what: running.what.clone(), since: running.since });
+        return shown;
+    }
     // It is recorded, and the rest of its promotion was cut off.
     if let Some(Seen::Fact { value: answer, observed_at }) = seen.members.get(&record.primary).map(|seen| &seen.answer)
         && !draft.view.is_outdated(*observed_at, &StepKey::Store)
@@ -213,6 +293,9 @@ fn serve(draft: &mut Draft<'_>, seen: &StoreSeen, record: &StoreRecord, label: &
         return shown;
     }
     let Life::Ended { at, .. } = life else { return keep(draft, record.primary, label) };
+    if draft.view.is_child_busy(&name) {
+        return keep(draft, record.primary, label);
+    }
     let Some(why) = given_up(&draft.view, seen, record, life) else { return keep(draft, record.primary, label) };
     match successor(&draft.view, seen, record, at) {
         Successor::Is(to) => {
@@ -260,8 +343,12 @@ enum Successor {
     None,
 }
 
-/// The replica that is furthest, by looks from after the primary's end: nothing can come to any of them since.
+/// The replica that is furthest, by looks from after the primary's end: nothing can come to any of them since. It has what
+/// the primary had at the last look at that, so that one whose stream broke off long ago does not take its data away.
 fn successor(view: &View<'_>, seen: &StoreSeen, record: &StoreRecord, ended: Timestamp) -> Successor {
+    let Some(served) = seen.members.get(&record.primary).and_then(|seen| seen.served.as_ref()) else {
+        return Successor::None;
+    };
     let until = ended.after(LOOKED_AT_WITHIN);
     let mut best: Option<(u64, Member)> = None;
     for (member, look) in seen.members.iter().filter(|(member, _)| **member != record.primary) {
@@ -269,7 +356,7 @@ fn successor(view: &View<'_>, seen: &StoreSeen, record: &StoreRecord, ended: Tim
         match &look.answer {
             Seen::Fact { value, observed_at } if *observed_at >= ended && *observed_at >= running.since => {
                 let is_further = best.is_none_or(|(offset, _)| value.offset > offset);
-                if value.is_replica && value.offset > NEVER_IN_STEP && is_further {
+                if served.is_all_at(value) && is_further {
                     best = Some((value.offset, *member));
                 }
             }

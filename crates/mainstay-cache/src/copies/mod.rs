@@ -210,7 +210,8 @@ pub fn folder(state: &Path) -> PathBuf {
     state.join("store-copies")
 }
 
-fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
+/// The error of what was tried there.
+pub(crate) fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
     let path = path.to_owned();
     move |source| CopyError::Io { action, path, source }
 }

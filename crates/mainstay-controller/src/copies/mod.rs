@@ -10,12 +10,12 @@ use mainstay_cache::copies::{self, Alone, Wanted};
 use mainstay_cache::replicas::PartError;
 use mainstay_cache::{Copies, Copy, CopyError, Kind, Part, Settings, find_program};
 use mainstay_decide::backups::JobRecord;
-use mainstay_decide::replicas::StoreRecord;
+use mainstay_decide::replicas::{StoreRecord, child_of};
 use mainstay_decide::store::{self, CopySeen};
 use mainstay_stack::model::StoreCopies as Policy;
 use mainstay_supervisor::durable;
 use mainstay_supervisor::ids::user_for;
-use mainstay_types::{ChildRole, Member, Secret, full_text};
+use mainstay_types::{ChildName, ChildRole, Member, Secret, full_text};
 
 use crate::clock::now;
 use crate::launch::Launch;
@@ -51,6 +51,9 @@ pub enum Error {
     /// It is stored, and is not what the store held.
     #[error("copy {0} is not right: {1}")]
     NotRight(String, String),
+    /// Another server of the store took over while this went on.
+    #[error("{0} became the store meanwhile")]
+    Moved(ChildName),
     /// Who serves is not known.
     #[error(transparent)]
     Part(#[from] PartError),
@@ -70,6 +73,8 @@ pub struct Opened {
     /// What the stack file says of them.
     pub policy: Policy,
     paths: Paths,
+    /// The server that served when it was opened.
+    member: Member,
 }
 
 fn file(paths: &Paths) -> PathBuf {
@@ -137,7 +142,22 @@ impl Opened {
             user: user_for(ChildRole::Redis, stack.name.as_str(), "redis"),
         };
         let copies = Copies::new(settings, find_program()?, now);
-        Ok(Self { copies, policy, paths: paths.clone() })
+        Ok(Self { copies, policy, paths: paths.clone(), member })
+    }
+
+    /// The same as it is now: another server may have become the store while this one waited.
+    ///
+    /// **Errors**: as of [`Opened::open`].
+    pub fn again(&self) -> Result<Self, Error> {
+        Self::open(&self.paths)
+    }
+
+    /// Whether the server that was opened is still the one that serves.
+    ///
+    /// **Errors**: another is.
+    pub fn still_serves(&self) -> Result<(), Error> {
+        let primary = mainstay_cache::replicas::record(&self.paths.state)?.unwrap_or_default().primary;
+        if primary == self.member { Ok(()) } else { Err(Error::Moved(child_of(primary))) }
     }
 
     /// Whole copies, oldest first.
@@ -261,7 +281,8 @@ mod tests {
             user: None,
         };
         let policy = settings.cache.copies.clone();
-        let opened = Opened { copies: Copies::new(settings, "/bin/false".into(), now), policy, paths };
+        let opened =
+            Opened { copies: Copies::new(settings, "/bin/false".into(), now), policy, paths, member: Member::A };
         let alone = opened.copies.alone().expect("alone");
         let at = |days: i64| Timestamp::from_millis(now().as_millis() - days * 86_400_000);
         for (id, days) in [("old", 90), ("new", 1)] {

@@ -1,6 +1,6 @@
 //! The store as the loop takes it: its servers and its copies.
 
-use mainstay_decide::replicas::{StoreAnswer, StoreMemberSeen, child_of};
+use mainstay_decide::replicas::{StoreLook, child_of};
 use mainstay_decide::store::CopiesSeen;
 use mainstay_types::{Member, Seen, Timestamp};
 
@@ -8,19 +8,10 @@ use super::Core;
 
 impl Core {
     /// A look at one of several servers.
-    pub(super) fn take_store(
-        &mut self,
-        member: Member,
-        answer: Seen<StoreAnswer>,
-        bytes: Option<u64>,
-        is_restoring: bool,
-    ) {
-        let name = child_of(member);
-        self.observed.redis.insert(name.to_string(), plain(&answer));
+    pub(super) fn take_store(&mut self, member: Member, look: StoreLook) {
+        self.observed.redis.insert(child_of(member).to_string(), plain(&look.answer));
         if let Some(store) = &mut self.observed.store {
-            let known = store.members.get(&member).map_or(0, |known| known.file_bytes);
-            let file_bytes = bytes.unwrap_or(known);
-            store.members.insert(member, StoreMemberSeen { answer, file_bytes, is_restoring });
+            store.look(member, look);
         }
     }
 

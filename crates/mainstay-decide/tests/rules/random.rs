@@ -8,7 +8,7 @@ use mainstay_decide::observed::{
     ControlFile, DataDirectory, Errand, FailedStep, Health, Observed, RouterSeen, RunningStep, Wish,
 };
 use mainstay_decide::plan::{Step, StepKey, plan};
-use mainstay_decide::replicas::{StoreAnswer, StoreMemberSeen, StoreRecord, StoreSeen};
+use mainstay_decide::replicas::{Served, StoreAnswer, StoreMemberSeen, StoreRecord, StoreSeen};
 use mainstay_decide::schedule::{Cause, Run};
 use mainstay_stack::model::Durability;
 use mainstay_types::{ChildName, ExitReason, Lsn, Member, Nonce, Seen, State, Timeline, Timestamp};
@@ -201,14 +201,18 @@ fn disturb_store(bench: &mut Bench, bytes: &mut Bytes<'_>) {
     for member in [A, B] {
         let port = if bytes.below(2) == 0 { 0 } else { 6379 };
         let (is_replica, has_link) = (bytes.below(2) == 0, bytes.below(2) == 0);
-        let value = StoreAnswer { is_replica, has_link, offset: u64::from(bytes.below(200)), port };
+        let history = ["first", "second"][usize::from(bytes.below(2))].to_owned();
+        let offset = u64::from(bytes.below(200));
+        let served = (bytes.below(4) != 3).then(|| Served { history: "first".to_owned(), offset: offset / 2 });
+        let is_on_disk = bytes.below(4) != 3;
+        let value = StoreAnswer { is_replica, has_link, history, offset, is_on_disk, port };
         let answer = match bytes.below(4) {
             0 => Seen::Unknown,
             1 => Seen::Silent { since: bytes.time() },
             _ => Seen::Fact { value, observed_at: bytes.time() },
         };
         let file_bytes = u64::from(bytes.below(4)) * 100_000_000;
-        members.insert(member, StoreMemberSeen { answer, file_bytes, is_restoring: bytes.is_rare() });
+        members.insert(member, StoreMemberSeen { answer, file_bytes, is_restoring: bytes.is_rare(), served });
     }
     let value = StoreRecord { epoch: u64::from(bytes.below(3)), primary: bytes.member(), former: None };
     let record = if bytes.is_rare() { Seen::Unknown } else { Seen::Fact { value, observed_at: bytes.time() } };

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::support::{A, B, Bench, at, child, fact, failed};
+use mainstay_decide::observed::RunningStep;
 use mainstay_decide::plan::{Step, StepKey};
-use mainstay_decide::replicas::{StoreAnswer, StoreMemberSeen, StoreRecord, StoreSeen};
+use mainstay_decide::replicas::{Served, StoreAnswer, StoreLook, StoreMemberSeen, StoreRecord, StoreSeen};
 use mainstay_types::{BoxId, Member, Seen, State};
 
 const PORT: u16 = 6379;
@@ -15,10 +16,15 @@ fn c() -> Member {
     Member::nth(2).expect("there are six")
 }
 
-fn member(is_replica: bool, offset: u64, looked: i64) -> StoreMemberSeen {
+fn says(is_replica: bool, offset: u64) -> StoreAnswer {
     let port = if is_replica { 0 } else { PORT };
-    let answer = StoreAnswer { is_replica, has_link: is_replica, offset, port };
-    StoreMemberSeen { answer: fact(answer, looked), file_bytes: 1000, is_restoring: false }
+    let history = "first".to_owned();
+    StoreAnswer { is_replica, has_link: is_replica, history, offset, is_on_disk: true, port }
+}
+
+fn member(is_replica: bool, offset: u64, looked: i64) -> StoreMemberSeen {
+    let served = (!is_replica).then(|| Served { history: "first".to_owned(), offset });
+    StoreMemberSeen { answer: fact(says(is_replica, offset), looked), file_bytes: 1000, is_restoring: false, served }
 }
 
 /// Three servers, a serves; the others were looked at after the moment at which tests let it end.
@@ -30,7 +36,7 @@ fn bench() -> Bench {
         bench.observed.redis.insert(name.to_owned(), fact((), 99_990));
     }
     let members = BTreeMap::from([
-        (A, member(false, 900, 99_880)),
+        (A, member(false, 700, 99_880)),
         (B, member(true, 800, 99_990)),
         (c(), member(true, 850, 99_990)),
     ]);
@@ -67,7 +73,7 @@ fn at_rest_there_is_nothing_to_do_and_each_server_has_a_box() {
         shown.label
     };
     assert_eq!(label("store"), "primary, AOF");
-    assert_eq!(label("store-b"), "replica, 100 bytes behind");
+    assert_eq!(label("store-b"), "replica, 0 bytes behind");
 }
 
 #[test]
@@ -122,14 +128,75 @@ fn who_was_not_looked_at_since_the_end_is_waited_for_and_not_for_ever() {
 }
 
 #[test]
-fn a_replica_that_was_never_in_step_does_not_take_over() {
+fn a_replica_that_has_not_all_that_the_primary_was_seen_with_does_not_take_over() {
+    let with = |change: fn(&mut StoreAnswer)| {
+        let mut bench = bench();
+        end_primary(&mut bench, 2);
+        bench.now = at(ENDED + 2_000);
+        for one in [B, c()] {
+            let mut answer = says(true, 800);
+            change(&mut answer);
+            seen(&mut bench, one).answer = fact(answer, 99_990);
+        }
+        bench.steps()
+    };
+    assert_eq!(with(|_| ()), vec![promotion(B)]);
+    assert_eq!(with(|answer| answer.offset = 699), vec![restart()], "its stream broke off");
+    assert_eq!(with(|answer| answer.history = "before".to_owned()), vec![restart()], "further, in another stream");
+    assert_eq!(with(|answer| answer.is_on_disk = false), vec![restart()], "killed it would come back without");
+    let mut never_seen = bench();
+    end_primary(&mut never_seen, 2);
+    seen(&mut never_seen, A).served = None;
+    assert_eq!(never_seen.steps(), vec![restart()], "nobody knows what it had");
+    // Until the first write a primary and who has all of it are at 0.
+    let mut idle = bench();
+    end_primary(&mut idle, 2);
+    seen(&mut idle, A).served = Some(Served { history: "first".to_owned(), offset: 0 });
+    seen(&mut idle, B).answer = fact(says(true, 0), 99_990);
+    seen(&mut idle, c()).answer = fact(says(true, 0), 99_990);
+    assert_eq!(idle.steps(), vec![promotion(B)]);
+}
+
+#[test]
+fn nothing_is_begun_beside_a_step_that_may_change_who_serves() {
+    let running = |what: &str| RunningStep { since: at(99_000), what: what.to_owned() };
+    let mut starting = bench();
+    end_primary(&mut starting, 2);
+    starting.observed.running.insert(StepKey::Child { name: child("store") }, running("starts store"));
+    assert_eq!(starting.steps(), vec![]);
+    let mut promoting = bench();
+    end_primary(&mut promoting, 1);
+    promoting.observed.running.insert(StepKey::Store, running("makes store-b the store"));
+    assert_eq!(promoting.steps(), vec![]);
+}
+
+#[test]
+fn who_follows_nobody_and_does_not_serve_is_ended() {
     let mut bench = bench();
-    end_primary(&mut bench, 2);
-    bench.now = at(ENDED + 2_000);
-    for one in [B, c()] {
-        seen(&mut bench, one).answer = member(true, 1, 99_990).answer;
-    }
-    assert_eq!(bench.steps(), vec![restart()]);
+    seen(&mut bench, B).answer = fact(StoreAnswer { port: 0, ..says(false, 900) }, 99_990);
+    let steps = bench.steps();
+    assert!(matches!(steps.as_slice(), [Step::Stop { name, .. }] if *name == child("store-b")), "{steps:?}");
+    bench.observed.done.insert(StepKey::Store, at(99_995));
+    assert_eq!(bench.steps(), vec![], "it was looked at before it was made what it is");
+}
+
+#[test]
+fn a_record_on_disk_that_is_ahead_counts_and_one_that_is_behind_does_not() {
+    let mut bench = bench();
+    let store = bench.observed.store.as_mut().expect("the bench is whole");
+    let look = |epoch, primary| StoreLook {
+        answer: Seen::Unknown,
+        file_bytes: None,
+        is_restoring: false,
+        record: fact(StoreRecord { epoch, primary, former: None }, 99_000),
+    };
+    store.look(A, look(3, B));
+    assert_eq!(store.record.value().map(|record| (record.epoch, record.primary)), Some((3, B)));
+    store.look(A, look(2, A));
+    store.look(A, StoreLook { record: Seen::Unknown, ..look(0, A) });
+    assert_eq!(store.record.value().map(|record| (record.epoch, record.primary)), Some((3, B)));
+    let known = &store.members[&A];
+    assert_eq!((known.file_bytes, known.served.as_ref().map(|served| served.offset)), (1000, Some(700)), "kept");
 }
 
 #[test]
@@ -155,8 +222,7 @@ fn a_promotion_that_was_cut_off_is_finished_by_the_record() {
     let finish = Step::PromoteStore { to: c(), from: None, epoch: 1 };
     let mut bench = after_failover();
     assert_eq!(bench.steps(), vec![finish.clone()], "it follows another still");
-    seen(&mut bench, c()).answer =
-        fact(StoreAnswer { is_replica: false, has_link: false, offset: 900, port: 0 }, 99_990);
+    seen(&mut bench, c()).answer = fact(StoreAnswer { port: 0, ..says(false, 900) }, 99_990);
     assert_eq!(bench.steps(), vec![finish], "it is not at the store's port");
     bench.observed.done.insert(StepKey::Store, at(99_995));
     assert_eq!(bench.steps(), vec![], "it was looked at before it was made the store");

@@ -157,6 +157,7 @@ fn proven(copy: &Copy) -> String {
 async fn take(global: &Global, opened: &Opened, wait: Duration, name: Option<String>) -> Result<u8, Failure> {
     rustix::process::nice(NICE).ok();
     let alone = opened.alone(wait, tell(global)).await.map_err(|error| failure(&error))?;
+    let opened = opened.again().map_err(|error| failure(&error))?;
     let wanted = Wanted::Asked { name };
     let copy = opened.take(&alone, wanted, tell(global)).await.map_err(|error| failure(&error))?;
     print(global, &copy);
@@ -179,6 +180,7 @@ async fn prove(global: &Global, opened: &Opened, wait: Duration, name: Option<&s
 async fn restore(global: &Global, opened: &Opened, wait: Duration, from: &str) -> Result<u8, Failure> {
     let tell = tell(global);
     let alone = opened.alone(wait, &tell).await.map_err(|error| failure(&error))?;
+    let opened = &opened.again().map_err(|error| failure(&error))?;
     let list = opened.list().map_err(|error| failure(&error))?;
     let copy = copies::find(&list, from).map_err(|error| failure(&error.into()))?;
     tell(&format!("copy {} is loaded by a second server once more", copy.id));
@@ -193,6 +195,7 @@ async fn restore(global: &Global, opened: &Opened, wait: Duration, from: &str) -
         }
         None => None,
     };
+    opened.still_serves().map_err(|error| failure(&error))?;
     let laid = opened.copies.replace(&alone, &copy).await.map_err(|error| match error {
         CopyError::Response(_) | CopyError::NotOurs { .. } => not_asked(&error),
         error => failure(&error.into()),
@@ -228,6 +231,8 @@ async fn back(opened: &Opened) -> Result<u64, Failure> {
         if !opened.copies.waits()
             && let Ok(Some(counts)) = opened.copies.present().await
         {
+            // One that serves no more has put the copy away, and answers as well.
+            opened.still_serves().map_err(|error| failure(&error))?;
             return Ok(copies::keys(&counts));
         }
         tokio::time::sleep(LOOK).await;
@@ -287,6 +292,9 @@ fn failure(error: &Error) -> Failure {
         Error::Copy(CopyError::NotSaved(_) | CopyError::Response(_) | CopyError::NotOurs { .. }) => {
             Failure::failed("MS1130", text).help("earlier copies are untouched; `mainstay status` shows the store")
         }
+        Error::Moved(_) => Failure::failed("MS1130", text).help(
+            "nothing was restored, and no copy waits; `mainstay store restore` again, to the one that serves now",
+        ),
         Error::Stack(_) => Failure::environment("MS3130", text).help("`mainstay up` writes it again"),
         Error::Copy(CopyError::NoSpace { .. }) => Failure::environment("MS3130", text)
             .help("free space on that disk; the store and earlier copies are untouched"),
