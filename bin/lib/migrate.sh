@@ -70,8 +70,13 @@ flyway() {
   until_so "a bad file and a control plane that is started again: the dead instance is back" repaired
   ms status >"$SCRATCH/out"
   says "migrations: .*V5_bad.sql"
+  # Asked for and refused, it ran nothing: what was taken back is held as before, until it is run.
+  held() { value "[one['script'] for one in it['held']]" <"$(echo "$STATE"/*/development/migrations-undone.json)"; }
+  migrate 2
+  same "a refused run lets go of nothing" "$(held)" "['V3__email.sql']"
   rm "$FOLDER/V4__since.sql" "$FOLDER/V5_bad.sql"
   migrate 0 --json
+  same "a run of all lets go of it" "$(held)" "[]"
   same "asked for, it runs again" "$(value "[one['script'] for one in it['applied']], it['versions']" <"$SCRATCH/out")" "['V3__email.sql'] ['1', '2', '3']"
   put V4__good.sql "CREATE TABLE good (id int);"
   put U4__good.sql "DROP TABLE good;"

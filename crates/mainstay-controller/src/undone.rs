@@ -114,6 +114,16 @@ impl Undone {
     pub fn forget(paths: &Paths, launch: &Launch) -> io::Result<()> {
         Self { held: Vec::new(), is_restored: false, ..Self::of_run(paths, launch) }.save(paths)
     }
+
+    /// Holds these files back no more: a person's run applied them, and not all that is pending.
+    ///
+    /// **Errors**: the file system's.
+    pub fn forget_these(paths: &Paths, launch: &Launch, scripts: &[&str]) -> io::Result<()> {
+        let mut noted = Self::of_run(paths, launch);
+        let before = noted.held.len();
+        noted.held.retain(|held| !scripts.contains(&held.script.as_str()));
+        if noted.held.len() == before { Ok(()) } else { noted.save(paths) }
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +173,22 @@ mod tests {
             Undone::set_migrated(&paths, &launch(since)).unwrap();
         }
         assert!(of(5).is_empty());
+    }
+
+    #[test]
+    fn a_run_that_stopped_half_way_lets_go_of_what_it_applied_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths { state: folder.path().to_owned(), runtime: folder.path().join("run") };
+        let held = |script: &str| Held { script: script.to_owned(), checksum: "1".to_owned() };
+        Undone::note(&paths, &launch(1), held("V3__c.sql")).unwrap();
+        Undone::note(&paths, &launch(1), held("V2__b.sql")).unwrap();
+        Undone::set_restored(&paths, &launch(1)).unwrap();
+        Undone::forget_these(&paths, &launch(1), &[]).unwrap();
+        assert_eq!(Undone::held(&paths, &launch(1)).len(), 2, "it ran nothing");
+        Undone::forget_these(&paths, &launch(1), &["V2__b.sql", "V2_1__new.sql"]).unwrap();
+        assert_eq!(Undone::held(&paths, &launch(1)), [held("V3__c.sql")]);
+        Undone::hold_restored(&paths, &launch(1), vec![held("V4__came.sql")]).unwrap();
+        assert_eq!(Undone::held(&paths, &launch(1)).len(), 2, "restored data are looked at still");
     }
 
     #[test]

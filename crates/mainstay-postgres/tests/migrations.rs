@@ -67,6 +67,7 @@ async fn the_last_one_is_taken_back_by_its_file_and_a_point_is_named_before_ever
     a_point_is_named_before_what_runs_and_the_plan_changes_nothing(&ways, &folder).await;
     the_last_one_is_taken_back(&ways, &folder).await;
     what_was_taken_back_is_held_when_nobody_asks_for_it(&ways, &folder).await;
+    of_two_that_were_taken_back_neither_is_run(&ways, &folder).await;
     cluster.end().await;
 }
 
@@ -197,8 +198,10 @@ async fn a_file_without_a_transaction_that_is_cut_off_is_never_taken_for_applied
     });
     assert!(holder.starts_with("pid ") && holder.contains("mainstay"), "{holder}");
     match run.unwrap_err() {
-        MigrateError::Cut { script, line, .. } => assert_eq!((script.as_str(), line), ("V2__index.sql", 2)),
-        other => panic!("{other}"),
+        MigrateError::Cut { script, line, is_undo: false, half_done: Some("flyway_schema_history"), .. } => {
+            assert_eq!((script.as_str(), line), ("V2__index.sql", 2));
+        }
+        other => panic!("{other:?}"),
     }
     assert_eq!(history(&ways.0).await.last().unwrap(), &(2, Some("2".to_owned()), "V2__index.sql".to_owned(), false));
     let error = migrate(&ways, &folder).await.unwrap_err();
@@ -220,6 +223,30 @@ async fn a_file_without_a_transaction_that_is_cut_off_is_never_taken_for_applied
         () = until_noted => {}
     }
     assert!(!history(&ways.0).await.last().unwrap().3);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_cancels_was_cut_off_and_what_its_own_time_ends_was_not() {
+    let (cluster, ways, folder) = begin().await;
+    put(&folder, "V1__a.sql", "CREATE TABLE a (id int);");
+    put(&folder, "U1__a.sql", "SELECT pg_sleep(600);");
+    assert_eq!(names(&ways, &folder).await, ["V1__a.sql"]);
+    let superuser = ways.1.in_database("users").connect().await.unwrap();
+    let cancelled = async {
+        let sql = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' \
+            AND pid <> pg_backend_pid() AND state = 'active'";
+        let begun = std::time::Instant::now();
+        while superuser.query(sql, &[]).await.unwrap().is_empty() {
+            assert!(begun.elapsed() < support::WITHIN, "it never began");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let error = tokio::join!(undo(&ways, &folder), cancelled).0.unwrap_err();
+    assert!(matches!(error, MigrateError::Cut { is_undo: true, half_done: None, .. }), "{error:?}");
+    put(&folder, "V2__slow.sql", "SET statement_timeout = '100ms';\nSELECT pg_sleep(600);");
+    let error = migrate(&ways, &folder).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Statement { line: 2, .. }), "{error:?}");
     cluster.end().await;
 }
 
@@ -368,4 +395,19 @@ async fn what_was_taken_back_is_held_when_nobody_asks_for_it(ways: &Ways, folder
     put(folder, "V2__b.sql", "ALTER TABLE a ADD b int;");
     let done = migrate::migrate(&request, &mut |_| {}).await.unwrap();
     assert_eq!(done.versions, ["1", "2", "3"], "another text is another migration");
+}
+
+/// The one that was taken back first comes last in the folder.
+async fn of_two_that_were_taken_back_neither_is_run(ways: &Ways, folder: &Path) {
+    put(folder, "U3__c.sql", "DROP TABLE c;");
+    let third = undo(ways, folder).await.unwrap().held.unwrap();
+    let second = undo(ways, folder).await.unwrap().held.unwrap();
+    let held = [third, second.clone()];
+    assert_eq!(held.each_ref().map(|held| held.script.as_str()), ["V3__c.sql", "V2__b.sql"]);
+    let request =
+        Request { application: &ways.0, superuser: &ways.1, folder, is_out_of_order_allowed: false, held: &held };
+    let done = migrate::migrate(&request, &mut |_| {}).await.unwrap();
+    assert_eq!((done.applied.len(), done.versions.as_slice()), (0, ["1".to_owned()].as_slice()));
+    assert_eq!(done.held, Some(second));
+    assert_eq!(columns(ways).await, ["id"]);
 }

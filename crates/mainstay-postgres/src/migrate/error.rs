@@ -177,6 +177,10 @@ pub enum MigrateError {
         message: String,
         /// What is left.
         state: &'static str,
+        /// It was to take one back.
+        is_undo: bool,
+        /// The table that says that it is half-done; `None`: all of it was rolled back.
+        half_done: Option<&'static str>,
     },
     /// The connection broke while a file was committed.
     #[error("whether {script} was committed is not known: {source}; the history says it once the database answers")]

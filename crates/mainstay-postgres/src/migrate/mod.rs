@@ -52,7 +52,8 @@ pub struct Request<'a> {
     pub folder: &'a Path,
     /// A file whose version is below one that is applied is run all the same.
     pub is_out_of_order_allowed: bool,
-    /// What was taken back and is not to be run by itself: it and what comes after it stay pending.
+    /// What was taken back and is not to be run by itself, in any order: the first of it in the order of the files, and
+    /// what comes after that, stay pending.
     pub held: &'a [Held],
 }
 
@@ -204,10 +205,7 @@ async fn run_pending(request: &Request<'_>, only: Option<&[String]>, tell: Tell<
     let plan = plan::hold_against(&folder, &history);
     plan::refusal(&plan, folder.convention, request.is_out_of_order_allowed)?;
     let mut pending = plan::pending(&folder, &plan);
-    let held = request.held.iter().find(|held| pending.iter().any(|one| held.is(&one.script))).cloned();
-    if let Some(first) = held.as_ref().and_then(|held| pending.iter().position(|one| held.is(&one.script))) {
-        pending.truncate(first);
-    }
+    let held = plan::hold_back(&mut pending, request.held);
     if let Some(only) = only {
         pending.retain(|one| only.contains(&one.script.name));
     }

@@ -3,9 +3,9 @@
 use mainstay_types::Timestamp;
 use serde::Serialize;
 
-use super::MigrateError;
 use super::files::{Convention, Folder, Migration, Unsupported, Version};
 use super::history::{Entry, History, Kind};
+use super::{Held, MigrateError};
 
 /// What a migration is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -191,6 +191,14 @@ pub(crate) fn pending<'a>(folder: &'a Folder, plan: &[Planned]) -> Vec<&'a Migra
         planned.is_some_and(Planned::is_pending)
     };
     folder.migrations.iter().filter(is_pending).collect()
+}
+
+/// Leaves out what is held, and all that comes after the first of it. Answers which that is.
+pub(crate) fn hold_back(pending: &mut Vec<&Migration>, held: &[Held]) -> Option<Held> {
+    let is_held = |one: &&Migration| held.iter().find(|held| held.is(&one.script));
+    let (at, first) = pending.iter().enumerate().find_map(|(at, one)| Some((at, is_held(one)?)))?;
+    pending.truncate(at);
+    Some(first.clone())
 }
 
 /// The one with the highest version of those that are applied.

@@ -174,7 +174,7 @@ impl Watch<'_> {
                 self.sampled(run, statement.text, &mut overhead).await?
             };
             if let Err(error) = done {
-                return Err(run.broke_off(script, &statement, error).await);
+                return Err(run.broke_off((migration, Way::Up), &statement, error).await);
             }
             overhead += self.look().await?;
         }

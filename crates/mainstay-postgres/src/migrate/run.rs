@@ -74,7 +74,7 @@ impl Run<'_> {
         let begun = Instant::now();
         for statement in script.statements() {
             if let Err(error) = self.client.batch_execute(statement.text).await {
-                return Err(self.broke_off(script, &statement, error).await);
+                return Err(self.broke_off((migration, way), &statement, error).await);
             }
         }
         let took = begun.elapsed();
@@ -97,10 +97,11 @@ impl Run<'_> {
     /// A statement failed: what was done is taken back, or stays noted as half-done.
     pub(crate) async fn broke_off(
         &self,
-        script: &Script,
+        (migration, way): (&Migration, Way),
         statement: &Statement<'_>,
         error: tokio_postgres::Error,
     ) -> MigrateError {
+        let script = way.script(migration);
         let is_cut = is_cut(&error);
         let (line, message) = explain(script, statement, &error);
         let state = if script.is_transactional {
@@ -110,9 +111,10 @@ impl Run<'_> {
         } else {
             "statements before it in the file are done and stay (it runs without a transaction), and the history says so"
         };
+        let half_done = (!script.is_transactional).then(|| self.convention.history());
         let script = script.name.clone();
         if is_cut {
-            MigrateError::Cut { script, line, message, state }
+            MigrateError::Cut { script, line, message, state, is_undo: way == Way::Undo, half_done }
         } else {
             MigrateError::Statement { script, line, message, state }
         }
@@ -161,6 +163,10 @@ impl Run<'_> {
 /// session, the server went or had no room.
 fn is_cut(error: &tokio_postgres::Error) -> bool {
     let Some(database) = error.as_db_error() else { return true };
+    if *database.code() == SqlState::QUERY_CANCELED {
+        // A time that the file set itself has the same code. Our servers speak English.
+        return database.message().ends_with("due to user request");
+    }
     // Classes of SQLSTATE: connection, resources, operator, system.
     ["08", "53", "57", "58"].iter().any(|class| database.code().code().starts_with(class))
 }

@@ -247,11 +247,20 @@ async fn up(global: &Global, options: &Options, place: &Place) -> Result<u8, Fai
     let request = place.request(options);
     let migrated = migrate::migrate(&request, &mut |told| progress.take(told)).await;
     let done = migrated.map_err(|error| progress.failure(&error));
-    // A person asked for it: nothing is held back any more.
-    let noted = Undone::forget(&place.paths, &launch).map_err(|error| unnoted(&error));
+    // A person asked for it: once all is run nothing is held back any more.
+    let noted = match &done {
+        Ok(_) => Undone::forget(&place.paths, &launch),
+        Err(_) => {
+            let ran: Vec<&str> = progress.applied.iter().map(|one| one.script.as_str()).collect();
+            Undone::forget_these(&place.paths, &launch, &ran)
+        }
+    };
     progress.events.end().await;
     let done = done?;
-    noted?;
+    noted.map_err(|error| {
+        Failure::environment("MS3031", format!("it is done, and cannot be noted in the state folder: {error}"))
+            .help("what was taken back before, and has run now, is held back still if it is pending once more")
+    })?;
     if global.json {
         println!("{:#}", json!(done));
         return Ok(exit_code::DONE);
@@ -282,17 +291,17 @@ async fn undo(global: &Global, options: &Options, place: &Place) -> Result<u8, F
     let what = format!("runs {undo}, which takes {script} back; what it drops is gone from the present");
     let noun = format!("an undo ({script} by {undo})");
     restore::agree(global, options.confirm.as_deref(), launch.stack.as_str(), (&noun, &what))?;
+    // Beforehand: whatever ends this command in the midst, nobody runs it again by himself. While it is applied the note
+    // holds nothing back.
+    Undone::note(&place.paths, &launch, agreed.migration.clone()).map_err(|error| {
+        Failure::environment("MS3031", format!("cannot note in the state folder what is taken back: {error}"))
+            .help("nothing was taken back")
+    })?;
     let mut progress = Progress::begin(global, place, true);
     let undone = migrate::undo(&place.request(options), &agreed, &mut |told| progress.take(told)).await;
     let done = undone.map_err(|error| progress.failure(&error));
-    let noted = if progress.applied.is_empty() {
-        Ok(())
-    } else {
-        Undone::note(&place.paths, &launch, agreed.migration.clone()).map_err(|error| unnoted(&error))
-    };
     progress.events.end().await;
     let done = done?;
-    noted?;
     if global.json {
         println!("{:#}", json!(done));
         return Ok(exit_code::DONE);
@@ -306,15 +315,18 @@ async fn undo(global: &Global, options: &Options, place: &Place) -> Result<u8, F
     Ok(exit_code::DONE)
 }
 
-fn unnoted(error: &std::io::Error) -> Failure {
-    Failure::environment("MS3031", format!("it is done, and cannot be noted in the state folder: {error}"))
-        .help("a control plane that is started again may run a migration that was taken back")
-}
-
 /// What failed beside the present and not in it.
 fn on_copy(place: &str, failure: Failure) -> Failure {
     let help = "nothing of the present was touched; mend the file, or what it needs to be there, and try again";
     Failure { text: format!("{place}: {}", failure.text), ..failure }.help(help)
+}
+
+/// How what a file without a transaction left is mended.
+fn half_done(failure: Failure, history: &str) -> Failure {
+    failure.help(format!(
+        "`mainstay db psql -- -c '\\d'` shows what is there (an index that was not finished is marked INVALID: drop it), \
+         then `mainstay db psql -- -c 'DELETE FROM {history} WHERE NOT success'`"
+    ))
 }
 
 /// A failure of migrations, with its code and the next step.
@@ -337,10 +349,7 @@ pub(super) fn failure(error: &MigrateError) -> Failure {
         MigrateError::OutOfOrder { .. } => {
             Failure::refused("MS4122", text).help("or run it as it is: `mainstay db migrate --out-of-order`")
         }
-        MigrateError::FailedBefore { history, .. } => Failure::refused("MS4123", text).help(format!(
-            "`mainstay db psql -- -c '\\d'` shows what is there (an index that was not finished is marked INVALID: drop it), \
-             then `mainstay db psql -- -c 'DELETE FROM {history} WHERE NOT success'`"
-        )),
+        MigrateError::FailedBefore { history, .. } => half_done(Failure::refused("MS4123", text), history),
         MigrateError::OtherHistory { .. } => Failure::refused("MS4124", text)
             .help("nothing was run; keep the names that the history knows, or move the history over by hand first"),
         MigrateError::Baseline { .. } => Failure::refused("MS4126", text)
@@ -355,12 +364,40 @@ pub(super) fn failure(error: &MigrateError) -> Failure {
             .help("nothing was changed; `mainstay db migrate --plan` shows what is applied, and asked again it is that one"),
         MigrateError::Locked { .. } => Failure::failed("MS1121", text)
             .help("`mainstay db cancel PID` cuts off what that session does; nothing was run"),
-        MigrateError::Cut { .. } => Failure::failed("MS1121", text).help(
+        MigrateError::Cut { half_done: Some(history), .. } => {
+            let text = format!("{text}; nothing is run until what it left is mended");
+            half_done(Failure::failed("MS1121", text), history)
+        }
+        MigrateError::Cut { is_undo: true, .. } => Failure::failed("MS1121", text).help(
+            "the file is not at fault: `mainstay db migrate --undo` runs it again once `mainstay status` shows the cluster ready",
+        ),
+        MigrateError::Cut { is_undo: false, .. } => Failure::failed("MS1121", text).help(
             "the file is not at fault: `mainstay db migrate` runs it again once `mainstay status` shows the cluster ready",
         ),
         MigrateError::Unknown { .. }
         | MigrateError::History { .. }
         | MigrateError::Access(_) => Failure::failed("MS1121", text)
             .help("`mainstay status` shows the cluster, `mainstay db migrate --plan` what was applied"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_off_is_had_again_in_the_way_that_it_went() {
+        let hint = |is_undo: bool, half_done: Option<&'static str>| {
+            let (script, message) = ("V2__b.sql".to_owned(), "terminating connection".to_owned());
+            let cut = MigrateError::Cut { script, line: 1, message, state: "as it was", is_undo, half_done };
+            format!("{:?}", failure(&cut))
+        };
+        assert!(hint(false, None).contains("`mainstay db migrate` runs it again"), "{}", hint(false, None));
+        assert!(hint(true, None).contains("`mainstay db migrate --undo` runs it again"), "{}", hint(true, None));
+        for is_undo in [false, true] {
+            let said = hint(is_undo, Some("_sqlx_migrations"));
+            assert!(said.contains("DELETE FROM _sqlx_migrations WHERE NOT success"), "{said}");
+            assert!(!said.contains("runs it again"), "{said}");
+        }
     }
 }
