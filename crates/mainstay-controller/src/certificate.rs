@@ -1,14 +1,16 @@
 //! The edge's certificate: the local authority's, or the operator's own, which is followed while its files change.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::NewEvent;
 use mainstay_edge::own::{Look, OwnFiles};
 use mainstay_edge::protocol::{Certificate, Policy};
+use mainstay_stack::model::OwnCertificate;
 use mainstay_supervisor::durable;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::now;
@@ -33,20 +35,22 @@ impl Own {
     /// the files from then on.
     pub(crate) fn begin(self, local: Certificate, policies: watch::Sender<Option<Arc<Policy>>>) {
         let Some(of) = &self.settings.stack.edge.certificate else {
+            // What cannot be removed is of files that the stack does not name, and is not used.
+            std::fs::remove_file(self.file()).ok();
             policies.send_replace(Some(Arc::new(self.settings.edge_policy(local))));
             return;
         };
-        let folder = &self.settings.launch.folder;
-        let mut files = OwnFiles::new(folder.join(&of.cert), folder.join(&of.key), &self.settings.stack.edge.host);
+        let named = self.named(of);
+        let mut files = OwnFiles::new(named.cert.clone(), named.key.clone(), &self.settings.stack.edge.host);
         let look = files.look(now());
         let is_wrong = !matches!(look, Look::New(_));
         if is_wrong {
             // A control plane that is started again while the files are half changed has the last pair that was good.
-            let kept = self.kept().and_then(|kept| files.still(kept, now()));
+            let kept = Kept::load(&self.file(), &named).and_then(|kept| files.still(kept, now()));
             let begin = kept.map_or(Instead::Local(local), Instead::Kept);
             self.instead(look, begin, &policies);
         } else {
-            self.take(look, &policies);
+            self.take(look, &named, &policies);
         }
         tokio::spawn(async move {
             loop {
@@ -57,7 +61,7 @@ impl Own {
                 });
                 let Ok((next, look)) = looked.await else { return };
                 files = next;
-                self.take(look, &policies);
+                self.take(look, &named, &policies);
             }
         });
     }
@@ -79,18 +83,19 @@ impl Own {
         self.settings.paths.state.join("edge-certificate.json")
     }
 
-    /// The pair that was taken last, of any control plane.
-    fn kept(&self) -> Option<Certificate> {
-        serde_json::from_slice(&std::fs::read(self.file()).ok()?).ok()
+    /// Where the stack has them.
+    fn named(&self, of: &OwnCertificate) -> Named {
+        let folder = &self.settings.launch.folder;
+        Named { cert: folder.join(&of.cert), key: folder.join(&of.key) }
     }
 
-    fn take(&self, look: Look, policies: &watch::Sender<Option<Arc<Policy>>>) {
+    fn take(&self, look: Look, named: &Named, policies: &watch::Sender<Option<Arc<Policy>>>) {
         match look {
             Look::Same => {}
             Look::New(certificate) => {
                 // Whoever cannot keep it has it all the same, until the next control plane begins while the files are bad.
-                let kept = serde_json::to_vec(&certificate).map_err(io::Error::other);
-                if let Err(error) = kept.and_then(|bytes| durable::replace(&self.file(), &bytes, 0o600)) {
+                let kept = Kept { of: named.clone(), certificate: certificate.clone() };
+                if let Err(error) = kept.save(&self.file()) {
                     let text = format!("the certificate of tls.cert could not be kept beside its files: {error}");
                     self.journal.emit(NewEvent::warn(now(), "CertificateNotKept", text).about("edge"));
                 }
@@ -106,8 +111,60 @@ impl Own {
     }
 }
 
+/// The files that the stack names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Named {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+/// The pair that was taken last, of any control plane, and where it came from.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    of: Named,
+    certificate: Certificate,
+}
+
+impl Kept {
+    /// That of these files; of others none.
+    fn load(file: &Path, of: &Named) -> Option<Certificate> {
+        let kept: Self = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+        (kept.of == *of).then_some(kept.certificate)
+    }
+
+    fn save(&self, file: &Path) -> io::Result<()> {
+        let bytes = serde_json::to_vec(self).map_err(io::Error::other)?;
+        durable::replace(file, &bytes, 0o600)
+    }
+}
+
 /// With what the edge begins while the files cannot be used.
 enum Instead {
     Kept(Certificate),
     Local(Certificate),
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::Secret;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_certificate_is_that_of_the_files_that_the_stack_names() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("edge-certificate.json");
+        let named =
+            |name: &str| Named { cert: format!("/etc/{name}.pem").into(), key: format!("/etc/{name}.key").into() };
+        let certificate = Certificate {
+            hosts: vec!["shop.example.com".to_owned()],
+            chain_pem: "chain".to_owned(),
+            key_pem: Secret::new("key".to_owned()),
+        };
+        Kept { of: named("old"), certificate }.save(&file).expect("saves");
+        let kept = |of: &Named| Kept::load(&file, of).map(|kept| (kept.chain_pem, kept.key_pem.expose().to_owned()));
+        assert_eq!(kept(&named("old")), Some(("chain".to_owned(), "key".to_owned())));
+        assert_eq!(kept(&named("new")), None);
+        assert_eq!(kept(&Named { key: named("new").key, ..named("old") }), None);
+    }
 }

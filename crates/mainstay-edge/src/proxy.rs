@@ -87,6 +87,10 @@ pub(crate) struct RequestState {
     /// Event streams and upgrades: have no end, so no total time.
     is_stream: bool,
     body_bytes: u64,
+    /// All of the request is there.
+    is_whole: bool,
+    /// The time for an answer went by while the client did not send what it had announced.
+    has_stalled: bool,
     reason: Option<&'static str>,
     client_gone: bool,
     /// Only when the route has limits.
@@ -292,6 +296,9 @@ fn may_retry(group: &Group, ctx: &RequestState) -> bool {
 
 /// What the end of a request says of the service, for the breaker.
 fn outcome(ctx: &RequestState, is_error: bool) -> Outcome {
+    if ctx.has_stalled {
+        return Outcome::Unknown;
+    }
     if ctx.answered_at.is_some() {
         return if is_error { Outcome::Bad } else { Outcome::Good };
     }
@@ -328,6 +335,8 @@ impl ProxyHttp for Proxy {
             answered_at: None,
             is_stream: false,
             body_bytes: 0,
+            is_whole: false,
+            has_stalled: false,
             reason: None,
             client_gone: false,
             quota: None,
@@ -484,9 +493,14 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _is_end: bool,
+        is_end: bool,
         ctx: &mut RequestState,
     ) -> Result<()> {
+        if is_end && !ctx.is_whole {
+            ctx.is_whole = true;
+            // The service has its whole time for the answer, however long the client took.
+            ctx.deadline = ctx.route().map(|route| Instant::now() + route.timeout);
+        }
         let is_upgrade = ctx.head.as_ref().is_some_and(|head| head.is_upgrade);
         ctx.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
         let most = ctx.route().map_or(u64::MAX, |route| route.body_limit);
@@ -574,6 +588,10 @@ impl ProxyHttp for Proxy {
     ) -> Box<Error> {
         error.set_retry(false);
         let is_upstream = *error.esource() == ErrorSource::Upstream;
+        if is_upstream && *error.etype() == ErrorType::ReadTimedout && !ctx.is_whole {
+            ctx.has_stalled = true;
+            return error;
+        }
         let is_unanswered = ctx.answered_at.is_none() && session.response_written().is_none();
         if !is_upstream || !is_unanswered {
             return error;
@@ -599,6 +617,7 @@ impl ProxyHttp for Proxy {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestState) -> FailToProxy {
         let (status, reason) = match (error.etype(), error.esource()) {
             (ErrorType::HTTPStatus(status), _) => (*status, "refused"),
+            (ErrorType::ReadTimedout, ErrorSource::Upstream) if ctx.has_stalled => strict::BODY_TOO_LATE,
             (ErrorType::ReadTimedout | ErrorType::WriteTimedout, ErrorSource::Upstream) => {
                 (504, "upstream did not answer within the route's timeout")
             }
@@ -607,7 +626,7 @@ impl ProxyHttp for Proxy {
             }
             (_, ErrorSource::Upstream) => (502, "upstream closed the connection without an answer"),
             _ if phase(session).is_some_and(|phase| phase.is_broken()) => strict::BAD_CHUNKS,
-            (ErrorType::ReadTimedout, ErrorSource::Downstream) => (408, "request body did not arrive in time"),
+            (ErrorType::ReadTimedout, ErrorSource::Downstream) => strict::BODY_TOO_LATE,
             (
                 ErrorType::WriteError
                 | ErrorType::ReadError
@@ -666,7 +685,7 @@ impl Proxy {
         // 499 is nginx's number for a client that left before the answer.
         let status = written.unwrap_or(if ctx.client_gone { 499 } else { 0 });
         let is_truncated = written.is_some() && error.is_some_and(|error| *error.esource() == ErrorSource::Upstream);
-        let is_truncated = is_truncated && ctx.answered_at.is_some();
+        let is_truncated = is_truncated && ctx.answered_at.is_some() && !ctx.has_stalled;
         if is_truncated {
             ctx.reason.get_or_insert("answer was cut off by the upstream");
         }

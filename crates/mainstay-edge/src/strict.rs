@@ -13,6 +13,8 @@ pub(crate) type Refusal = (u16, &'static str);
 pub(crate) const BAD_CHUNKS: Refusal = (400, "body is not in well-formed chunks");
 /// A body beyond what the route takes.
 pub(crate) const BODY_TOO_LONG: Refusal = (413, "request body is longer than this route takes");
+/// A body that was announced and does not come.
+pub(crate) const BODY_TOO_LATE: Refusal = (408, "request body did not arrive in time");
 
 /// Checks the raw bytes of an HTTP/1 head (Pingora's parsed form has lost what is asked here).
 ///

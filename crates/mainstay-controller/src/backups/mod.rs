@@ -93,6 +93,9 @@ pub enum Error {
     /// No member can be copied.
     #[error("no PostgreSQL of the stack answers: {0}")]
     NoServer(String),
+    /// What was opened beside the present does not do what it is told.
+    #[error("{0}")]
+    Past(String),
     /// Nothing of that name was stored.
     #[error("there is no base backup {0}")]
     NoBackup(String),

@@ -1,6 +1,7 @@
 //! The past beside the present: a base backup restored into a folder of its own, replayed to a moment, opened for
 //! reading, and proven to be there.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -304,7 +305,7 @@ pub fn end_all(paths: &Paths) -> Result<usize, Error> {
     let begun = Instant::now();
     while let Some(open) = open_ones(paths).into_iter().find(|one| others.contains(one)) {
         if begun.elapsed() > CLOSES_WITHIN {
-            return Err(Error::NoServer(format!("who looks at the past in {} does not end", open.display())));
+            return Err(Error::Past(format!("who looks at the past in {} does not end", open.display())));
         }
         std::thread::sleep(LOOK);
     }
@@ -317,8 +318,10 @@ pub fn end_all(paths: &Paths) -> Result<usize, Error> {
 fn holder(folder: &Path) -> Option<i32> {
     let (_, pid) = folder.file_name()?.to_str()?.rsplit_once('-')?;
     let files = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let lock = folder.join("lock");
-    let mut open = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+    // The file and not its name: a state folder may be reached by a link, which the kernel does not show.
+    let of = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let lock = of(&folder.join("lock"))?;
+    let mut open = files.flatten().filter_map(|file| of(&file.path()));
     open.any(|file| file == lock).then(|| pid.parse().ok())?
 }
 
@@ -346,7 +349,7 @@ fn remove_left_over(paths: &Paths, of: &Layout) -> Result<(), Error> {
         let begun = Instant::now();
         while !past::end_left_over(&layout).map_err(io("end the server in", &layout.state))? {
             if begun.elapsed() > Duration::from_secs(30) {
-                return Err(Error::NoServer(format!("a server in {} does not end", layout.state.display())));
+                return Err(Error::Past(format!("a server in {} does not end", layout.state.display())));
             }
             std::thread::sleep(LOOK);
         }
@@ -400,7 +403,7 @@ async fn open_in(
     if past::free_locks(&access).await? {
         while past::replay(&access).await?.is_in_recovery {
             if begun.elapsed() > replayed_in + OUT_WITHIN {
-                return Err(Error::NoServer("the server of the past does not come out of recovery".to_owned()));
+                return Err(Error::Past("the server of the past does not come out of recovery".to_owned()));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -506,9 +509,9 @@ pub(super) async fn end(server: &mut Child) -> Result<(), Error> {
     }
     match tokio::time::timeout(OUT_WITHIN, server.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(Error::NoServer(format!("the restored server ended badly: {status}"))),
+        Ok(Ok(status)) => Err(Error::Past(format!("the restored server ended badly: {status}"))),
         Ok(Err(error)) => Err(Error::NoServer(error.to_string())),
-        Err(_) => Err(Error::NoServer("the restored server does not end".to_owned())),
+        Err(_) => Err(Error::Past("the restored server does not end".to_owned())),
     }
 }
 
@@ -531,7 +534,7 @@ impl Open {
         let begun = Instant::now();
         while past::replay(&self.access).await.map_or(true, |replay| replay.is_in_recovery) {
             if begun.elapsed() > OUT_WITHIN {
-                return Err(Error::NoServer("the restored server does not come out of recovery".to_owned()));
+                return Err(Error::Past("the restored server does not come out of recovery".to_owned()));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -574,6 +577,21 @@ mod tests {
             "stored_bytes": 1, "pages": 1, "name": null,
         });
         serde_json::from_value(label).expect("a label")
+    }
+
+    #[test]
+    fn who_holds_a_past_is_found_through_a_link_to_the_state_folder() {
+        let folder = tempfile::tempdir().expect("folder");
+        let ours = std::process::id();
+        let (state, link) = (folder.path().join("state"), folder.path().join("link"));
+        let open = state.join(format!("past/1-{ours}"));
+        std::fs::create_dir_all(&open).expect("makes");
+        std::os::unix::fs::symlink(&state, &link).expect("links");
+        let through = link.join(format!("past/1-{ours}"));
+        let alone = lock(&through).expect("locks");
+        assert_eq!((holder(&open), holder(&through)), (Some(ours.cast_signed()), Some(ours.cast_signed())));
+        drop(alone);
+        assert_eq!(holder(&through), None, "nobody has it open");
     }
 
     #[test]

@@ -138,6 +138,55 @@ async fn what_clients_do_wrong_opens_no_circuit_breaker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_do_not_come_are_the_clients_fault_and_no_services() {
+    let (edge, mut control, a, b) = edge(|policy| {
+        policy.routes[0].timeout_ms = 1_000;
+        let upstream = policy.upstreams.get_mut("backend").expect("upstream");
+        upstream.resilience.breaker = Some(Breaker { errors_percent: 50, requests: 6, open: Duration::from_secs(60) });
+    })
+    .await;
+    let head = format!("POST /api/echo HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\n5");
+    let mut streams = Vec::new();
+    for _ in 0..12 {
+        let mut stream = edge.client().tls(HOST, &["http/1.1"]).await.expect("connects");
+        stream.write_all(head.as_bytes()).await.expect("writes");
+        streams.push(stream);
+    }
+    for mut stream in streams {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive in time"), "{answer}");
+    }
+    eventually("all of them at the service", async || (a.hits() + b.hits() == 12).then_some(())).await;
+    assert_eq!(control.metric("mainstay_edge_breaker_open{upstream=\"backend\"}").await, 0);
+    for endpoint in ["a", "b"] {
+        let sample = format!("mainstay_edge_endpoint_in{{upstream=\"backend\",endpoint=\"{endpoint}\"}}");
+        assert_eq!(control.metric(&sample).await, 1, "{endpoint} was not ejected either");
+    }
+    assert_eq!(edge.client().get("/api/x").await.status, 200);
+    // What hangs with the whole request is the service's.
+    assert_eq!(edge.client().send(request("POST", "/api/hang", "all of it")).await.status, 504);
+    assert_eq!(edge.client().get("/api/hang").await.status, 504);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_for_an_answer_begins_when_the_request_is_whole() {
+    let (edge, _control, _a, _b) = edge(|policy| policy.routes[0].timeout_ms = 3_000).await;
+    let head = format!("POST /api/lines HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 33\r\nConnection: close\r\n\r\n");
+    let mut stream = edge.client().tls(HOST, &["http/1.1"]).await.expect("connects");
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    for _ in 0..33 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.write_all(b"x").await.expect("writes");
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"line\":2"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_alone_answers_with_errors_is_left_out() {
     let (edge, mut control, a, _b) = edge(|policy| {
         let upstream = policy.upstreams.get_mut("backend").expect("upstream");

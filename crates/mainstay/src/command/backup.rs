@@ -478,7 +478,12 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::NoSpace { .. } => Failure::environment("MS3110", text).help("make space there"),
         Error::File(_) | Error::Place(_) | Error::Io { .. } | Error::Secrets(_) => Failure::environment("MS3110", text)
             .help("the folder of database.backup.target must be there for mainstay to write, with space"),
-        Error::Repository(_) | Error::Backup(_) | Error::Access(_) | Error::NoServer(_) | Error::NoWal { .. } => {
+        Error::Repository(_)
+        | Error::Backup(_)
+        | Error::Access(_)
+        | Error::NoServer(_)
+        | Error::Past(_)
+        | Error::NoWal { .. } => {
             Failure::failed("MS1110", text).help("earlier backups are untouched; `mainstay status` shows the database")
         }
     }

@@ -146,7 +146,7 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
         }
         "/api/framed" | "/api/framed/hard" => Ok(with_headers(name, &[("x-frame-options", "SAMEORIGIN")])),
         path if path.starts_with("/api/text") => Ok(text(path)),
-        "/api/lines" => Ok(lines()),
+        "/api/lines" => lines(request).await,
         "/api/target" => Ok(Response::new(full(request.uri().to_string()))),
         "/api/crossing" => Ok(with_headers(name, &[("access-control-allow-origin", "*")])),
         // One of several that answers so, by its name.
@@ -171,8 +171,9 @@ fn text(path: &str) -> Response<Body> {
     with_headers(text, &headers)
 }
 
-/// Three lines, one after the other.
-fn lines() -> Response<Body> {
+/// Three lines, one after the other, once the request is there.
+async fn lines(request: Request<Incoming>) -> Result<Response<Body>, NoAnswer> {
+    request.into_body().collect().await.map_err(|_| NoAnswer)?;
     let pieces = futures_util::stream::unfold(0, |count| async move {
         if count > 0 {
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -181,7 +182,7 @@ fn lines() -> Response<Body> {
     });
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(pieces)));
     response.headers_mut().insert("content-type", "application/x-ndjson".parse().expect("value"));
-    response
+    Ok(response)
 }
 
 fn with_headers(text: String, headers: &[(&'static str, &str)]) -> Response<Body> {
