@@ -595,8 +595,7 @@ impl Core {
     fn refresh_health(&mut self, at: Timestamp) {
         let Some(children) = self.observed.children.value() else { return };
         for (name, service) in &self.stack.services {
-            for slot in 1..=service.instances {
-                let id = InstanceId { service: name.clone(), slot };
+            for id in self.observed.fleet.most(name, service) {
                 let latest = children.get(&ChildName::instance(&id));
                 let Some(child) = latest.filter(|child| child.ended.is_none()) else {
                     self.machines.remove(&id);

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use mainstay_decide::fleet::Fleet;
 use mainstay_supervisor::durable;
 use mainstay_types::{EnvironmentName, StackName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Launch {
     pub project: PathBuf,
     /// Counts runs; `before` commands run once for each.
     pub release: u64,
+    /// Which slots its instances have, and how many are wanted.
+    #[serde(default)]
+    pub fleet: Fleet,
     /// When `up` began.
     pub since: Timestamp,
     /// Uses the stack file declares a port for: these ports or none.

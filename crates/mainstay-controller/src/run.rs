@@ -90,7 +90,7 @@ fn settings(paths: &Paths) -> anyhow::Result<(Settings, Store, serde_json::Value
     let store = Store::open(&paths.state)?;
     let mut secrets = Secrets::open(&paths.state)?;
     let passwords = Passwords::open(&mut secrets, &parsed.stack)?;
-    let doors = Doors::choose(&mut Ports::resume(paths)?, &parsed.stack)?;
+    let doors = Doors::choose(&mut Ports::resume(paths)?, &parsed.stack, &launch.fleet)?;
     let generation = Generation(launch.release);
     let stack_hash = crate::drills::stack_hash(&text);
     let archive = crate::backups::archive(paths, &parsed.stack).context("cannot tell where WAL is archived")?;
@@ -291,6 +291,7 @@ fn first_look(
         store: store(settings),
         store_copies: Seen::Unknown,
         is_stopping: false,
+        fleet: settings.launch.fleet.clone(),
         is_fencing_sabotaged: false,
     }
 }

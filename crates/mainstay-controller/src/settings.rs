@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use mainstay_decide::fleet::Fleet;
 use mainstay_stack::Stack;
 use mainstay_stack::model::{Probe, RouteTarget};
 use mainstay_types::{ChildName, Generation, InstanceId, Secret, ServiceName};
@@ -90,13 +91,12 @@ pub(crate) struct Doors {
 
 impl Doors {
     /// Every port that the stack needs. Those of doors were chosen by `up`; the others are chosen here once.
-    pub(crate) fn choose(ports: &mut Ports, stack: &Stack) -> Result<Self, ports::Error> {
+    pub(crate) fn choose(ports: &mut Ports, stack: &Stack, fleet: &Fleet) -> Result<Self, ports::Error> {
         let mut any = |purpose: &str| ports.choose(purpose, Wish::Any, false);
         let mut instances = BTreeMap::new();
         let mut management = BTreeMap::new();
         for (name, service) in &stack.services {
-            for slot in 1..=service.instances {
-                let id = InstanceId { service: name.clone(), slot };
+            for id in fleet.most(name, service) {
                 if service.has_port {
                     instances.insert(id.clone(), any(&format!("instance:{id}"))?);
                 }

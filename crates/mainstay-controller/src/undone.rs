@@ -141,6 +141,7 @@ mod tests {
             folder: "/".into(),
             project: "/".into(),
             release: 1,
+            fleet: mainstay_decide::fleet::Fleet::default(),
             since: Timestamp::from_micros(since),
             declared_ports: Vec::new(),
         }

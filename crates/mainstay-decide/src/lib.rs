@@ -15,6 +15,7 @@ pub mod disk;
 mod draft;
 pub mod drills;
 mod endpoints;
+pub mod fleet;
 pub mod health;
 pub mod invariants;
 pub mod limit;

@@ -33,8 +33,7 @@ pub(crate) fn find(view: &View<'_>) -> BTreeMap<StepKey, String> {
         lost.extend(why.map(|why| (StepKey::Child { name }, why)));
     }
     for (service_name, service) in view.stack.services.iter().filter(|(_, service)| service.schedule.is_none()) {
-        for slot in 1..=service.instances {
-            let id = InstanceId { service: service_name.clone(), slot };
+        for id in view.observed.fleet.instances(service_name, service) {
             let name = ChildName::instance(&id);
             let child = view.children.get(&name);
             let why = child.and_then(|child| ends(&name, child)).or_else(|| never_answers(view, &id));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backups::BackupsSeen;
 use crate::damage::Damages;
+use crate::fleet::Fleet;
 use crate::plan::{Step, StepKey};
 use crate::replicas::StoreSeen;
 use crate::schedule::ScheduleSeen;
@@ -62,6 +63,8 @@ pub struct Observed {
     pub store_copies: Seen<CopiesSeen>,
     /// The stack is being brought down.
     pub is_stopping: bool,
+    /// The instances of the release that is live.
+    pub fleet: Fleet,
     /// A positive control: skip the fence of the next failover.
     pub is_fencing_sabotaged: bool,
 }

@@ -54,8 +54,7 @@ fn blind(stack: &Stack, observed: &Observed) -> Plan {
     ids.extend(stack.sites.keys().map(|name| BoxId::Site { name: name.clone() }));
     for (name, service) in &stack.services {
         ids.push(BoxId::Service { name: name.clone() });
-        let instance = |slot| mainstay_types::InstanceId { service: name.clone(), slot };
-        ids.extend((1..=service.instances).map(|slot| BoxId::Instance { id: instance(slot) }));
+        ids.extend(observed.fleet.instances(name, service).into_iter().map(|id| BoxId::Instance { id }));
     }
     if stack.database.is_some() {
         ids.push(BoxId::Router);

@@ -36,14 +36,14 @@ pub(crate) fn plan(draft: &mut Draft<'_>, tiers: &Tiers) {
             continue;
         }
         let mut boxes = Vec::new();
-        for slot in 1..=service.instances {
-            let id = InstanceId { service: name.clone(), slot };
-            boxes.push(instance(draft, &id, service, waiting.as_ref()));
+        let wanted = draft.view.observed.fleet.instances(name, service);
+        for id in &wanted {
+            boxes.push(instance(draft, id, service, waiting.as_ref()));
         }
-        for id in running_instances(&draft.view, name).into_iter().filter(|id| id.slot > service.instances) {
+        for id in running_instances(&draft.view, name).into_iter().filter(|id| !wanted.contains(id)) {
             boxes.push(surplus(draft, &id, service));
         }
-        let mut shown = whole(name, service, &boxes, waiting);
+        let mut shown = whole(name, wanted.len(), &boxes, waiting);
         show_failed_release(&draft.view, name, &mut shown);
         draft.show(shown);
         draft.plan.boxes.extend(boxes);
@@ -196,9 +196,8 @@ pub(crate) fn drain(service: &Service) -> Stop {
     Stop { signal: TERMINATE, grace: service.drain }
 }
 
-fn whole(name: &ServiceName, service: &Service, instances: &[BoxPlan], blocked: Option<Waiting>) -> BoxPlan {
+fn whole(name: &ServiceName, wanted: usize, instances: &[BoxPlan], blocked: Option<Waiting>) -> BoxPlan {
     let ready = instances.iter().filter(|shown| shown.state == State::Ready).count();
-    let wanted = service.instances as usize;
     let mut shown = BoxPlan {
         id: BoxId::Service { name: name.clone() },
         label: format!("{ready} of {wanted} ready"),

@@ -112,11 +112,11 @@ fn wanted_boxes(view: &View<'_>) -> Vec<(BoxId, Option<ChildName>)> {
     let mut boxes = vec![(BoxId::Edge, Some(child("edge")))];
     boxes.extend(stack.sites.keys().map(|name| (BoxId::Site { name: name.clone() }, Some(child("edge")))));
     for (name, service) in &stack.services {
-        let first = mainstay_types::InstanceId { service: name.clone(), slot: 1 };
-        let behind = if service.schedule.is_some() { ChildName::run(name) } else { ChildName::instance(&first) };
-        boxes.push((BoxId::Service { name: name.clone() }, Some(behind)));
-        for slot in 1..=service.instances {
-            let id = mainstay_types::InstanceId { service: name.clone(), slot };
+        let instances = view.observed.fleet.instances(name, service);
+        let first = instances.first().map(ChildName::instance);
+        let behind = if service.schedule.is_some() { Some(ChildName::run(name)) } else { first };
+        boxes.push((BoxId::Service { name: name.clone() }, behind));
+        for id in instances {
             let name = ChildName::instance(&id);
             boxes.push((BoxId::Instance { id }, Some(name)));
         }

@@ -543,6 +543,7 @@ fn blank(stack: &Stack, world: &mut World) -> Observed {
         store: None,
         store_copies: Seen::Unknown,
         is_stopping: world.is_stopping,
+        fleet: mainstay_decide::fleet::Fleet::default(),
         is_fencing_sabotaged: world.is_sabotaged,
     }
 }

@@ -199,6 +199,11 @@ impl Service {
     pub fn most_at_once(&self) -> u32 {
         if self.schedule.is_some() { 1 } else { self.instances }
     }
+
+    /// The most instances that may stand at once.
+    pub fn most_instances(&self) -> u32 {
+        self.instances
+    }
 }
 
 /// Runs that come and go, one at a time.

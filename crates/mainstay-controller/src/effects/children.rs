@@ -266,8 +266,7 @@ impl Effects {
             .iter()
             .filter_map(|(name, service)| Some((name, service, service.metrics.as_ref()?)))
             .flat_map(|(name, service, path)| {
-                (1..=service.instances).filter_map(move |slot| {
-                    let instance = InstanceId { service: name.clone(), slot };
+                self.settings.launch.fleet.most(name, service).into_iter().filter_map(move |instance| {
                     let port = doors.of(&instance, service.has_management_port)?;
                     Some(mainstay_telemetry::Target { instance, port, path: path.clone() })
                 })

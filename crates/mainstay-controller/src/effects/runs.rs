@@ -187,8 +187,7 @@ impl Effects {
             let is_whole = service_name.as_str() == name;
             let run = ChildName::run(service_name);
             let mut candidates: Vec<(ChildName, Option<InstanceId>)> = Vec::new();
-            for slot in 1..=service.instances {
-                let id = InstanceId { service: service_name.clone(), slot };
+            for id in self.settings.launch.fleet.most(service_name, service) {
                 candidates.push((ChildName::instance(&id), Some(id)));
             }
             candidates.extend(service.schedule.map(|_| (run, None)));

@@ -11,6 +11,7 @@ use mainstay_controller::backups::{self, Established};
 use mainstay_controller::launch::{self, Launch};
 use mainstay_controller::paths::{Made, Paths};
 use mainstay_controller::undone::Undone;
+use mainstay_decide::fleet::Fleet;
 use mainstay_supervisor::durable;
 use mainstay_supervisor::launch::Beside;
 use mainstay_types::{State, exit_code};
@@ -208,7 +209,9 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
     copy_program(&me, &program).map_err(|error| io(&format!("copy the program to {}", program.display()), &error))?;
     durable::replace(&place.paths.stack_file(), place.text.as_bytes(), 0o644)
         .map_err(|error| io("write the stack file's copy", &error))?;
-    let release = Launch::load(&place.paths).map_or(1, |before| before.release + 1);
+    let before = Launch::load(&place.paths).ok();
+    let release = before.as_ref().map_or(1, |before| before.release + 1);
+    let counts = before.map(|before| before.fleet.counts).unwrap_or_default();
     let launch = Launch {
         version: launch::VERSION,
         stack: place.parsed.stack.name.clone(),
@@ -217,6 +220,7 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
         folder: place.folder.clone(),
         project: preflight::project(&place.folder),
         release,
+        fleet: Fleet { release, counts, ..Fleet::default() },
         since: screen::now(),
         declared_ports,
     };
