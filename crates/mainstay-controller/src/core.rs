@@ -177,7 +177,7 @@ impl Core {
         self.keep_damages(at);
         let plan = mainstay_decide::plan::plan(&self.stack, &self.observed, at);
         let violations = invariants::check(&self.stack, &self.observed, &plan);
-        self.effects.set_endpoints(&plan.endpoints);
+        self.effects.set_endpoints(&plan);
         if violations.is_empty() {
             for step in &plan.steps {
                 self.begin(step.clone(), at);

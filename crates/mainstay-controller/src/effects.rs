@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use mainstay_api::{DatabaseAccess, Sabotage, ServiceEnv};
 use mainstay_decide::damage::Damages;
-use mainstay_decide::plan::{EndpointPlan, Step};
+use mainstay_decide::plan::{EndpointPlan, Plan, Step};
 use mainstay_edge::protocol::Endpoint;
 use mainstay_supervisor::client::Keep;
 use mainstay_supervisor::protocol::SpawnSpec;
@@ -23,7 +23,7 @@ pub(crate) use mistakes::Mistakes;
 pub(crate) use runs::BeforeRun;
 
 use crate::journal::Journal;
-use crate::links::Link;
+use crate::links::{Endpoints, Link, Shown};
 use crate::message::Outcome;
 use crate::paths::Paths;
 use crate::settings::{Settings, upstream_name};
@@ -34,7 +34,7 @@ pub(crate) struct Effects {
     pub(crate) keep: watch::Receiver<Option<Keep>>,
     pub(crate) edge: Link,
     pub(crate) router: Link,
-    pub(crate) endpoints: watch::Sender<Option<BTreeMap<String, Vec<Endpoint>>>>,
+    pub(crate) endpoints: watch::Sender<Endpoints>,
     /// Observers look when it changes; a change while one looks is not lost to it.
     pub(crate) looks: watch::Sender<()>,
     pub(crate) cluster: Option<Cluster>,
@@ -125,11 +125,11 @@ impl Effects {
         self.looks.send_replace(());
     }
 
-    /// Shows the edge its endpoints, if they changed. An upstream that is not planned keeps what it has, and
+    /// Shows the edge its endpoints and shares, if they changed. An upstream that is not planned keeps what it has, and
     /// nothing is shown before each was planned once: a control plane that has just begun knows of no instance.
-    pub(crate) fn set_endpoints(&self, planned: &BTreeMap<String, Vec<EndpointPlan>>) {
+    pub(crate) fn set_endpoints(&self, plan: &Plan) {
         let before = self.endpoints.borrow().clone().unwrap_or_default();
-        let mut wanted = BTreeMap::new();
+        let mut wanted = Shown::default();
         for (name, service) in &self.settings.stack.services {
             for management in [false, true] {
                 let key = upstream_name(name, management);
@@ -137,14 +137,17 @@ impl Effects {
                 if !has_door {
                     continue;
                 }
-                let shown = match (planned.get(&key).or_else(|| planned.get(name.as_str())), before.get(&key)) {
-                    (Some(endpoints), _) => {
-                        endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint, management)).collect()
-                    }
-                    (None, Some(known)) => known.clone(),
+                let planned = plan.endpoints.get(&key).or_else(|| plan.endpoints.get(name.as_str()));
+                let (shown, share) = match (planned, before.upstreams.get(&key)) {
+                    (Some(endpoints), _) => (
+                        endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint, management)).collect(),
+                        plan.shares.get(&key).or_else(|| plan.shares.get(name.as_str())),
+                    ),
+                    (None, Some(known)) => (known.clone(), before.shares.get(&key)),
                     (None, None) => return,
                 };
-                wanted.insert(key, shown);
+                wanted.shares.extend(share.map(|share| (key.clone(), *share)));
+                wanted.upstreams.insert(key, shown);
             }
         }
         self.endpoints.send_if_modified(|current| {
@@ -163,6 +166,7 @@ impl Effects {
             id: format!("{}/{short}", planned.instance),
             address: format!("127.0.0.1:{port}"),
             is_ready: planned.is_ready,
+            release: planned.release,
         })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_decide::observed::RouterSeen;
+use mainstay_decide::share::Share;
 use mainstay_edge::protocol::{FromEdge, ToEdge};
 use mainstay_router::protocol::{FromRouter, PoolMode, PoolState, Targets, ToRouter};
 use mainstay_supervisor::wire;
@@ -23,8 +24,15 @@ const REDIAL: Duration = Duration::from_millis(50);
 /// Time for an answer; both answer from memory after one fsync.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Endpoints by upstream; `None` until they are known.
-pub(crate) type Endpoints = Option<std::collections::BTreeMap<String, Vec<mainstay_edge::protocol::Endpoint>>>;
+/// What the edge is shown: endpoints and shares of releases by upstream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Shown {
+    pub(crate) upstreams: BTreeMap<String, Vec<mainstay_edge::protocol::Endpoint>>,
+    pub(crate) shares: BTreeMap<String, Share>,
+}
+
+/// `None` until they are known.
+pub(crate) type Endpoints = Option<Shown>;
 
 /// What is asked of a link besides its standing word.
 pub(crate) enum Ask {
@@ -131,7 +139,9 @@ pub(crate) async fn edge(
                 Ok(()) = endpoints.changed() => {
                     let current = endpoints.borrow_and_update().clone();
                     match current {
-                        Some(upstreams) => wire::send(&mut write, &ToEdge::Endpoints { upstreams }).await,
+                        Some(Shown { upstreams, shares }) => {
+                            wire::send(&mut write, &ToEdge::Endpoints { upstreams, shares }).await
+                        }
                         None => Ok(()),
                     }
                 }

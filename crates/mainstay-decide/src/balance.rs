@@ -48,7 +48,7 @@ pub fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Spreads a number over all 64 bits. **Source**: Steele, Lea, Flood 2014 (SplitMix64).
-fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

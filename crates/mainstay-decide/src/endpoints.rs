@@ -29,7 +29,7 @@ pub(crate) fn plan(draft: &Draft<'_>, is_draining: bool) -> BTreeMap<String, Vec
             let is_ready = health.is_some_and(|health| health.health == Health::Ready)
                 && !is_draining
                 && !is_being_stopped(draft, &child_name);
-            endpoints.push(EndpointPlan { instance: id, nonce: child.nonce.clone(), is_ready });
+            endpoints.push(EndpointPlan { instance: id, nonce: child.nonce.clone(), is_ready, release: 0 });
         }
         if !is_known && !is_draining {
             continue;

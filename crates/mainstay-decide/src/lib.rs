@@ -30,6 +30,7 @@ pub mod restart;
 pub mod retention;
 pub mod schedule;
 mod services;
+pub mod share;
 mod stop;
 pub mod store;
 mod view;

@@ -12,6 +12,7 @@ use crate::backups::{self, Job};
 use crate::observed::{Observed, Record};
 use crate::replicas;
 use crate::schedule::{Change, Run, ScheduleRecord};
+use crate::share::Share;
 use crate::store;
 
 /// Decides what to do now. Performs nothing; the same arguments give the same plan.
@@ -31,6 +32,9 @@ pub struct Plan {
     /// Endpoints by upstream (service name; `NAME:management` for its management port). An upstream that is not
     /// there keeps what it has: its instances are not known yet (a control plane that has just begun).
     pub endpoints: BTreeMap<String, Vec<EndpointPlan>>,
+    /// Which clients go to a new release, by upstream as above. Counts for an upstream that is planned; one that is
+    /// not keeps its share as well.
+    pub shares: BTreeMap<String, Share>,
     /// What will not come up by waiting, and why, by what would have to succeed. It is tried on all the same.
     pub lost: BTreeMap<StepKey, String>,
     /// When to plan again at the latest, although nothing happened.
@@ -61,6 +65,8 @@ pub struct EndpointPlan {
     pub nonce: Nonce,
     /// Takes new requests.
     pub is_ready: bool,
+    /// The release it is of; 0: not known.
+    pub release: u64,
 }
 
 /// What a step occupies; one step per key at a time.

@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         id: format!("backend-{nth}"),
         address: address.clone(),
         is_ready: true,
+        release: 0,
     });
     let upstreams = BTreeMap::from([("backend".to_owned(), endpoints.collect())]);
     let socket = folder.join("run").join(SOCKET);
@@ -53,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         };
         wire::write(&mut stream, &ToEdge::Policy { policy: Box::new(policy) })?;
-        wire::write(&mut stream, &ToEdge::Endpoints { upstreams })?;
+        wire::write(&mut stream, &ToEdge::Endpoints { upstreams, shares: BTreeMap::new() })?;
         std::io::copy(&mut stream, &mut std::io::sink())
     });
     let listeners = BTreeMap::from([(HTTPS_LISTENER.to_owned(), TcpListener::bind(("127.0.0.1", port))?)]);

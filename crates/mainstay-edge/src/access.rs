@@ -38,6 +38,9 @@ pub(crate) struct Line<'a> {
     pub(crate) status: u16,
     pub(crate) upstream: &'a str,
     pub(crate) endpoint: &'a str,
+    /// Of the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) release: Option<&'a str>,
     pub(crate) attempts: u32,
     pub(crate) bytes: u64,
     pub(crate) duration_ms: f64,

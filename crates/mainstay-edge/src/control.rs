@@ -145,9 +145,10 @@ async fn take(edge: &Arc<Edge>, frame: ToEdge) -> io::Result<Option<FromEdge>> {
                 Err(error) => FromEdge::Rejected { generation, reason: mainstay_types::full_text(&error) },
             }))
         }
-        ToEdge::Endpoints { upstreams } => {
+        ToEdge::Endpoints { upstreams, shares } => {
             let edge = Arc::clone(edge);
-            tokio::task::spawn_blocking(move || edge.replace_endpoints(upstreams)).await.map_err(io::Error::other)?;
+            let replaced = tokio::task::spawn_blocking(move || edge.replace_endpoints(upstreams, shares));
+            replaced.await.map_err(io::Error::other)?;
             Ok(None)
         }
         ToEdge::Metrics => {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use mainstay_decide::share::Share;
 use mainstay_stack::model::TlsVersion;
 use mainstay_supervisor::durable;
 use mainstay_types::Generation;
@@ -45,6 +46,8 @@ pub enum ApplyError {
 struct EndpointsFile {
     version: u32,
     upstreams: BTreeMap<String, Vec<Endpoint>>,
+    #[serde(default)]
+    shares: BTreeMap<String, Share>,
 }
 
 /// What counts before the first byte.
@@ -150,7 +153,7 @@ impl Edge {
             && let Ok(file) = serde_json::from_slice::<EndpointsFile>(&bytes)
             && file.version == PROTOCOL_VERSION
         {
-            self.groups.replace_endpoints(file.upstreams);
+            self.groups.replace_endpoints(file.upstreams, file.shares);
         }
         let path = self.state.join(POLICY_FILE);
         let keep = |source| ApplyError::Keep { path: path.clone(), source };
@@ -168,10 +171,14 @@ impl Edge {
     }
 
     /// Replaces the endpoints and keeps them, as well as it can: they are ephemeral. Blocks on the disk.
-    pub(crate) fn replace_endpoints(&self, upstreams: BTreeMap<String, Vec<Endpoint>>) {
-        let file = EndpointsFile { version: PROTOCOL_VERSION, upstreams };
+    pub(crate) fn replace_endpoints(
+        &self,
+        upstreams: BTreeMap<String, Vec<Endpoint>>,
+        shares: BTreeMap<String, Share>,
+    ) {
+        let file = EndpointsFile { version: PROTOCOL_VERSION, upstreams, shares };
         let bytes = serde_json::to_vec(&file);
-        self.groups.replace_endpoints(file.upstreams);
+        self.groups.replace_endpoints(file.upstreams, file.shares);
         if let Ok(bytes) = bytes {
             durable::replace(&self.state.join(ENDPOINTS_FILE), &bytes, 0o600).ok();
         }

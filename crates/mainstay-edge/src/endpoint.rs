@@ -10,6 +10,8 @@ use mainstay_decide::balance::{self, Answers, Candidate, WINDOW_SECONDS};
 use sha2::{Digest, Sha256};
 
 use crate::metrics::Tally;
+use crate::protocol;
+use crate::release::Release;
 
 /// Times in a row that an endpoint stays out longer each time.
 const MOST_TIMES: u32 = 10;
@@ -29,6 +31,8 @@ pub(crate) struct Endpoint {
     pub(crate) is_probing: AtomicBool,
     pub(crate) in_flight: AtomicU64,
     pub(crate) tally: Tally,
+    /// The release it is of, and what went through all of that; `None`: not known.
+    pub(crate) release: Option<Arc<Release>>,
     /// Since when it is in.
     warm_since_ms: AtomicU64,
     /// Until when no probe readmits it.
@@ -40,7 +44,14 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(group: &str, id: &str, address: SocketAddr, is_ready: bool, now_ms: u64) -> Self {
+    pub(crate) fn new(
+        group: &str,
+        of: &protocol::Endpoint,
+        address: SocketAddr,
+        release: Option<Arc<Release>>,
+        now_ms: u64,
+    ) -> Self {
+        let id = of.id.as_str();
         let name = id.split_once('/').map_or(id, |(name, _)| name);
         let tag = Sha256::digest(format!("{group}\0{id}\0{address}").as_bytes());
         Self {
@@ -48,12 +59,13 @@ impl Endpoint {
             address,
             name: balance::hash(name.as_bytes()),
             tag: tag.iter().take(12).map(|byte| format!("{byte:02x}")).collect(),
-            is_ready: AtomicBool::new(is_ready),
+            is_ready: AtomicBool::new(of.is_ready),
             is_ejected: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             is_probing: AtomicBool::new(false),
             in_flight: AtomicU64::new(0),
             tally: Tally::default(),
+            release,
             warm_since_ms: AtomicU64::new(now_ms),
             out_until_ms: AtomicU64::new(0),
             times_out: AtomicU32::new(0),
@@ -64,6 +76,19 @@ impl Endpoint {
     /// In the rotation.
     pub(crate) fn is_in(&self) -> bool {
         self.is_ready() && !self.is_ejected()
+    }
+
+    /// The number of its release; 0: not known.
+    pub(crate) fn release_number(&self) -> u64 {
+        self.release.as_ref().map_or(0, |release| release.number)
+    }
+
+    /// One request to it ended, in whatever way; status 0: without an answer.
+    pub(crate) fn record(&self, status: u16, took: Duration, is_error: bool) {
+        self.tally.record(took, is_error);
+        if let Some(release) = &self.release {
+            release.record(status, took, is_error);
+        }
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -9,7 +9,7 @@ use pingora_http::RequestHeader;
 
 /// Names only the edge may set. A client that sends one lies, or is another proxy, which nobody declared.
 /// Compared with `_` as `-`, because CGI-like servers take both for the same name.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -22,6 +22,7 @@ const OURS: [&str; 12] = [
     "x-client-ip",
     "true-client-ip",
     "x-request-id",
+    crate::release::HEADER,
 ];
 
 /// Identity of a request.

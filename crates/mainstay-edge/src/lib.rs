@@ -27,6 +27,7 @@ mod probe;
 pub mod protocol;
 mod proxy;
 mod range;
+mod release;
 mod site;
 mod snapshot;
 mod strict;

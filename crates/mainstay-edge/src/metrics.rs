@@ -147,6 +147,7 @@ impl Metrics {
         write_routes(&mut page, &routes);
         let groups = groups.all();
         write_groups(&mut page, &groups);
+        write_releases(&mut page, &groups);
         write_limits(&mut page, limits);
         page.head("mainstay_edge_connections", "gauge", "client connections open");
         page.sample("mainstay_edge_connections", "", self.connections.load(Ordering::Relaxed));
@@ -171,7 +172,7 @@ fn write_routes(page: &mut Page, routes: &[Arc<RouteTally>]) {
         for (class, count) in route.by_class.iter().enumerate() {
             let count = count.load(Ordering::Relaxed);
             if count > 0 {
-                let class = if class == 0 { "none".to_owned() } else { format!("{class}xx") };
+                let class = class_label(class);
                 let labels =
                     labels(&[("route", &route.route), ("upstream", &route.upstream), ("status_class", &class)]);
                 page.sample("mainstay_edge_requests_total", &labels, count);
@@ -189,22 +190,47 @@ fn write_routes(page: &mut Page, routes: &[Arc<RouteTally>]) {
         "time from the request's head to the answer's end",
     );
     for route in routes {
-        write_histogram(page, route);
+        let of = [("route", route.route.as_str()), ("upstream", route.upstream.as_str())];
+        write_histogram(page, "mainstay_edge_request_duration_seconds", of, &route.tally);
     }
 }
 
-fn write_histogram(page: &mut Page, route: &RouteTally) {
-    let name = "mainstay_edge_request_duration_seconds";
+fn class_label(class: usize) -> String {
+    if class == 0 { "none".to_owned() } else { format!("{class}xx") }
+}
+
+/// What went through each release that has endpoints.
+fn write_releases(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
+    let all: Vec<_> = groups.values().map(|group| (group.name.as_str(), group.releases())).collect();
+    let all = || all.iter().flat_map(|(name, releases)| releases.iter().map(move |release| (*name, release)));
+    let name = "mainstay_edge_release_requests_total";
+    page.head(name, "counter", "requests sent to a release, each attempt counted");
+    for (upstream, release) in all() {
+        for (class, count) in release.by_class.iter().enumerate() {
+            let class = class_label(class);
+            let labels = labels(&[("upstream", upstream), ("release", &release.label), ("status_class", &class)]);
+            page.sample(name, &labels, count.load(Ordering::Relaxed));
+        }
+    }
+    let name = "mainstay_edge_release_duration_seconds";
+    page.head(name, "histogram", "time from the request's head to the end of the release's answer");
+    for (upstream, release) in all() {
+        write_histogram(page, name, [("upstream", upstream), ("release", &release.label)], &release.tally);
+    }
+}
+
+fn write_histogram(page: &mut Page, name: &str, of: [(&str, &str); 2], tally: &Tally) {
+    let [first, second] = of;
     let mut total = 0;
-    for (index, bucket) in route.tally.latency.iter().enumerate() {
+    for (index, bucket) in tally.latency.iter().enumerate() {
         total += bucket.load(Ordering::Relaxed);
         let bound =
             LATENCY_BOUNDS_MS.get(index).map_or_else(|| "+Inf".to_owned(), |bound| format!("{}", bound / 1000.0));
-        let labels = labels(&[("route", &route.route), ("upstream", &route.upstream), ("le", &bound)]);
+        let labels = labels(&[first, second, ("le", &bound)]);
         page.sample(&format!("{name}_bucket"), &labels, total);
     }
-    let labels = labels(&[("route", &route.route), ("upstream", &route.upstream)]);
-    let sum_us = route.tally.latency_sum_us.load(Ordering::Relaxed);
+    let labels = labels(&of);
+    let sum_us = tally.latency_sum_us.load(Ordering::Relaxed);
     page.line(&format!("{name}_sum"), &labels, &format!("{}.{:06}", sum_us / 1_000_000, sum_us % 1_000_000));
     page.sample(&format!("{name}_count"), &labels, total);
 }
@@ -212,7 +238,7 @@ fn write_histogram(page: &mut Page, route: &RouteTally) {
 type Reading = fn(&Group) -> u64;
 
 fn write_groups(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
-    let counters: [(&str, &str, Reading); 9] = [
+    let counters: [(&str, &str, Reading); 10] = [
         ("mainstay_edge_retries_total", "requests sent again", |group| group.retries.load(Ordering::Relaxed)),
         ("mainstay_edge_retries_refused_total", "retries the budget refused", |group| {
             group.retries_refused.load(Ordering::Relaxed)
@@ -236,6 +262,11 @@ fn write_groups(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
         ("mainstay_edge_holds_shed_total", "requests answered 503 because no endpoint came", |group| {
             group.shed.load(Ordering::Relaxed)
         }),
+        (
+            "mainstay_edge_release_strayed_total",
+            "requests served by another release than theirs, which was not there",
+            |group| group.strayed.load(Ordering::Relaxed),
+        ),
     ];
     for (name, help, read) in counters {
         page.head(name, "counter", help);

@@ -23,7 +23,7 @@ pub(crate) fn wish(balancing: &Balancing, headers: &HeaderMap, client: Option<Ip
         Method::Hash { by } => Some(Way::Hash(client_hash(by, headers, client))),
     };
     let cookie = balancing.sticky.as_ref().and_then(|name| crate::limit::cookie(headers, name.as_bytes()));
-    Wish { way, sticky: cookie.and_then(|tag| String::from_utf8(tag.to_vec()).ok()) }
+    Wish { way, sticky: cookie.and_then(|tag| String::from_utf8(tag.to_vec()).ok()), ..Wish::default() }
 }
 
 /// The client of a request; the same in another process of the edge.

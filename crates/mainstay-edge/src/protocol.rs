@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use mainstay_decide::share::Share;
 use mainstay_stack::balance::{Balancing, Resilience};
 use mainstay_stack::browser::Cors;
 use mainstay_stack::edits::Edits;
@@ -30,6 +31,10 @@ pub enum ToEdge {
     Endpoints {
         /// By upstream name.
         upstreams: BTreeMap<String, Vec<Endpoint>>,
+        /// Which clients go to a new release, by upstream name; one that is not named makes no difference between
+        /// releases.
+        #[serde(default)]
+        shares: BTreeMap<String, Share>,
     },
     /// Ask for the metrics page. Answered by `Metrics`.
     Metrics,
@@ -314,4 +319,7 @@ pub struct Endpoint {
     pub address: String,
     /// Takes new requests.
     pub is_ready: bool,
+    /// The release it is of; 0: not known.
+    #[serde(default)]
+    pub release: u64,
 }

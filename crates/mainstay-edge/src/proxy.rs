@@ -29,6 +29,7 @@ use crate::headers::{Identity, forward};
 use crate::limit::Quota;
 use crate::metrics::RouteTally;
 use crate::passage;
+use crate::release;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::strict;
 use crate::upstream::{Group, NoEndpoint, Wish};
@@ -389,7 +390,12 @@ impl ProxyHttp for Proxy {
                 }
                 (ctx.is_counted, ctx.is_try) = (true, verdict == Verdict::Try);
                 route.tally.budget().deposit(route.balancing.retry_percent);
-                ctx.wish = passage::wish(&route.balancing, &session.req_header().headers, client_ip(session));
+                let (headers, client) = (&session.req_header().headers, client_ip(session));
+                ctx.wish = passage::wish(&route.balancing, headers, client);
+                if group.has_share() {
+                    ctx.wish.client = Some(release::client(&route.balancing, headers, ctx.user.as_deref(), client));
+                    ctx.wish.release = release::asked(headers, client);
+                }
                 Ok(false)
             }
             Destination::Site(site) => {
@@ -452,7 +458,7 @@ impl ProxyHttp for Proxy {
         mut error: Box<Error>,
     ) -> Box<Error> {
         let (Some(group), Some(lease)) = (ctx.group().cloned(), ctx.lease.take()) else { return error };
-        lease.0.tally.record(ctx.started.elapsed(), true);
+        lease.0.record(0, ctx.started.elapsed(), true);
         match error.etype() {
             ErrorType::ConnectRefused | ErrorType::ConnectNoRoute => group.eject(&lease.0, "connection refused"),
             ErrorType::ConnectTimedout => group.eject(&lease.0, "connection timed out"),
@@ -541,6 +547,9 @@ impl ProxyHttp for Proxy {
                 let cookie = format!("{name}={}; Path=/; HttpOnly; Secure; SameSite=Lax", lease.0.tag);
                 response.append_header(http::header::SET_COOKIE, cookie)?;
             }
+            if let Some(release) = lease.0.release.as_ref().filter(|_| ctx.wish.release.is_some()) {
+                response.insert_header(release::HEADER, release.label.as_str())?;
+            }
         }
         response.insert_header("X-Request-Id", ctx.identity())?;
         Ok(())
@@ -606,7 +615,7 @@ impl ProxyHttp for Proxy {
         let most = ctx.route().map_or(0, |route| route.balancing.retries);
         if may_repeat && is_in_time && !is_timeout && ctx.retries < most && may_retry(&group, ctx) {
             ctx.retries += 1;
-            lease.0.tally.record(ctx.started.elapsed(), true);
+            lease.0.record(0, ctx.started.elapsed(), true);
             // The whole body is sent and counted again.
             ctx.body_bytes = 0;
             error.set_retry(true);
@@ -697,13 +706,13 @@ impl Proxy {
             Some(group) => group.tally.record(took, is_error),
             None => self.edge.metrics.local.record(took, is_error),
         }
-        if let Some(lease) = &ctx.lease {
-            lease.0.tally.record(took, is_error);
-        }
         if let Some(group) = ctx.group().filter(|_| ctx.is_counted) {
             group.tell_breaker(ctx.is_try, outcome(ctx, is_error));
         }
         let counted = if is_truncated { 500 } else { status };
+        if let Some(lease) = &ctx.lease {
+            lease.0.record(counted, took, is_error);
+        }
         match ctx.route() {
             Some(route) => {
                 route.tally.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -733,6 +742,7 @@ impl Proxy {
             status,
             upstream: ctx.group().map_or("", |group| &group.name),
             endpoint: ctx.lease.as_ref().map_or("", |lease| &lease.0.id),
+            release: ctx.lease.as_ref().and_then(|lease| Some(lease.0.release.as_ref()?.label.as_str())),
             attempts: ctx.attempts,
             bytes: session.body_bytes_sent() as u64,
             duration_ms: milliseconds(now.duration_since(ctx.started)),

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mainstay_decide::balance::{self, Answers, Breaker, Outcome, Verdict, Way};
+use mainstay_decide::share::{Share, Side};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::endpoint::{Endpoint, Lease};
 use crate::metrics::Tally;
 use crate::protocol;
+use crate::release::Release;
 
 /// An ejection or readmission, for the control plane.
 #[derive(Clone, Debug)]
@@ -33,6 +35,21 @@ pub(crate) struct Wish {
     pub(crate) way: Option<Way>,
     /// Tag of the endpoint it had before.
     pub(crate) sticky: Option<String>,
+    /// What its client is known by. Not looked at before there is a share; who waits for an endpoint when one comes
+    /// counts as a client of the old release.
+    pub(crate) client: Option<u64>,
+    /// The release it asks for.
+    pub(crate) release: Option<u64>,
+}
+
+/// Who takes requests, and how clients are divided among releases: one value, so that no request sees one without the
+/// other.
+#[derive(Debug, Default)]
+struct Roster {
+    endpoints: Arc<Vec<Arc<Endpoint>>>,
+    share: Option<Share>,
+    /// Of the endpoints. Counters of a release begin anew when it comes back.
+    releases: Vec<Arc<Release>>,
 }
 
 /// Why no endpoint was given.
@@ -49,7 +66,7 @@ pub(crate) enum NoEndpoint {
 pub(crate) struct Group {
     pub(crate) name: String,
     settings: ArcSwap<protocol::Upstream>,
-    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    roster: ArcSwap<Roster>,
     next: AtomicU64,
     /// Its times count from here.
     beginning: Instant,
@@ -67,6 +84,8 @@ pub(crate) struct Group {
     pub(crate) held: AtomicU64,
     pub(crate) released: AtomicU64,
     pub(crate) shed: AtomicU64,
+    /// Requests that the other release served, because none of their own could.
+    pub(crate) strayed: AtomicU64,
     events: broadcast::Sender<Changed>,
 }
 
@@ -75,7 +94,7 @@ impl Group {
         Self {
             name: name.to_owned(),
             settings: ArcSwap::from_pointee(settings),
-            endpoints: ArcSwap::default(),
+            roster: ArcSwap::default(),
             next: AtomicU64::new(0),
             beginning: Instant::now(),
             version: watch::Sender::new(0),
@@ -91,6 +110,7 @@ impl Group {
             held: AtomicU64::new(0),
             released: AtomicU64::new(0),
             shed: AtomicU64::new(0),
+            strayed: AtomicU64::new(0),
             events,
         }
     }
@@ -100,7 +120,17 @@ impl Group {
     }
 
     pub(crate) fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
-        self.endpoints.load_full()
+        Arc::clone(&self.roster.load().endpoints)
+    }
+
+    /// Whether clients are divided among releases.
+    pub(crate) fn has_share(&self) -> bool {
+        self.roster.load().share.is_some()
+    }
+
+    /// Releases that have endpoints.
+    pub(crate) fn releases(&self) -> Vec<Arc<Release>> {
+        self.roster.load().releases.clone()
     }
 
     /// Time since its beginning. **Unit**: milliseconds.
@@ -108,24 +138,35 @@ impl Group {
         u64::try_from(self.beginning.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Replaces the endpoints. One that stays (same id and address) keeps its state and its counters.
-    fn replace(&self, wanted: &[protocol::Endpoint]) {
-        let known = self.endpoints.load_full();
+    /// Replaces the endpoints. One that stays (same id, address and release) keeps its state and its counters.
+    fn replace(&self, wanted: &[protocol::Endpoint], share: Option<Share>) {
+        let before = self.roster.load_full();
+        let known = &before.endpoints;
         let now = self.now_ms();
         let mut next = Vec::with_capacity(wanted.len());
+        let mut releases: Vec<Arc<Release>> = Vec::new();
+        let find = |among: &[Arc<Release>], number| among.iter().find(|one| one.number == number).cloned();
         for endpoint in wanted {
             let Ok(address) = endpoint.address.parse::<SocketAddr>() else { continue };
-            match known.iter().find(|other| other.id == endpoint.id && other.address == address) {
+            let number = endpoint.release;
+            if number > 0 && find(&releases, number).is_none() {
+                releases.push(find(&before.releases, number).unwrap_or_else(|| Arc::new(Release::new(number))));
+            }
+            let is_same = |other: &Endpoint| {
+                other.id == endpoint.id && other.address == address && other.release_number() == number
+            };
+            match known.iter().find(|other| is_same(other)) {
                 Some(same) => {
                     same.set_ready(endpoint.is_ready, now);
                     next.push(Arc::clone(same));
                 }
                 None => {
-                    next.push(Arc::new(Endpoint::new(&self.name, &endpoint.id, address, endpoint.is_ready, now)));
+                    let release = find(&releases, number);
+                    next.push(Arc::new(Endpoint::new(&self.name, endpoint, address, release, now)));
                 }
             }
         }
-        self.endpoints.store(Arc::new(next));
+        self.roster.store(Arc::new(Roster { endpoints: Arc::new(next), share, releases }));
         self.wake();
     }
 
@@ -135,14 +176,53 @@ impl Group {
 
     /// The endpoint for a request, one not tried before if there is one; among those that are in.
     fn pick(&self, tried: &[String], wish: &Wish) -> Option<Arc<Endpoint>> {
-        let endpoints = self.endpoints.load();
-        if let Some(tag) = &wish.sticky
-            && let Some(same) = endpoints.iter().find(|one| one.tag == *tag && one.is_in() && !tried.contains(&one.id))
-        {
-            return Some(Arc::clone(same));
+        let roster = self.roster.load();
+        let endpoints = roster.endpoints.as_slice();
+        let is_new = |one: &Endpoint| !tried.contains(&one.id);
+        let tied = wish
+            .sticky
+            .as_ref()
+            .and_then(|tag| endpoints.iter().find(|one| one.tag == *tag && one.is_in() && is_new(one)).map(Arc::clone));
+        let Some(share) = roster.share else {
+            return tied.or_else(|| self.choose(endpoints, tried, wish, |_| true));
+        };
+        if wish.release.is_some() {
+            let asked = |one: &Endpoint| Some(one.release_number()) == wish.release;
+            if let Some(asked) = self.choose(endpoints, tried, wish, asked) {
+                return Some(asked);
+            }
         }
+        if let Some(tied) = tied.filter(|one| share.keeps(share.side_of(one.release_number()))) {
+            return Some(tied);
+        }
+        let side = wish.client.map_or(Side::Old, |client| share.side(client));
+        let sides = [Some(side), share.stand_in(side)];
+        // One that was tried and did not answer is the last resort, also if it is the only one of its release.
+        for is_last_resort in [false, true] {
+            for (nth, side) in sides.iter().enumerate() {
+                let is_one = |one: &Endpoint| {
+                    Some(share.side_of(one.release_number())) == *side && (is_last_resort || is_new(one))
+                };
+                if let Some(chosen) = self.choose(endpoints, tried, wish, is_one) {
+                    self.strayed.fetch_add(u64::from(nth > 0), Ordering::Relaxed);
+                    return Some(chosen);
+                }
+            }
+        }
+        None
+    }
+
+    /// One of those that are in and meant.
+    fn choose(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        tried: &[String],
+        wish: &Wish,
+        is_meant: impl Fn(&Endpoint) -> bool,
+    ) -> Option<Arc<Endpoint>> {
         let (slow_start, now) = (self.settings.load().resilience.slow_start, self.now_ms());
-        let is_in: Vec<&Arc<Endpoint>> = endpoints.iter().filter(|endpoint| endpoint.is_in()).collect();
+        let is_in: Vec<&Arc<Endpoint>> =
+            endpoints.iter().filter(|endpoint| endpoint.is_in() && is_meant(endpoint)).collect();
         let candidates: Vec<_> = is_in.iter().map(|one| one.candidate(tried, slow_start, now)).collect();
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let chosen = balance::choose(&candidates, wish.way.unwrap_or(Way::Turn), turn)?;
@@ -213,7 +293,7 @@ impl Group {
 
     /// Once a second: leaves out who alone answers with errors.
     pub(crate) fn look_for_outliers(&self) {
-        let endpoints = self.endpoints.load();
+        let endpoints = self.endpoints();
         let answers: Vec<Answers> = endpoints.iter().map(|endpoint| endpoint.look()).collect();
         let settings = self.settings.load();
         let Some(rules) = &settings.resilience.eject else { return };
@@ -270,7 +350,7 @@ impl Group {
         if failures < rules.failures || !endpoint.is_in() {
             return;
         }
-        let endpoints = self.endpoints.load();
+        let endpoints = self.endpoints();
         let out = endpoints.iter().filter(|other| !other.is_in()).count();
         if balance::may_eject(out, endpoints.len(), rules) {
             self.eject(endpoint, reason);
@@ -303,11 +383,25 @@ impl Drop for Place<'_> {
     }
 }
 
+/// The control plane's last word: endpoints and shares by upstream.
+#[derive(Debug, Default)]
+struct Wanted {
+    endpoints: BTreeMap<String, Vec<protocol::Endpoint>>,
+    shares: BTreeMap<String, Share>,
+}
+
+impl Wanted {
+    fn tell(&self, group: &Group) {
+        let endpoints = self.endpoints.get(&group.name).map_or(&[][..], Vec::as_slice);
+        group.replace(endpoints, self.shares.get(&group.name).copied());
+    }
+}
+
 /// All groups by name.
 #[derive(Debug)]
 pub(crate) struct Groups {
     by_name: ArcSwap<BTreeMap<String, Arc<Group>>>,
-    endpoints: Mutex<BTreeMap<String, Vec<protocol::Endpoint>>>,
+    endpoints: Mutex<Wanted>,
     pub(crate) events: broadcast::Sender<Changed>,
 }
 
@@ -315,7 +409,7 @@ impl Groups {
     pub(crate) fn new() -> Self {
         // Ejections come in handfuls; a control plane that lags by 256 of them learns the state from the reports.
         let (events, _) = broadcast::channel(256);
-        Self { by_name: ArcSwap::default(), endpoints: Mutex::new(BTreeMap::new()), events }
+        Self { by_name: ArcSwap::default(), endpoints: Mutex::default(), events }
     }
 
     pub(crate) fn all(&self) -> Arc<BTreeMap<String, Arc<Group>>> {
@@ -327,7 +421,7 @@ impl Groups {
         &self,
         upstreams: &BTreeMap<String, protocol::Upstream>,
     ) -> Arc<BTreeMap<String, Arc<Group>>> {
-        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.by_name.load_full();
         let mut groups = BTreeMap::new();
         for (name, settings) in upstreams {
@@ -338,7 +432,7 @@ impl Groups {
                 }
                 None => {
                     let group = Group::new(name, settings.clone(), self.events.clone());
-                    group.replace(endpoints.get(name).map_or(&[], Vec::as_slice));
+                    wanted.tell(&group);
                     Arc::new(group)
                 }
             };
@@ -350,12 +444,14 @@ impl Groups {
     }
 
     /// Replaces the endpoints of all groups; a group that is not named has none.
-    pub(crate) fn replace_endpoints(&self, upstreams: BTreeMap<String, Vec<protocol::Endpoint>>) {
-        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        *endpoints = upstreams;
-        for (name, group) in self.by_name.load().iter() {
-            group.replace(endpoints.get(name).map_or(&[], Vec::as_slice));
-        }
+    pub(crate) fn replace_endpoints(
+        &self,
+        endpoints: BTreeMap<String, Vec<protocol::Endpoint>>,
+        shares: BTreeMap<String, Share>,
+    ) {
+        let mut wanted = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        *wanted = Wanted { endpoints, shares };
+        self.by_name.load().values().for_each(|group| wanted.tell(group));
     }
 }
 
@@ -369,13 +465,13 @@ mod tests {
     }
 
     fn endpoint(id: &str, port: u16) -> protocol::Endpoint {
-        protocol::Endpoint { id: id.to_owned(), address: format!("127.0.0.1:{port}"), is_ready: true }
+        protocol::Endpoint { id: id.to_owned(), address: format!("127.0.0.1:{port}"), is_ready: true, release: 0 }
     }
 
     #[tokio::test]
     async fn requests_go_round_and_avoid_what_was_tried() {
         let group = group(0, 0);
-        group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2)], None);
         let mut seen = Vec::new();
         for _ in 0..4 {
             seen.push(group.acquire(&[], &Wish::default(), &mut None).await.expect("endpoint").0.id.clone());
@@ -392,10 +488,10 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_stays_keeps_its_ejection_and_one_that_leaves_is_not_picked() {
         let group = group(0, 1);
-        group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2)], None);
         let lease = group.acquire(&[], &Wish::default(), &mut None).await.expect("endpoint");
         group.eject(&lease.0, "refused");
-        group.replace(&[endpoint("a", 1), endpoint("c", 3)]);
+        group.replace(&[endpoint("a", 1), endpoint("c", 3)], None);
         for _ in 0..3 {
             assert_eq!(group.acquire(&[], &Wish::default(), &mut None).await.expect("endpoint").0.id, "c");
         }
@@ -420,7 +516,7 @@ mod tests {
     #[test]
     fn the_last_endpoint_is_not_ejected_for_missing_answers() {
         let group = group(0, 0);
-        group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2)], None);
         let endpoints = group.endpoints();
         for endpoint in endpoints.iter() {
             for _ in 0..10 {
@@ -434,22 +530,22 @@ mod tests {
     #[tokio::test]
     async fn a_tag_leads_back_while_its_endpoint_is_in() {
         let group = group(0, 0);
-        group.replace(&[endpoint("a/1", 1), endpoint("b/1", 2)]);
+        group.replace(&[endpoint("a/1", 1), endpoint("b/1", 2)], None);
         let tag = group.endpoints()[1].tag.clone();
-        let wish = Wish { way: None, sticky: Some(tag.clone()) };
+        let wish = Wish { sticky: Some(tag.clone()), ..Wish::default() };
         for _ in 0..4 {
             assert_eq!(group.acquire(&[], &wish, &mut None).await.expect("endpoint").0.id, "b/1");
         }
         let tried = ["b/1".to_owned()];
         assert_eq!(group.acquire(&tried, &wish, &mut None).await.expect("endpoint").0.id, "a/1");
-        group.replace(&[endpoint("a/1", 1), endpoint("b/2", 2)]);
+        group.replace(&[endpoint("a/1", 1), endpoint("b/2", 2)], None);
         assert!(group.endpoints().iter().all(|endpoint| endpoint.tag != tag), "another process has another tag");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_alone_answers_with_errors_is_out_for_a_while_and_longer_the_next_time() {
         let group = group(0, 0);
-        group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2)], None);
         let endpoints = group.endpoints();
         let answer = async |errors: [u32; 2]| {
             for (endpoint, errors) in endpoints.iter().zip(errors) {
@@ -489,9 +585,9 @@ mod tests {
         let mut settings = protocol::Upstream::default();
         settings.resilience.slow_start = Duration::from_secs(10);
         let group = Group::new("backend", settings, broadcast::channel(16).0);
-        group.replace(&[endpoint("a", 1), endpoint("b", 2)]);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2)], None);
         tokio::time::advance(Duration::from_secs(60)).await;
-        group.replace(&[endpoint("a", 1), endpoint("b", 2), endpoint("c", 3)]);
+        group.replace(&[endpoint("a", 1), endpoint("b", 2), endpoint("c", 3)], None);
         let share = async || {
             let mut count = 0;
             for _ in 0..3000 {

@@ -88,7 +88,8 @@ async fn the_most_specific_route_wins_and_others_are_refused() {
     control.accept(&policy).await;
     let endpoints = [("backend", a.endpoint()), ("other", b.endpoint())];
     let upstreams = endpoints.into_iter().map(|(name, endpoint)| (name.to_owned(), vec![endpoint])).collect();
-    control.send(&mainstay_edge::protocol::ToEdge::Endpoints { upstreams }).await;
+    let shares = Default::default();
+    control.send(&mainstay_edge::protocol::ToEdge::Endpoints { upstreams, shares }).await;
     control.metrics().await;
     for (path, expected) in
         [("/api/x", "a"), ("/api", "a"), ("/api/deep/x", "b"), ("/api/deep", "b"), ("/api/deep/er", "a")]

@@ -7,6 +7,7 @@ mod doors;
 mod edits;
 mod guards;
 mod limits;
+mod releases;
 mod sites;
 mod smuggling;
 mod support;

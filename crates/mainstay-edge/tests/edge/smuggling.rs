@@ -90,7 +90,7 @@ async fn strict_origin(record: Record) -> Endpoint {
             });
         }
     });
-    Endpoint { id: "strict".to_owned(), address, is_ready: true }
+    Endpoint { id: "strict".to_owned(), address, is_ready: true, release: 0 }
 }
 
 async fn lenient_origin(record: Record) -> Endpoint {
@@ -101,7 +101,7 @@ async fn lenient_origin(record: Record) -> Endpoint {
             tokio::spawn(lenient(socket, Arc::clone(&record)));
         }
     });
-    Endpoint { id: "lenient".to_owned(), address, is_ready: true }
+    Endpoint { id: "lenient".to_owned(), address, is_ready: true, release: 0 }
 }
 
 /// Takes line feeds for line ends, blanks before colons, folded lines, the first length, and any encoding that speaks

@@ -57,7 +57,7 @@ impl Backend {
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint { id: self.name.clone(), address: self.address.to_string(), is_ready: true }
+        Endpoint { id: self.name.clone(), address: self.address.to_string(), is_ready: true, release: 0 }
     }
 
     pub(crate) fn hits(&self) -> usize {

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use mainstay_decide::share::Share;
 use mainstay_edge::ca::{LocalCertificate, local_ca};
 use mainstay_edge::protocol::{Endpoint, FromEdge, PROTOCOL_VERSION, Policy, Route, Target, ToEdge, Upstream};
 use mainstay_edge::{EdgeError, HTTP_LISTENER, HTTPS_LISTENER, Options};
@@ -175,7 +176,16 @@ impl Control {
 
     pub(crate) async fn endpoints(&mut self, upstream: &str, endpoints: &[Endpoint]) {
         let upstreams = BTreeMap::from([(upstream.to_owned(), endpoints.to_vec())]);
-        self.send(&ToEdge::Endpoints { upstreams }).await;
+        self.send(&ToEdge::Endpoints { upstreams, shares: BTreeMap::new() }).await;
+    }
+
+    /// The endpoints of an upstream of which two releases run.
+    pub(crate) async fn shared(&mut self, upstream: &str, endpoints: &[Endpoint], share: Share) {
+        let upstreams = BTreeMap::from([(upstream.to_owned(), endpoints.to_vec())]);
+        let shares = BTreeMap::from([(upstream.to_owned(), share)]);
+        self.send(&ToEdge::Endpoints { upstreams, shares }).await;
+        // Answered after it: they are in force then.
+        self.metrics().await;
     }
 
     pub(crate) async fn metrics(&mut self) -> String {
