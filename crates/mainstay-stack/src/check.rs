@@ -27,6 +27,7 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
     ports(stack, ctx);
     needs(&stack.services, ctx);
     instance_names(&stack.services, ctx);
+    queries(stack, ctx);
     if let Some(database) = &stack.database {
         connections(draft, database, ctx);
         roles(&stack.services, database, ctx);
@@ -41,6 +42,20 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
         let message = "this stack runs nothing: it has no service, site, database or cache".to_owned();
         let help = "add a `[service.NAME]` with `run`".to_owned();
         ctx.warning(Code::NothingRuns, &ctx.place(&["stack"]), message, help);
+    }
+}
+
+/// A query is answered by Prometheus, which must run.
+fn queries(stack: &Stack, ctx: &mut Context<'_>) {
+    if stack.observe.enabled {
+        return;
+    }
+    for (name, service) in &stack.services {
+        if service.scale.as_ref().is_some_and(|scale| scale.targets.query.is_some()) {
+            let path = format!("service.{name}.scale.query");
+            let message = format!("`{path}` asks Prometheus, and `observe.enabled` is false");
+            ctx.error(Code::UsesNothing, &ctx.place(&[&path]), message, "remove one of the two".to_owned());
+        }
     }
 }
 
@@ -200,7 +215,8 @@ pub fn pool_size(stack: &Stack) -> u32 {
     let Some(database) = &stack.database else { return 0 };
     let most = database.max_connections.saturating_sub(OWN_CONNECTIONS).max(1);
     let users = stack.services.values().filter(|service| service.uses_database);
-    let sum = users.fold(0_u32, |sum, service| sum.saturating_add(service.instances.saturating_mul(service.pool)));
+    let sum =
+        users.fold(0_u32, |sum, service| sum.saturating_add(service.most_instances().saturating_mul(service.pool)));
     database.pool_size.unwrap_or(sum.max(LEAST_POOL)).min(most)
 }
 
@@ -246,7 +262,7 @@ fn connections(draft: &Draft, database: &Database, ctx: &mut Context<'_>) {
     if is_now {
         ctx.error(Code::ConnectionBudget, &place, message, help);
     } else {
-        // Not yet reached: scaling by load does not run in this release.
+        // Reached by load, or by hand: the router then makes the surplus wait.
         ctx.warning(Code::ConnectionBudget, &place, message, help);
     }
 }

@@ -82,7 +82,7 @@ codes! {
     BadLimit = "MS0026",
     /// The lower bound is above the upper one.
     MinAboveMax = "MS0030",
-    /// The upper bound of a scale has no effect yet (warning).
+    /// The upper bound of a scale that measures nothing (warning).
     ScaleFixed = "MS0031",
     /// A service needs one that does not exist.
     NeedsNothing = "MS0032",
@@ -98,6 +98,8 @@ codes! {
     NotForSchedules = "MS0037",
     /// A key of scheduled runs in a service without `every`.
     OnlyForSchedules = "MS0038",
+    /// A share of a reservation that the service does not make.
+    ScaleUnreserved = "MS0039",
     /// The services may open more connections than the database admits.
     ConnectionBudget = "MS0040",
     /// Writes that wait for a standby that will never come.

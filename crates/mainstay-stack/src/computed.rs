@@ -21,6 +21,7 @@ use crate::model::{
 use crate::network::Admission;
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
+use crate::scale::{Period, Policy, Query, Rules, Scale, Targets};
 use crate::units::{show_cpu, show_duration, show_size};
 
 /// One effective value.
@@ -300,6 +301,7 @@ impl List<'_> {
             has_port,
             has_management_port,
             instances,
+            scale,
             schedule,
             env,
             secrets,
@@ -320,6 +322,7 @@ impl List<'_> {
         self.push(&format!("{at}.port"), has_port);
         self.push(&format!("{at}.management_port"), has_management_port);
         self.push(&format!("{at}.instances"), instances);
+        self.scale(&format!("{at}.scale"), scale.as_ref());
         self.schedule(at, schedule.as_ref());
         if env.is_empty() {
             self.push(&format!("{at}.env"), "{}");
@@ -348,6 +351,46 @@ impl List<'_> {
         self.push(&format!("{at}.metrics"), metrics.as_deref().unwrap_or("none"));
         self.push(&format!("{at}.resources.memory"), memory.map_or("none".to_owned(), show_size));
         self.push(&format!("{at}.resources.cpu"), cpu_milli.map_or("none".to_owned(), show_cpu));
+    }
+
+    fn scale(&mut self, at: &str, scale: Option<&Scale>) {
+        let Some(scale) = scale else { return self.push(at, "none") };
+        let Scale { min, max, policy, targets, up_tolerance, down_tolerance, up, down, schedule } = scale;
+        self.push(&format!("{at}.min"), min);
+        self.push(&format!("{at}.max"), max);
+        self.push(&format!("{at}.policy"), policy.word());
+        let Targets { cpu_percent, memory_percent, requests, latency_p95, query } = targets;
+        for (key, value) in [("cpu", cpu_percent), ("memory", memory_percent), ("requests", requests)] {
+            self.push(&format!("{at}.{key}"), value.map_or("none".to_owned(), |value| value.to_string()));
+        }
+        self.push(&format!("{at}.latency_p95"), latency_p95.map_or("none".to_owned(), show_duration));
+        match query {
+            None => self.push(&format!("{at}.query"), "none"),
+            Some(Query { expression, target, is_per_instance }) => {
+                self.push(&format!("{at}.query.expression"), format!("{expression:?}"));
+                self.push(&format!("{at}.query.target"), target);
+                self.push(&format!("{at}.query.per"), if *is_per_instance { "instance" } else { "service" });
+            }
+        }
+        match policy {
+            Policy::Hpa => {
+                self.push(&format!("{at}.tolerance"), format!("{up_tolerance} up, {down_tolerance} down"));
+                for (key, Rules { window, rates, select }) in [("up", up), ("down", down)] {
+                    self.duration(&format!("{at}.{key}.window"), *window);
+                    self.texts(&format!("{at}.{key}.policies"), rates);
+                    self.push(&format!("{at}.{key}.select"), select.word());
+                }
+            }
+            Policy::Step { step, low, cooldown } => {
+                self.push(&format!("{at}.step"), step);
+                self.push(&format!("{at}.low"), low);
+                self.duration(&format!("{at}.cooldown"), *cooldown);
+            }
+            Policy::TargetTracking { cooldown } => self.duration(&format!("{at}.cooldown"), *cooldown),
+            Policy::Schedule => {}
+        }
+        let periods = schedule.iter().map(|Period { when, min, max }| format!("{when}: {min} to {max}"));
+        self.texts(&format!("{at}.schedule"), periods);
     }
 
     fn schedule(&mut self, at: &str, schedule: Option<&Schedule>) {

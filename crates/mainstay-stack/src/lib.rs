@@ -25,6 +25,7 @@ mod overlay;
 mod raw;
 mod read;
 pub mod routing;
+pub mod scale;
 pub mod schedule;
 pub mod template;
 pub mod units;

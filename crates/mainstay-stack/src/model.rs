@@ -12,6 +12,7 @@ use crate::browser::{Cors, Headers};
 use crate::edits::Edits;
 use crate::limit::Limit;
 use crate::network::Admission;
+use crate::scale::Scale;
 use crate::schedule::Every;
 
 /// One application's whole architecture in one environment.
@@ -164,6 +165,8 @@ pub struct Service {
     pub has_management_port: bool,
     /// How many instances run. Default 1; `[service.NAME.scale] min`. 0 for a service with a schedule.
     pub instances: u32,
+    /// How that number follows the load. Default: it does not.
+    pub scale: Option<Scale>,
     /// When it runs, for one that has no standing instances.
     pub schedule: Option<Schedule>,
     /// Environment variables; values may hold `${NAME}` templates.
@@ -202,7 +205,7 @@ impl Service {
 
     /// The most instances that may stand at once.
     pub fn most_instances(&self) -> u32 {
-        self.instances
+        self.scale.as_ref().map_or(0, Scale::most).max(self.instances)
     }
 }
 

@@ -43,6 +43,7 @@ fn backend() -> Service {
         has_port: true,
         has_management_port: false,
         instances: 2,
+        scale: None,
         schedule: None,
         env: [].into(),
         secrets: [].into(),

@@ -1,5 +1,6 @@
 //! The planner's rules: each by an example, all of them over random observations.
 
+mod autoscale;
 mod damage;
 mod database;
 mod lost;

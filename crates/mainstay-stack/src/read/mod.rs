@@ -10,6 +10,7 @@ mod limit;
 mod policy;
 mod redirect;
 mod rest;
+mod scale;
 mod schedule;
 mod service;
 mod variables;

@@ -16,11 +16,9 @@ use crate::raw::{Node, Value};
 use crate::read::health::{health, no_port};
 use crate::read::schedule::schedule;
 use crate::read::variables::{check_templates, env, secrets};
-use crate::read::{bad_name, check_url_path, inner_path, one_of, part_name};
+use crate::read::{bad_name, check_url_path, inner_path, part_name, scale};
 use crate::words::{nearest, split_command};
 
-/// More instances than this on one machine is a slip of the keyboard.
-const MOST_INSTANCES: u32 = 100;
 /// More connections of one instance than this no PostgreSQL serves well.
 const MOST_POOL: u32 = 1000;
 /// Connections of an instance that says nothing: the default of most pools.
@@ -54,16 +52,6 @@ const RENAMED: [(&str, &str); 11] = [
     ("replicas", "instances"),
     ("release_command", "before"),
     ("cwd", "dir"),
-];
-const SCALE_LATER: [(&str, &str); 8] = [
-    ("cpu", "a fixed number of instances runs"),
-    ("memory", "a fixed number of instances runs"),
-    ("latency_p95", "a fixed number of instances runs"),
-    ("tolerance", "a fixed number of instances runs"),
-    ("up", "a fixed number of instances runs"),
-    ("down", "a fixed number of instances runs"),
-    ("schedule", "a fixed number of instances runs"),
-    ("behavior", "a fixed number of instances runs"),
 ];
 
 /// What the stack has that a service may use.
@@ -103,7 +91,6 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
     }
     let dir = inner_path(cursor, ctx, "dir").unwrap_or_else(|| PathBuf::from("."));
     let (has_port, has_management_port) = (port_flag(cursor, ctx, "port"), port_flag(cursor, ctx, "management_port"));
-    let (instances, max) = instances(cursor, ctx);
     let schedule = schedule(cursor, ctx);
     // Keys that a schedule has no use for are told there; what they say must not be told once more.
     let stands = schedule.is_none();
@@ -131,12 +118,20 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
         }
     }
     let (memory, cpu_milli) = resources(cursor, ctx);
+    // A scheduled service has been told that it has no scale: what the scale would need is no matter.
+    let has = scale::Has {
+        port: has_port || !stands,
+        memory: memory.or((!stands).then_some(LEAST_MEMORY)),
+        cpu_milli: cpu_milli.or((!stands).then_some(1)),
+    };
+    let count = scale::count(cursor, ctx, has);
     let service = Service {
         run: run.unwrap_or_default(),
         dir,
         has_port,
         has_management_port,
-        instances: if stands { instances } else { 0 },
+        instances: if stands { count.instances } else { 0 },
+        scale: count.scale.filter(|_| stands),
         schedule,
         env,
         secrets,
@@ -154,7 +149,7 @@ fn read(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, has: Has) -> (Service, O
     };
     cursor.finish(ctx, &LATER, &RENAMED);
     check_templates(cursor, ctx, &service);
-    (service, max.filter(|_| stands))
+    (service, count.max.filter(|_| stands))
 }
 
 /// A command line: a text that is split into words, or the words.
@@ -218,60 +213,6 @@ fn port_flag(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, key: &'static str) 
             wrong_type(ctx, &cursor.at(key), node, "true or false", &format!("{key} = true"));
             None
         }
-    }
-}
-
-/// How many instances run, and how many the scale would allow.
-fn instances(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> (u32, Option<u32>) {
-    let (fixed_node, scale_node) = (cursor.node("instances"), cursor.node("scale"));
-    let scale_min = node_of(scale_node, "min");
-    let names = (cursor.at("instances"), cursor.at("scale.min"));
-    let (use_fixed, use_min) = one_of(ctx, (&names.0, fixed_node), (&names.1, scale_min));
-    // Both are read in any case, so that a wrong type is told.
-    let fixed = cursor.count(ctx, "instances", 1..=MOST_INSTANCES).filter(|_| use_fixed);
-    let mut max = None;
-    let mut least = None;
-    if let Some(mut scale) = scale_node.and_then(|node| cursor.table_of(ctx, "scale", node)) {
-        least = scale.count(ctx, "min", 1..=MOST_INSTANCES).filter(|_| use_min);
-        max = scale.count(ctx, "max", 1..=MOST_INSTANCES);
-        let origin = ctx.origins.of(&scale.at("min"));
-        if use_min {
-            ctx.origins.set(cursor.at("instances"), origin);
-        }
-        // An environment that fixes the number has left the file's scale.
-        let is_left = node_of(scale_node, "max").is_some_and(|max| use_fixed && overrides(fixed_node, max));
-        if is_left {
-            max = None;
-        }
-        check_scale(&scale, ctx, fixed.or(least).unwrap_or(1), max);
-        scale.finish(ctx, &SCALE_LATER, &[("minimum", "min"), ("maximum", "max")]);
-    }
-    (fixed.or(least).unwrap_or(1), max)
-}
-
-/// A key of a node that is a table.
-fn node_of<'n>(table: Option<&'n Node>, key: &str) -> Option<&'n Node> {
-    match &table?.value {
-        Value::Table(table) => table.get(key),
-        _ => None,
-    }
-}
-
-/// Whether the first is an environment's and the second the file's.
-fn overrides(first: Option<&Node>, second: &Node) -> bool {
-    first.is_some_and(|first| first.is_override) && !second.is_override
-}
-
-fn check_scale(scale: &Cursor<'_>, ctx: &mut Context<'_>, least: u32, max: Option<u32>) {
-    let Some(max) = max else { return };
-    let place = ctx.place(&[&scale.at("max")]);
-    if least > max {
-        let message = format!("`{}` begins at {least} instances and ends at {max}", scale.path);
-        ctx.error(Code::MinAboveMax, &place, message, format!("raise `max` to {least}, or lower `min`"));
-    } else if least < max {
-        let message = format!("`{}` goes up to {max}, and a fixed number of {least} runs", scale.path);
-        let help = "scaling by load is not supported yet: raise `min` when more are needed".to_owned();
-        ctx.warning(Code::ScaleFixed, &place, message, help);
     }
 }
 
