@@ -13,6 +13,8 @@
 //! | `GET /api/v1/services/NAME/env` | [`ServiceEnv`]; Unix socket only, it holds passwords |
 //! | `GET /api/v1/context/NAME?running=BOOL` | [`CommandContext`] of a service, or of a running instance; Unix socket only |
 //! | `POST /api/v1/services/NAME/run` | [`RunAsked`]; a run of its schedule begins as soon as it can; Unix socket only |
+//! | `POST /api/v1/services/NAME/scale` | [`ScaleAsked`] → [`ScaleStatus`]; Unix socket only |
+//! | `GET /api/v1/scale` | [`ScaleStatus`] of each service that stands |
 //! | `GET /api/v1/top` | [`Top`] |
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
 //! | `POST /api/v1/database/errand` | [`ErrandAsked`] → 202 [`ErrandStatus`]; then it is in [`DatabaseStatus`]; Unix socket only |
@@ -29,6 +31,7 @@
 #![warn(missing_docs)]
 
 mod drills;
+mod scale;
 
 use std::collections::BTreeMap;
 
@@ -40,6 +43,7 @@ use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, Lsn, Member, Nonce, Pid, Secret, ServiceName,
     StackName, State, Timeline, Timestamp, Waiting,
 };
+pub use scale::{ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus};
 use serde::{Deserialize, Serialize};
 
 /// The OpenAPI 3.1 description of this contract. Tests hold it to the types here and to the controller's routes.

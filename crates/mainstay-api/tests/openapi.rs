@@ -12,8 +12,9 @@ use mainstay_api::{
     API_VERSION, Arrow, BackupsStatus, Beat, BoxStatus, CommandContext, ConsoleLink, CopyStatus, DatabaseAccess,
     DatabaseStatus, DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions,
     ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress,
-    ProvenRestore, RunAsked, RunUnderWay, Sabotage, ScheduleStatus, SchemaChanged, ServiceEnv, StageReached, Standing,
-    Status, StoreCopiesStatus, Top, Traffic, Usage, Verdict,
+    ProvenRestore, RunAsked, RunUnderWay, Sabotage, ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus,
+    ScheduleStatus, SchemaChanged, ServiceEnv, StageReached, Standing, Status, StoreCopiesStatus, Top, Traffic, Usage,
+    Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -356,6 +357,55 @@ fn runs_and_usage() -> Vec<(&'static str, Value)> {
     ]
 }
 
+fn scales() -> Vec<(&'static str, Value)> {
+    let text = || "x".to_owned();
+    let known =
+        ScaleMeasure { name: text(), target: text(), usage: Some(text()), proposal: Some(3), arithmetic: text() };
+    let unknown = ScaleMeasure { usage: None, proposal: None, ..known.clone() };
+    let room = ScaleRoom { most: 4, why: text() };
+    let change = ScaleChange { at: at(), from: 2, to: 3, why: text() };
+    let whole = ScaleStatus {
+        service: service(),
+        wanted: 3,
+        ready: 2,
+        min: 2,
+        max: 10,
+        is_auto: true,
+        policy: Some(text()),
+        period: Some(text()),
+        decided_at: Some(at()),
+        measures: vec![known.clone(), unknown.clone()],
+        desired: Some(3),
+        stabilised: Some(3),
+        reason: Some(text()),
+        why: text(),
+        room: Some(room.clone()),
+        changes: vec![change.clone()],
+    };
+    let bare = ScaleStatus {
+        policy: None,
+        period: None,
+        decided_at: None,
+        measures: vec![],
+        desired: None,
+        stabilised: None,
+        reason: None,
+        room: None,
+        changes: vec![],
+        ..whole.clone()
+    };
+    vec![
+        put("ScaleAsked", ScaleAsked { count: Some(3), is_auto: None }),
+        put("ScaleAsked", ScaleAsked { count: None, is_auto: Some(false) }),
+        put("ScaleMeasure", known),
+        put("ScaleMeasure", unknown),
+        put("ScaleRoom", room),
+        put("ScaleChange", change),
+        put("ScaleStatus", whole),
+        put("ScaleStatus", bare),
+    ]
+}
+
 const STANDINGS: [Standing; 5] =
     [Standing::Fine, Standing::NotApplicable, Standing::Stale, Standing::NeverRun, Standing::Failing];
 
@@ -498,7 +548,7 @@ fn samples() -> Vec<(&'static str, Value)> {
     all.extend(boxes().into_iter().map(|one| put("BoxId", one)));
     all.extend(waiting().into_iter().map(|one| put("Waiting", one)));
     all.extend(processes_and_events());
-    all.extend(runs_and_usage());
+    all.extend(runs_and_usage().into_iter().chain(scales()));
     all
 }
 

@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{
     CommandContext, ConsoleLink, DatabaseAccess, ErrandAsked, ErrandStatus, Event, LogLine, Pool, Problem, Process,
-    RunAsked, Sabotage, SchemaChanged, ServiceEnv, Status, Top, Traffic,
+    RunAsked, Sabotage, ScaleAsked, ScaleStatus, SchemaChanged, ServiceEnv, Status, Top, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -153,6 +153,16 @@ impl Client {
     /// Asks for a run of a schedule now.
     pub async fn run_now(&self, service: &str) -> Result<RunAsked, Error> {
         self.post(&format!("/api/v1/services/{service}/run"), &()).await
+    }
+
+    /// How many instances of services there are, and why.
+    pub async fn scales(&self) -> Result<Vec<ScaleStatus>, Error> {
+        self.get("/api/v1/scale").await
+    }
+
+    /// Asks for another number of instances, or for the load to move it.
+    pub async fn scale(&self, service: &str, asked: &ScaleAsked) -> Result<ScaleStatus, Error> {
+        self.post(&format!("/api/v1/services/{service}/scale"), asked).await
     }
 
     /// What every process uses.

@@ -22,6 +22,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::now;
 use crate::core::Published;
+use crate::core::scaling::ScalingMessage;
 use crate::effects::Effects;
 use crate::errands::{self, Migrations};
 use crate::journal::Journal;
@@ -107,6 +108,7 @@ fn common() -> Router<Arc<Shared>> {
         .route("/api/v1/traffic", get(traffic))
         .route("/api/v1/top", get(top_list))
         .route("/api/v1/pools", get(pools))
+        .route("/api/v1/scale", get(scales))
         .route("/api/v1/drills", get(drill_standings))
         .route("/api/v1/drills/history", get(drill_history))
         .route("/api/v1/stream", get(stream))
@@ -119,6 +121,7 @@ pub(crate) fn owner(shared: Arc<Shared>) -> Router {
     common()
         .route("/api/v1/services/{name}/env", get(service_env))
         .route("/api/v1/services/{name}/run", post(run_now))
+        .route("/api/v1/services/{name}/scale", post(scale))
         .route("/api/v1/context/{name}", get(context))
         .route("/api/v1/database", get(database))
         .route("/api/v1/database/errand", post(errand))
@@ -432,6 +435,32 @@ async fn run_now(
     match answered.await.map_err(|_| starting())? {
         Ok(due) => Ok((StatusCode::ACCEPTED, Json(mainstay_api::RunAsked { due }))),
         Err(reason) => Err(failure(StatusCode::CONFLICT, "MS4090", reason, Some("`mainstay status` shows the run"))),
+    }
+}
+
+async fn scales(State(shared): Ctx) -> Result<Json<Vec<mainstay_api::ScaleStatus>>, Failure> {
+    shared.published.status.borrow().as_ref().ok_or_else(starting)?;
+    Ok(Json(shared.published.scales.borrow().clone()))
+}
+
+async fn scale(
+    State(shared): Ctx,
+    Path(name): Path<String>,
+    Json(asked): Json<mainstay_api::ScaleAsked>,
+) -> Result<Json<mainstay_api::ScaleStatus>, Failure> {
+    let help = "`mainstay scale` lists the services and their bounds";
+    let unknown = || {
+        let title = format!("the stack has no service {name:?} that stands");
+        failure(StatusCode::NOT_FOUND, "MS4047", title, Some(help))
+    };
+    let service = mainstay_types::ServiceName::new(name.as_str()).map_err(|_| unknown())?;
+    let (answer, answered) = oneshot::channel();
+    let message = Message::Scaling(ScalingMessage::Asked { service, asked, answer });
+    shared.sender.send(message).await.map_err(|_| starting())?;
+    match answered.await.map_err(|_| starting())? {
+        Ok(status) => Ok(Json(status)),
+        Err(("MS4047", _)) => Err(unknown()),
+        Err((code, reason)) => Err(failure(StatusCode::CONFLICT, code, reason, Some(help))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The loop: observations in, plan, steps out. It owns all state of the control plane; nothing is shared.
 
 pub(crate) mod damage;
+pub(crate) mod scaling;
 mod stores;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub(crate) struct Published {
     pub(crate) keep: watch::Sender<Option<mainstay_supervisor::client::Hello>>,
     /// Whether the console's port is ours; another process may have it.
     pub(crate) console: watch::Sender<bool>,
+    /// How many instances of services there are, and why.
+    pub(crate) scales: watch::Sender<Vec<mainstay_api::ScaleStatus>>,
 }
 
 /// The history of drills, and what follows from it.
@@ -71,6 +74,8 @@ pub(crate) struct Parts {
     pub(crate) observed: Observed,
     /// Copies of the store of which an earlier control plane told.
     pub(crate) copies_told: Option<CopiesSeen>,
+    /// What is known of scaling.
+    pub(crate) scale: Option<String>,
     pub(crate) picture: Picture,
     pub(crate) at: Timestamp,
 }
@@ -92,6 +97,7 @@ pub(crate) struct Core {
     quick_ends: BTreeMap<ChildName, (Nonce, u32)>,
     picture: Picture,
     traffic: TrafficMeter,
+    scaling: scaling::Scaling,
     migrations: String,
     states: BTreeMap<BoxId, State>,
     first_looks: FirstLooks,
@@ -117,6 +123,9 @@ impl Core {
         let settings = Arc::clone(&parts.effects.settings);
         let damages_kept = parts.journal.keeper(damage::FACT);
         let copies_kept = parts.journal.keeper(crate::copies::watch::FACT);
+        let mut observed = parts.observed;
+        let (counts, kept) = (&mut observed.fleet.counts, parts.journal.keeper(scaling::FACT));
+        let scaling = scaling::Scaling::new(&settings.stack, parts.scale.as_deref(), counts, kept, parts.at);
         Self {
             stack: Arc::new(settings.stack.clone()),
             launch: Arc::new(settings.launch.clone()),
@@ -124,7 +133,7 @@ impl Core {
             journal: parts.journal,
             published: parts.published,
             sender: parts.sender,
-            observed: parts.observed,
+            observed,
             urls: settings.urls(),
             generation: settings.generation,
             machines: BTreeMap::new(),
@@ -134,6 +143,7 @@ impl Core {
             states: parts.picture.states(),
             picture: parts.picture,
             traffic: TrafficMeter::default(),
+            scaling,
             migrations: String::new(),
             first_looks: FirstLooks::new(parts.at),
             drills: Drills::default(),
@@ -175,6 +185,7 @@ impl Core {
         self.follow_errand(at);
         self.leave_damaged(at);
         self.keep_damages(at);
+        self.look_at_load(at);
         let plan = mainstay_decide::plan::plan(&self.stack, &self.observed, at);
         let violations = invariants::check(&self.stack, &self.observed, &plan);
         self.effects.set_endpoints(&plan);
@@ -262,6 +273,7 @@ impl Core {
             Message::Probe { id, nonce, result } => self.take_probe(&id, &nonce, &result, at),
             Message::Edge(seen) => self.observed.edge = seen,
             Message::EdgeReport { window_ms, upstreams, endpoints } => {
+                self.scaling.edge(window_ms, &upstreams);
                 self.traffic.edge(window_ms, upstreams, endpoints);
                 self.publish_traffic(at);
             }
@@ -293,6 +305,7 @@ impl Core {
             Message::Backups { seen, proofs } => self.take_backups(seen, &proofs, at),
             Message::StoreMember { member, look } => self.take_store(member, look),
             Message::StoreCopies(seen) => self.take_store_copies(seen, at),
+            Message::Scaling(message) => self.take_scaling(message, at),
             Message::Down => self.begin_to_stop(at),
             Message::Sabotage(sabotage) => {
                 self.observed.is_fencing_sabotaged =
@@ -690,7 +703,8 @@ impl Core {
             disk: self.disk,
             now: at,
         };
-        let status = self.picture.draw(plan, &scene);
+        let mut status = self.picture.draw(plan, &scene);
+        self.show_scales(&mut status, at);
         self.remember(at);
         if !was_up && status.is_up {
             let state = self.effects.paths().state.clone();

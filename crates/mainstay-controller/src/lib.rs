@@ -20,6 +20,7 @@ mod first_looks;
 mod journal;
 pub mod launch;
 mod links;
+mod load;
 pub mod logs;
 mod message;
 mod metrics;

@@ -89,6 +89,8 @@ pub(crate) enum Message {
     Drills(Vec<mainstay_api::DrillRecord>),
     /// A look at the folder of the backups, and what restores found.
     Backups { seen: Seen<BackupsSeen>, proofs: Vec<mainstay_backup::proof::Proof> },
+    /// How many instances of services there are to be.
+    Scaling(crate::core::scaling::ScalingMessage),
     /// Somebody asks for an ordered end.
     Down,
     /// A positive control.

@@ -105,13 +105,12 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let before_done = before_done(&store, &settings)?;
     let (before_runs, schedules) = (before_runs(&store, &settings)?, schedules::load(&store, &settings.stack)?);
     let picture = Picture::of(store.fact(crate::status::MEMORY_FACT)?, settings.launch.release);
-    let sessions = store.fact(api::SESSIONS_FACT)?;
+    let (sessions, scale) = (store.fact(api::SESSIONS_FACT)?, store.fact(crate::core::scaling::FACT)?);
     let (journal, journal_thread) = Journal::start(store).context("cannot start the journal's thread")?;
     let (sender, inbox) = mpsc::channel(INBOX);
     let (keep_sender, keep) = watch::channel(None);
     let ((stopping, stopping_seen), (endpoints, endpoints_seen)) = (watch::channel(false), watch::channel(None));
     let ((edge, edge_asks), (router, router_asks)) = (Link::new(), Link::new());
-    let cluster = cluster(&settings)?;
     let effects = Arc::new(Effects {
         settings: Arc::clone(&settings),
         keep,
@@ -119,7 +118,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         router,
         endpoints,
         looks: watch::Sender::default(),
-        cluster,
+        cluster: cluster(&settings)?,
         journal: journal.clone(),
         telemetry_files: Mutex::new(()),
         before_runs: Mutex::new(before_runs),
@@ -140,6 +139,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         sender: sender.clone(),
         observed,
         copies_told: crate::copies::watch::told(&journal).await,
+        scale,
         picture,
         at: now(),
     });

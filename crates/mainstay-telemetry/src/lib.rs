@@ -9,6 +9,7 @@
 mod config;
 mod host;
 mod programs;
+mod query;
 mod ready;
 mod spec;
 mod targets;
@@ -16,6 +17,7 @@ mod targets;
 pub use config::{ConfigError, Page, Settings, USER_NAME, write_config};
 pub use host::host_metrics;
 pub use programs::{MissingProgram, Programs, find_programs, find_programs_in};
+pub use query::{NoNumber, query_number};
 pub use ready::{NotReady, is_ready, probe_ready};
 pub use spec::{alertmanager_spec, prometheus_spec};
 pub use targets::{Target, write_targets};

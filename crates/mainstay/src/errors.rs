@@ -137,6 +137,10 @@ pages! {
     "MS4124"
     "MS4125"
     "MS4126"
+    "MS2140"
+    "MS4047"
+    "MS4093"
+    "MS4094"
 }
 
 // What clients of the database are told by the router, or because of it.

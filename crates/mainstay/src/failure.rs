@@ -126,11 +126,13 @@ impl From<mainstay_client::Error> for Failure {
                 .help("`mainstay up` starts it, `mainstay logs` and `mainstay events` show its last run; `--env` and `--state` must be those of its `up`"),
             Error::Refused(problem) => {
                 // A name that there is none of: a mistake, not a refusal.
-                let is_name = ["MS4041", "MS4042", "MS4045", "MS4046"].contains(&problem.code.as_str());
+                let is_name = ["MS4041", "MS4042", "MS4045", "MS4046", "MS4047"].contains(&problem.code.as_str());
                 let failure = match problem.code.as_str() {
                     _ if is_name => Self::user("MS2052", problem.title.clone()),
                     // It has a page of its own.
                     "MS4092" => Self::failed("MS4092", problem.title.clone()),
+                    "MS4093" => Self::user("MS4093", problem.title.clone()),
+                    "MS4094" => Self::refused("MS4094", problem.title.clone()),
                     _ => Self::failed("MS1002", problem.title.clone()),
                 };
                 match &problem.help {

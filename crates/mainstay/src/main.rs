@@ -96,6 +96,8 @@ enum Command {
     Drill(command::drill::Options),
     /// Start the stack with the machine (systemd)
     Service(command::service::Options),
+    /// How many instances services have, and another number for one
+    Scale(command::scale::Options),
     /// Which way a request would take through the edge, and why
     Route(command::route::Options),
     /// Print a one-time link to the console
@@ -108,7 +110,7 @@ enum Command {
     Completions(command::completions::Options),
     /// Manual pages
     Manual(command::manual::Options),
-    /// Explain an error code
+    /// Explain an error code, or why a service has so many instances
     Explain(command::explain::Options),
     #[command(hide = true, name = mainstay_drill::DEAD_MAN)]
     ThawLater(command::internal::ThawLater),
@@ -198,7 +200,6 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Manual(options) => command::manual::run(&global, &options),
         Command::Check(options) => command::check::run(&global, &options),
         Command::Config(options) => command::config::run(&global, &options),
-        Command::Explain(options) => command::explain::run(&global, &options),
         other => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -236,6 +237,8 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Drill(options) => command::drill::run(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,
         Command::Route(options) => command::route::run(&global, &options).await,
+        Command::Scale(options) => command::scale::run(&global, &options).await,
+        Command::Explain(options) => command::explain::run(&global, &options).await,
         Command::Console => command::console::run(&global).await,
         Command::ThawLater(_)
         | Command::WalGet(_)
@@ -250,7 +253,6 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         | Command::Completions(_)
         | Command::Manual(_)
         | Command::Check(_)
-        | Command::Config(_)
-        | Command::Explain(_) => Err(Failure::bug("a command without async runtime was sent to it")),
+        | Command::Config(_) => Err(Failure::bug("a command without async runtime was sent to it")),
     }
 }

@@ -54,6 +54,9 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
 fn described(name: &ServiceName, service: &Service) -> String {
     match &service.schedule {
         Some(schedule) => format!("{name} every {}", schedule.every),
+        None if service.most_instances() > service.instances => {
+            format!("{name} × {} to {}", service.instances, service.most_instances())
+        }
         None => format!("{name} × {}", service.instances),
     }
 }

@@ -33,6 +33,7 @@ pub(crate) mod restore;
 pub(crate) mod retention;
 pub(crate) mod route;
 pub(crate) mod run;
+pub(crate) mod scale;
 pub(crate) mod schema;
 pub(crate) mod service;
 pub(crate) mod status;
