@@ -10,8 +10,8 @@ use base64::Engine as _;
 use mainstay_stack::model::Observe;
 use mainstay_supervisor::protocol::{SpawnSpec, User};
 use mainstay_telemetry::{
-    NotReady, Page, Settings, Target, USER_NAME, alertmanager_spec, find_programs, host_metrics, probe_ready,
-    prometheus_spec, write_config, write_targets,
+    NoNumber, NotReady, Page, Settings, Target, USER_NAME, alertmanager_spec, find_programs, host_metrics, probe_ready,
+    prometheus_spec, query_number, write_config, write_targets,
 };
 use mainstay_types::{EnvironmentName, InstanceId, Nonce, Secret, ServiceName, StackName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -190,6 +190,13 @@ async fn prometheus_scrapes_instances_and_pages_and_refuses_strangers() {
     until_query(settings.prometheus_port, "made_by_the_application", "\"instance\":\"backend-1\"").await;
     until_query(settings.prometheus_port, "page_of_the_control_plane{job=\"postgres\"}", "\"postgres\"").await;
     until_query(settings.prometheus_port, "up{job=\"prometheus\"}", ",\"1\"]").await;
+
+    // The question of a stack file that scales by it.
+    let password = Secret::new(PASSWORD);
+    let number = async |text: &str| query_number(settings.prometheus_port, &password, text).await;
+    assert!(number("sum(vector(40)) + 2.5").await.is_ok_and(|found| (found - 42.5).abs() < 1e-9));
+    assert!(matches!(number("no_such_series").await, Err(NoNumber::Empty)));
+    assert!(matches!(number("sum(").await, Err(NoNumber::Refused(why)) if why.contains("parse error")));
 }
 
 /// Started as root, mainstay gives each child a user of its own: it must be able to read what root wrote.
