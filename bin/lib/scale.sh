@@ -100,6 +100,9 @@ max = 4
 requests = 15
 cpu = 1000
 down = { window = "0s" }
+[target]
+scale_up = { rto = "5s" }
+scale_down = { rto = "5s" }
 [edge]
 https_port = $https
 http_port = $http
@@ -174,6 +177,11 @@ ms scale web=3 >/dev/null
 until_so "three run" are_running 3
 ms scale web --auto on >/dev/null
 until_so "the load takes them away again" are_running 1
+
+say "as drills"
+drill scale-up 1
+drill scale-down 1
+same "the number is the load's again" "$(scale "web['is_auto']")" True
 
 say "the control: an application that does not finish its requests"
 ms down >/dev/null 2>&1

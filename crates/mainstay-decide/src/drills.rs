@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::{DrillRecord, DrillStanding, Extended, Standing, Verdict, newest_by_drill};
 use mainstay_stack::Stack;
-use mainstay_stack::model::{Durability, PoolMode, Promise};
+use mainstay_stack::model::{Durability, PoolMode, Promise, Service};
 use mainstay_types::Timestamp;
 
 /// Age past which a drill says little of the stack as it is. The documents want failovers tried every month.
@@ -27,6 +27,10 @@ pub enum Fault {
     StandbyLoss,
     /// Another primary, as planned: a switchover.
     Switchover,
+    /// A service is given as many instances as it may have.
+    ScaleUp,
+    /// A service is left with as few instances as it may have.
+    ScaleDown,
     /// SIGSTOP to the process that receives the log at a standby.
     ReplicationLag,
     /// A page of a standby, then of the primary, is damaged on its disk.
@@ -63,8 +67,10 @@ impl Fault {
     /// All that break something, in the order of `drill --all`: from the door inward, the control plane, then the backups.
     ///
     /// Not [`Self::DiskFull`]: only a small disk that nobody else uses is filled.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::InstanceCrash,
+        Self::ScaleUp,
+        Self::ScaleDown,
         Self::EdgeCrash,
         Self::RouterCrash,
         Self::DatabaseCrash,
@@ -96,6 +102,8 @@ impl Fault {
             Self::DatabaseFreeze => "database-freeze",
             Self::StandbyLoss => "standby-loss",
             Self::Switchover => "switchover",
+            Self::ScaleUp => "scale-up",
+            Self::ScaleDown => "scale-down",
             Self::ReplicationLag => "replication-lag",
             Self::CorruptPage => "corrupt-page",
             Self::PoolExhaustion => "pool-exhaustion",
@@ -133,6 +141,8 @@ impl Fault {
             Self::DatabaseCrash => "kills the postmaster of the primary (SIGKILL)",
             Self::DatabaseFreeze => "stops the primary and all its backends (SIGSTOP), thaws what is left of them",
             Self::StandbyLoss => "kills the postmaster of a standby (SIGKILL); writes go on without it",
+            Self::ScaleUp => "gives a service as many instances as it may have; no request may fail",
+            Self::ScaleDown => "leaves a service as few instances as it may have; no request may fail",
             Self::Switchover => "asks for another primary, as planned; nobody may notice",
             Self::ReplicationLag => "stops the process that receives the log at a standby (SIGSTOP)",
             Self::CorruptPage => {
@@ -159,7 +169,7 @@ impl Fault {
     /// What it is about, as boxes are named.
     pub fn subject(self) -> &'static str {
         match self {
-            Self::InstanceCrash => "instance",
+            Self::InstanceCrash | Self::ScaleUp | Self::ScaleDown => "instance",
             Self::EdgeCrash => "edge",
             Self::RouterCrash | Self::PoolExhaustion => "router",
             Self::DatabaseCrash
@@ -189,6 +199,8 @@ impl Fault {
             Self::DatabaseFreeze => "target.database_freeze",
             Self::StandbyLoss => "target.standby_loss",
             Self::Switchover => "target.switchover",
+            Self::ScaleUp => "target.scale_up",
+            Self::ScaleDown => "target.scale_down",
             Self::ReplicationLag => "target.replication_lag",
             Self::CorruptPage => "target.corrupt_page",
             Self::PoolExhaustion => "target.pool_exhaustion",
@@ -223,6 +235,8 @@ impl Fault {
             self,
             Self::CacheLoss
                 | Self::Switchover
+                | Self::ScaleUp
+                | Self::ScaleDown
                 | Self::ReplicationLag
                 | Self::CorruptPage
                 | Self::PoolExhaustion
@@ -235,7 +249,15 @@ impl Fault {
     /// Whether its promise bounds the longest wait of a client, at the 95th percentile, and not the time until service
     /// is back.
     pub fn bounds_stall(self) -> bool {
-        matches!(self, Self::DatabaseFreeze | Self::StandbyLoss | Self::Switchover | Self::ReplicationLag)
+        matches!(
+            self,
+            Self::DatabaseFreeze
+                | Self::StandbyLoss
+                | Self::Switchover
+                | Self::ScaleUp
+                | Self::ScaleDown
+                | Self::ReplicationLag
+        )
     }
 
     /// What the stack file promises about it.
@@ -249,6 +271,8 @@ impl Fault {
             Self::DatabaseFreeze => target.database_freeze,
             Self::StandbyLoss => target.standby_loss,
             Self::Switchover => target.switchover,
+            Self::ScaleUp => target.scale_up,
+            Self::ScaleDown => target.scale_down,
             Self::ReplicationLag => target.replication_lag,
             Self::CorruptPage => target.corrupt_page,
             Self::PoolExhaustion => target.pool_exhaustion,
@@ -285,6 +309,10 @@ impl Fault {
                 need(standbys > Some(0), "the database has no standby that could take over")
             }
             Self::Switchover => need(standbys > Some(0), "the database has no standby that could take over"),
+            Self::ScaleUp | Self::ScaleDown => {
+                let may = |service: &Service| service.has_port && service.most_instances() > service.instances;
+                need(stack.services.values().any(may), "no service that is asked has a `scale.max` above its `min`")
+            }
             Self::DiskFull => need(standbys.is_some(), "the stack has no database"),
             Self::PoolExhaustion => {
                 need(standbys.is_some(), "the stack has no database, so no pool")?;
@@ -417,7 +445,7 @@ mod tests {
 
     fn whole() -> Stack {
         stack(
-            "stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\npool_mode = \"transaction\"\n[cache]\n",
+            "stack = \"shop\"\n[service.backend]\nrun = \"./server\"\nscale = { min = 2, max = 4, requests = 100 }\n[database]\npool_mode = \"transaction\"\n[cache]\n",
         )
     }
 
@@ -523,6 +551,13 @@ mod tests {
         assert!(Fault::BackupRestore.applies(&stack(backup)).is_ok());
         assert!(Fault::MachineLoss.applies(&stack(backup)).is_err_and(|reason| reason.contains("backup.copy")));
         assert!(Fault::MachineLoss.applies(&stack(&format!("{backup}{copy}"))).is_ok());
+    }
+
+    #[test]
+    fn only_a_stack_whose_number_may_change_owes_the_drills_of_scale() {
+        let fixed = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\ninstances = 2\n");
+        assert!(Fault::ScaleUp.applies(&whole()).is_ok() && Fault::ScaleDown.applies(&whole()).is_ok());
+        assert!(Fault::ScaleDown.applies(&fixed).is_err_and(|reason| reason.contains("scale.max")));
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) fn victim(
         Fault::KeepCrash => process.role == ChildRole::Keep,
         Fault::CacheLoss
         | Fault::Switchover
+        | Fault::ScaleUp
+        | Fault::ScaleDown
         | Fault::ReplicationLag
         | Fault::CorruptPage
         | Fault::PoolExhaustion

@@ -19,6 +19,7 @@ use crate::load::Running;
 use crate::measure::wall_clock;
 use crate::round::Arena;
 use crate::run::{Progress, Sabotage};
+use crate::scaled::Scaled;
 use crate::tier::{Asked, Filler, Taken};
 use crate::whole::{self, LOOK};
 
@@ -51,6 +52,8 @@ pub(crate) enum Hit {
     },
     /// Another primary was asked for.
     Asked(Asked),
+    /// Another number of instances was asked for.
+    Scaled(Scaled),
     /// A standby receives no log.
     Still {
         frozen: Frozen,
@@ -121,6 +124,7 @@ impl Arena<'_> {
         match fault {
             Fault::CacheLoss => return self.empty_cache().await,
             Fault::Switchover => return self.ask_switchover().await,
+            Fault::ScaleUp | Fault::ScaleDown => return self.ask_scale().await,
             Fault::ReplicationLag => return self.stop_receiver(status).await,
             Fault::CorruptPage => return self.damage_pages(status, random, progress).await,
             Fault::PoolExhaustion => return self.take_pool().await,
@@ -183,6 +187,12 @@ impl Arena<'_> {
             Hit::Asked(asked) => {
                 let mut after =
                     After { was_pressed: is_pressed(), ..self.see_switched(injected.at, asked, progress).await };
+                after.was_pressed |= is_pressed();
+                after
+            }
+            Hit::Scaled(scaled) => {
+                let mut after =
+                    After { was_pressed: is_pressed(), ..self.see_scaled(injected.at, scaled, progress).await };
                 after.was_pressed |= is_pressed();
                 after
             }

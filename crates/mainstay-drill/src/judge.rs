@@ -117,6 +117,8 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
         | Fault::DatabaseFreeze
         | Fault::StandbyLoss
         | Fault::Switchover
+        | Fault::ScaleUp
+        | Fault::ScaleDown
         | Fault::ReplicationLag
         | Fault::CorruptPage
         | Fault::PoolExhaustion
@@ -156,6 +158,9 @@ fn not_tested(fault: Fault) -> Vec<String> {
         Fault::DatabaseFreeze => "a disk or a kernel that hangs: a killed process would not end there",
         Fault::StandbyLoss => {
             "the alert NoStandby of Prometheus, which waits for a minute without one; sessions that read from the standby"
+        }
+        Fault::ScaleUp | Fault::ScaleDown => {
+            "that the load moves the number (`bin/lib/scale.sh` does); an application that does not finish its requests"
         }
         Fault::Switchover => "a primary that is not well: replacing that is a failover",
         Fault::ReplicationLag => "a standby that is slow and not still: commits are then as slow as it is",
@@ -335,6 +340,8 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
         | Fault::DatabaseFreeze
         | Fault::StandbyLoss
         | Fault::Switchover
+        | Fault::ScaleUp
+        | Fault::ScaleDown
         | Fault::ReplicationLag
         | Fault::CorruptPage
         | Fault::PoolExhaustion
@@ -376,6 +383,8 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
         Fault::DatabaseCrash | Fault::DatabaseFreeze | Fault::RouterCrash => (false, false),
         Fault::EdgeCrash | Fault::StandbyLoss | Fault::ReplicationLag | Fault::StoreCrash => (false, true),
         Fault::Switchover
+        | Fault::ScaleUp
+        | Fault::ScaleDown
         | Fault::CorruptPage
         | Fault::PoolExhaustion
         | Fault::DiskFull

@@ -35,6 +35,7 @@ mod record;
 mod report;
 mod round;
 mod run;
+mod scaled;
 mod strip;
 mod tier;
 mod timeline;

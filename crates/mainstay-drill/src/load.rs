@@ -100,6 +100,8 @@ impl Loads {
             | Fault::DatabaseFreeze
             | Fault::StandbyLoss
             | Fault::Switchover
+            | Fault::ScaleUp
+            | Fault::ScaleDown
             | Fault::ReplicationLag
             | Fault::CorruptPage
             | Fault::PoolExhaustion
@@ -225,6 +227,8 @@ async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option
         | Fault::DatabaseFreeze
         | Fault::StandbyLoss
         | Fault::Switchover
+        | Fault::ScaleUp
+        | Fault::ScaleDown
         | Fault::ReplicationLag
         | Fault::CorruptPage
         | Fault::PoolExhaustion

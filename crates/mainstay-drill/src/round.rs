@@ -202,8 +202,10 @@ impl Arena<'_> {
         if matches!(fault, Fault::CacheCrash | Fault::StoreCrash) {
             return &seen.keys;
         }
-        let is_about_requests =
-            matches!(fault, Fault::InstanceCrash | Fault::EdgeCrash | Fault::CacheLoss) && self.loads.has_requests();
+        let is_about_requests = matches!(
+            fault,
+            Fault::InstanceCrash | Fault::EdgeCrash | Fault::CacheLoss | Fault::ScaleUp | Fault::ScaleDown
+        ) && self.loads.has_requests();
         if is_about_requests || !self.loads.has_writes() { &seen.requests } else { &seen.writes }
     }
 
@@ -259,6 +261,7 @@ fn proof(injected: &Injected, after: &After, events: &[mainstay_api::Event]) -> 
         Hit::Nothing => "nothing was done".to_owned(),
         Hit::Emptied(text) | Hit::Filled { text, .. } | Hit::Returned(text) => text.clone(),
         Hit::Taken(taken) => taken.text().to_owned(),
+        Hit::Scaled(scaled) => scaled.text(),
         Hit::Damaged(damaged) => damaged.text().to_owned(),
         Hit::Asked(asked) => {
             let asked = &asked.status;

@@ -621,6 +621,10 @@ pub struct Target {
     pub standby_loss: Promise,
     /// A planned change of the primary. The RTO bounds the stall of clients, at the 95th percentile. Default RTO 1 s, RPO 0.
     pub switchover: Promise,
+    /// Instances are added. The RTO bounds the longest wait of a client, at the 95th percentile. Default RTO 1 s, RPO 0.
+    pub scale_up: Promise,
+    /// Instances are removed. The RTO bounds the longest wait of a client, at the 95th percentile. Default RTO 1 s, RPO 0.
+    pub scale_down: Promise,
     /// A standby receives no log. The RTO bounds the stall of writes, at the 95th percentile: its sender gives it up
     /// after 5 s. Default RTO 8 s, RPO 0.
     pub replication_lag: Promise,

@@ -46,6 +46,11 @@ impl Scale {
         }
     }
 
+    /// Whether anything moves the number: a measure, or the time.
+    pub fn is_moved(&self) -> bool {
+        !self.targets.is_empty() || !self.schedule.is_empty()
+    }
+
     /// The most instances at any time.
     pub fn most(&self) -> u32 {
         self.schedule.iter().map(|period| period.max).fold(self.max, u32::max)

@@ -148,6 +148,8 @@ fn twelve_lines_are_a_whole_stack() {
             database_freeze: promise(4),
             standby_loss: Promise { rto: Duration::from_millis(200), ..promise(1) },
             switchover: promise(1),
+            scale_up: promise(1),
+            scale_down: promise(1),
             replication_lag: promise(8),
             pool_exhaustion: promise(5),
             corrupt_page: promise(15),

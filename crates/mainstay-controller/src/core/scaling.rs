@@ -12,6 +12,7 @@ use mainstay_decide::autoscale::{self, Decision, Inputs, Measure, Memory, Room};
 use mainstay_edge::protocol::Counts;
 use mainstay_stack::Stack;
 use mainstay_stack::model::Service;
+use mainstay_stack::scale::Scale;
 use mainstay_types::{Bytes, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
@@ -53,7 +54,7 @@ struct Record {
 
 impl Record {
     fn of(service: &Service) -> Self {
-        let is_auto = service.scale.is_some();
+        let is_auto = is_moved(service);
         Self {
             says: says(service),
             count: service.instances,
@@ -73,6 +74,11 @@ impl Record {
         let count = self.count.clamp(service.instances.min(scale.max), scale.max);
         Some(Self { count, changes: self.changes, ..Self::of(service) })
     }
+}
+
+/// Whether the stack file names what would move the number.
+fn is_moved(service: &Service) -> bool {
+    service.scale.as_ref().is_some_and(Scale::is_moved)
 }
 
 fn says(service: &Service) -> serde_json::Value {
@@ -288,9 +294,7 @@ impl Core {
         if let Some(count) = asked.count {
             self.check_count(name, service, current, count)?;
         }
-        let is_moved =
-            service.scale.as_ref().is_some_and(|scale| !scale.targets.is_empty() || !scale.schedule.is_empty());
-        if asked.is_auto == Some(true) && !is_moved {
+        if asked.is_auto == Some(true) && !is_moved(service) {
             let text = format!(
                 "nothing would move the number of {name}: `[service.{name}.scale]` has no measure and no schedule"
             );

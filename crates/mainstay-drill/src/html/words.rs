@@ -85,6 +85,16 @@ pub(super) fn of(drill: &str) -> Words {
 /// Of those of the data tier that kill nobody.
 fn of_tier(drill: &str) -> Words {
     let (deed, hypothesis, blast_radius) = match drill {
+        "scale-up" => (
+            "A service was given as many instances as it may have",
+            "New instances become ready beside the others and take their share; no client notices.",
+            "Nobody.",
+        ),
+        "scale-down" => (
+            "A service was left with as few instances as it may have",
+            "Those that go take no new requests, finish what they have and end; no client notices.",
+            "Nobody.",
+        ),
         "switchover" => (
             "Another primary was asked for, as planned",
             "New transactions wait for a moment while those that are begun end; then the standby takes over, and no client \

@@ -103,6 +103,8 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         database_freeze: default(hang_after + SECOND, database_rpo),
         standby_loss: default(SECOND / 5, Duration::ZERO),
         switchover: default(SECOND, Duration::ZERO),
+        scale_up: default(SECOND, Duration::ZERO),
+        scale_down: default(SECOND, Duration::ZERO),
         replication_lag: default(SECOND * 8, Duration::ZERO),
         pool_exhaustion: default(SECOND * 5, Duration::ZERO),
         corrupt_page: default(SECOND * 15, Duration::ZERO),
@@ -125,6 +127,8 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     promise(&mut cursor, ctx, "database_freeze", &mut target.database_freeze);
     promise(&mut cursor, ctx, "standby_loss", &mut target.standby_loss);
     promise(&mut cursor, ctx, "switchover", &mut target.switchover);
+    promise(&mut cursor, ctx, "scale_up", &mut target.scale_up);
+    promise(&mut cursor, ctx, "scale_down", &mut target.scale_down);
     promise(&mut cursor, ctx, "replication_lag", &mut target.replication_lag);
     promise(&mut cursor, ctx, "pool_exhaustion", &mut target.pool_exhaustion);
     promise(&mut cursor, ctx, "corrupt_page", &mut target.corrupt_page);

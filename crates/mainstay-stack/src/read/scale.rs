@@ -116,7 +116,7 @@ fn check(scale: &Cursor<'_>, ctx: &mut Context<'_>, least: u32, max: Option<u32>
     if least > max {
         let message = format!("`{}` begins at {least} instances and ends at {max}", scale.path);
         ctx.error(Code::MinAboveMax, &place, message, format!("raise `max` to {least}, or lower `min`"));
-    } else if least < max && read.is_some_and(|scale| scale.targets.is_empty() && scale.schedule.is_empty()) {
+    } else if least < max && read.is_some_and(|scale| !scale.is_moved()) {
         let message = format!("`{}` goes up to {max}, and nothing is measured: {least} run", scale.path);
         let help = "add `cpu`, `memory`, `requests`, `latency_p95`, `query` or `schedule`; by hand, `mainstay scale` \
                     goes up to `max`"

@@ -47,6 +47,9 @@ impl Core {
 fn why(scale: Option<&Scale>, record: Option<&Record>, decided: Option<&str>) -> String {
     match (scale, record.is_some_and(|record| record.is_auto), decided) {
         (None, _, _) => "the stack file gives a number and no `scale`".to_owned(),
+        (Some(scale), false, _) if !scale.is_moved() => {
+            "the stack file's `scale` has no measure and no schedule".to_owned()
+        }
         (Some(_), false, _) => "auto is off: a person gave the number".to_owned(),
         (Some(_), true, None) => "nothing was decided yet: the first look is 15 s after the start".to_owned(),
         (Some(_), true, Some(why)) => why.to_owned(),
