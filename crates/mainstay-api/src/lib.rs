@@ -19,6 +19,9 @@
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
 //! | `POST /api/v1/database/errand` | [`ErrandAsked`] → 202 [`ErrandStatus`]; then it is in [`DatabaseStatus`]; Unix socket only |
 //! | `POST /api/v1/database/schema` | [`SchemaChanged`] → 204; what a command has done, for the log; Unix socket only |
+//! | `GET /api/v1/releases` | [`Releases`] |
+//! | `POST /api/v1/releases` | [`DeployAsked`] → 202 [`RolloutStatus`]; then it is in [`Releases`]; Unix socket only |
+//! | `POST /api/v1/releases/wish` | [`RolloutWish`] → 202 [`RolloutStatus`]; Unix socket only |
 //! | `GET /api/v1/pools` | [`Pool`]s of the router |
 //! | `GET /api/v1/config` | the computed stack, JSON |
 //! | `POST /api/v1/console-link` | [`ConsoleLink`]; Unix socket only |
@@ -31,6 +34,7 @@
 #![warn(missing_docs)]
 
 mod drills;
+mod releases;
 mod scale;
 
 use std::collections::BTreeMap;
@@ -43,6 +47,7 @@ use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, Lsn, Member, Nonce, Pid, Secret, ServiceName,
     StackName, State, Timeline, Timestamp, Waiting,
 };
+pub use releases::{DeployAsked, Release, ReleaseState, Releases, RolloutStatus, RolloutWish};
 pub use scale::{ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus};
 use serde::{Deserialize, Serialize};
 

@@ -10,11 +10,11 @@ use std::path::Path;
 
 use mainstay_api::{
     API_VERSION, Arrow, BackupsStatus, Beat, BoxStatus, CommandContext, ConsoleLink, CopyStatus, DatabaseAccess,
-    DatabaseStatus, DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind, ErrandSessions,
-    ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process, Progress,
-    ProvenRestore, RunAsked, RunUnderWay, Sabotage, ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus,
-    ScheduleStatus, SchemaChanged, ServiceEnv, StageReached, Standing, Status, StoreCopiesStatus, Top, Traffic, Usage,
-    Verdict,
+    DatabaseStatus, DeployAsked, DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind,
+    ErrandSessions, ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process,
+    Progress, ProvenRestore, Release, ReleaseState, Releases, RolloutStatus, RolloutWish, RunAsked, RunUnderWay,
+    Sabotage, ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus, ScheduleStatus, SchemaChanged, ServiceEnv,
+    StageReached, Standing, Status, StoreCopiesStatus, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -285,6 +285,60 @@ fn errand() -> ErrandStatus {
     }
 }
 
+fn releases() -> Vec<(&'static str, Value)> {
+    let rollout = RolloutStatus {
+        release: 3,
+        from: 2,
+        is_rollback: false,
+        strategy: "canary".to_owned(),
+        began_at: at(),
+        phase: "shift".to_owned(),
+        since: at(),
+        share: Some(1000),
+        waiting: "at 10 %: 12 of 30 s".to_owned(),
+        reason: Some("more errors".to_owned()),
+        is_paused: false,
+        answered: [10, 1, 0],
+        old_answered: [90, 0, 0],
+    };
+    let states = [ReleaseState::Rolling, ReleaseState::Live, ReleaseState::Former, ReleaseState::Failed];
+    let release = |state| Release {
+        number: 3,
+        made_at: at(),
+        by: "ada".to_owned(),
+        environment: EnvironmentName::default(),
+        hash: "00".repeat(32),
+        files: 3,
+        bytes: 400,
+        source: "folder".to_owned(),
+        commit: Some("42f51f1".to_owned()),
+        is_dirty: true,
+        migrations: vec!["V1__users.sql".to_owned()],
+        folder: "app".to_owned(),
+        state,
+        since: at(),
+        reason: Some("more errors".to_owned()),
+    };
+    let asked = DeployAsked {
+        incoming: Some(".incoming-1".to_owned()),
+        release: Some(2),
+        strategy: Some("rolling".to_owned()),
+        is_schema_kept: true,
+    };
+    let plain = RolloutStatus { share: None, reason: None, ..rollout.clone() };
+    let mut all = vec![put("DeployAsked", asked), put("RolloutStatus", rollout.clone()), put("RolloutStatus", plain)];
+    for state in states {
+        let kept =
+            Releases { live: 2, is_from_folder: false, releases: vec![release(state)], rollout: Some(rollout.clone()) };
+        let bare = Release { commit: None, reason: None, ..release(state) };
+        all.extend([put("ReleaseState", state), put("Release", bare), put("Releases", kept)]);
+    }
+    all.push(put("Releases", Releases { live: 1, is_from_folder: true, releases: vec![], rollout: None }));
+    let wishes = [RolloutWish::Promote, RolloutWish::Abort, RolloutWish::Pause, RolloutWish::Resume];
+    all.extend(wishes.map(|wish| put("RolloutWish", wish)));
+    all
+}
+
 fn errands() -> Vec<(&'static str, Value)> {
     let kinds = [ErrandKind::Switchover, ErrandKind::Failover, ErrandKind::Restart, ErrandKind::Restore];
     let asked = |errand| ErrandAsked {
@@ -543,7 +597,7 @@ fn samples() -> Vec<(&'static str, Value)> {
     ];
     all.extend(sabotages.map(|one| put("Sabotage", one)));
     all.extend(drills());
-    all.extend(errands());
+    all.extend(errands().into_iter().chain(releases()));
     all.extend(STATES.map(|one| put("State", one)));
     all.extend(boxes().into_iter().map(|one| put("BoxId", one)));
     all.extend(waiting().into_iter().map(|one| put("Waiting", one)));

@@ -1,5 +1,7 @@
 //! The admin API: over the Unix socket for the owner, over loopback TCP for the browser with a session cookie.
 
+mod releases;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -48,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) metrics_token: Secret,
     pub(crate) console_port: u16,
     pub(crate) config: serde_json::Value,
+    /// Held while a release is made ready to be rolled out.
+    pub(crate) deploying: tokio::sync::Mutex<()>,
 }
 
 /// Who may come in by the browser's door. Only hashes are kept.
@@ -113,6 +117,7 @@ fn common() -> Router<Arc<Shared>> {
         .route("/api/v1/drills/history", get(drill_history))
         .route("/api/v1/stream", get(stream))
         .route("/api/v1/logs", get(log_lines))
+        .route("/api/v1/releases", get(releases::list))
         .route("/api/v1/config", get(config))
 }
 
@@ -126,6 +131,8 @@ pub(crate) fn owner(shared: Arc<Shared>) -> Router {
         .route("/api/v1/database", get(database))
         .route("/api/v1/database/errand", post(errand))
         .route("/api/v1/database/schema", post(schema_changed))
+        .route("/api/v1/releases", post(releases::deploy))
+        .route("/api/v1/releases/wish", post(releases::wish))
         .route("/api/v1/console-link", post(console_link))
         .route("/api/v1/sabotage", post(sabotage))
         .route("/api/v1/down", post(down))

@@ -1,6 +1,8 @@
 //! The loop: observations in, plan, steps out. It owns all state of the control plane; nothing is shared.
 
 pub(crate) mod damage;
+mod health;
+pub(crate) mod rollout;
 pub(crate) mod scaling;
 mod stores;
 
@@ -12,14 +14,12 @@ use mainstay_api::{ErrandSessions, Sabotage, Status, Traffic};
 use mainstay_backup::proof::Proof;
 use mainstay_decide::backups::BackupsSeen;
 use mainstay_decide::health::HealthMachine;
-use mainstay_decide::observed::{
-    ChildSeen, FailedStep, Health, HealthSeen, MemberAnswer, Observed, Record, RunningStep,
-};
+use mainstay_decide::observed::{ChildSeen, FailedStep, MemberAnswer, Observed, Record, RunningStep};
 use mainstay_decide::plan::{Plan, Step, StepKey};
 use mainstay_decide::store::CopiesSeen;
 use mainstay_decide::{invariants, restart};
 use mainstay_stack::Stack;
-use mainstay_stack::model::{Durability, Probe};
+use mainstay_stack::model::Durability;
 use mainstay_supervisor::protocol::Child;
 use mainstay_types::{BoxId, ChildName, ChildRole, Generation, InstanceId, Nonce, Seen, State, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -34,7 +34,7 @@ use crate::ports::Ports;
 use crate::status::{Picture, Scene};
 use crate::store::NewEvent;
 use crate::traffic::TrafficMeter;
-use crate::{errands, prober, schedules, schema, story};
+use crate::{errands, schedules, schema, story};
 
 /// The loop looks again at least this often: nothing that it waits for is silent longer.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
@@ -50,6 +50,10 @@ pub(crate) struct Published {
     pub(crate) children: watch::Sender<Vec<Child>>,
     /// Who keep is; `None` while there is none.
     pub(crate) keep: watch::Sender<Option<mainstay_supervisor::client::Hello>>,
+    /// The instances of the release that is live.
+    pub(crate) fleet: watch::Sender<mainstay_decide::fleet::Fleet>,
+    /// The rollout under way.
+    pub(crate) rollout: watch::Sender<Option<mainstay_api::RolloutStatus>>,
     /// Whether the console's port is ours; another process may have it.
     pub(crate) console: watch::Sender<bool>,
     /// How many instances of services there are, and why.
@@ -111,11 +115,24 @@ pub(crate) struct Core {
     copies_kept: watch::Sender<Option<String>>,
     /// Where damaged pages are written down.
     damages_kept: watch::Sender<Option<String>>,
+    /// What the edge saw of the release on its way.
+    evidence: mainstay_decide::evidence::Evidence,
     /// Epoch whose primary's death was told.
     fenced: Option<u64>,
     is_first_keep: bool,
     is_first_list: bool,
-    is_finished: bool,
+    end: Option<End>,
+}
+
+/// How the loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Everything is stopped.
+    Down,
+    /// The next control plane goes on with another release.
+    Again,
+    /// Somebody ended this process; everything goes on.
+    Leave,
 }
 
 impl Core {
@@ -126,6 +143,7 @@ impl Core {
         let mut observed = parts.observed;
         let (counts, kept) = (&mut observed.fleet.counts, parts.journal.keeper(scaling::FACT));
         let scaling = scaling::Scaling::new(&settings.stack, parts.scale.as_deref(), counts, kept, parts.at);
+        let evidence = rollout::known(&parts.effects, observed.rollout.as_ref());
         Self {
             stack: Arc::new(settings.stack.clone()),
             launch: Arc::new(settings.launch.clone()),
@@ -152,30 +170,37 @@ impl Core {
             copies_told: parts.copies_told,
             copies_kept,
             damages_kept,
+            evidence,
             fenced: None,
             is_first_keep: true,
             is_first_list: true,
-            is_finished: false,
+            end: None,
         }
     }
 
-    /// Runs until everything is stopped.
-    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
-        while !self.is_finished {
+    /// Runs until everything is stopped, or another release is what this stack is.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) -> End {
+        let end = loop {
+            if let Some(end) = self.end {
+                break end;
+            }
             let wake_at = self.turn();
             let sleep = wake_at.saturating_since(now()).min(LONGEST_SLEEP);
             let first = tokio::time::timeout(sleep, inbox.recv()).await;
             match first {
                 Ok(Some(message)) => self.take(message),
-                Ok(None) => return,
+                Ok(None) => return End::Leave,
                 Err(_) => continue,
             }
             while let Ok(message) = inbox.try_recv() {
                 self.take(message);
             }
+        };
+        if end == End::Down {
+            self.journal.emit(NewEvent::info(now(), "StackStopped", "everything is stopped; data stays"));
         }
-        self.journal.emit(NewEvent::info(now(), "StackStopped", "everything is stopped; data stays"));
         self.journal.flush().await;
+        end
     }
 
     /// Plans once, begins what is to be done, publishes the picture; returns when to look again.
@@ -200,6 +225,7 @@ impl Core {
             }
         }
         self.publish(&plan, at);
+        self.publish_rollout(&plan);
         let next_probe = self.begin_probes(at);
         [plan.wake_at, next_probe].into_iter().flatten().min().unwrap_or_else(|| at.after(LONGEST_SLEEP))
     }
@@ -274,6 +300,7 @@ impl Core {
             Message::Edge(seen) => self.observed.edge = seen,
             Message::EdgeReport { window_ms, upstreams, endpoints } => {
                 self.scaling.edge(window_ms, &upstreams);
+                self.weigh(endpoints.iter(), at);
                 self.traffic.edge(window_ms, upstreams, endpoints);
                 self.publish_traffic(at);
             }
@@ -306,15 +333,19 @@ impl Core {
             Message::StoreMember { member, look } => self.take_store(member, look),
             Message::StoreCopies(seen) => self.take_store_copies(seen, at),
             Message::Scaling(message) => self.take_scaling(message, at),
-            Message::Down => self.begin_to_stop(at),
-            Message::Sabotage(sabotage) => {
-                self.observed.is_fencing_sabotaged =
-                    matches!(sabotage, Sabotage::PromoteWithoutFencing | Sabotage::ThawWithoutFencing);
-                self.effects.sabotage(sabotage);
-                let text = format!("positive control: {sabotage:?}");
-                self.journal.emit(NewEvent::warn(at, "SabotageSet", text));
+            Message::Release { asked, answer } => {
+                answer.send(self.take_release_asked(asked, at)).ok();
             }
+            Message::Down => self.begin_to_stop(at),
+            Message::Sabotage(sabotage) => self.sabotage(sabotage, at),
         }
+    }
+
+    fn sabotage(&mut self, sabotage: Sabotage, at: Timestamp) {
+        self.observed.is_fencing_sabotaged =
+            matches!(sabotage, Sabotage::PromoteWithoutFencing | Sabotage::ThawWithoutFencing);
+        self.effects.sabotage(sabotage);
+        self.journal.emit(NewEvent::warn(at, "SabotageSet", format!("positive control: {sabotage:?}")));
     }
 
     fn refused(&self, by: &'static str, reason: &str, at: Timestamp) {
@@ -528,7 +559,8 @@ impl Core {
                     self.observed.before_done.insert(service.clone(), at);
                 }
             }
-            Outcome::Finished => self.is_finished = true,
+            Outcome::Release(outcome) => self.take_release(outcome, at),
+            Outcome::Finished => self.end = Some(End::Down),
         }
     }
 
@@ -602,79 +634,6 @@ impl Core {
             events.into_iter().for_each(|event| self.journal.emit(event));
         }
         self.observed.backups = seen;
-    }
-
-    /// Gives every running start of an instance its health machine and shows what the machines say.
-    fn refresh_health(&mut self, at: Timestamp) {
-        let Some(children) = self.observed.children.value() else { return };
-        for (name, service) in &self.stack.services {
-            for id in self.observed.fleet.most(name, service) {
-                let latest = children.get(&ChildName::instance(&id));
-                let Some(child) = latest.filter(|child| child.ended.is_none()) else {
-                    self.machines.remove(&id);
-                    // Why it was stopped: its end by our own signal says nothing.
-                    let is_told = |seen: &HealthSeen| {
-                        seen.health == Health::NeverReady && latest.is_some_and(|child| child.nonce == seen.nonce)
-                    };
-                    if !self.observed.health.get(&id).is_some_and(is_told) {
-                        self.observed.health.remove(&id);
-                    }
-                    continue;
-                };
-                let machine = self.machines.get(&id).filter(|machine| machine.nonce() == &child.nonce);
-                if machine.is_none() {
-                    self.machines
-                        .insert(id.clone(), HealthMachine::new(child.nonce.clone(), child.since, child.quick_ends));
-                }
-            }
-        }
-        for (id, machine) in &mut self.machines {
-            if let Some(service) = self.stack.services.get(&id.service) {
-                machine.tick(&service.health, at);
-            }
-            self.observed.health.insert(id.clone(), machine.seen());
-        }
-    }
-
-    fn begin_probes(&mut self, at: Timestamp) -> Option<Timestamp> {
-        let mut next: Option<Timestamp> = None;
-        for (id, machine) in &self.machines {
-            let Some(service) = self.stack.services.get(&id.service) else { continue };
-            let due = machine.next_probe_at(&service.health);
-            if due > at {
-                next = Some(next.map_or(due, |known| known.min(due)));
-                continue;
-            }
-            if self.probing.get(id) == Some(machine.nonce()) {
-                continue;
-            }
-            self.probing.insert(id.clone(), machine.nonce().clone());
-            let (sender, id, nonce) = (self.sender.clone(), id.clone(), machine.nonce().clone());
-            let probe = service.health.probe.clone();
-            let port = self.effects.instance_port(&id, matches!(probe, Probe::Http { management: true, .. }));
-            let timeout = service.health.timeout;
-            tokio::spawn(async move {
-                let result = prober::probe(&probe, port, timeout).await;
-                sender.send(Message::Probe { id, nonce, result }).await.ok();
-            });
-        }
-        next
-    }
-
-    fn take_probe(
-        &mut self,
-        id: &InstanceId,
-        nonce: &Nonce,
-        result: &mainstay_decide::health::ProbeResult,
-        at: Timestamp,
-    ) {
-        self.probing.remove(id);
-        let Some(service) = self.stack.services.get(&id.service) else { return };
-        let Some(machine) = self.machines.get_mut(id).filter(|machine| machine.nonce() == nonce) else { return };
-        let began = machine.seen().since;
-        if let Some(transition) = machine.step(&service.health, at, result) {
-            self.journal.emit(story::health(id, transition, &machine.seen(), began, at));
-        }
     }
 
     fn take_endpoint(&mut self, endpoint: &str, is_in: bool, reason: &str, at: Timestamp) {
@@ -786,5 +745,6 @@ fn subject(key: &StepKey) -> String {
         StepKey::Cluster | StepKey::Checkpoint | StepKey::Schema => "database".to_owned(),
         StepKey::Before { service } => service.to_string(),
         StepKey::Store => "store".to_owned(),
+        StepKey::Rollout | StepKey::Release => "deploy".to_owned(),
     }
 }

@@ -3,6 +3,7 @@
 mod children;
 mod database;
 mod mistakes;
+mod releases;
 mod runs;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub(crate) struct Effects {
     pub(crate) mistakes: Mistakes,
     /// Damaged pages that are known, for who looks whether they still are.
     pub(crate) damages: watch::Sender<Damages>,
+    /// What the release on its way is made of.
+    pub(crate) next: std::sync::RwLock<Option<Arc<Settings>>>,
 }
 
 impl Effects {
@@ -54,9 +57,14 @@ impl Effects {
     pub(crate) async fn run(&self, step: &Step) -> Result<Outcome, String> {
         match step {
             Step::StartChild { name } => self.start_child(name).await,
-            Step::StartInstance { id } => self.start_instance(id).await,
+            Step::StartInstance { id } => self.start_instance(&self.settings, id).await,
+            Step::StartNew { id, release } => self.start_instance(&*self.next(*release)?, id).await,
+            Step::ReleaseWork { release, work } => self.release_work(*release, work).await,
+            Step::WriteRollout { rollout } => self.write_rollout(rollout),
+            Step::CommitRelease { .. } => self.commit_release(),
+            Step::EndRollout { reason, .. } => self.end_rollout(reason),
             Step::Stop { name, nonce, signal, grace } => self.stop(name, nonce, *signal, *grace).await,
-            Step::RunBefore { service } => self.run_before(service).await,
+            Step::RunBefore { service } => self.run_before(&self.settings, service).await,
             Step::WriteSchedule { service, record, .. } => self.write_schedule(service, record).await,
             Step::StartRun { service, run } => self.start_run(service, run).await,
             Step::StartBackupJob { job } => self.start_backup_job(*job).await,
@@ -160,7 +168,7 @@ impl Effects {
     }
 
     fn endpoint(&self, planned: &EndpointPlan, management: bool) -> Option<Endpoint> {
-        let port = self.settings.doors.of(&planned.instance, management)?;
+        let port = self.instance_port(&planned.instance, management)?;
         let short = &planned.nonce.as_str()[..12];
         Some(Endpoint {
             id: format!("{}/{short}", planned.instance),
@@ -172,7 +180,8 @@ impl Effects {
 
     /// The port of an instance, or its management port.
     pub(crate) fn instance_port(&self, id: &InstanceId, management: bool) -> Option<u16> {
-        self.settings.doors.of(id, management)
+        let live = self.settings.doors.of(id, management);
+        live.or_else(|| self.next.read().ok()?.as_ref()?.doors.of(id, management))
     }
 
     /// What a child of that name is for.

@@ -30,6 +30,9 @@ pub struct Launch {
     /// Which slots its instances have, and how many are wanted.
     #[serde(default)]
     pub fleet: Fleet,
+    /// The release that it took the place of while everything ran; `None`: `up` began with it.
+    #[serde(default)]
+    pub rolled_from: Option<u64>,
     /// When `up` began.
     pub since: Timestamp,
     /// Uses the stack file declares a port for: these ports or none.

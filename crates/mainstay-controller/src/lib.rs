@@ -30,6 +30,7 @@ pub mod ports;
 mod prober;
 mod processes;
 pub mod programs;
+pub mod releases;
 mod run;
 mod schedules;
 mod schema;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mainstay_api::Sabotage;
+use mainstay_api::{RolloutStatus, RolloutWish, Sabotage};
 use mainstay_decide::backups::BackupsSeen;
 use mainstay_decide::damage::Page;
 use mainstay_decide::observed::{MemberSeen, Record, RouterSeen};
 use mainstay_decide::plan::Step;
 use mainstay_decide::replicas::{StoreLook, StoreRecord};
+use mainstay_decide::rollout::Rollout;
 use mainstay_decide::store::CopiesSeen;
 use mainstay_postgres::migrate::Migrated;
 use mainstay_supervisor::protocol::Child;
@@ -91,10 +92,21 @@ pub(crate) enum Message {
     Backups { seen: Seen<BackupsSeen>, proofs: Vec<mainstay_backup::proof::Proof> },
     /// How many instances of services there are to be.
     Scaling(crate::core::scaling::ScalingMessage),
+    /// A person asks for a rollout, or something of the one under way; answered with how it stands, or why it cannot be.
+    Release { asked: ReleaseAsked, answer: oneshot::Sender<Result<RolloutStatus, String>> },
     /// Somebody asks for an ordered end.
     Down,
     /// A positive control.
     Sabotage(Sabotage),
+}
+
+/// What a person asks about releases.
+#[derive(Debug)]
+pub(crate) enum ReleaseAsked {
+    /// To roll out one that is ready for it.
+    Rollout(Box<crate::core::rollout::Prepared>),
+    /// Something of the rollout under way.
+    Wish(RolloutWish),
 }
 
 /// What a step leaves behind besides its effect.
@@ -122,6 +134,21 @@ pub(crate) enum Outcome {
     ScheduleWritten,
     /// The release command ended well.
     BeforeDone,
+    /// Something of a rollout.
+    Release(ReleaseOutcome),
     /// Everything is stopped.
     Finished,
+}
+
+/// What a step of a rollout leaves behind.
+#[derive(Debug)]
+pub(crate) enum ReleaseOutcome {
+    /// Its record is on disk.
+    Written(Box<Rollout>),
+    /// Something was done for the new release; what came of it, for people.
+    Done(String),
+    /// The new release is what this stack is.
+    Committed,
+    /// It is over, and its release was taken back.
+    Ended,
 }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Doors as ApiDoors, Shared};
 use crate::clock::now;
-use crate::core::{Core, Parts, Published};
+use crate::core::{Core, End, Parts, Published, rollout};
 use crate::effects::{BeforeRun, Cluster, Effects, Mistakes};
 use crate::journal::Journal;
 use crate::launch::Launch;
@@ -83,28 +83,36 @@ pub fn run(paths: &Paths) -> anyhow::Result<u8> {
 fn settings(paths: &Paths) -> anyhow::Result<(Settings, Store, serde_json::Value)> {
     let launch = Launch::load(paths).context("cannot read launch.json")?;
     let text = std::fs::read_to_string(paths.stack_file()).context("cannot read the stack file's copy")?;
-    let name = launch.stack_file.display().to_string();
-    let parsed = mainstay_stack::parse(&text, &name, &launch.environment)
-        .map_err(|diagnostics| anyhow::anyhow!("{}", mainstay_stack::render(&diagnostics, &text, &name, false)))?;
-    let config = serde_json::to_value(mainstay_stack::computed(&parsed))?;
     let store = Store::open(&paths.state)?;
-    let mut secrets = Secrets::open(&paths.state)?;
-    let passwords = Passwords::open(&mut secrets, &parsed.stack)?;
-    let doors = Doors::choose(&mut Ports::resume(paths)?, &parsed.stack, &launch.fleet)?;
-    let generation = Generation(launch.release);
-    let stack_hash = crate::drills::stack_hash(&text);
-    let archive = crate::backups::archive(paths, &parsed.stack).context("cannot tell where WAL is archived")?;
-    let stack = parsed.stack;
-    let settings = Settings { paths: paths.clone(), launch, stack, stack_hash, passwords, doors, generation, archive };
+    let (settings, config) = Settings::of(paths, launch, &text)?;
     Ok((settings, store, config))
 }
 
+impl Settings {
+    /// What a run is made of: of the one that is live, or of a release on its way.
+    pub(crate) fn of(paths: &Paths, launch: Launch, text: &str) -> anyhow::Result<(Self, serde_json::Value)> {
+        let name = launch.stack_file.display().to_string();
+        let parsed = mainstay_stack::parse(text, &name, &launch.environment)
+            .map_err(|diagnostics| anyhow::anyhow!("{}", mainstay_stack::render(&diagnostics, text, &name, false)))?;
+        let config = serde_json::to_value(mainstay_stack::computed(&parsed))?;
+        let mut secrets = Secrets::open(&paths.state)?;
+        let passwords = Passwords::open(&mut secrets, &parsed.stack)?;
+        let doors = Doors::choose(&mut Ports::resume(paths)?, &parsed.stack, &launch.fleet)?;
+        let generation = Generation(launch.release);
+        let stack_hash = crate::drills::stack_hash(text);
+        let archive = crate::backups::archive(paths, &parsed.stack).context("cannot tell where WAL is archived")?;
+        let (paths, stack) = (paths.clone(), parsed.stack);
+        Ok((Self { paths, launch, stack, stack_hash, passwords, doors, generation, archive }, config))
+    }
+}
+
 async fn serve(paths: &Paths) -> anyhow::Result<u8> {
+    let rollout = crate::releases::settle(paths, false, now()).context("cannot take up the rollout under way")?;
     let (settings, store, config) = settings(paths)?;
     let settings = Arc::new(settings);
-    let before_done = before_done(&store, &settings)?;
-    let (before_runs, schedules) = (before_runs(&store, &settings)?, schedules::load(&store, &settings.stack)?);
-    let picture = Picture::of(store.fact(crate::status::MEMORY_FACT)?, settings.launch.release);
+    let (before_done, before_runs) = (before_done(&store, &settings)?, before_runs(&store, &settings)?);
+    let schedules = schedules::load(&store, &settings.stack)?;
+    let picture = Picture::of(store.fact(crate::status::MEMORY_FACT)?, &settings.launch);
     let (sessions, scale) = (store.fact(api::SESSIONS_FACT)?, store.fact(crate::core::scaling::FACT)?);
     let (journal, journal_thread) = Journal::start(store).context("cannot start the journal's thread")?;
     let (sender, inbox) = mpsc::channel(INBOX);
@@ -124,8 +132,10 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         before_runs: Mutex::new(before_runs),
         mistakes: Mistakes::default(),
         damages: watch::Sender::new(crate::core::damage::known(&journal).await),
+        next: std::sync::RwLock::default(),
     });
-    let observed = Observed { schedules, ..first_look(&settings, &effects, before_done) };
+    let rollout = rollout::take_up(&effects, rollout);
+    let observed = Observed { schedules, rollout, ..first_look(&settings, &effects, before_done) };
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
     observe(&effects, &sender, observed.store.is_some());
@@ -152,22 +162,29 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         metrics_token: settings.passwords.pages_token.clone(),
         console_port: settings.doors.console,
         config,
+        deploying: tokio::sync::Mutex::default(),
     });
     open_doors(paths, shared, settings.doors.console).await?;
     journal.emit(NewEvent::info(now(), "ControlStarted", format!("control plane runs as pid {}", std::process::id())));
-    let is_down = tokio::select! {
-        () = core.run(inbox) => true,
-        () = end_on_sigterm() => false,
+    let end = tokio::select! {
+        end = core.run(inbox) => end,
+        () = end_on_sigterm() => End::Leave,
     };
-    if is_down {
-        stopping.send_replace(true);
-        bring_keep_to_its_end(paths, &effects).await;
-    } else {
-        journal.emit(NewEvent::info(now(), "ControlEnded", "control plane ends; its children go on"));
-        journal.flush().await;
-    }
+    stopping.send_replace(end == End::Down);
+    leave(paths, &effects, end).await;
     drop(journal_thread);
-    Ok(exit_code::DONE)
+    Ok(if end == End::Again { exit_code::AGAIN } else { exit_code::DONE })
+}
+
+async fn leave(paths: &Paths, effects: &Effects, end: End) {
+    let text = match end {
+        End::Down => return bring_keep_to_its_end(paths, effects).await,
+        // keep starts the next one, which reads what this stack is from now on.
+        End::Again => "control plane begins anew with the new release",
+        End::Leave => "control plane ends; its children go on",
+    };
+    effects.journal.emit(NewEvent::info(now(), "ControlEnded", text));
+    effects.journal.flush().await;
 }
 
 async fn bring_keep_to_its_end(paths: &Paths, effects: &Effects) {
@@ -291,6 +308,7 @@ fn first_look(
         store: store(settings),
         store_copies: Seen::Unknown,
         is_stopping: false,
+        rollout: None,
         fleet: settings.launch.fleet.clone(),
         is_fencing_sabotaged: false,
     }

@@ -56,10 +56,12 @@ pub(crate) struct Scene<'a> {
 
 impl Picture {
     /// Goes on with what an earlier control plane of the same run remembered.
-    pub(crate) fn of(memory: Option<String>, release: u64) -> Self {
+    pub(crate) fn of(memory: Option<String>, launch: &Launch) -> Self {
         let known: Option<Memory> = memory.and_then(|text| serde_json::from_str(&text).ok());
-        let memory =
-            known.filter(|memory| memory.release == release).unwrap_or(Memory { release, ..Memory::default() });
+        let release = launch.release;
+        // A rollout changes the release while everything runs.
+        let is_of_this = |memory: &Memory| [Some(release), launch.rolled_from].contains(&Some(memory.release));
+        let memory = Memory { release, ..known.filter(is_of_this).unwrap_or_default() };
         Self { remembered: memory.clone(), memory, ..Self::default() }
     }
 
@@ -222,6 +224,8 @@ fn line_of<'a>(key: &'a StepKey, stack: &Stack) -> &'a str {
         StepKey::Before { service } => return service.as_str(),
         StepKey::Cluster | StepKey::Checkpoint => return "database",
         StepKey::Store => return "cache",
+        // Nothing of `up`.
+        StepKey::Rollout | StepKey::Release => return "deploy",
         StepKey::Schema if stack.database.as_ref().is_some_and(|database| database.migrations.is_some()) => {
             return "migrate";
         }

@@ -239,7 +239,8 @@ pub(crate) fn ended(child: &Child, ended: &Ended) -> NewEvent {
 
 /// The end of the control plane before this one, which only keep saw; `None`: there was none, or it ended in order.
 pub(crate) fn control_died(child: &Child) -> Option<NewEvent> {
-    let before = child.ended_before.as_ref().filter(|before| before.reason != ExitReason::Code { code: 0 })?;
+    let is_in_order = |reason: &ExitReason| matches!(reason, ExitReason::Code { code: 0 | 75 });
+    let before = child.ended_before.as_ref().filter(|before| !is_in_order(&before.reason))?;
     let is_control = child.role == ChildRole::Control && child.pid.0.cast_unsigned() == std::process::id();
     let text = format!("the control plane ended: {}; keep started another, the parts ran on", before.reason);
     is_control.then(|| {

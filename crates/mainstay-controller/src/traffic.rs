@@ -164,7 +164,7 @@ impl TrafficMeter {
 }
 
 /// `backend-1/3f…` names instance 1 of backend.
-fn instance_of(endpoint: &str) -> Option<InstanceId> {
+pub(crate) fn instance_of(endpoint: &str) -> Option<InstanceId> {
     let (service, slot) = endpoint.split('/').next()?.rsplit_once('-')?;
     Some(InstanceId { service: ServiceName::new(service).ok()?, slot: slot.parse().ok()? })
 }

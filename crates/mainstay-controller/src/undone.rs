@@ -142,6 +142,7 @@ mod tests {
             project: "/".into(),
             release: 1,
             fleet: mainstay_decide::fleet::Fleet::default(),
+            rolled_from: None,
             since: Timestamp::from_micros(since),
             declared_ports: Vec::new(),
         }

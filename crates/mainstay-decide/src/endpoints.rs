@@ -8,6 +8,7 @@ use crate::draft::Draft;
 use crate::observed::{Health, HealthSeen};
 use crate::plan::{EndpointPlan, Step, StepKey};
 use crate::services;
+use crate::share::Share;
 use crate::view::View;
 
 /// Endpoints of every upstream whose instances are known.
@@ -29,7 +30,8 @@ pub(crate) fn plan(draft: &Draft<'_>, is_draining: bool) -> BTreeMap<String, Vec
             let is_ready = health.is_some_and(|health| health.health == Health::Ready)
                 && !is_draining
                 && !is_being_stopped(draft, &child_name);
-            endpoints.push(EndpointPlan { instance: id, nonce: child.nonce.clone(), is_ready, release: 0 });
+            let release = release_of(&view, &id);
+            endpoints.push(EndpointPlan { instance: id, nonce: child.nonce.clone(), is_ready, release });
         }
         if !is_known && !is_draining {
             continue;
@@ -42,6 +44,31 @@ pub(crate) fn plan(draft: &Draft<'_>, is_draining: bool) -> BTreeMap<String, Vec
         }
     }
     upstreams
+}
+
+/// The release that an instance is of.
+fn release_of(view: &View<'_>, id: &InstanceId) -> u64 {
+    let rollout = view.observed.rollout.as_ref().map(|seen| &seen.record);
+    rollout.filter(|record| record.fleet.owns(id)).map_or(view.observed.fleet.release, |record| record.release)
+}
+
+/// The share of a new release, by upstream that both releases have.
+pub(crate) fn shares(view: &View<'_>) -> BTreeMap<String, Share> {
+    let mut shares = BTreeMap::new();
+    let Some(seen) = &view.observed.rollout else { return shares };
+    let Some(share) = seen.record.share() else { return shares };
+    for (name, service) in &view.stack.services {
+        if !seen.stack.services.contains_key(name) {
+            continue;
+        }
+        if service.has_port {
+            shares.insert(name.to_string(), share);
+        }
+        if service.has_management_port {
+            shares.insert(format!("{name}:management"), share);
+        }
+    }
+    shares
 }
 
 /// Health of the present start.

@@ -10,6 +10,8 @@ use mainstay_stack::model::Service;
 use mainstay_types::{InstanceId, ServiceName};
 use serde::{Deserialize, Serialize};
 
+use crate::observed::Observed;
+
 /// The instances of one release.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fleet {
@@ -64,6 +66,22 @@ impl Fleet {
         });
         Self { release, taken: taken.collect(), counts: self.counts.clone() }
     }
+}
+
+/// Every instance that may run, of the live release and of the one on its way.
+pub fn all_instances(stack: &Stack, observed: &Observed) -> Vec<InstanceId> {
+    let live = stack.services.iter().flat_map(|(name, service)| observed.fleet.most(name, service));
+    let mut all: Vec<InstanceId> = live.collect();
+    if let Some(seen) = &observed.rollout {
+        all.extend(seen.stack.services.iter().flat_map(|(name, service)| seen.record.fleet.most(name, service)));
+    }
+    all
+}
+
+/// The service that an instance is one of, as its own release has it.
+pub fn service_of<'a>(stack: &'a Stack, observed: &'a Observed, id: &InstanceId) -> Option<&'a Service> {
+    let new = observed.rollout.as_ref().filter(|seen| seen.record.fleet.owns(id));
+    new.map_or(stack, |seen| &seen.stack).services.get(&id.service)
 }
 
 #[cfg(test)]

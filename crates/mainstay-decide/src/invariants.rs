@@ -9,7 +9,7 @@ use mainstay_stack::model::Durability;
 use mainstay_types::{ChildName, InstanceId, Member, Nonce, Seen, ServiceName, Timestamp};
 
 use crate::observed::{ChildSeen, DataDirectory, Errand, MemberSeen, Observed, Record};
-use crate::plan::{Plan, Step, StepKey};
+use crate::plan::{Plan, Step, StepKey, Work};
 use crate::schedule::{Change, Run, ScheduleRecord};
 
 /// A broken rule.
@@ -52,6 +52,8 @@ pub enum Rule {
     DataIsKept,
     /// An endpoint that does not run, or is ready without a good answer of its start.
     EndpointsRun,
+    /// A release becomes live, or goes, only when no instance of the other is left.
+    OneReleaseServes,
     /// A run of a schedule that is not on disk before it starts, or is started beside another or twice.
     OneRunAtATime,
     /// Something stopped that others still use, or ended before all is stopped.
@@ -74,6 +76,7 @@ impl fmt::Display for Rule {
             Self::EpochRises => "the epoch rises with each change of primary",
             Self::DataIsKept => "data is kept",
             Self::EndpointsRun => "endpoints run and answered",
+            Self::OneReleaseServes => "one release takes the place of the other",
             Self::OneRunAtATime => "one run at a time, on disk first",
             Self::StopInOrder => "the end has an order",
             Self::DamagedStaysBehind => "a member with damaged pages stays behind",
@@ -151,13 +154,18 @@ impl Facts<'_> {
                 let is_it = self.record().is_some_and(|record| record.primary == *primary);
                 found.unless(is_it, Rule::NothingFromUnknown, || format!("{step}, which is not the recorded primary"));
             }
-            Step::PrepareDatabase { primary } | Step::Migrate { primary } => {
+            Step::PrepareDatabase { primary }
+            | Step::Migrate { primary }
+            | Step::ReleaseWork { work: Work::Migrate { primary }, .. } => {
                 let is_it = self.record().is_some_and(|record| record.primary == *primary);
                 found.unless(is_it, Rule::RecordBeforeRouter, || {
                     format!("{step} at one who is not the recorded primary")
                 });
             }
-            Step::RunBefore { .. } => {}
+            Step::RunBefore { .. } | Step::ReleaseWork { work: Work::Before | Work::Smoke, .. } => {}
+            Step::WriteRollout { .. } | Step::CommitRelease { .. } | Step::EndRollout { .. } => {
+                self.release(step, found)
+            }
             Step::WriteSchedule { service, record, change } => self.write_schedule(service, record, change, found),
             Step::StartRun { service, run } => self.start_run(service, run, found),
             Step::StartBackupJob { .. } => {
@@ -172,7 +180,7 @@ impl Facts<'_> {
             }
             Step::PromoteStore { to, from, epoch } => self.promote_store(*to, *from, *epoch, found),
             Step::StartChild { name } => self.start(name, found),
-            Step::StartInstance { id } => self.start(&ChildName::instance(id), found),
+            Step::StartInstance { id } | Step::StartNew { id, .. } => self.start(&ChildName::instance(id), found),
             Step::Stop { name, nonce, .. } => self.stop(name, nonce, found),
             Step::Finish => {
                 let left = self.children.iter().find(|(name, child)| child.ended.is_none() && !is_control(name));
@@ -664,6 +672,28 @@ impl Facts<'_> {
         found.unless(is_recorded, Rule::OneRunAtATime, || format!("starts {name}, which is not on disk"));
         let is_known = self.children.get(&name).is_some_and(|child| child.nonce == run.nonce);
         found.unless(!is_known, Rule::OneRunAtATime, || format!("starts {name} a second time"));
+    }
+
+    /// A release becomes live only with its own instances ready and none of the old one's left.
+    fn release(&self, step: &Step, found: &mut Found) {
+        let Some(seen) = &self.observed.rollout else {
+            return found.add(Rule::OneReleaseServes, format!("{step} without a rollout"));
+        };
+        let runs =
+            |id: &InstanceId| self.children.get(&ChildName::instance(id)).is_some_and(|child| child.ended.is_none());
+        let fleet = &seen.record.fleet;
+        if matches!(step, Step::CommitRelease { .. }) {
+            let services = self.stack.services.iter();
+            let mut old = services.flat_map(|(name, service)| self.observed.fleet.most(name, service));
+            let left = old.find(|id| runs(id) && !fleet.owns(id));
+            found.unless(left.is_none(), Rule::OneReleaseServes, || format!("{step} while {left:?} runs"));
+        }
+        if matches!(step, Step::EndRollout { .. }) {
+            let services = seen.stack.services.iter();
+            let mut new = services.flat_map(|(name, service)| fleet.most(name, service));
+            let left = new.find(|id| runs(id) && fleet.owns(id));
+            found.unless(left.is_none(), Rule::OneReleaseServes, || format!("{step} while {left:?} runs"));
+        }
     }
 
     fn endpoints(&self, plan: &Plan, found: &mut Found) {

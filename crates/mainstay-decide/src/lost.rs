@@ -51,7 +51,7 @@ pub(crate) fn find(view: &View<'_>) -> BTreeMap<StepKey, String> {
             StepKey::Schema => (failed.attempts >= SCHEMA_TRIES, failed.error.clone()),
             StepKey::Before { .. } => (failed.attempts >= RELEASE_TRIES, failed.error.clone()),
             // Between a failure and its repair there is no giving up.
-            StepKey::Cluster | StepKey::Checkpoint | StepKey::Store => continue,
+            StepKey::Cluster | StepKey::Checkpoint | StepKey::Store | StepKey::Rollout | StepKey::Release => continue,
         };
         if is_lost {
             lost.insert(key.clone(), why);

@@ -13,6 +13,7 @@ use crate::damage::Damages;
 use crate::fleet::Fleet;
 use crate::plan::{Step, StepKey};
 use crate::replicas::StoreSeen;
+use crate::rollout::RolloutSeen;
 use crate::schedule::ScheduleSeen;
 use crate::store::CopiesSeen;
 
@@ -63,6 +64,8 @@ pub struct Observed {
     pub store_copies: Seen<CopiesSeen>,
     /// The stack is being brought down.
     pub is_stopping: bool,
+    /// A new release that is on its way.
+    pub rollout: Option<RolloutSeen>,
     /// The instances of the release that is live.
     pub fleet: Fleet,
     /// A positive control: skip the fence of the next failover.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backups::{self, Job};
 use crate::observed::{Observed, Record};
 use crate::replicas;
+use crate::rollout::Rollout;
 use crate::schedule::{Change, Run, ScheduleRecord};
 use crate::share::Share;
 use crate::store;
@@ -37,6 +38,8 @@ pub struct Plan {
     pub shares: BTreeMap<String, Share>,
     /// What will not come up by waiting, and why, by what would have to succeed. It is tried on all the same.
     pub lost: BTreeMap<StepKey, String>,
+    /// What the rollout under way waits for.
+    pub rollout: Option<String>,
     /// When to plan again at the latest, although nothing happened.
     pub wake_at: Option<Timestamp>,
 }
@@ -87,6 +90,10 @@ pub enum StepKey {
     Checkpoint,
     /// Roles, databases, migrations.
     Schema,
+    /// The record of a rollout.
+    Rollout,
+    /// What is done for a new release before and beside its instances.
+    Release,
     /// A service's release command.
     Before {
         /// Which.
@@ -235,6 +242,37 @@ pub enum Step {
         /// Which.
         id: InstanceId,
     },
+    /// Start an instance of a new release.
+    StartNew {
+        /// Which.
+        id: InstanceId,
+        /// Of which release.
+        release: u64,
+    },
+    /// Do something for a new release.
+    ReleaseWork {
+        /// Which.
+        release: u64,
+        /// What.
+        work: Work,
+    },
+    /// Write the record of a rollout durably.
+    WriteRollout {
+        /// The whole record.
+        rollout: Box<Rollout>,
+    },
+    /// Make a new release what this stack is. The control plane begins anew with it.
+    CommitRelease {
+        /// Which.
+        release: u64,
+    },
+    /// A rollout was taken back: its record goes, and the release is marked.
+    EndRollout {
+        /// Which release.
+        release: u64,
+        /// Why.
+        reason: String,
+    },
     /// Ask a child to end, wait, then kill its tree.
     Stop {
         /// Which.
@@ -248,6 +286,21 @@ pub enum Step {
     },
     /// Everything is stopped: the control plane and keep may exit.
     Finish,
+}
+
+/// What is done for a new release besides its instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "work", rename_all = "kebab-case")]
+pub enum Work {
+    /// Run its migrations.
+    Migrate {
+        /// The primary.
+        primary: Member,
+    },
+    /// Run its services' release commands, one after the other.
+    Before,
+    /// Ask its instances what they must answer.
+    Smoke,
 }
 
 impl Step {
@@ -274,7 +327,9 @@ impl Step {
             Self::StartBackupJob { .. } => StepKey::Child { name: backups::child() },
             Self::StartStoreCopy => StepKey::Child { name: store::child() },
             Self::PromoteStore { .. } => StepKey::Store,
-            Self::StartInstance { id } => StepKey::Child { name: ChildName::instance(id) },
+            Self::WriteRollout { .. } | Self::CommitRelease { .. } | Self::EndRollout { .. } => StepKey::Rollout,
+            Self::ReleaseWork { .. } => StepKey::Release,
+            Self::StartInstance { id } | Self::StartNew { id, .. } => StepKey::Child { name: ChildName::instance(id) },
             Self::WriteSchedule { service, .. } | Self::StartRun { service, .. } => {
                 StepKey::Child { name: ChildName::run(service) }
             }
@@ -312,6 +367,15 @@ impl fmt::Display for Step {
             Self::StartStoreCopy => f.write_str("starts a copy of the store"),
             Self::PromoteStore { to, .. } => write!(f, "makes {} the store", replicas::child_of(*to)),
             Self::StartInstance { id } => write!(f, "starts {id}"),
+            Self::StartNew { id, release } => write!(f, "starts {id} of v{release}"),
+            Self::ReleaseWork { release, work: Work::Migrate { .. } } => write!(f, "runs the migrations of v{release}"),
+            Self::ReleaseWork { release, work: Work::Before } => write!(f, "runs the release commands of v{release}"),
+            Self::ReleaseWork { release, work: Work::Smoke } => write!(f, "asks the smoke tests of v{release}"),
+            Self::WriteRollout { rollout } => {
+                write!(f, "notes that v{} is at {}", rollout.release, rollout.phase.name())
+            }
+            Self::CommitRelease { release } => write!(f, "makes v{release} what this stack is"),
+            Self::EndRollout { release, .. } => write!(f, "notes that v{release} was taken back"),
             Self::WriteSchedule { service, .. } => write!(f, "notes the schedule of {service}"),
             Self::StartRun { service, .. } => write!(f, "starts a run of {service}"),
             Self::Stop { name, .. } => write!(f, "stops {name}"),

@@ -8,7 +8,7 @@ use crate::observed::Observed;
 use crate::plan::{BoxPlan, Plan};
 use crate::services::Tiers;
 use crate::view::{View, wanted_members};
-use crate::{backups, children, database, endpoints, lost, replicas, services, stop};
+use crate::{backups, children, database, endpoints, lost, replicas, rollout, services, stop};
 
 pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
     let Seen::Fact { value: children, .. } = &observed.children else { return blind(stack, observed) };
@@ -31,6 +31,7 @@ pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
         is_cache_ready,
     };
     services::plan(&mut draft, &tiers);
+    draft.plan.rollout = rollout::plan(&mut draft, tiers.database.as_ref());
     draft.plan.boxes.extend(database.into_iter().flat_map(|tier| tier.boxes));
     draft.plan.boxes.extend(caches);
     draft.plan.boxes.extend(telemetry);
@@ -39,6 +40,7 @@ pub(crate) fn plan(stack: &Stack, observed: &Observed, now: Timestamp) -> Plan {
     }
     draft.show(control(State::Ready, vec![]));
     draft.plan.endpoints = endpoints::plan(&draft, false);
+    draft.plan.shares = endpoints::shares(&draft.view);
     draft.plan.lost = lost::find(&draft.view);
     draft.plan
 }

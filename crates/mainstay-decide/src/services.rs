@@ -11,6 +11,7 @@ use crate::endpoints::health_of;
 use crate::observed::{Health, HealthSeen};
 use crate::plan::{BoxPlan, Step, StepKey};
 use crate::restart;
+use crate::rollout;
 use crate::schedule;
 use crate::view::{Life, View};
 
@@ -36,18 +37,53 @@ pub(crate) fn plan(draft: &mut Draft<'_>, tiers: &Tiers) {
             continue;
         }
         let mut boxes = Vec::new();
-        let wanted = draft.view.observed.fleet.instances(name, service);
+        let all = draft.view.observed.fleet.wanted(name, service);
+        let wanted = rollout::old_instances(&draft.view, name, service);
         for id in &wanted {
             boxes.push(instance(draft, id, service, waiting.as_ref()));
         }
-        for id in running_instances(&draft.view, name).into_iter().filter(|id| !wanted.contains(id)) {
+        let new = new_instances(draft, name, tiers);
+        boxes.extend(new.iter().map(|(_, shown)| shown.clone()));
+        let is_wanted = |id: &InstanceId| wanted.contains(id) || new.iter().any(|(new, _)| new == id);
+        for id in running_instances(&draft.view, name).into_iter().filter(|id| !is_wanted(id)) {
             boxes.push(surplus(draft, &id, service));
         }
-        let mut shown = whole(name, wanted.len(), &boxes, waiting);
+        let mut shown = whole(name, all as usize, &boxes, waiting);
         show_failed_release(&draft.view, name, &mut shown);
         draft.show(shown);
         draft.plan.boxes.extend(boxes);
     }
+    for name in added(&draft.view) {
+        let boxes: Vec<_> = new_instances(draft, &name, tiers).into_iter().map(|(_, shown)| shown).collect();
+        let label = format!("{} of the new release", boxes.len());
+        let id = BoxId::Service { name };
+        draft.show(BoxPlan { id, label, state: State::Starting, waiting: vec![], reason: None });
+        draft.plan.boxes.extend(boxes);
+    }
+}
+
+/// Services that only the release on its way has.
+fn added(view: &View<'_>) -> Vec<ServiceName> {
+    let Some(seen) = &view.observed.rollout else { return Vec::new() };
+    let standing = seen.stack.services.iter().filter(|(_, service)| service.schedule.is_none());
+    standing.map(|(name, _)| name.clone()).filter(|name| !view.stack.services.contains_key(name)).collect()
+}
+
+/// Instances of the release on its way.
+fn new_instances(draft: &mut Draft<'_>, name: &ServiceName, tiers: &Tiers) -> Vec<(InstanceId, BoxPlan)> {
+    let view = draft.view;
+    let Some(seen) = &view.observed.rollout else { return Vec::new() };
+    let Some(service) = seen.stack.services.get(name) else { return Vec::new() };
+    let database = tiers.database.as_ref().filter(|_| service.uses_database && !tiers.is_schema_ready);
+    let release = seen.record.release;
+    let mut shown = Vec::new();
+    for id in rollout::new_instances(&view, seen, name) {
+        let start = Step::StartNew { id: id.clone(), release };
+        let mut drawn = standing(draft, &id, service, (database, start));
+        drawn.label = format!("v{release}");
+        shown.push((id, drawn));
+    }
+    shown
 }
 
 /// A release command that failed is why nothing starts, also while it is tried again.
@@ -107,6 +143,16 @@ fn is_ready(view: &View<'_>, service: &ServiceName) -> bool {
 }
 
 fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: Option<&Waiting>) -> BoxPlan {
+    standing(draft, id, service, (blocked, Step::StartInstance { id: id.clone() }))
+}
+
+/// An instance that should run, with the step that starts it and what keeps it from being started.
+fn standing(
+    draft: &mut Draft<'_>,
+    id: &InstanceId,
+    service: &Service,
+    (blocked, start): (Option<&Waiting>, Step),
+) -> BoxPlan {
     let name = ChildName::instance(id);
     let life = draft.view.life(&name);
     let mut shown = BoxPlan {
@@ -123,7 +169,7 @@ fn instance(draft: &mut Draft<'_>, id: &InstanceId, service: &Service, blocked: 
                 Waiting::Dependency { on: format!("the release command of {}", id.service) }
             }
             Some(waiting) => waiting.clone(),
-            None => draft.start(life, Step::StartInstance { id: id.clone() }),
+            None => draft.start(life, start),
         };
         shown.state = idle_state(life, &waiting);
         shown.reason = never_ready(&draft.view, id, life, service).or_else(|| end_reason(life));

@@ -467,6 +467,11 @@ impl Control {
             | Step::Checkpoint { .. }
             | Step::StartBackupJob { .. }
             | Step::StartStoreCopy
+            | Step::StartNew { .. }
+            | Step::ReleaseWork { .. }
+            | Step::WriteRollout { .. }
+            | Step::CommitRelease { .. }
+            | Step::EndRollout { .. }
             | Step::PromoteStore { .. }
             | Step::SwapIn { .. }
             | Step::Stop { .. } => {}
@@ -543,6 +548,7 @@ fn blank(stack: &Stack, world: &mut World) -> Observed {
         store: None,
         store_copies: Seen::Unknown,
         is_stopping: world.is_stopping,
+        rollout: None,
         fleet: mainstay_decide::fleet::Fleet::default(),
         is_fencing_sabotaged: world.is_sabotaged,
     }

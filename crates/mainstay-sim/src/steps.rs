@@ -71,6 +71,7 @@ fn duration(step: &Step) -> (u64, u64) {
         Step::StartPostgres { .. }
         | Step::StartChild { .. }
         | Step::StartInstance { .. }
+        | Step::StartNew { .. }
         | Step::StartBackupJob { .. }
         | Step::StartStoreCopy
         | Step::PromoteStore { .. }
@@ -83,7 +84,12 @@ fn duration(step: &Step) -> (u64, u64) {
         Step::SetSynchronous { .. } => (5, 20),
         Step::PointRouter { .. } | Step::SwapIn { .. } => (1, 8),
         Step::PrepareDatabase { .. } | Step::Migrate { .. } | Step::RunBefore { .. } => (30, 90),
-        Step::Stop { .. } | Step::Finish => (0, 1),
+        Step::ReleaseWork { .. }
+        | Step::WriteRollout { .. }
+        | Step::CommitRelease { .. }
+        | Step::EndRollout { .. }
+        | Step::Stop { .. }
+        | Step::Finish => (0, 1),
     }
 }
 
@@ -167,17 +173,22 @@ pub(crate) fn apply(world: &mut World, flight: &InFlight) -> Result<(), String> 
         Step::StartBackupJob { .. } | Step::SwapIn { .. } | Step::StartStoreCopy | Step::PromoteStore { .. } => {
             no_backups()
         }
-        Step::StartChild { name } => {
-            let ready_ms = world.random.within(20, 120);
-            world.spawn(name, ready_ms)
-        }
-        Step::StartInstance { id } => {
-            let ready_ms = world.random.within(30, 200);
-            world.spawn(&ChildName::instance(id), ready_ms)
-        }
+        Step::StartNew { .. }
+        | Step::ReleaseWork { .. }
+        | Step::WriteRollout { .. }
+        | Step::CommitRelease { .. }
+        | Step::EndRollout { .. } => Err("this world has no releases".to_owned()),
+        Step::StartChild { name } => spawned(world, name, (20, 120)),
+        Step::StartInstance { id } => spawned(world, &ChildName::instance(id), (30, 200)),
         Step::Checkpoint { primary } => answering(world, *primary),
         Step::Stop { .. } | Step::Finish => Ok(()),
     }
+}
+
+/// A process that answers after a time between these. **Unit**: milliseconds.
+fn spawned(world: &mut World, name: &ChildName, (least, most): (u64, u64)) -> Result<(), String> {
+    let ready_ms = world.random.within(least, most);
+    world.spawn(name, ready_ms)
 }
 
 fn fence(world: &mut World, member: Member) -> Result<(), String> {

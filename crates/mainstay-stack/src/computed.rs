@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::Parsed;
 use crate::balance::{Balancing, Breaker, Eject, Resilience};
 use crate::browser::{Cors, Headers};
+use crate::deploy::Deploy;
 use crate::edits::{Edits, Lines};
 use crate::limit::Limit;
 use crate::model::{
@@ -41,7 +42,8 @@ pub struct ComputedValue {
 /// All values of a stack, in the order of the stack file.
 pub fn computed(parsed: &Parsed) -> Vec<ComputedValue> {
     let mut list = List { origins: &parsed.origins, values: Vec::new() };
-    let Stack { name, environment, edge, services, sites, database, cache, observe, console, target } = &parsed.stack;
+    let Stack { name, environment, edge, services, sites, database, cache, observe, console, deploy, target } =
+        &parsed.stack;
     list.push("stack", name);
     list.push("environment", environment);
     list.edge(edge);
@@ -73,6 +75,7 @@ pub fn computed(parsed: &Parsed) -> Vec<ComputedValue> {
     list.duration("observe.retention", *retention);
     let Console { port } = console;
     list.push("console.port", port);
+    list.deploy(deploy);
     list.target(target);
     list.values
 }
@@ -525,6 +528,21 @@ impl List<'_> {
         self.duration("cache.copies.every", *every);
         self.duration("cache.copies.keep", *keep);
         self.duration("cache.copies.keep_daily", *keep_daily);
+    }
+
+    fn deploy(&mut self, deploy: &Deploy) {
+        let Deploy { strategy, timeout, bake, steps, step, requests, slow, smoke, keep } = deploy;
+        self.push("deploy.strategy", strategy);
+        self.duration("deploy.timeout", *timeout);
+        self.duration("deploy.bake", *bake);
+        let share =
+            |step: &u16| mainstay_types::Percent::from_milli(u32::from(*step) * 10).to_string().replace(' ', "");
+        self.texts("deploy.steps", steps.iter().map(share));
+        self.duration("deploy.step", *step);
+        self.push("deploy.requests", requests);
+        self.duration("deploy.slow", *slow);
+        self.texts("deploy.smoke", smoke);
+        self.push("deploy.keep", keep);
     }
 
     fn target(&mut self, target: &Target) {

@@ -15,6 +15,7 @@ mod code;
 mod computed;
 mod context;
 mod cursor;
+pub mod deploy;
 mod diagnostic;
 pub mod edits;
 pub mod limit;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::balance::{Balancing, Resilience};
 use crate::browser::{Cors, Headers};
+use crate::deploy::Deploy;
 use crate::edits::Edits;
 use crate::limit::Limit;
 use crate::network::Admission;
@@ -36,6 +37,8 @@ pub struct Stack {
     pub observe: Observe,
     /// Console and admin API.
     pub console: Console,
+    /// How a new release takes the place of the one before it.
+    pub deploy: Deploy,
     /// The promises that drills measure. Missing ones have documented defaults.
     pub target: Target,
 }

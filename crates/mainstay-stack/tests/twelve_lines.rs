@@ -141,6 +141,7 @@ fn twelve_lines_are_a_whole_stack() {
             copies: StoreCopies { every: seconds(3600), keep: seconds(86_400), keep_daily: seconds(7 * 86_400) },
         }),
         observe: Observe { enabled: true, scrape: seconds(15), retention: seconds(15 * 86_400) },
+        deploy: mainstay_stack::deploy::Deploy::new(None),
         console: Console { port: 7700 },
         target: Target {
             instance_crash: promise(10),

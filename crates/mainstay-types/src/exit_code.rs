@@ -12,6 +12,8 @@ pub const ENVIRONMENT: u8 = 3;
 pub const REFUSED: u8 = 4;
 /// A bug in mainstay.
 pub const BUG: u8 = 70;
+/// Of the control plane alone: it begins anew with another release, and keep starts the next one.
+pub const AGAIN: u8 = 75;
 /// A drill ran and a promise was broken.
 pub const DRILL_FAIL: u8 = 10;
 /// A drill whose fault or load could not be proven: it says nothing.

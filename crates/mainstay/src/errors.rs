@@ -141,6 +141,14 @@ pages! {
     "MS4047"
     "MS4093"
     "MS4094"
+    "MS1140"
+    "MS2141"
+    "MS3140"
+    "MS4140"
+    "MS4141"
+    "MS4142"
+    "MS4143"
+    "MS4144"
 }
 
 // What clients of the database are told by the router, or because of it.

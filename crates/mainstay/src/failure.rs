@@ -133,6 +133,11 @@ impl From<mainstay_client::Error> for Failure {
                     "MS4092" => Self::failed("MS4092", problem.title.clone()),
                     "MS4093" => Self::user("MS4093", problem.title.clone()),
                     "MS4094" => Self::refused("MS4094", problem.title.clone()),
+                    "MS4140" => Self::refused("MS4140", problem.title.clone()),
+                    "MS4141" => Self::refused("MS4141", problem.title.clone()),
+                    "MS4142" => Self::refused("MS4142", problem.title.clone()),
+                    "MS4143" => Self::refused("MS4143", problem.title.clone()),
+                    "MS4144" => Self::refused("MS4144", problem.title.clone()),
                     _ => Self::failed("MS1002", problem.title.clone()),
                 };
                 match &problem.help {

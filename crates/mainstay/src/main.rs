@@ -94,6 +94,12 @@ enum Command {
     Store(command::store::Options),
     /// Break something on purpose and measure the promise
     Drill(command::drill::Options),
+    /// A new release takes the place of the one that is live, without a failed request
+    Deploy(command::deploy::Options),
+    /// Go back to an earlier release
+    Rollback(command::deploy::RollbackOptions),
+    /// Releases that are kept, and the rollout under way
+    Releases(command::deploy::ReleasesOptions),
     /// Start the stack with the machine (systemd)
     Service(command::service::Options),
     /// How many instances services have, and another number for one
@@ -216,7 +222,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
 
 async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
     match command {
-        Command::Up(options) => command::up::run(&global, &options).await,
+        Command::Up(options) => Box::pin(command::up::run(&global, &options)).await,
         Command::Down(options) => command::down::run(&global, &options).await,
         Command::Status(options) => command::status::run(&global, &options).await,
         Command::Ps => command::ps::run(&global).await,
@@ -235,6 +241,9 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::StoreCopy(options) => command::store::job(&options).await,
         Command::Retention(options) => command::retention::run(&global, &options),
         Command::Drill(options) => command::drill::run(&global, &options).await,
+        Command::Deploy(options) => Box::pin(command::deploy::run(&global, &options)).await,
+        Command::Rollback(options) => Box::pin(command::deploy::rollback(&global, &options)).await,
+        Command::Releases(options) => command::deploy::releases(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,
         Command::Route(options) => command::route::run(&global, &options).await,
         Command::Scale(options) => command::scale::run(&global, &options).await,

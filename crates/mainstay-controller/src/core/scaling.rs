@@ -244,6 +244,10 @@ impl Core {
         if self.observed.children.value().is_none() || self.observed.is_stopping || !self.picture.was_up() {
             return;
         }
+        // Two releases share the work: what either does says nothing of how many one needs.
+        if self.observed.rollout.is_some() {
+            return;
+        }
         let current = self.observed.fleet.wanted(name, service);
         let measures = measures::of(self, name, service, scale, load);
         let Some(record) = self.scaling.records.get_mut(name) else { return };
@@ -289,6 +293,9 @@ impl Core {
         let service = self.stack.services.get(name).filter(|service| service.schedule.is_none()).ok_or_else(unknown)?;
         if self.observed.is_stopping {
             return Err(("MS4093", "the stack is going down".to_owned()));
+        }
+        if let Some(seen) = &self.observed.rollout {
+            return Err(("MS4093", format!("v{} is on its way: ask again when it is there", seen.record.release)));
         }
         let current = self.observed.fleet.wanted(name, service);
         if let Some(count) = asked.count {

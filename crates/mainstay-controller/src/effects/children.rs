@@ -13,6 +13,7 @@ use mainstay_types::{ChildName, ChildRole, InstanceId, Member, Nonce, Secret, Se
 
 use super::Effects;
 use crate::message::Outcome;
+use crate::settings::Settings;
 
 /// Time for the edge to take an instance out of the rotation before it gets its signal: one frame on a local socket.
 const OUT_OF_ROTATION: Duration = Duration::from_millis(100);
@@ -285,12 +286,14 @@ impl Effects {
         spec.map_err(|error| error.to_string())
     }
 
-    pub(super) async fn start_instance(&self, id: &InstanceId) -> Result<Outcome, String> {
-        let service = self.settings.stack.services.get(&id.service).ok_or("the stack has no such service")?;
-        let mut env = self.settings.service_env(&id.service, Some(id))?;
+    /// Starts an instance of the release that these settings are of.
+    pub(super) async fn start_instance(&self, settings: &Settings, id: &InstanceId) -> Result<Outcome, String> {
+        let service = settings.stack.services.get(&id.service).ok_or("the stack has no such service")?;
+        let mut env = settings.service_env(&id.service, Some(id))?;
         env.extend(self.base_env().into_iter().filter(|(name, _)| name == "MAINSTAY_STATE"));
         let name = ChildName::instance(id);
-        let mut spec = self.service_process(&id.service, name, ChildRole::Instance, &service.run, env)?;
+        let process = (&id.service, name, ChildRole::Instance);
+        let mut spec = self.service_process(settings, process, &service.run, env)?;
         spec.limits = Limits { memory: service.memory, cpu_milli: service.cpu_milli, pids: None };
         self.spawn(spec).await
     }
@@ -307,15 +310,14 @@ impl Effects {
 
     pub(super) fn service_process(
         &self,
-        service_name: &ServiceName,
-        name: ChildName,
-        role: ChildRole,
+        settings: &Settings,
+        (service_name, name, role): (&ServiceName, ChildName, ChildRole),
         command: &[String],
         env: BTreeMap<String, Secret>,
     ) -> Result<SpawnSpec, String> {
-        let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
+        let service = settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
         let user = self.service_home(service_name)?;
-        let dir = self.settings.launch.folder.join(&service.dir);
+        let dir = settings.launch.folder.join(&service.dir);
         let mut argv = command.to_vec();
         if let Some(program) = argv.first_mut().filter(|program| program.contains('/') && !program.starts_with('/')) {
             *program = normal(&dir.join(&*program)).display().to_string();
@@ -332,7 +334,7 @@ impl Effects {
             listeners: Vec::new(),
             limits: Limits::default(),
             restart: false,
-            project: Some(self.settings.launch.project.clone()),
+            project: Some(settings.launch.project.clone()),
         })
     }
 

@@ -420,6 +420,45 @@ impl Cluster {
         Ok(Outcome::Migrated(done))
     }
 
+    /// Names a restore point for a new release and runs what of its migrations is pending. Returns what came of it.
+    pub(super) async fn migrate_release(&self, next: &Settings, primary: Member) -> Result<String, String> {
+        let database = next.stack.database.as_ref().ok_or("the stack has no database")?;
+        let superuser = self.access(primary)?;
+        let point = format!("release_v{}", next.launch.release);
+        mainstay_postgres::backup::restore_point(superuser, &point).await.map_err(|error| full_text(&error))?;
+        let Some(folder) = &database.migrations else { return Ok(format!("restore point {point}; no migrations")) };
+        let access = Access::as_role(
+            &self.layout,
+            primary,
+            mainstay_postgres::access::Role {
+                name: &database.name,
+                database: &database.name,
+                password: &self.passwords.application,
+            },
+        );
+        let request = Request {
+            application: &access,
+            superuser,
+            folder: &next.launch.folder.join(folder),
+            is_out_of_order_allowed: false,
+            held: &[],
+        };
+        let mut ran = Vec::new();
+        let mut tell = |told: Told<'_>| {
+            if let Told::Ran { applied, .. } = told {
+                ran.push(applied.script.clone());
+            }
+        };
+        let done = migrate::migrate(&request, &mut tell).await;
+        let done = done.map_err(|error| match ran.as_slice() {
+            [] => full_text(&error),
+            before => format!("{}; applied before it: {}", full_text(&error), before.join(", ")),
+        })?;
+        let applied =
+            if ran.is_empty() { "nothing was pending".to_owned() } else { format!("applied {}", ran.join(", ")) };
+        Ok(format!("restore point {point}; {applied}; schema is at {}", done.summary()))
+    }
+
     /// Superuser DSNs, by member: the host is the socket folder.
     pub(super) fn direct_dsns(&self, settings: &Settings) -> BTreeMap<Member, Secret> {
         let dsn = |member: &Member| {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Effects;
 use crate::message::Outcome;
+use crate::settings::Settings;
 
 /// A release command (schema changes of an application) may take this long.
 const BEFORE_DEADLINE: Duration = Duration::from_mins(10);
@@ -95,7 +96,8 @@ impl Effects {
         let mut env = self.run_env(service_name, Some(run))?;
         env.extend(self.base_env().into_iter().filter(|(name, _)| name == "MAINSTAY_STATE"));
         let name = ChildName::run(service_name);
-        let mut spec = self.service_process(service_name, name.clone(), ChildRole::Task, &service.run, env)?;
+        let mut spec =
+            self.service_process(&self.settings, (service_name, name.clone(), ChildRole::Task), &service.run, env)?;
         spec.nonce = run.nonce.clone();
         spec.limits = Limits { memory: service.memory, cpu_milli: service.cpu_milli, pids: None };
         let keep = self.keep()?;
@@ -112,20 +114,21 @@ impl Effects {
     }
 
     /// Runs a release command once for a release: one that an earlier control plane began is waited for.
-    pub(super) async fn run_before(&self, service_name: &ServiceName) -> Result<Outcome, String> {
-        let service = self.settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
+    pub(super) async fn run_before(&self, settings: &Settings, service_name: &ServiceName) -> Result<Outcome, String> {
+        let service = settings.stack.services.get(service_name).ok_or("the stack has no such service")?;
         let command = service.before.as_ref().ok_or("the service has no release command")?;
         let name = ChildName::before(service_name);
-        let log = self.settings.paths.log(name.as_str());
+        let log = settings.paths.log(name.as_str());
         // What earlier tries printed was told then.
         let mut begin = 0;
-        let reason = match self.begun_before(service_name).await? {
+        let reason = match self.begun_before(settings, service_name).await? {
             Some(reason) if reason.is_success() => reason,
             _ => {
                 begin = std::fs::metadata(&log).map_or(0, |log| log.len());
-                let env = self.settings.service_env(service_name, None)?;
-                let spec = self.service_process(service_name, name.clone(), ChildRole::Task, command, env)?;
-                self.note_before(service_name, spec.nonce.clone()).await?;
+                let env = settings.service_env(service_name, None)?;
+                let spec =
+                    self.service_process(settings, (service_name, name.clone(), ChildRole::Task), command, env)?;
+                self.note_before(settings, service_name, spec.nonce.clone()).await?;
                 self.keep()?.run_task(spec, BEFORE_DEADLINE).await.map_err(|error| full_text(&error))?
             }
         };
@@ -136,12 +139,12 @@ impl Effects {
             return Err(format!("the release command of {service_name} ended: {reason}\n{tail}\n{next}"));
         }
         let fact = format!("before:{service_name}");
-        self.journal.set_fact(&fact, &format!("v{}", self.settings.launch.release)).await?;
+        self.journal.set_fact(&fact, &format!("v{}", settings.launch.release)).await?;
         Ok(Outcome::BeforeDone)
     }
 
-    async fn note_before(&self, service: &ServiceName, nonce: Nonce) -> Result<(), String> {
-        let run = BeforeRun { release: self.settings.launch.release, nonce };
+    async fn note_before(&self, settings: &Settings, service: &ServiceName, nonce: Nonce) -> Result<(), String> {
+        let run = BeforeRun { release: settings.launch.release, nonce };
         let text = serde_json::to_string(&run).map_err(|error| error.to_string())?;
         self.journal.set_fact(&BeforeRun::fact(service), &text).await?;
         self.before_runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(service.clone(), run);
@@ -149,9 +152,9 @@ impl Effects {
     }
 
     /// How a release command of this release ended that was begun before; waits for one that runs.
-    async fn begun_before(&self, service: &ServiceName) -> Result<Option<ExitReason>, String> {
+    async fn begun_before(&self, settings: &Settings, service: &ServiceName) -> Result<Option<ExitReason>, String> {
         let known = self.before_runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(service).cloned();
-        let Some(run) = known.filter(|run| run.release == self.settings.launch.release) else { return Ok(None) };
+        let Some(run) = known.filter(|run| run.release == settings.launch.release) else { return Ok(None) };
         let deadline = tokio::time::Instant::now() + BEFORE_DEADLINE;
         loop {
             let children = self.keep()?.list().await.map_err(|error| full_text(&error))?;

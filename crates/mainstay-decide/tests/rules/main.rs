@@ -7,6 +7,7 @@ mod lost;
 mod random;
 mod replicas;
 mod restore;
+mod rollout;
 mod schedules;
 mod stack;
 mod store;

@@ -133,6 +133,7 @@ impl Bench {
             store: None,
             store_copies: Seen::Unknown,
             is_stopping: false,
+            rollout: None,
             fleet: mainstay_decide::fleet::Fleet::default(),
             is_fencing_sabotaged: false,
         };

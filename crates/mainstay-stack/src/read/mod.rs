@@ -3,6 +3,7 @@
 mod balance;
 mod copy;
 mod data;
+mod deploy;
 mod edge;
 mod edits;
 mod health;
@@ -32,11 +33,10 @@ use crate::raw::{Node, Table};
 pub(crate) use edge::name_of;
 
 /// Tables of capabilities that come later, and what to do until then.
-const LATER: [(&str, &str); 6] = [
+const LATER: [(&str, &str); 5] = [
     ("auth", "the service signs people in itself"),
     ("alert", "Prometheus runs without alert rules of yours"),
     ("notify", "nobody is notified yet"),
-    ("deploy", "a new release replaces the old one at the next `up`"),
     ("backup", "take dumps with `pg_dump` until then"),
     ("limit", "it stands in `[edge]`, or in a route"),
 ];
@@ -94,11 +94,12 @@ pub(crate) fn stack(root: &Table, ctx: &mut Context<'_>) -> Draft {
     let observe: Observe = rest::observe(&mut top, ctx);
     let console: Console = rest::console(&mut top, ctx);
     let target = rest::target(&mut top, ctx, database.as_ref());
+    let deploy = deploy::deploy(&mut top, ctx, target.p95);
     // Taken out by the overlay; named here so that a mistyped `[env]` finds it.
     let _ = top.node("env");
     top.finish(ctx, &LATER, &RENAMED);
     let environment = ctx.environment.clone();
-    let stack = Stack { name, environment, edge, services, sites, database, cache, observe, console, target };
+    let stack = Stack { name, environment, edge, services, sites, database, cache, observe, console, deploy, target };
     Draft { stack, scale_max }
 }
 

@@ -36,7 +36,7 @@ const LATER: [(&str, &str); 9] = [
     ("restart", "an instance that ends is always restarted, with back-off"),
     ("limit", "nothing is limited at the edge yet"),
     ("traces", "send spans to a collector of your own"),
-    ("deploy", "a new release replaces the old one at the next `up`"),
+    ("deploy", "it stands in a table of its own, `[deploy]`"),
     ("cache", "the service sets its own Cache-Control"),
     ("processes", "declare one service a process"),
 ];

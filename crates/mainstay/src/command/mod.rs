@@ -10,6 +10,7 @@ mod database;
 pub(crate) mod db;
 pub(crate) use database::members_on_one_device;
 mod delete;
+pub(crate) mod deploy;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;

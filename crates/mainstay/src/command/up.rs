@@ -10,6 +10,7 @@ use mainstay_client::{Client, Error};
 use mainstay_controller::backups::{self, Established};
 use mainstay_controller::launch::{self, Launch};
 use mainstay_controller::paths::{Made, Paths};
+use mainstay_controller::releases;
 use mainstay_controller::undone::Undone;
 use mainstay_decide::fleet::Fleet;
 use mainstay_supervisor::durable;
@@ -37,6 +38,9 @@ pub(crate) struct Options {
     /// Longest time to wait for everything to be ready, in seconds
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     wait: u64,
+    /// Run what is in the folder now, although a release was deployed
+    #[arg(long)]
+    from_folder: bool,
     /// Run under a service manager: take over what runs already, tell it when all is ready, print no link
     #[arg(long, hide = true, conflicts_with = "detach")]
     service: bool,
@@ -61,13 +65,20 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     place.paths.refuse_foreign().map_err(|error| place::folder_failure(&error))?;
     let client = Client::new(place.paths.api_socket());
     if options.service {
-        return serve(&place, &client, Duration::from_secs(options.wait)).await;
+        return serve(place, &client, Duration::from_secs(options.wait)).await;
     }
     refuse_second(&place.paths, &client).await?;
     let first = Instant::now();
+    let place = as_deployed(place, options.from_folder)?;
     let backups = make_ready(&place)?;
     if !global.json {
         println!("{}  {} ({})", screen::bold("mainstay up"), place.parsed.stack.name, place.file.display());
+        if let Some((launch, release)) = releases::live(&place.paths) {
+            let made: String = release.made_at.to_string().chars().take(19).collect();
+            let text =
+                format!("v{}, deployed {made}; what is in the folder comes with `mainstay deploy`", launch.release);
+            board::say("release", &again::text(&text));
+        }
     }
     let began = Instant::now();
     start_keep(&place.paths, None)?;
@@ -122,14 +133,35 @@ async fn tell(place: &Place, client: &Client, took: Duration, detach: bool) {
     println!("{} in {took}; {end} brings it down", screen::green("ready"));
 }
 
+/// The stack as it was deployed last, when it was: what is in the folder comes with `deploy`. A rollout that was under
+/// way when everything ended is over.
+fn as_deployed(place: Place, is_from_folder: bool) -> Result<Place, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::environment("MS3140", format!("cannot read the release that is live: {error}"))
+            .help("`mainstay releases` lists those that are kept; --from-folder runs what is in the folder")
+    };
+    releases::settle(&place.paths, true, screen::now()).map_err(failed)?;
+    let Some((launch, release)) = releases::live(&place.paths).filter(|_| !is_from_folder) else { return Ok(place) };
+    let text = releases::stack_text(&place.paths, release.number).map_err(failed)?;
+    let name = place.file.display().to_string();
+    let parsed = mainstay_stack::parse(&text, &name, &place.parsed.stack.environment).map_err(|found| {
+        let shown = mainstay_stack::render(&found, &text, &name, false);
+        Failure::user("MS3140", format!("the stack file of v{} is not valid any more\n{shown}", release.number))
+            .help("--from-folder runs what is in the folder")
+    })?;
+    Ok(Place { text, parsed, folder: launch.folder, ..place })
+}
+
 /// `up` as a service manager runs it: what an earlier one left running is taken over, and nothing secret is printed,
 /// because what is printed goes into a journal.
-async fn serve(place: &Place, client: &Client, patience: Duration) -> Result<u8, Failure> {
+async fn serve(place: Place, client: &Client, patience: Duration) -> Result<u8, Failure> {
     let unit = Beside {
         service: super::service::unit_name(place.parsed.stack.name.as_str(), place.parsed.stack.environment.as_str()),
         is_of_user: !rustix::process::geteuid().is_root(),
     };
     let began = Instant::now();
+    let is_up = keep_of(&place.paths).is_some();
+    let place = &if is_up { place } else { as_deployed(place, false)? };
     if keep_of(&place.paths).is_some() {
         println!("the stack runs already: taken over as it is");
     } else {
@@ -210,8 +242,16 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
     durable::replace(&place.paths.stack_file(), place.text.as_bytes(), 0o644)
         .map_err(|error| io("write the stack file's copy", &error))?;
     let before = Launch::load(&place.paths).ok();
-    let release = before.as_ref().map_or(1, |before| before.release + 1);
+    // What was deployed keeps its number and its slots.
+    let deployed = before.as_ref().filter(|before| before.folder == place.folder).cloned();
+    let newest = releases::list(&place.paths).first().map_or(0, |release| release.number);
+    let release = before.as_ref().map_or(0, |before| before.release).max(newest) + 1;
     let counts = before.map(|before| before.fleet.counts).unwrap_or_default();
+    if let Some(deployed) = deployed.filter(|before| before.folder.starts_with(releases::folder(&place.paths))) {
+        let launch = Launch { since: screen::now(), declared_ports, rolled_from: None, ..deployed };
+        return launch.save(&place.paths).map_err(|error| io("write launch.json", &error));
+    }
+    releases::leave(&place.paths, screen::now()).map_err(|error| io("mark the release that was live", &error))?;
     let launch = Launch {
         version: launch::VERSION,
         stack: place.parsed.stack.name.clone(),
@@ -221,6 +261,7 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
         project: preflight::project(&place.folder),
         release,
         fleet: Fleet { release, counts, ..Fleet::default() },
+        rolled_from: None,
         since: screen::now(),
         declared_ports,
     };

@@ -1,0 +1,253 @@
+//! Releases on disk: `releases/vN` in the state folder, and the record of the rollout under way.
+//!
+//! A release is a folder that nobody changes: its files, its stack file, `release.json`. What is live is what
+//! `launch.json` and `stack.toml` say. A rollout's record in the phase `commit` is the moment from which the new release
+//! is live: whoever begins next finishes what it says.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mainstay_api::{Release, ReleaseState};
+use mainstay_decide::rollout::{Phase, Rollout};
+use mainstay_supervisor::durable;
+use mainstay_types::Timestamp;
+
+use crate::launch::Launch;
+use crate::paths::Paths;
+
+/// Folder of all releases.
+pub fn folder(paths: &Paths) -> PathBuf {
+    paths.state.join("releases")
+}
+
+/// Folder of one.
+pub fn folder_of(paths: &Paths, number: u64) -> PathBuf {
+    folder(paths).join(format!("v{number}"))
+}
+
+/// The files of one.
+pub fn files_of(paths: &Paths, number: u64) -> PathBuf {
+    folder_of(paths, number).join("files")
+}
+
+/// The stack file of one, as text.
+///
+/// **Errors**: it is not kept.
+pub fn stack_text(paths: &Paths, number: u64) -> io::Result<String> {
+    std::fs::read_to_string(folder_of(paths, number).join("stack.toml"))
+}
+
+/// What was seen of a release while it was rolled out: a line a second.
+pub fn evidence_file(paths: &Paths, number: u64) -> PathBuf {
+    folder_of(paths, number).join("evidence.jsonl")
+}
+
+fn record_file(paths: &Paths) -> PathBuf {
+    paths.state.join("rollout.json")
+}
+
+/// One release.
+///
+/// **Errors**: it is not kept, or cannot be read.
+pub fn load(paths: &Paths, number: u64) -> io::Result<Release> {
+    let bytes = std::fs::read(folder_of(paths, number).join("release.json"))?;
+    serde_json::from_slice(&bytes).map_err(io::Error::from)
+}
+
+/// Writes what is known of one durably.
+///
+/// **Errors**: the file system's.
+pub fn save(paths: &Paths, release: &Release) -> io::Result<()> {
+    save_in(&folder_of(paths, release.number), release)
+}
+
+/// The same in a folder that is being put together.
+///
+/// **Errors**: the file system's.
+pub fn save_in(folder: &Path, release: &Release) -> io::Result<()> {
+    durable::replace(&folder.join("release.json"), &serde_json::to_vec_pretty(release)?, 0o644)
+}
+
+/// Those that are kept, newest first. One that cannot be read is none.
+pub fn list(paths: &Paths) -> Vec<Release> {
+    let Ok(entries) = std::fs::read_dir(folder(paths)) else { return Vec::new() };
+    let numbers = entries.filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.strip_prefix('v')?.parse::<u64>().ok()
+    });
+    let mut all: Vec<Release> = numbers.filter_map(|number| load(paths, number).ok()).collect();
+    all.sort_by_key(|release| std::cmp::Reverse(release.number));
+    all
+}
+
+/// Gives a release that was put together its number and its place.
+///
+/// **Errors**: it is not there, or the file system's.
+pub(crate) fn adopt(paths: &Paths, incoming: &str, live: u64) -> io::Result<Release> {
+    if incoming.is_empty() || incoming.contains('/') || !incoming.starts_with(".incoming-") {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{incoming:?} is no folder of a new release")));
+    }
+    let from = folder(paths).join(incoming);
+    let mut release: Release = serde_json::from_slice(&std::fs::read(from.join("release.json"))?)?;
+    let newest = list(paths).first().map_or(0, |release| release.number);
+    release.number = newest.max(live) + 1;
+    release.state = ReleaseState::Rolling;
+    save_in(&from, &release)?;
+    std::fs::rename(&from, folder_of(paths, release.number))?;
+    std::fs::File::open(folder(paths))?.sync_all()?;
+    Ok(release)
+}
+
+/// The record of the rollout under way.
+///
+/// **Errors**: it cannot be read.
+pub fn rollout(paths: &Paths) -> io::Result<Option<Rollout>> {
+    match std::fs::read(record_file(paths)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        // No folder of a stack: whoever needs one says so.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn write_rollout(paths: &Paths, rollout: &Rollout) -> io::Result<()> {
+    durable::replace(&record_file(paths), &serde_json::to_vec_pretty(rollout)?, 0o644)
+}
+
+/// The run that a release is.
+pub(crate) fn launch_of(paths: &Paths, release: &Release, live: &Launch, rollout: &Rollout) -> Launch {
+    let files = files_of(paths, release.number);
+    Launch {
+        folder: if release.folder.is_empty() { files.clone() } else { files.join(&release.folder) },
+        project: files,
+        release: release.number,
+        fleet: rollout.fleet.clone(),
+        rolled_from: Some(rollout.from),
+        ..live.clone()
+    }
+}
+
+/// Makes the release of a rollout in its phase `commit` what this stack is. The same again changes nothing.
+pub(crate) fn commit(paths: &Paths, rollout: &Rollout, at: Timestamp) -> io::Result<()> {
+    let mut release = load(paths, rollout.release)?;
+    let live = Launch::load(paths)?;
+    let text = stack_text(paths, rollout.release)?;
+    durable::replace(&paths.stack_file(), text.as_bytes(), 0o644)?;
+    launch_of(paths, &release, &live, rollout).save(paths)?;
+    if let Ok(mut before) = load(paths, rollout.from) {
+        (before.state, before.since) = (ReleaseState::Former, at);
+        save(paths, &before)?;
+    }
+    (release.state, release.since, release.reason) = (ReleaseState::Live, at, None);
+    save(paths, &release)?;
+    forget_rollout(paths)?;
+    prune(paths, rollout);
+    Ok(())
+}
+
+fn forget_rollout(paths: &Paths) -> io::Result<()> {
+    match std::fs::remove_file(record_file(paths)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::File::open(&paths.state)?.sync_all()
+}
+
+/// A rollout is over without its release being live.
+pub(crate) fn give_up(paths: &Paths, rollout: &Rollout, reason: &str, at: Timestamp) -> io::Result<()> {
+    let was = if rollout.is_rollback { ReleaseState::Former } else { ReleaseState::Failed };
+    match load(paths, rollout.release) {
+        Ok(mut release) => {
+            (release.state, release.since, release.reason) = (was, at, Some(reason.to_owned()));
+            save(paths, &release)?;
+        }
+        // What is not there needs no mark.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    forget_rollout(paths)
+}
+
+/// What a control plane, or `up`, finds when it begins: a commit is finished; `is_over`: nothing runs, and a rollout
+/// that was under way is given up.
+///
+/// **Errors**: the file system's; the record cannot be read.
+pub fn settle(paths: &Paths, is_over: bool, at: Timestamp) -> io::Result<Option<Rollout>> {
+    let Some(rollout) = rollout(paths)? else { return Ok(None) };
+    if rollout.phase == Phase::Commit {
+        commit(paths, &rollout, at)?;
+        return Ok(None);
+    }
+    if is_over {
+        let reason = format!("the stack was brought down while it was at {}", rollout.phase.name());
+        give_up(paths, &rollout, &reason, at)?;
+        return Ok(None);
+    }
+    Ok(Some(rollout))
+}
+
+/// Removes what is not kept any more: more than `deploy.keep` besides the live one, the oldest first. What cannot be
+/// removed is tried again with the next.
+fn prune(paths: &Paths, rollout: &Rollout) {
+    let keep = rollout.rules.keep as usize;
+    let others = list(paths).into_iter().filter(|release| release.number != rollout.release);
+    for release in others.skip(keep).filter(|release| release.number != rollout.from) {
+        std::fs::remove_dir_all(folder_of(paths, release.number)).ok();
+    }
+    let Ok(entries) = std::fs::read_dir(folder(paths)) else { return };
+    // What a deploy that was killed left behind. One that is being put together now is newer.
+    for entry in entries.flatten() {
+        let is_left = entry.file_name().to_string_lossy().starts_with(".incoming-");
+        let age = entry.metadata().and_then(|seen| seen.modified()).ok().and_then(|at| at.elapsed().ok());
+        if is_left && age.is_some_and(|age| age > std::time::Duration::from_hours(1)) {
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
+}
+
+/// The stack file's own folder takes the place of the release that is live.
+///
+/// **Errors**: the file system's.
+pub fn leave(paths: &Paths, at: Timestamp) -> io::Result<()> {
+    let Some((_, mut release)) = live(paths) else { return Ok(()) };
+    (release.state, release.since) = (ReleaseState::Former, at);
+    save(paths, &release)
+}
+
+/// The release that is live, when it is one that is kept and not the stack file's own folder.
+pub fn live(paths: &Paths) -> Option<(Launch, Release)> {
+    let launch = Launch::load(paths).ok()?;
+    if !launch.folder.starts_with(folder(paths)) {
+        return None;
+    }
+    let release = load(paths, launch.release).ok()?;
+    Some((launch, release))
+}
+
+/// Those of these migrations that no file takes back. Flyway's: `U4__x.sql` takes back `V4__…`; sqlx's: `4_x.down.sql`
+/// takes back `4_x.up.sql`.
+pub fn irreversible(these: &[&String], all: &[String]) -> Vec<String> {
+    let is_undo = |name: &str| name.starts_with('U') || name.ends_with(".down.sql");
+    let has_undo = |name: &str| {
+        let version = name.strip_prefix('V').and_then(|rest| rest.split("__").next());
+        let flyway = version.map(|version| format!("U{version}__"));
+        let sqlx = name.strip_suffix(".up.sql").map(|stem| format!("{stem}.down.sql"));
+        all.iter().any(|other| {
+            flyway.as_ref().is_some_and(|prefix| other.starts_with(prefix.as_str())) || sqlx.as_ref() == Some(other)
+        })
+    };
+    these.iter().filter(|name| !is_undo(name) && !has_undo(name)).map(|name| (*name).clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_without_a_file_that_takes_it_back_is_irreversible() {
+        let all: Vec<String> =
+            ["V1__a.sql", "V2__b.sql", "U2__b.sql", "3_c.up.sql", "3_c.down.sql", "4_d.sql"].map(str::to_owned).into();
+        let these: Vec<&String> = all.iter().collect();
+        assert_eq!(irreversible(&these, &all), ["V1__a.sql", "4_d.sql"]);
+    }
+}
