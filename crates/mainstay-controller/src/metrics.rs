@@ -71,6 +71,7 @@ fn control(shared: &Shared) -> String {
     if let Some(backups) = &status.backups {
         crate::backups::status::metrics(&mut page, backups, crate::clock::now());
     }
+    scales(&mut page, &shared.published.scales.borrow());
     if let Some(copies) = &status.store_copies {
         crate::copies::watch::metrics(&mut page, copies, crate::clock::now());
     }
@@ -85,6 +86,19 @@ fn control(shared: &Shared) -> String {
         }
     }
     page
+}
+
+/// How many instances each service has, and between which bounds.
+fn scales(page: &mut String, scales: &[mainstay_api::ScaleStatus]) {
+    page.push_str("# HELP mainstay_service_instances Instances of a service: wanted, ready, fewest, most.\n");
+    page.push_str("# TYPE mainstay_service_instances gauge\n");
+    for scale in scales {
+        let name = scale.service.as_str();
+        let all = [("wanted", scale.wanted), ("ready", scale.ready), ("min", scale.min), ("max", scale.max)];
+        for (kind, count) in all {
+            writeln!(page, "mainstay_service_instances{{service=\"{name}\",kind=\"{kind}\"}} {count}").ok();
+        }
+    }
 }
 
 /// Damaged pages; a member that is cloned anew within seconds is told by what was found, ever.

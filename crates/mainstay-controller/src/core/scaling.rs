@@ -137,7 +137,8 @@ impl Scaling {
         Self {
             records,
             kept,
-            due: Some(at.after(autoscale::PERIOD)),
+            // At once: CPU is known by two looks, and what the machine has room for by one.
+            due: Some(at),
             before: None,
             asked: BTreeMap::new(),
             asked_ms: 0,
@@ -200,9 +201,11 @@ impl Core {
     fn take_load(&mut self, load: Load, at: Timestamp) {
         self.scaling.due = Some(load.at.after(autoscale::PERIOD).max(at));
         self.take_rooms(&load);
-        let names: Vec<ServiceName> = self.scaling.records.keys().cloned().collect();
-        for name in names {
-            self.decide_scale(&name, &load, at);
+        if self.scaling.before.is_some() {
+            let names: Vec<ServiceName> = self.scaling.records.keys().cloned().collect();
+            for name in names {
+                self.decide_scale(&name, &load, at);
+            }
         }
         self.scaling.before = Some(load);
         self.scaling.asked.clear();

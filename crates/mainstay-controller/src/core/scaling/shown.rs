@@ -51,7 +51,7 @@ fn why(scale: Option<&Scale>, record: Option<&Record>, decided: Option<&str>) ->
             "the stack file's `scale` has no measure and no schedule".to_owned()
         }
         (Some(_), false, _) => "auto is off: a person gave the number".to_owned(),
-        (Some(_), true, None) => "nothing was decided yet: the first look is 15 s after the start".to_owned(),
+        (Some(_), true, None) => "nothing was decided yet: the first decision comes 15 s after the start".to_owned(),
         (Some(_), true, Some(why)) => why.to_owned(),
     }
 }
