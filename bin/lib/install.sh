@@ -34,6 +34,8 @@ missing_packages() {
         have node || echo nodejs
         have npm || echo npm
         have chromium || echo chromium
+        # A certificate authority that speaks ACME.
+        have pebble || echo pebble
         ;;
       drivers)
         # Drivers of PostgreSQL that are packages of the distribution, and what runs them.

@@ -1,4 +1,5 @@
-//! The edge's certificate: the local authority's, or the operator's own, which is followed while its files change.
+//! The edge's certificate: the local authority's, or the operator's own, which is followed while its files change; that
+//! of a public authority is `acme`'s.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use mainstay_supervisor::durable;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::acme::{self, ToEdge};
 use crate::clock::now;
 use crate::journal::Journal;
 use crate::settings::Settings;
@@ -33,7 +35,12 @@ impl Own {
 
     /// Sends the first policy, with the operator's certificate if it can be used and else with `local`, and follows
     /// the files from then on.
-    pub(crate) fn begin(self, local: Certificate, policies: watch::Sender<Option<Arc<Policy>>>) {
+    pub(crate) fn begin(self, local: Certificate, edge: ToEdge, seen: watch::Sender<Option<acme::Seen>>) {
+        if let Some(of) = self.settings.stack.edge.authority() {
+            let instead = self.first().unwrap_or(local);
+            return acme::Keeper::begin(&self.settings, &self.journal, of, instead, (edge, seen));
+        }
+        let ToEdge { policies, .. } = edge;
         let Some(of) = &self.settings.stack.edge.certificate else {
             // What cannot be removed is of files that the stack does not name, and is not used.
             std::fs::remove_file(self.file()).ok();
@@ -41,7 +48,7 @@ impl Own {
             return;
         };
         let named = self.named(of);
-        let mut files = OwnFiles::new(named.cert.clone(), named.key.clone(), &self.settings.stack.edge.host);
+        let mut files = OwnFiles::new(named.cert.clone(), named.key.clone(), &self.settings.stack.edge.hosts());
         let look = files.look(now());
         let is_wrong = !matches!(look, Look::New(_));
         if is_wrong {
@@ -64,6 +71,15 @@ impl Own {
                 self.take(look, &named, &policies);
             }
         });
+    }
+
+    /// The operator's own, for the time until an authority has signed one.
+    fn first(&self) -> Option<Certificate> {
+        let named = self.named(self.settings.stack.edge.certificate.as_ref()?);
+        match OwnFiles::new(named.cert, named.key, &self.settings.stack.edge.hosts()).look(now()) {
+            Look::New(certificate) => Some(certificate),
+            Look::Same | Look::Wrong(_) => None,
+        }
     }
 
     /// The first policy, when the files cannot be used.

@@ -36,6 +36,8 @@ pub(crate) struct Effects {
     pub(crate) edge: Link,
     pub(crate) router: Link,
     pub(crate) endpoints: watch::Sender<Endpoints>,
+    /// The certificate of a public authority, if one is kept.
+    pub(crate) certificate: watch::Sender<Option<crate::acme::Seen>>,
     /// Observers look when it changes; a change while one looks is not lost to it.
     pub(crate) looks: watch::Sender<()>,
     pub(crate) cluster: Option<Cluster>,

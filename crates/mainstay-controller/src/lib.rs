@@ -4,6 +4,7 @@
 //! `mainstay_decide::plan`. Killing it stops no traffic; the next one learns from keep what runs.
 #![forbid(unsafe_code)]
 
+mod acme;
 mod api;
 mod assets;
 pub mod backups;

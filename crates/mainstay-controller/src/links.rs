@@ -112,7 +112,7 @@ pub(crate) async fn edge(
     mut policy: watch::Receiver<Option<Arc<mainstay_edge::protocol::Policy>>>,
     mut endpoints: watch::Receiver<Endpoints>,
     mut asks: mpsc::Receiver<Ask>,
-    sender: mpsc::Sender<Message>,
+    (sender, accepted): (mpsc::Sender<Message>, watch::Sender<Option<String>>),
 ) {
     loop {
         let (read, mut write) = dial(&socket).await;
@@ -125,6 +125,9 @@ pub(crate) async fn edge(
                 frame = frames.recv() => match frame {
                     None => break,
                     Some(frame) => {
+                        if let FromEdge::Accepted { hash, .. } = &frame {
+                            accepted.send_replace(Some(hash.clone()));
+                        }
                         take_edge(frame, &sender, &mut metrics).await;
                         Ok(())
                     }

@@ -68,6 +68,9 @@ fn control(shared: &Shared) -> String {
         page.push_str("# TYPE mainstay_database_writable gauge\n");
         writeln!(page, "mainstay_database_writable {}", u8::from(database.is_writable)).ok();
     }
+    if let Some(seen) = *shared.effects.certificate.borrow() {
+        certificate(&mut page, seen);
+    }
     if let Some(backups) = &status.backups {
         crate::backups::status::metrics(&mut page, backups, crate::clock::now());
     }
@@ -99,6 +102,17 @@ fn scales(page: &mut String, scales: &[mainstay_api::ScaleStatus]) {
             writeln!(page, "mainstay_service_instances{{service=\"{name}\",kind=\"{kind}\"}} {count}").ok();
         }
     }
+}
+
+/// The certificate of a public authority.
+fn certificate(page: &mut String, seen: crate::acme::Seen) {
+    page.push_str("# HELP mainstay_certificate_left_ratio How much of the life of the edge's certificate is left.\n");
+    page.push_str("# TYPE mainstay_certificate_left_ratio gauge\n");
+    let left = seen.validity.map_or(0, |validity| validity.left_milli(crate::clock::now()));
+    writeln!(page, "mainstay_certificate_left_ratio {}.{:03}", left / 1000, left % 1000).ok();
+    page.push_str("# HELP mainstay_certificate_failures Orders in a row that brought no certificate.\n");
+    page.push_str("# TYPE mainstay_certificate_failures gauge\n");
+    writeln!(page, "mainstay_certificate_failures {}", seen.failures).ok();
 }
 
 /// Damaged pages; a member that is cloned anew within seconds is told by what was found, ever.

@@ -115,8 +115,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let picture = Picture::of(store.fact(crate::status::MEMORY_FACT)?, &settings.launch);
     let (sessions, scale) = (store.fact(api::SESSIONS_FACT)?, store.fact(crate::core::scaling::FACT)?);
     let (journal, journal_thread) = Journal::start(store).context("cannot start the journal's thread")?;
-    let (sender, inbox) = mpsc::channel(INBOX);
-    let (keep_sender, keep) = watch::channel(None);
+    let ((sender, inbox), (keep_sender, keep)) = (mpsc::channel(INBOX), watch::channel(None));
     let ((stopping, stopping_seen), (endpoints, endpoints_seen)) = (watch::channel(false), watch::channel(None));
     let ((edge, edge_asks), (router, router_asks)) = (Link::new(), Link::new());
     let effects = Arc::new(Effects {
@@ -125,6 +124,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         edge,
         router,
         endpoints,
+        certificate: watch::Sender::default(),
         looks: watch::Sender::default(),
         cluster: cluster(&settings)?,
         journal: journal.clone(),
@@ -139,7 +139,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
     observe(&effects, &sender, observed.store.is_some());
-    link_up(&settings, &journal, endpoints_seen, (edge_asks, router_asks), &sender)?;
+    link_up(&settings, &journal, (endpoints_seen, effects.certificate.clone()), (edge_asks, router_asks), &sender)?;
 
     let published = Arc::new(Published::default());
     let core = Core::new(Parts {
@@ -330,20 +330,21 @@ type Inboxes = (mpsc::Receiver<links::Ask>, mpsc::Receiver<links::Ask>);
 fn link_up(
     settings: &Arc<Settings>,
     journal: &Journal,
-    endpoints: watch::Receiver<links::Endpoints>,
+    (endpoints, certificate_seen): (watch::Receiver<links::Endpoints>, watch::Sender<Option<crate::acme::Seen>>),
     (edge_asks, router_asks): Inboxes,
     sender: &mpsc::Sender<Message>,
 ) -> anyhow::Result<()> {
-    let host = settings.stack.edge.host.clone();
-    let certificate = mainstay_edge::ca::local_ca(&settings.paths.state.join("ca"), &[host], now())
+    let hosts = settings.stack.edge.hosts();
+    let certificate = mainstay_edge::ca::local_ca(&settings.paths.state.join("ca"), &hosts, now())
         .context("cannot make a certificate of the local CA")?;
     let router_policy = settings.router_policy(&certificate.certificate);
     let (policies, edge_policy) = watch::channel(None);
+    let (accepted, taken) = watch::channel(None);
     let own = crate::certificate::Own::of(settings, journal);
-    own.begin(certificate.certificate, policies);
+    own.begin(certificate.certificate, crate::acme::ToEdge { policies, accepted: taken }, certificate_seen);
     let (_, router_policy) = watch::channel(router_policy.map(Arc::new));
     let edge_socket = settings.paths.runtime.join("edge/edge.sock");
-    tokio::spawn(links::edge(edge_socket, edge_policy, endpoints, edge_asks, sender.clone()));
+    tokio::spawn(links::edge(edge_socket, edge_policy, endpoints, edge_asks, (sender.clone(), accepted)));
     if settings.stack.database.is_some() {
         let router_socket = settings.paths.runtime.join("router/router.sock");
         tokio::spawn(links::router(router_socket, router_policy, router_asks, sender.clone()));

@@ -373,8 +373,9 @@ impl Settings {
         Policy {
             schema: PROTOCOL_VERSION,
             generation: self.generation,
-            hosts: vec![self.stack.edge.host.clone()],
+            hosts: self.stack.edge.hosts(),
             certificates: vec![certificate],
+            challenges: Default::default(),
             https_port: self.doors.https,
             limits: self.stack.edge.limits.clone(),
             admission: self.stack.edge.admission.clone(),

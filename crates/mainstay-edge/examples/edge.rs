@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         generation: Generation(u64::try_from(now.as_micros())?),
         hosts: vec!["localhost".to_owned()],
         certificates: vec![certificate.certificate],
+        challenges: Default::default(),
         https_port: port,
         limits: Vec::new(),
         admission: Default::default(),

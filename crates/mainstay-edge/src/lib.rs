@@ -5,7 +5,9 @@
 #![warn(missing_docs)]
 
 mod access;
+pub mod acme;
 pub mod ca;
+mod challenge;
 mod chunks;
 mod coding;
 mod connection;
@@ -51,6 +53,7 @@ use tokio::sync::watch;
 pub use control::SOCKET;
 pub use edge::ApplyError;
 pub use snapshot::PolicyError;
+pub use snapshot::hash as policy_hash;
 
 use crate::edge::Edge;
 use crate::listen::{Door, Doors};

@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::challenge;
 use crate::connection::{Connection, HEAD_DEADLINE};
 use crate::edge::{DoorRules, Edge};
 use crate::proxy::Proxy;
@@ -48,6 +49,15 @@ pub(crate) struct Doors {
     crowd: Crowd,
 }
 
+/// What became of a connection.
+enum Opened {
+    Connection(Box<Connection>),
+    /// The handshake was all that was wanted.
+    Proof,
+    /// There was no handshake in time.
+    Failed,
+}
+
 /// Whether a door speaks TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
@@ -61,7 +71,11 @@ struct FromSnapshot(Arc<Edge>);
 
 impl ResolvesServerCert for FromSnapshot {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.snapshot()?.certificate(hello.server_name())
+        let snapshot = self.0.snapshot()?;
+        if challenge::is_asked(&hello) {
+            return snapshot.answers.tls(hello.server_name()?);
+        }
+        snapshot.certificate(hello.server_name())
     }
 }
 
@@ -73,7 +87,7 @@ fn tls_config(
         .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(FromSnapshot(Arc::clone(edge))));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), challenge::ALPN.to_vec()];
     config.ticketer = ring::Ticketer::new()?;
     Ok(config)
 }
@@ -138,9 +152,13 @@ impl Doors {
         let _open = Open(&self.edge);
         // Small answers must not wait for the client's delayed ACK.
         socket.set_nodelay(true).ok();
-        let Some(connection) = Box::pin(self.open(socket, peer, door, rules)).await else {
-            metrics.handshakes_failed.fetch_add(1, Ordering::Relaxed);
-            return;
+        let connection = match Box::pin(self.open(socket, peer, door, rules)).await {
+            Opened::Connection(connection) => connection,
+            Opened::Proof => return,
+            Opened::Failed => {
+                metrics.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
         };
         if connection.is_http2() {
             connection.phase().expect_preface();
@@ -150,17 +168,20 @@ impl Doors {
         }
     }
 
-    /// `None`: there was no handshake in time.
-    async fn open(&self, socket: TcpStream, peer: SocketAddr, door: Door, rules: DoorRules) -> Option<Box<Connection>> {
+    async fn open(&self, socket: TcpStream, peer: SocketAddr, door: Door, rules: DoorRules) -> Opened {
         let head_until = Instant::now() + HEAD_DEADLINE;
         let connection = match door {
             Door::Http => Connection::plain(socket, peer, head_until),
             Door::Https => {
                 let shaken = tokio::time::timeout_at(head_until, self.acceptor(rules).accept(socket)).await;
-                Connection::tls(shaken.ok()?.ok()?, peer, head_until)
+                let Ok(Ok(stream)) = shaken else { return Opened::Failed };
+                if stream.get_ref().1.alpn_protocol() == Some(challenge::ALPN) {
+                    return Opened::Proof;
+                }
+                Connection::tls(stream, peer, head_until)
             }
         };
-        Some(Box::new(connection))
+        Opened::Connection(Box::new(connection))
     }
 
     fn acceptor(&self, rules: DoorRules) -> &TlsAcceptor {

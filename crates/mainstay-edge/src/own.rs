@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use mainstay_decide::acme::Validity;
 use mainstay_types::{Secret, Timestamp};
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
@@ -19,7 +20,7 @@ const MOST_BYTES: u64 = 256 * 1024;
 pub struct OwnFiles {
     chain: PathBuf,
     key: PathBuf,
-    host: String,
+    hosts: Vec<String>,
     /// Hash of what was judged last.
     judged: Option<[u8; 32]>,
     /// It begins to be valid then, and is judged again. **Unit**: seconds since 1970.
@@ -40,9 +41,9 @@ pub enum Look {
 }
 
 impl OwnFiles {
-    /// A chain and its key in PEM, for a host.
-    pub fn new(chain: PathBuf, key: PathBuf, host: &str) -> Self {
-        Self { chain, key, host: host.to_owned(), judged: None, begins: None, seen: None }
+    /// A chain and its key in PEM, for these hosts.
+    pub fn new(chain: PathBuf, key: PathBuf, hosts: &[String]) -> Self {
+        Self { chain, key, hosts: hosts.to_vec(), judged: None, begins: None, seen: None }
     }
 
     /// Looks at the files. The first time what is there is judged at once, later when it is the same at two looks.
@@ -73,32 +74,62 @@ impl OwnFiles {
 
     /// A pair that was taken before, if it can be used still; whatever the files hold now.
     pub fn still(&self, kept: Certificate, now: Timestamp) -> Option<Certificate> {
-        let mut of = Self::new(self.chain.clone(), self.key.clone(), &self.host);
+        let mut of = Self::new(self.chain.clone(), self.key.clone(), &self.hosts);
         of.judge(kept.chain_pem, kept.key_pem.expose().to_owned(), now).ok()
     }
 
     fn judge(&mut self, chain: String, key: String, now: Timestamp) -> Result<Certificate, String> {
-        let certificate = Certificate { hosts: vec![self.host.clone()], chain_pem: chain, key_pem: Secret::new(key) };
+        let certificate = Certificate { hosts: self.hosts.clone(), chain_pem: chain, key_pem: Secret::new(key) };
         certified_key(&certificate)?;
-        let unreadable = |_| "its first certificate cannot be read".to_owned();
-        let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain_pem.as_bytes()).map_err(unreadable)?;
-        let leaf = block.parse_x509().map_err(|_| "its first certificate cannot be read".to_owned())?;
-        let (seconds, validity) = (seconds(now), leaf.validity());
-        if seconds < validity.not_before.timestamp() {
-            self.begins = Some(validity.not_before.timestamp());
+        let Leaf { validity, .. } = leaf(&certificate)?;
+        if now < validity.begins {
+            self.begins = Some(seconds(validity.begins));
         }
-        if seconds < validity.not_before.timestamp() || seconds >= validity.not_after.timestamp() {
-            return Err(format!("it is valid from {} to {} only", validity.not_before, validity.not_after));
-        }
-        let names: Vec<&str> = match leaf.subject_alternative_name() {
-            Ok(Some(found)) => found.value.general_names.iter().filter_map(dns_name).collect(),
-            Ok(None) | Err(_) => Vec::new(),
-        };
-        if names.iter().any(|name| covers(name, &self.host)) {
-            return Ok(certificate);
-        }
-        Err(format!("it is for {}, and the edge answers to {}", names.join(", "), self.host))
+        inspect(&certificate, now)?;
+        Ok(certificate)
     }
+}
+
+/// Looks at a certificate for its hosts.
+///
+/// **Errors**: why it is of no use now.
+pub fn inspect(certificate: &Certificate, now: Timestamp) -> Result<Validity, String> {
+    certified_key(certificate)?;
+    let Leaf { names, validity } = leaf(certificate)?;
+    if now < validity.begins || now >= validity.ends {
+        return Err(format!("it is valid from {} to {} only", validity.begins, validity.ends));
+    }
+    let uncovered = certificate.hosts.iter().find(|host| !names.iter().any(|name| covers(name, host)));
+    match uncovered {
+        None => Ok(validity),
+        Some(host) => Err(format!("it is for {}, and the edge answers to {host}", names.join(", "))),
+    }
+}
+
+/// When a certificate counts.
+///
+/// **Errors**: it cannot be read.
+pub fn validity(certificate: &Certificate) -> Result<Validity, String> {
+    Ok(leaf(certificate)?.validity)
+}
+
+/// What the first certificate of a chain says.
+struct Leaf {
+    names: Vec<String>,
+    validity: Validity,
+}
+
+fn leaf(certificate: &Certificate) -> Result<Leaf, String> {
+    let unreadable = || "its first certificate cannot be read".to_owned();
+    let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain_pem.as_bytes()).map_err(|_| unreadable())?;
+    let leaf = block.parse_x509().map_err(|_| unreadable())?;
+    let names = match leaf.subject_alternative_name() {
+        Ok(Some(found)) => found.value.general_names.iter().filter_map(dns_name).map(str::to_owned).collect(),
+        Ok(None) | Err(_) => Vec::new(),
+    };
+    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_millis(time.timestamp().saturating_mul(1000));
+    let validity = Validity { begins: at(leaf.validity().not_before), ends: at(leaf.validity().not_after) };
+    Ok(Leaf { names, validity })
 }
 
 fn seconds(at: Timestamp) -> i64 {
@@ -143,7 +174,7 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("folder");
             let at = |name: &str| folder.path().join(name);
-            let own = OwnFiles::new(at("site.pem"), at("site.key"), "shop.example.com");
+            let own = OwnFiles::new(at("site.pem"), at("site.key"), &["shop.example.com".to_owned()]);
             Self { folder, own }
         }
 

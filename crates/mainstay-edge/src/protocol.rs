@@ -132,6 +132,9 @@ pub struct Policy {
     pub hosts: Vec<String>,
     /// Certificates by host.
     pub certificates: Vec<Certificate>,
+    /// What certificate authorities are shown.
+    #[serde(default)]
+    pub challenges: Challenges,
     /// HTTPS port as people reach it, for redirects.
     pub https_port: u16,
     /// Limits of all requests, but for exempt routes.
@@ -152,6 +155,15 @@ pub struct Policy {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Access log (JSON lines).
     pub access_log: PathBuf,
+}
+
+/// What certificate authorities are shown to prove that the names are ours (ACME).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Challenges {
+    /// HTTP-01: texts by token.
+    pub http: BTreeMap<String, String>,
+    /// TLS-ALPN-01: a certificate for each name.
+    pub tls: Vec<Certificate>,
 }
 
 /// A certificate and its key.

@@ -231,6 +231,16 @@ impl Proxy {
     }
 }
 
+/// Shows a certificate authority that the name is ours.
+async fn prove(session: &mut Session, text: Bytes, ctx: &RequestState) -> Result<()> {
+    let mut head = ResponseHeader::build(200, Some(4))?;
+    head.insert_header("Content-Type", "application/octet-stream")?;
+    head.insert_header("Content-Length", text.len())?;
+    head.insert_header("X-Request-Id", ctx.identity())?;
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(text), true).await
+}
+
 /// Answers with the place where to ask instead.
 async fn send_elsewhere(session: &mut Session, status: u16, location: String, ctx: &RequestState) -> Result<()> {
     let mut head = ResponseHeader::build(status, Some(8))?;
@@ -368,6 +378,12 @@ impl ProxyHttp for Proxy {
         }
         let Some(state) = &ctx.head else { return Ok(false) };
         if !state.is_tls {
+            if let Some(text) = state.snapshot.answers.http(session.req_header().uri.path()) {
+                let text = Bytes::from(text.to_owned());
+                ctx.is_ruled = true;
+                prove(session, text, ctx).await?;
+                return Ok(true);
+            }
             self.redirect(session, ctx).await?;
             return Ok(true);
         }

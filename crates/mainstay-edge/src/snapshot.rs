@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
+use crate::challenge::Answers;
 use crate::edit::Edit;
 use crate::entry::Users;
 use crate::guard::{self, Door, Guard};
@@ -194,6 +195,8 @@ pub(crate) struct Snapshot {
     pub(crate) least_tls: TlsVersion,
     /// For requests that no route takes.
     pub(crate) limits: Arc<limit::Chain>,
+    /// What certificate authorities are shown.
+    pub(crate) answers: Answers,
     hosts: BTreeSet<String>,
     certificates: HashMap<String, Arc<CertifiedKey>>,
     default_certificate: Option<Arc<CertifiedKey>>,
@@ -203,7 +206,7 @@ pub(crate) struct Snapshot {
 }
 
 /// The hash of a policy: of its JSON.
-pub(crate) fn hash(policy: &Policy) -> String {
+pub fn hash(policy: &Policy) -> String {
     let bytes = serde_json::to_vec(policy).unwrap_or_default();
     Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -219,6 +222,7 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
         return Err(PolicyError::NoHost);
     }
     let (certificates, _) = certificates(&policy.certificates)?;
+    answers(policy)?;
     for host in &policy.hosts {
         if find_certificate(&certificates, &host.to_ascii_lowercase()).is_none() {
             return Err(PolicyError::Uncovered { host: host.clone() });
@@ -278,6 +282,10 @@ fn is_route_path(path: &str) -> bool {
     (body.is_empty() && path == "/*" || body.starts_with('/')) && !body.contains(['*', '?', '#'])
 }
 
+fn answers(policy: &Policy) -> Result<Answers, PolicyError> {
+    Answers::new(&policy.challenges).map_err(|(hosts, reason)| PolicyError::Certificate { hosts, reason })
+}
+
 type Certificates = HashMap<String, Arc<CertifiedKey>>;
 
 fn certificates(of: &[Certificate]) -> Result<(Certificates, Option<Arc<CertifiedKey>>), PolicyError> {
@@ -296,6 +304,14 @@ fn certificates(of: &[Certificate]) -> Result<(Certificates, Option<Arc<Certifie
 }
 
 pub(crate) fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, String> {
+    let (chain, key) = read_pem(certificate)?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| error.to_string())
+}
+
+/// Chain and key as they stand in their texts.
+pub(crate) fn read_pem(
+    certificate: &Certificate,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
     let chain = CertificateDer::pem_slice_iter(certificate.chain_pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| format!("chain is not PEM: {error:?}"))?;
@@ -304,7 +320,7 @@ pub(crate) fn certified_key(certificate: &Certificate) -> Result<CertifiedKey, S
     }
     let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.expose().as_bytes())
         .map_err(|_| "key is not a PEM private key".to_owned())?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| error.to_string())
+    Ok((chain, key))
 }
 
 fn find_certificate<'a>(by_host: &'a Certificates, host: &str) -> Option<&'a Arc<CertifiedKey>> {
@@ -373,6 +389,7 @@ impl Snapshot {
             connections_per_ip: policy.connections_per_ip,
             least_tls: policy.least_tls,
             limits: limits.edge,
+            answers: answers(policy)?,
             hosts: policy.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             certificates,
             default_certificate,
@@ -439,6 +456,7 @@ mod tests {
             generation: Generation(1),
             hosts: Vec::new(),
             certificates: Vec::new(),
+            challenges: Default::default(),
             https_port: 443,
             limits: Vec::new(),
             admission: Admission::default(),

@@ -23,6 +23,7 @@ use crate::network::Admission;
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
 use crate::scale::{Period, Policy, Query, Rules, Scale, Targets};
+use crate::tls::{Acme, Challenge, LETS_ENCRYPT_STAGING};
 use crate::units::{show_cpu, show_duration, show_size};
 
 /// One effective value.
@@ -115,6 +116,7 @@ impl List<'_> {
     fn edge(&mut self, edge: &Edge) {
         let Edge {
             host,
+            aliases,
             https_port,
             http_port,
             listen,
@@ -125,11 +127,13 @@ impl List<'_> {
             connections_per_ip,
             least_tls,
             certificate,
+            acme,
             resilience,
             maintenance,
             routes,
         } = edge;
         self.push("edge.host", host);
+        self.texts("edge.aliases", aliases);
         self.push("edge.https_port", https_port);
         self.push("edge.http_port", http_port);
         self.push("edge.listen", listen);
@@ -146,6 +150,7 @@ impl List<'_> {
             TlsVersion::Tls13 => "1.3",
         };
         self.push("edge.tls.min", least);
+        self.acme(edge, acme.as_ref());
         match certificate {
             Some(OwnCertificate { cert, key }) => {
                 self.push("edge.tls.cert", cert.display());
@@ -153,7 +158,9 @@ impl List<'_> {
             }
             None => {
                 self.push("edge.tls.cert", "none");
-                self.note("of the local authority, which `mainstay trust` shows");
+                if edge.authority().is_none() {
+                    self.note("of the local authority, which `mainstay trust` shows");
+                }
             }
         }
         self.resilience(resilience);
@@ -164,6 +171,32 @@ impl List<'_> {
         for (index, route) in routes.iter().enumerate() {
             self.route(&format!("edge.route[{index}]"), route, !edge.limits.is_empty());
         }
+    }
+
+    fn acme(&mut self, edge: &Edge, acme: Option<&Acme>) {
+        let Some(Acme { directory, email, challenge, roots, external_account }) = acme else {
+            self.push("edge.tls.mode", "local");
+            return;
+        };
+        self.push("edge.tls.mode", "acme");
+        if edge.authority().is_none() {
+            self.note("not here: no public authority signs for this host");
+        }
+        self.push("edge.tls.directory", directory);
+        if directory == LETS_ENCRYPT_STAGING {
+            self.note("staging: no browser trusts what it signs");
+        }
+        self.push("edge.tls.email", email.as_deref().unwrap_or("none"));
+        self.push("edge.tls.challenge", challenge.map_or("none", Challenge::text));
+        if challenge.is_none() {
+            self.note("http-01 and tls-alpn-01 in turn");
+        }
+        let path =
+            |path: Option<&std::path::PathBuf>| path.map_or("none".to_owned(), |path| path.display().to_string());
+        self.push("edge.tls.roots", path(roots.as_ref()));
+        self.push("edge.tls.external_account.kid", external_account.as_ref().map_or("none", |of| of.kid.as_str()));
+        let key_file = external_account.as_ref().map(|of| &of.key_file);
+        self.push("edge.tls.external_account.key_file", path(key_file));
     }
 
     fn route(&mut self, at: &str, route: &Route, has_edge_limits: bool) {

@@ -29,6 +29,7 @@ pub mod routing;
 pub mod scale;
 pub mod schedule;
 pub mod template;
+pub mod tls;
 pub mod units;
 mod words;
 

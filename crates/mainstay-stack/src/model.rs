@@ -15,6 +15,7 @@ use crate::limit::Limit;
 use crate::network::Admission;
 use crate::scale::Scale;
 use crate::schedule::Every;
+use crate::tls::Acme;
 
 /// One application's whole architecture in one environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,8 @@ pub struct Stack {
 pub struct Edge {
     /// Host name it answers to. Default: `domain` in production, else `NAME.localhost`.
     pub host: String,
+    /// Further names it answers to. Default none.
+    pub aliases: Vec<String>,
     /// HTTPS port asked for. Default 8443.
     pub https_port: u16,
     /// HTTP port that redirects to HTTPS. Default 8080.
@@ -68,12 +71,26 @@ pub struct Edge {
     pub least_tls: TlsVersion,
     /// A certificate of the operator's own. Default: one of the local authority.
     pub certificate: Option<OwnCertificate>,
+    /// Certificates from a public authority. Default: none are asked for.
+    pub acme: Option<Acme>,
     /// What becomes of instances that are new or fail.
     pub resilience: Resilience,
     /// Nobody is let in on any route, and told to come back after this time.
     pub maintenance: Option<Duration>,
     /// Routes, most specific first once sorted by the edge.
     pub routes: Vec<Route>,
+}
+
+impl Edge {
+    /// All names it answers to.
+    pub fn hosts(&self) -> Vec<String> {
+        [&self.host].into_iter().chain(&self.aliases).cloned().collect()
+    }
+
+    /// Where certificates come from: no public authority signs for a name of this machine.
+    pub fn authority(&self) -> Option<&Acme> {
+        self.acme.as_ref().filter(|_| crate::tls::is_public(&self.host))
+    }
 }
 
 /// Files of a certificate, relative to the stack file's folder; they may lie outside it.

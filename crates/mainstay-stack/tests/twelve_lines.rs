@@ -71,6 +71,7 @@ fn backend() -> Service {
 fn edge(service: &ServiceName) -> Edge {
     Edge {
         host: "my-shop.localhost".to_owned(),
+        aliases: Vec::new(),
         https_port: 8443,
         http_port: 8080,
         listen: "127.0.0.1".to_owned(),
@@ -81,6 +82,7 @@ fn edge(service: &ServiceName) -> Edge {
         connections_per_ip: None,
         least_tls: TlsVersion::Tls12,
         certificate: None,
+        acme: None,
         resilience: Resilience::default(),
         maintenance: None,
         routes: vec![Route {

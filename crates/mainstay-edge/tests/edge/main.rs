@@ -1,5 +1,6 @@
 //! The edge over real sockets.
 
+mod acme;
 mod balance;
 mod content;
 mod control;

@@ -14,11 +14,12 @@ use crate::context::Context;
 use crate::cursor::{Cursor, Text, wrong_type};
 use crate::diagnostic::quote;
 use crate::edits::Edits;
-use crate::model::{Edge, OwnCertificate, Route, RouteTarget, Service, Site, TlsVersion};
+use crate::model::{Edge, Route, RouteTarget, Service, Site, TlsVersion};
 use crate::network::Admission;
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
-use crate::read::{balance, edits, limit, policy, redirect};
+use crate::read::{balance, edits, limit, policy, redirect, tls};
+use crate::tls::is_public;
 use crate::words::nearest;
 
 const HTTPS_PORT: u16 = 8443;
@@ -40,6 +41,8 @@ const LONGEST_HOLD: Duration = Duration::from_mins(10);
 const HOLD_REQUESTS: u32 = 1024;
 /// As many as connections there may be.
 const MOST_HELD: u32 = 12_000;
+/// With the host itself as many as Let's Encrypt signs for at once.
+const MOST_ALIASES: usize = 99;
 const DAY: Duration = Duration::from_secs(86_400);
 /// The console's own host, kept apart so that cookies and HSTS do not mix.
 const CONSOLE_HOST: &str = "console.localhost";
@@ -50,10 +53,6 @@ const LATER: [(&str, &str); 5] = [
     ("headers", "they stand in a route: sites have the strict set without being told"),
     ("waf", "requests are not inspected yet"),
     ("auth", "the service signs people in itself"),
-];
-const TLS_LATER: [(&str, &str); 2] = [
-    ("mode", "certificates come from a local authority, or from `cert` and `key`"),
-    ("client", "clients show no certificates yet"),
 ];
 const RENAMED: [(&str, &str); 4] =
     [("routes", "[[edge.route]]"), ("port", "https_port"), ("address", "listen"), ("hostname", "host")];
@@ -80,6 +79,7 @@ pub(super) fn read(
     }
     let mut edge = Edge {
         host: format!("{name}.localhost"),
+        aliases: Vec::new(),
         https_port: HTTPS_PORT,
         http_port: HTTP_PORT,
         listen: LISTEN.to_owned(),
@@ -90,6 +90,7 @@ pub(super) fn read(
         connections_per_ip: None,
         least_tls: TlsVersion::default(),
         certificate: None,
+        acme: None,
         resilience: Resilience::default(),
         maintenance: None,
         routes: Vec::new(),
@@ -121,11 +122,9 @@ pub(super) fn read(
         edge.hold = cursor.duration(ctx, "hold", Duration::ZERO..=LONGEST_HOLD).unwrap_or(HOLD);
         edge.hold_requests = cursor.count(ctx, "hold_requests", 0..=MOST_HELD).unwrap_or(HOLD_REQUESTS);
         edge.connections_per_ip = cursor.count(ctx, "connections_per_ip", 1..=MOST_HELD);
-        if let Some(mut tls) = cursor.table(ctx, "tls") {
-            edge.least_tls = least_tls(&mut tls, ctx).unwrap_or_default();
-            edge.certificate = certificate(&mut tls, ctx);
-            tls.finish(ctx, &TLS_LATER, &[("version", "min"), ("minimum", "min"), ("certificate", "cert")]);
-        }
+        let tls = tls::read(&mut cursor, ctx);
+        (edge.least_tls, edge.certificate, edge.acme) = (tls.least, tls.certificate, tls.acme);
+        edge.aliases = aliases(&mut cursor, ctx, &edge.host);
         edge.resilience = balance::resilience(&mut cursor, ctx);
         edge.maintenance = edits::maintenance(&mut cursor, ctx);
         routes = cursor.node("route").map(|node| read_routes(node, ctx, &places));
@@ -135,44 +134,26 @@ pub(super) fn read(
     edge
 }
 
-/// `tls.cert` and `tls.key`.
-fn certificate(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<OwnCertificate> {
-    let mut file = |key: &'static str, example: &str| {
-        let path = table.text(ctx, key, example)?;
-        if path.text.is_empty() {
-            let message = format!("`{}` is empty", table.at(key));
-            ctx.error(Code::BadValue, &path.span, message, format!("write for example {example}"));
+/// `edge.aliases`. Where the edge has a name of this machine only, it has no public ones either: there they would lead
+/// to the production machine.
+fn aliases(table: &mut Cursor<'_>, ctx: &mut Context<'_>, host: &str) -> Vec<String> {
+    let texts = table.texts(ctx, "aliases", "aliases = [\"www.example.com\"]").unwrap_or_default();
+    let mut aliases = Vec::new();
+    for text in &texts {
+        check_host(ctx, "edge.aliases", text);
+        if text.text == host || aliases.contains(&text.text) {
+            let message = format!("`edge.aliases` has \"{}\", which the edge answers to already", quote(&text.text));
+            ctx.error(Code::BadName, &text.span, message, "remove it".to_owned());
         }
-        Some(std::path::PathBuf::from(path.text))
-    };
-    let (cert, key) = (file("cert", "cert = \"tls/site.pem\""), file("key", "key = \"tls/site.key\""));
-    match (cert, key) {
-        (Some(cert), Some(key)) => Some(OwnCertificate { cert, key }),
-        (Some(_), None) if !ctx.is_said(&table.at("key")) => {
-            table.missing(ctx, "key", "a certificate is of no use without its key", "`key = \"tls/site.key\"`");
-            None
-        }
-        (None, Some(_)) if !ctx.is_said(&table.at("cert")) => {
-            table.missing(ctx, "cert", "a key is of no use without its certificate", "`cert = \"tls/site.pem\"`");
-            None
-        }
-        (_, _) => None,
+        aliases.push(text.text.clone());
     }
-}
-
-/// `tls.min`: the lowest version.
-fn least_tls(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<TlsVersion> {
-    let least = table.text(ctx, "min", "min = \"1.3\"");
-    least.and_then(|text| match text.text.as_str() {
-        "1.2" => Some(TlsVersion::Tls12),
-        "1.3" => Some(TlsVersion::Tls13),
-        other => {
-            let message = format!("`edge.tls.min` is \"{}\"; it is \"1.2\" or \"1.3\"", quote(other));
-            let help = "write \"1.3\" to refuse clients that are older than about 2018".to_owned();
-            ctx.error(Code::BadValue, &text.span, message, help);
-            None
-        }
-    })
+    if aliases.len() > MOST_ALIASES {
+        let span = texts[MOST_ALIASES].span.clone();
+        let message = format!("`edge.aliases` has {} names, {MOST_ALIASES} are the most", aliases.len());
+        ctx.error(Code::BadValue, &span, message, "an authority signs for 100 names at once".to_owned());
+    }
+    aliases.retain(|alias| is_public(host) || !is_public(alias));
+    aliases
 }
 
 /// Host names: labels of letters, digits and `-`.

@@ -14,6 +14,7 @@ mod rest;
 mod scale;
 mod schedule;
 mod service;
+mod tls;
 mod variables;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 use clap::{Args, Subcommand};
 use mainstay_stack::balance::{Balancing, Method, Resilience};
 use mainstay_stack::edits::{Edits, Lines, rewritten};
-use mainstay_stack::model::{Route, RouteTarget, SiteCache, Stack, TlsVersion};
+use mainstay_stack::model::{Edge, Route, RouteTarget, SiteCache, Stack, TlsVersion};
 use mainstay_stack::network::Admission;
 use mainstay_stack::routing;
 use mainstay_stack::units::{show_duration, show_size};
@@ -123,6 +123,19 @@ fn explain(stack: &Stack, request: &Request) -> Explanation {
     explanation
 }
 
+fn tls(edge: &Edge) -> String {
+    let versions = match edge.least_tls {
+        TlsVersion::Tls12 => "1.2 or 1.3",
+        TlsVersion::Tls13 => "1.3",
+    };
+    let certificate = match (edge.authority(), &edge.certificate) {
+        (Some(acme), _) => format!("a certificate of {}", acme.directory),
+        (None, Some(own)) => format!("the certificate {}", own.cert.display()),
+        (None, None) => "a certificate of the local authority".to_owned(),
+    };
+    format!("{versions}, {certificate}")
+}
+
 fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut Option<String>) -> Option<u16> {
     let mut say = |name: &'static str, says: String| stages.push(Stage { name, says });
     let edge = &stack.edge;
@@ -130,13 +143,7 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
     if let Some(most) = edge.connections_per_ip {
         say("connection", format!("at most {most} of one address"));
     }
-    let tls = match edge.least_tls {
-        TlsVersion::Tls12 => "1.2 or 1.3",
-        TlsVersion::Tls13 => "1.3",
-    };
-    let local = "a certificate of the local authority".to_owned();
-    let certificate = edge.certificate.as_ref().map_or(local, |own| format!("the certificate {}", own.cert.display()));
-    say("tls", format!("{tls}, {certificate}"));
+    say("tls", tls(edge));
     let path = request.path.split_once('?').map_or(request.path.as_str(), |(path, _)| path);
     if let Some((status, reason)) = mainstay_edge::refusal(&request.method, path) {
         say("framing", format!("refused with {status}: {reason}"));
@@ -148,13 +155,16 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         return Some(400);
     }
     say("framing", "sound: method and path mean one thing; the head may have 32 KiB".to_owned());
-    if request.host != edge.host {
-        say("host", format!("refused with 421: the edge answers to {}, not to {}", edge.host, request.host));
+    if !edge.hosts().contains(&request.host) {
+        say(
+            "host",
+            format!("refused with 421: the edge answers to {}, not to {}", edge.hosts().join(", "), request.host),
+        );
         return Some(421);
     }
-    say("host", format!("{} is the edge's own", edge.host));
+    say("host", format!("{} is the edge's own", request.host));
     if !request.is_tls {
-        say("redirect", format!("308 to https://{}{}", edge.host, request.path));
+        say("redirect", format!("308 to https://{}{}", request.host, request.path));
         return Some(308);
     }
     let Some(route) = found.first().and_then(|index| edge.routes.get(*index)) else {

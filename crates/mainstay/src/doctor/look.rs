@@ -11,7 +11,7 @@ use mainstay_controller::programs::{Found, all};
 use mainstay_types::{Member, Timestamp};
 use rustix::process::Resource;
 
-use super::{Backups, Controller, Door, Known, Machine, Program, Stack};
+use super::{Authority, Backups, Controller, Door, Known, Machine, Program, Stack};
 use crate::Global;
 use crate::failure::Failure;
 
@@ -123,12 +123,19 @@ async fn stack(global: &Global) -> Stack {
         has_database: parsed.stack.database.is_some(),
         backups: backups(&parsed, status.as_ref()),
         one_disk: one_disk(&paths.state),
+        authority: authority(&parsed.stack.edge),
         doors: if running.is_some() { Vec::new() } else { doors(&parsed, &paths) },
         running,
         has_state: paths.state.join("state.db").exists(),
         last_drill: last_drill(&paths.state.join("drills/history.jsonl"), now),
         event_ahead: newest.map(|newest| newest.saturating_since(now)),
     }))
+}
+
+fn authority(edge: &mainstay_stack::model::Edge) -> Option<Authority> {
+    let directory = edge.authority()?.directory.clone();
+    let (listen, http_port, https_port) = (edge.listen.clone(), edge.http_port, edge.https_port);
+    Some(Authority { directory, listen, http_port, https_port })
 }
 
 /// What the stack file asks for, and what the running stack says of it.

@@ -103,6 +103,8 @@ pub(crate) struct Known {
     pub(crate) backups: Option<Backups>,
     /// Members of the database whose data lie on one device, and a folder at which another disk could be mounted.
     pub(crate) one_disk: Option<(Vec<Member>, String)>,
+    /// The authority that its certificate is ordered from, if one is.
+    pub(crate) authority: Option<Authority>,
     pub(crate) doors: Vec<Door>,
     /// Its state folder was there before: an `up` was.
     pub(crate) has_state: bool,
@@ -110,6 +112,15 @@ pub(crate) struct Known {
     pub(crate) last_drill: Option<(String, String, Duration)>,
     /// How far the newest event lies in the future.
     pub(crate) event_ahead: Option<Duration>,
+}
+
+/// Where certificates are ordered, and what it would reach here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Authority {
+    pub(crate) directory: String,
+    pub(crate) listen: String,
+    pub(crate) http_port: u16,
+    pub(crate) https_port: u16,
 }
 
 /// Backups that the stack file asks for.
@@ -326,6 +337,7 @@ fn stack(stack: &Stack) -> Vec<Finding> {
             let text = known.running.clone().unwrap_or_else(|| "not up".to_owned());
             let mut findings = vec![Finding::fine("stack", format!("{}: {text}", known.name))];
             findings.extend(ports(known));
+            findings.extend(known.authority.as_ref().map(authority));
             findings.extend(drill(known));
             findings.extend(known.one_disk.as_ref().map(one_disk));
             findings.extend(known.has_database.then(|| backups(known.backups.as_ref())));
@@ -351,6 +363,28 @@ fn backups(backups: Option<&Backups>) -> Finding {
                 .mend("mainstay backup list")
         }
     }
+}
+
+/// An authority comes from outside, to the ports that the protocol names (RFC 8555, 8.3; RFC 8737).
+fn authority(of: &Authority) -> Finding {
+    let Authority { directory, listen, http_port, https_port } = of;
+    let is_here = listen.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if is_here {
+        let found = format!("ordered from {directory}, which cannot reach {listen}");
+        return Finding::limited(
+            "certificate",
+            found,
+            "no order succeeds while nothing leads from outside to the edge",
+        )
+        .mend("set `listen = \"0.0.0.0\"` in [edge], or lead ports 80 and 443 here");
+    }
+    if (*http_port, *https_port) != (80, 443) {
+        let found = format!("ordered from {directory}; the edge listens at {http_port} and {https_port}");
+        return Finding::limited("certificate", found, "the authority asks at ports 80 and 443")
+            .mend("set `http_port = 80` and `https_port = 443` in [edge]")
+            .mend(format!("or lead 80 to {http_port} and 443 to {https_port} from outside"));
+    }
+    Finding::fine("certificate", format!("ordered from {directory}"))
 }
 
 /// A second data directory on the same device is called what it is.

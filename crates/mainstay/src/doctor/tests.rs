@@ -24,6 +24,7 @@ fn good() -> Machine {
             has_database: false,
             backups: None,
             one_disk: None,
+            authority: None,
             doors,
             has_state: true,
             last_drill: Some(("database-crash".to_owned(), "PASS".to_owned(), Duration::from_hours(2))),
@@ -46,6 +47,17 @@ fn backed_up(seen: Option<(u64, Vec<String>)>) -> Machine {
         known.has_database = true;
         known.backups = Some(Backups { target: "/mnt/backups/shop".to_owned(), seen: seen.clone() });
     })
+}
+
+/// With a certificate of a public authority.
+fn ordered(listen: &str, http_port: u16, https_port: u16) -> Machine {
+    let authority = Authority {
+        directory: "https://acme.example.com/directory".to_owned(),
+        listen: listen.to_owned(),
+        http_port,
+        https_port,
+    };
+    known(|known| known.authority = Some(authority.clone()))
 }
 
 fn with(change: impl Fn(&mut Machine)) -> Machine {
@@ -84,6 +96,8 @@ fn ill() -> Vec<(&'static str, Health, Machine)> {
         ("backups", Limited, known(|k| k.has_database = true)),
         ("backups", Limited, backed_up(Some((0, Vec::new())))),
         ("backups", Limited, backed_up(Some((3, vec!["take failed 2 times".to_owned()])))),
+        ("certificate", Limited, ordered("127.0.0.1", 80, 443)),
+        ("certificate", Limited, ordered("0.0.0.0", 8080, 8443)),
         ("standby", Limited, known(|k| k.one_disk = Some((vec![Member::A, Member::B], "/s/pg/b".to_owned())))),
     ]
 }
@@ -115,6 +129,13 @@ fn backups_that_are_configured_are_not_called_missing() {
         let backups = found.iter().find(|finding| finding.what == "backups").expect("a finding");
         assert_eq!(backups.health, Health::Fine, "{backups:?}");
         assert!(backups.found.contains("/mnt/backups/shop"), "{backups:?}");
+    }
+}
+
+#[test]
+fn an_authority_that_reaches_the_edge_at_its_ports_is_fine() {
+    for listen in ["0.0.0.0", "::", "203.0.113.7"] {
+        assert!(judge(&ordered(listen, 80, 443)).iter().all(|finding| finding.health == Health::Fine), "{listen}");
     }
 }
 

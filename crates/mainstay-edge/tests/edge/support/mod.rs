@@ -2,6 +2,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod pebble;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -99,6 +100,7 @@ impl Edge {
             generation: Generation(1),
             hosts: vec![HOST.to_owned()],
             certificates: vec![self.certificate.certificate.clone()],
+            challenges: Default::default(),
             https_port: self.https.port(),
             limits: Vec::new(),
             admission: Default::default(),
