@@ -101,7 +101,7 @@ impl Own {
 
     /// Where the stack has them.
     fn named(&self, of: &OwnCertificate) -> Named {
-        let folder = &self.settings.launch.folder;
+        let folder = &self.settings.launch.origin;
         Named { cert: folder.join(&of.cert), key: folder.join(&of.key) }
     }
 

@@ -23,6 +23,9 @@ pub struct Launch {
     pub stack_file: PathBuf,
     /// Folder of the stack file; relative paths in it are relative to this.
     pub folder: PathBuf,
+    /// The stack file's own folder, whatever release runs: certificates and folders of backups are relative to this.
+    #[serde(default)]
+    pub origin: PathBuf,
     /// Folder that services may see even if it lies in somebody's closed home: the checkout, or `folder`.
     pub project: PathBuf,
     /// Counts runs; `before` commands run once for each.
@@ -47,7 +50,11 @@ impl Launch {
     ///
     /// **Errors**: not there, unreadable, or of a later version.
     pub fn load(paths: &Paths) -> io::Result<Self> {
-        let launch: Self = serde_json::from_slice(&std::fs::read(paths.launch_file())?)?;
+        let mut launch: Self = serde_json::from_slice(&std::fs::read(paths.launch_file())?)?;
+        if launch.origin.as_os_str().is_empty() {
+            // Written before there were releases.
+            launch.origin.clone_from(&launch.folder);
+        }
         if launch.version > VERSION {
             let text = format!("launch.json has version {}, this mainstay reads up to {VERSION}", launch.version);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));

@@ -134,6 +134,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         damages: watch::Sender::new(crate::core::damage::known(&journal).await),
         next: std::sync::RwLock::default(),
     });
+    effects.refresh_targets();
     let rollout = rollout::take_up(&effects, rollout);
     let observed = Observed { schedules, rollout, ..first_look(&settings, &effects, before_done) };
 
@@ -222,7 +223,7 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>, has_servers: 
     if let Some(backup) = stack.database.as_ref().and_then(|database| database.backup.as_ref()) {
         tokio::spawn(crate::backups::watch::observe(Arc::clone(effects), sender.clone()));
         if let Some(copy) = backup.copy.clone() {
-            crate::backups::second::start(effects.paths().clone(), copy, effects.settings.launch.folder.clone());
+            crate::backups::second::start(effects.paths().clone(), copy, effects.settings.launch.origin.clone());
         }
     }
     if effects.cluster.is_some() {

@@ -139,6 +139,7 @@ mod tests {
             environment: EnvironmentName::default(),
             stack_file: "mainstay.toml".into(),
             folder: "/".into(),
+            origin: "/".into(),
             project: "/".into(),
             release: 1,
             fleet: mainstay_decide::fleet::Fleet::default(),

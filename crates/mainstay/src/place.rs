@@ -13,7 +13,10 @@ use crate::failure::Failure;
 /// A stack file that was read and understood.
 pub(crate) struct Place {
     pub(crate) file: PathBuf,
+    /// What runs: the stack file's folder, or that of the release that was deployed.
     pub(crate) folder: PathBuf,
+    /// The stack file's folder.
+    pub(crate) origin: PathBuf,
     pub(crate) text: String,
     pub(crate) parsed: Parsed,
     pub(crate) paths: Paths,
@@ -75,7 +78,7 @@ pub(crate) fn read(global: &Global) -> Result<Place, Failure> {
     let folder = absolute_folder(&file)?;
     let paths = Paths::new(&state_base(global)?, &parsed.stack.name, &parsed.stack.environment)
         .map_err(|error| Failure::environment("MS3003", error.to_string()))?;
-    Ok(Place { file, folder, text, parsed, paths })
+    Ok(Place { file, origin: folder.clone(), folder, text, parsed, paths })
 }
 
 fn absolute_folder(file: &Path) -> Result<PathBuf, Failure> {

@@ -300,7 +300,7 @@ impl<'a> Notes<'a> {
 pub async fn check(paths: &Paths, backups: &super::Backups, reads_data: bool, mends: bool) -> Result<Compared, Error> {
     let (wanted, _) = standing(paths)?.ok_or(Error::NoCopy)?;
     let launch = crate::launch::Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
-    let store = Arc::new(store(paths, &wanted, &launch.folder)?);
+    let store = Arc::new(store(paths, &wanted, &launch.origin)?);
     let how = How { reads_data, mends, patience: wanted.rpo };
     Ok(copy::check(store, &backups.place, &backups.repository, how).await?)
 }
@@ -340,7 +340,7 @@ pub async fn fetch(
 pub async fn fetch_own(paths: &Paths, into: &Path) -> Result<Fetched, Error> {
     let (wanted, _) = standing(paths)?.ok_or(Error::NoCopy)?;
     let launch = crate::launch::Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
-    let store = store(paths, &wanted, &launch.folder)?;
+    let store = store(paths, &wanted, &launch.origin)?;
     Ok(copy::fetch(Arc::new(store), into, &mut |_| {}).await?)
 }
 

@@ -256,11 +256,8 @@ impl Effects {
         }
     }
 
-    fn telemetry_spec(&self, name: &ChildName) -> Result<SpawnSpec, String> {
-        let settings = self.telemetry_settings();
-        // Both programs read the same folder, and both may be started at once.
-        let _alone = self.telemetry_files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        mainstay_telemetry::write_config(&settings).map_err(|error| full_text(&error))?;
+    /// Tells Prometheus where instances are; it reads the file again by itself.
+    fn write_targets(&self, settings: &mainstay_telemetry::Settings) -> Result<(), String> {
         let services = &self.settings.stack.services;
         let doors = &self.settings.doors;
         let targets: Vec<mainstay_telemetry::Target> = services
@@ -273,7 +270,25 @@ impl Effects {
                 })
             })
             .collect();
-        mainstay_telemetry::write_targets(&settings.dir, &targets).map_err(|error| full_text(&error))?;
+        mainstay_telemetry::write_targets(&settings.dir, &targets).map(drop).map_err(|error| full_text(&error))
+    }
+
+    /// Another release has other instances than Prometheus was started with.
+    pub(crate) fn refresh_targets(&self) {
+        let settings = self.telemetry_settings();
+        if self.settings.stack.observe.enabled && settings.dir.exists() {
+            let _alone = self.telemetry_files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Prometheus goes on with what it has, and is told again with its next start.
+            self.write_targets(&settings).ok();
+        }
+    }
+
+    fn telemetry_spec(&self, name: &ChildName) -> Result<SpawnSpec, String> {
+        let settings = self.telemetry_settings();
+        // Both programs read the same folder, and both may be started at once.
+        let _alone = self.telemetry_files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        mainstay_telemetry::write_config(&settings).map_err(|error| full_text(&error))?;
+        self.write_targets(&settings)?;
         let programs = mainstay_telemetry::find_programs();
         let (nonce, log) = (Self::nonce()?, self.settings.paths.log(name.as_str()));
         let spec = if name.as_str() == "prometheus" {

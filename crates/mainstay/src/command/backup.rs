@@ -397,7 +397,7 @@ pub(super) fn value(backup: &Backup) -> Value {
 /// For `up`: the folder is made, or known again; nothing was started when it is not right.
 pub(crate) fn establish(place: &Place) -> Result<Option<Established>, Failure> {
     let stack = &place.parsed.stack;
-    let whose = Whose { name: stack.name.as_str(), environment: stack.environment.as_str(), folder: &place.folder };
+    let whose = Whose { name: stack.name.as_str(), environment: stack.environment.as_str(), folder: &place.origin };
     let backup = stack.database.as_ref().and_then(|database| database.backup.as_ref());
     if let Some(copy) = backup.and_then(|backup| backup.copy.as_ref()) {
         second::seal_keys(&place.paths, copy).map_err(|error| failure(&error))?;

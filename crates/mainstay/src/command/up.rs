@@ -248,7 +248,13 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
     let release = before.as_ref().map_or(0, |before| before.release).max(newest) + 1;
     let counts = before.map(|before| before.fleet.counts).unwrap_or_default();
     if let Some(deployed) = deployed.filter(|before| before.folder.starts_with(releases::folder(&place.paths))) {
-        let launch = Launch { since: screen::now(), declared_ports, rolled_from: None, ..deployed };
+        let launch = Launch {
+            since: screen::now(),
+            declared_ports,
+            rolled_from: None,
+            origin: place.origin.clone(),
+            ..deployed
+        };
         return launch.save(&place.paths).map_err(|error| io("write launch.json", &error));
     }
     releases::leave(&place.paths, screen::now()).map_err(|error| io("mark the release that was live", &error))?;
@@ -258,6 +264,7 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
         environment: place.parsed.stack.environment.clone(),
         stack_file: place.file.clone(),
         folder: place.folder.clone(),
+        origin: place.origin.clone(),
         project: preflight::project(&place.folder),
         release,
         fleet: Fleet { release, counts, ..Fleet::default() },
