@@ -165,7 +165,11 @@ fn end(
     }
     if is_done {
         let [requests, errors, slow] = last.map_or([0; 3], |status| status.answered);
-        board::say("answered", &format!("{requests} requests, {errors} errors, {slow} slow, while it was watched"));
+        let text = match requests {
+            0 => "no request came while it was watched: only that it is ready was judged".to_owned(),
+            _ => format!("{requests} requests, {errors} errors, {slow} slow, while it was watched"),
+        };
+        board::say("answered", &text);
         let back = if is_rollback { String::new() } else { again::text("; `mainstay rollback` goes back") };
         let from = last.map_or(0, |status| status.from);
         println!("{} is live in {took}, after v{from}{back}", screen::green(&format!("v{}", found.number)));
