@@ -161,7 +161,7 @@ impl Keeper {
     }
 
     async fn order(&mut self, challenge: Challenge) -> Result<(Certificate, Validity), Failed> {
-        let folder = &self.settings.launch.folder;
+        let folder = &self.settings.launch.origin;
         let external = self.of.external_account.as_ref();
         let ask = Ask {
             directory: self.of.directory.clone(),
