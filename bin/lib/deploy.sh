@@ -179,6 +179,8 @@ same "it was taken back" "$(live) $(version)" "$four four"
 good
 deploys 0 "is live" rollback
 same "an earlier release is back" "$(live) $(version)" "$three three"
+until_so "all is ready after it" is_ready
+same "its policies were taken" "$(told PolicyRejected '')" 0
 deploys 4 "error\[MS4142\].*v99 is not kept" rollback v99
 deploys 4 "error\[MS4142\].*is live already" rollback "v$three"
 echo 'CREATE TABLE third (id int);' >"$app/migrations/V3__third.sql"

@@ -30,6 +30,9 @@ pub struct Launch {
     pub project: PathBuf,
     /// Counts runs; `before` commands run once for each.
     pub release: u64,
+    /// Place of its policies in the order of all: rises with every run and rollout, also with one that goes back.
+    #[serde(default)]
+    pub generation: u64,
     /// Which slots its instances have, and how many are wanted.
     #[serde(default)]
     pub fleet: Fleet,
@@ -55,6 +58,7 @@ impl Launch {
             // Written before there were releases.
             launch.origin.clone_from(&launch.folder);
         }
+        launch.generation = launch.generation.max(launch.release);
         if launch.version > VERSION {
             let text = format!("launch.json has version {}, this mainstay reads up to {VERSION}", launch.version);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));

@@ -122,6 +122,7 @@ pub(crate) fn launch_of(paths: &Paths, release: &Release, live: &Launch, rollout
         project: files,
         release: release.number,
         fleet: rollout.fleet.clone(),
+        generation: live.generation.max(release.number) + 1,
         rolled_from: Some(rollout.from),
         ..live.clone()
     }

@@ -98,7 +98,7 @@ impl Settings {
         let mut secrets = Secrets::open(&paths.state)?;
         let passwords = Passwords::open(&mut secrets, &parsed.stack)?;
         let doors = Doors::choose(&mut Ports::resume(paths)?, &parsed.stack, &launch.fleet)?;
-        let generation = Generation(launch.release);
+        let generation = Generation(launch.generation);
         let stack_hash = crate::drills::stack_hash(text);
         let archive = crate::backups::archive(paths, &parsed.stack).context("cannot tell where WAL is archived")?;
         let (paths, stack) = (paths.clone(), parsed.stack);

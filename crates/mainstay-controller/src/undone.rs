@@ -142,6 +142,7 @@ mod tests {
             origin: "/".into(),
             project: "/".into(),
             release: 1,
+            generation: 1,
             fleet: mainstay_decide::fleet::Fleet::default(),
             rolled_from: None,
             since: Timestamp::from_micros(since),

@@ -54,7 +54,15 @@ pub(crate) fn plan(draft: &mut Draft<'_>, tiers: &Tiers) {
         draft.plan.boxes.extend(boxes);
     }
     for name in added(&draft.view) {
-        let boxes: Vec<_> = new_instances(draft, &name, tiers).into_iter().map(|(_, shown)| shown).collect();
+        let new = new_instances(draft, &name, tiers);
+        let mut boxes: Vec<_> = new.iter().map(|(_, shown)| shown.clone()).collect();
+        let seen = draft.view.observed.rollout.as_ref();
+        if let Some(service) = seen.and_then(|seen| seen.stack.services.get(&name)) {
+            let running = running_instances(&draft.view, &name);
+            for id in running.into_iter().filter(|id| !new.iter().any(|(new, _)| new == id)) {
+                boxes.push(surplus(draft, &id, service));
+            }
+        }
         let label = format!("{} of the new release", boxes.len());
         let id = BoxId::Service { name };
         draft.show(BoxPlan { id, label, state: State::Starting, waiting: vec![], reason: None });

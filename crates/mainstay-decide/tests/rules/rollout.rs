@@ -285,3 +285,35 @@ fn a_paused_rollout_stays_and_a_fault_still_takes_it_back() {
     world.run(0);
     assert_eq!(world.ended.as_deref(), Some("more slow answers"));
 }
+
+#[test]
+fn a_service_that_only_the_new_release_has_is_ended_when_that_is_taken_back() {
+    let mut world = World::new(Strategy::BlueGreen);
+    let added = ServiceName::new("added").expect("a name");
+    let service = world.bench.stack.services[&backend()].clone();
+    world.seen().stack.services.insert(added, service);
+    world.until(|phase| *phase == Phase::Bake);
+    let runs = |world: &World, name: &str| {
+        let children = world.bench.observed.children.value().expect("known");
+        children.get(&child(name)).is_some_and(|child| child.ended.is_none())
+    };
+    assert!(runs(&world, "added-1"));
+    world.seen().verdict = Some("more errors".to_owned());
+    world.run(0);
+    assert_eq!(world.ended.as_deref(), Some("more errors"));
+    assert!(!runs(&world, "added-1") && !runs(&world, "added-2"));
+}
+
+#[test]
+fn a_service_that_the_new_release_has_no_more_stands_until_the_end() {
+    let mut world = World::new(Strategy::Rolling);
+    world.seen().stack.services.remove(&ServiceName::new("worker").expect("a name"));
+    world.until(|phase| *phase == Phase::Bake);
+    let runs = |world: &World| {
+        let children = world.bench.observed.children.value().expect("known");
+        children.get(&child("worker-1")).is_some_and(|child| child.ended.is_none())
+    };
+    assert!(runs(&world));
+    world.run(10);
+    assert!(world.is_committed && !runs(&world));
+}

@@ -246,12 +246,14 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
     let deployed = before.as_ref().filter(|before| before.folder == place.folder).cloned();
     let newest = releases::list(&place.paths).first().map_or(0, |release| release.number);
     let release = before.as_ref().map_or(0, |before| before.release).max(newest) + 1;
+    let generation = before.as_ref().map_or(0, |before| before.generation).max(newest) + 1;
     let counts = before.map(|before| before.fleet.counts).unwrap_or_default();
     if let Some(deployed) = deployed.filter(|before| before.folder.starts_with(releases::folder(&place.paths))) {
         let launch = Launch {
             since: screen::now(),
             declared_ports,
             rolled_from: None,
+            generation,
             origin: place.origin.clone(),
             ..deployed
         };
@@ -269,6 +271,7 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
         release,
         fleet: Fleet { release, counts, ..Fleet::default() },
         rolled_from: None,
+        generation,
         since: screen::now(),
         declared_ports,
     };
