@@ -68,14 +68,19 @@ pub fn save_in(folder: &Path, release: &Release) -> io::Result<()> {
     durable::replace(&folder.join("release.json"), &serde_json::to_vec_pretty(release)?, 0o644)
 }
 
-/// Those that are kept, newest first. One that cannot be read is none.
-pub fn list(paths: &Paths) -> Vec<Release> {
+/// Numbers that are taken, whether their release can be read or not.
+fn numbers(paths: &Paths) -> Vec<u64> {
     let Ok(entries) = std::fs::read_dir(folder(paths)) else { return Vec::new() };
     let numbers = entries.filter_map(|entry| {
         let name = entry.ok()?.file_name();
         name.to_str()?.strip_prefix('v')?.parse::<u64>().ok()
     });
-    let mut all: Vec<Release> = numbers.filter_map(|number| load(paths, number).ok()).collect();
+    numbers.collect()
+}
+
+/// Those that are kept, newest first. One that cannot be read is none.
+pub fn list(paths: &Paths) -> Vec<Release> {
+    let mut all: Vec<Release> = numbers(paths).into_iter().filter_map(|number| load(paths, number).ok()).collect();
     all.sort_by_key(|release| std::cmp::Reverse(release.number));
     all
 }
@@ -89,8 +94,7 @@ pub(crate) fn adopt(paths: &Paths, incoming: &str, live: u64) -> io::Result<Rele
     }
     let from = folder(paths).join(incoming);
     let mut release: Release = serde_json::from_slice(&std::fs::read(from.join("release.json"))?)?;
-    let newest = list(paths).first().map_or(0, |release| release.number);
-    release.number = newest.max(live) + 1;
+    release.number = numbers(paths).into_iter().max().unwrap_or(0).max(live) + 1;
     release.state = ReleaseState::Rolling;
     save_in(&from, &release)?;
     std::fs::rename(&from, folder_of(paths, release.number))?;
@@ -141,9 +145,8 @@ pub(crate) fn commit(paths: &Paths, rollout: &Rollout, at: Timestamp) -> io::Res
     }
     (release.state, release.since, release.reason) = (ReleaseState::Live, at, None);
     save(paths, &release)?;
-    forget_rollout(paths)?;
     prune(paths, rollout);
-    Ok(())
+    forget_rollout(paths)
 }
 
 fn forget_rollout(paths: &Paths) -> io::Result<()> {
@@ -156,17 +159,24 @@ fn forget_rollout(paths: &Paths) -> io::Result<()> {
 
 /// A rollout is over without its release being live.
 pub(crate) fn give_up(paths: &Paths, rollout: &Rollout, reason: &str, at: Timestamp) -> io::Result<()> {
-    let was = if rollout.is_rollback { ReleaseState::Former } else { ReleaseState::Failed };
     match load(paths, rollout.release) {
         Ok(mut release) => {
-            (release.state, release.since, release.reason) = (was, at, Some(reason.to_owned()));
+            (release.state, release.since) = match &rollout.was {
+                // An earlier release is what it was: the one to go back to is the last that was live.
+                Some((state, since)) if *state == ReleaseState::Former.to_string() => (ReleaseState::Former, *since),
+                Some((_, since)) => (ReleaseState::Failed, *since),
+                None => (ReleaseState::Failed, at),
+            };
+            release.reason = Some(reason.to_owned());
             save(paths, &release)?;
         }
         // What is not there needs no mark.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    forget_rollout(paths)
+    forget_rollout(paths)?;
+    prune(paths, rollout);
+    Ok(())
 }
 
 /// What a control plane, or `up`, finds when it begins: a commit is finished; `is_over`: nothing runs, and a rollout
@@ -187,12 +197,16 @@ pub fn settle(paths: &Paths, is_over: bool, at: Timestamp) -> io::Result<Option<
     Ok(Some(rollout))
 }
 
-/// Removes what is not kept any more: more than `deploy.keep` besides the live one, the oldest first. What cannot be
+/// Removes what is not kept any more: more than `deploy.keep` that were live, and as many that failed, besides the two of
+/// the rollout; the oldest first. What cannot be
 /// removed is tried again with the next.
 fn prune(paths: &Paths, rollout: &Rollout) {
     let keep = rollout.rules.keep as usize;
-    let others = list(paths).into_iter().filter(|release| release.number != rollout.release);
-    for release in others.skip(keep).filter(|release| release.number != rollout.from) {
+    let is_other = |release: &Release| ![rollout.release, rollout.from].contains(&release.number);
+    let (failed, former): (Vec<Release>, Vec<Release>) =
+        list(paths).into_iter().filter(is_other).partition(|release| release.state == ReleaseState::Failed);
+    // Failed ones push out no release that one may go back to.
+    for release in former.into_iter().skip(keep).chain(failed.into_iter().skip(keep)) {
         std::fs::remove_dir_all(folder_of(paths, release.number)).ok();
     }
     let Ok(entries) = std::fs::read_dir(folder(paths)) else { return };

@@ -77,7 +77,8 @@ impl Mixture {
     fn evidence(&self) -> f64 {
         let most = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = self.0.iter().map(|log| (log - most).exp()).sum();
-        (most + (sum / float(TIMES.len() as u64)).ln()).exp()
+        // More than any limit, and still a number of JSON.
+        (most + (sum / float(TIMES.len() as u64)).ln()).exp().min(1e12)
     }
 
     /// Bad events of a window in which the new release had this share of the requests: under "no worse" each of them is
@@ -166,7 +167,7 @@ impl Evidence {
                 share(new_bad, new.requests),
                 old.requests,
                 share(old_bad, old.requests),
-                evidence.min(1e12)
+                evidence
             )
         };
         if errors >= LIMIT {

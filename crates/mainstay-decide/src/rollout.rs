@@ -45,6 +45,9 @@ pub struct Rollout {
     pub since: Timestamp,
     /// Instances of the new release.
     pub fleet: Fleet,
+    /// An earlier release: how it stood before, and since when.
+    #[serde(default)]
+    pub was: Option<(String, Timestamp)>,
     /// A person wants it to stay where it is.
     pub is_paused: bool,
     /// A person does not want to wait for time and requests in this phase.
@@ -207,9 +210,22 @@ pub(crate) fn is_ready(view: &View<'_>, id: &InstanceId) -> bool {
     health_of(view, id).is_some_and(|health| health.health == Health::Ready)
 }
 
-/// New instances of a service that are ready.
+/// Runs, and nobody has heard of it yet: a control plane that has just begun.
+fn is_unasked(view: &View<'_>, id: &InstanceId) -> bool {
+    let runs = view.life(&ChildName::instance(id)).runs().is_some();
+    runs && health_of(view, id).is_none_or(|health| health.last.is_empty())
+}
+
+fn is_any_unasked(view: &View<'_>, seen: &RolloutSeen) -> bool {
+    let mut new = seen.stack.services.keys().flat_map(|name| new_instances(view, seen, name));
+    new.any(|id| is_unasked(view, &id))
+}
+
+/// New instances of a service that are ready, or were before this control plane began.
 pub(crate) fn ready_new(view: &View<'_>, seen: &RolloutSeen, name: &ServiceName) -> u32 {
-    let ready = new_instances(view, seen, name).into_iter().filter(|id| is_ready(view, id)).count();
+    let had_traffic = matches!(seen.record.phase, Phase::Shift { .. } | Phase::Bake);
+    let counts = |id: &InstanceId| is_ready(view, id) || (had_traffic && is_unasked(view, id));
+    let ready = new_instances(view, seen, name).into_iter().filter(counts).count();
     u32::try_from(ready).unwrap_or(u32::MAX)
 }
 
@@ -226,7 +242,9 @@ pub(crate) fn old_instances(view: &View<'_>, name: &ServiceName, service: &Servi
 }
 
 /// What is wrong with the new release, whatever it answers: an end, a start that never became ready.
-fn fault(view: &View<'_>, seen: &RolloutSeen) -> Option<String> {
+fn fault(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Option<String> {
+    // Without a database that takes writes an instance that asks it is not ready, whatever its release.
+    let has_all = seen.stack.database.is_none() || primary.is_some();
     let had_traffic = matches!(seen.record.phase, Phase::Shift { .. } | Phase::Bake);
     for (name, service) in seen.stack.services.iter().filter(|(_, service)| service.schedule.is_none()) {
         for id in new_instances(view, seen, name) {
@@ -252,7 +270,7 @@ fn fault(view: &View<'_>, seen: &RolloutSeen) -> Option<String> {
             if let Some(health) = health_of(view, &id) {
                 match health.health {
                     Health::NeverReady => return Some(format!("{id} {}", not_ready(service, health))),
-                    Health::Suspended if had_traffic => {
+                    Health::Suspended if had_traffic && has_all => {
                         return Some(format!("{id} is not ready any more: {}", health.last));
                     }
                     Health::Starting | Health::Ready | Health::Suspended => {}
@@ -305,7 +323,7 @@ fn decide(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Next 
     let record = &seen.record;
     let waited = view.now.saturating_since(record.since);
     if !record.is_settled() {
-        if let Some(reason) = fault(view, seen).or_else(|| seen.verdict.clone()) {
+        if let Some(reason) = fault(view, seen, primary).or_else(|| seen.verdict.clone()) {
             return Next::Back(reason);
         }
         if record.is_paused {
@@ -336,7 +354,7 @@ fn decide(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Next 
         }
         Phase::Start => match unready(view, seen) {
             None => Next::Phase(Phase::Smoke),
-            Some(why) if waited > record.rules.timeout => {
+            Some(why) if waited > record.rules.timeout && !is_any_unasked(view, seen) => {
                 let within = mainstay_stack::units::show_duration(record.rules.timeout);
                 Next::Back(format!("not all new instances were ready within {within}: {why}"))
             }
@@ -384,7 +402,7 @@ fn back(view: &View<'_>, seen: &RolloutSeen, reason: &str, waited: Duration) -> 
 fn shift(view: &View<'_>, seen: &RolloutSeen, step: u32, waited: Duration) -> Next {
     let record = &seen.record;
     if let Some(why) = unready(view, seen) {
-        if waited > record.rules.timeout {
+        if waited > record.rules.timeout && !is_any_unasked(view, seen) {
             return Next::Back(why);
         }
         return Next::Wait(why);

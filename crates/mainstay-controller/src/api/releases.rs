@@ -50,8 +50,19 @@ pub(super) async fn deploy(
     State(shared): Ctx,
     Json(asked): Json<DeployAsked>,
 ) -> Result<(StatusCode, Json<RolloutStatus>), Failure> {
+    // In a task of its own: a client that goes away in the middle would leave a record that nobody carries out.
+    let done = tokio::spawn(begin(shared, asked)).await;
+    done.map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))?
+}
+
+async fn begin(shared: Arc<Shared>, asked: DeployAsked) -> Result<(StatusCode, Json<RolloutStatus>), Failure> {
     // One at a time from here until the loop has it.
     let _alone = shared.deploying.lock().await;
+    // Also one whose record has just gone, with the end of this control plane to come.
+    if let Some(status) = &*shared.published.rollout.borrow() {
+        let text = format!("v{} is on its way: it is at {}", status.release, status.phase);
+        return Err(refused(Refused("MS4140", text, "wait for it, or `mainstay deploy --abort`")));
+    }
     let effects = Arc::clone(&shared.effects);
     let is_new = asked.incoming.is_some();
     let fleet = shared.published.fleet.borrow().clone();
@@ -62,8 +73,9 @@ pub(super) async fn deploy(
     let number = prepared.record.release;
     let (answer, answered) = oneshot::channel();
     let message = Message::Release { asked: ReleaseAsked::Rollout(Box::new(prepared)), answer };
-    shared.sender.send(message).await.map_err(|_| starting())?;
-    match answered.await.map_err(|_| starting())? {
+    let is_sent = shared.sender.send(message).await.is_ok();
+    let answer = if is_sent { answered.await.ok() } else { None };
+    match answer.unwrap_or_else(|| Err("the control plane is just ending".to_owned())) {
         Ok(status) => Ok((StatusCode::ACCEPTED, Json(status))),
         Err(reason) => {
             undo(&shared, number, is_new);
@@ -191,6 +203,7 @@ fn made(
         phase: Phase::Migrate,
         since: at,
         fleet: next_fleet((&effects.settings.stack, fleet), &parsed.stack, release.number),
+        was: (!is_new).then(|| (release.state.to_string(), release.since)),
         is_paused: false,
         is_promoted: false,
     };
@@ -204,7 +217,12 @@ fn made(
 /// A number that a person or the load gave stays, unless the release itself says another.
 fn next_fleet((live, fleet): (&Stack, &Fleet), next: &Stack, release: u64) -> Fleet {
     let mut wanted = fleet.next(live, release);
-    wanted.counts.retain(|name, _| match (live.services.get(name), next.services.get(name)) {
+    wanted.counts.retain(|name, count| match (live.services.get(name), next.services.get(name)) {
+        (Some(_), Some(new)) if new.scale.is_some() => {
+            // Under load it must not begin with the fewest.
+            *count = (*count).clamp(new.instances.min(new.most_instances()), new.most_instances());
+            true
+        }
         (Some(old), Some(new)) => old.instances == new.instances && old.scale == new.scale,
         _ => false,
     });

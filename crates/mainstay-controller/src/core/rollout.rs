@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainstay_api::{RolloutStatus, RolloutWish};
 use mainstay_decide::evidence::{Evidence, Strength, Tally, Window};
-use mainstay_decide::plan::Plan;
+use mainstay_decide::plan::{Plan, StepKey};
 use mainstay_decide::rollout::{Phase, Rollout, RolloutSeen};
 use mainstay_edge::protocol::{EndpointReport, LATENCY_BOUNDS_MS};
 use mainstay_types::{ChildName, Seen, Timestamp};
@@ -51,7 +51,9 @@ pub(crate) fn take_up(effects: &Effects, rollout: Option<Rollout>) -> Option<Rol
         Ok(settings) => {
             let stack = Box::new(settings.stack.clone());
             effects.set_next(Some(settings));
-            Some(RolloutSeen { record, stack, requests: 0, verdict: None })
+            let seen = RolloutSeen { record, stack, requests: 0, verdict: None };
+            let verdict = known(effects, Some(&seen)).verdict();
+            Some(RolloutSeen { verdict, ..seen })
         }
         Err(error) => {
             let reason = format!("v{} cannot be read any more: {error}", record.release);
@@ -67,7 +69,8 @@ pub(crate) fn take_up(effects: &Effects, rollout: Option<Rollout>) -> Option<Rol
 pub(crate) fn known(effects: &Effects, rollout: Option<&RolloutSeen>) -> Evidence {
     let Some(seen) = rollout else { return Evidence::default() };
     let text = std::fs::read_to_string(releases::evidence_file(effects.paths(), seen.record.release));
-    let last = text.ok().and_then(|text| serde_json::from_str::<Line>(text.lines().last()?).ok());
+    // The last line may be half a line.
+    let last = text.ok().and_then(|text| text.lines().rev().find_map(|line| serde_json::from_str::<Line>(line).ok()));
     last.map(|line| line.evidence).unwrap_or_default()
 }
 
@@ -153,6 +156,9 @@ impl Core {
                 seen.record.release,
                 seen.record.phase.name()
             ));
+        }
+        if self.observed.running.contains_key(&StepKey::Rollout) {
+            return Err(format!("v{} is just going on to its next phase: ask again", seen.record.release));
         }
         let release = seen.record.release;
         let text = match wish {

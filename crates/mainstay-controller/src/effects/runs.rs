@@ -138,6 +138,10 @@ impl Effects {
             let next = format!("all of its output: `mainstay logs {service_name}`");
             return Err(format!("the release command of {service_name} ended: {reason}\n{tail}\n{next}"));
         }
+        // Of a release on its way only the rollout needs to know: that of the live one stays done.
+        if settings.launch.release != self.settings.launch.release {
+            return Ok(Outcome::BeforeDone);
+        }
         let fact = format!("before:{service_name}");
         self.journal.set_fact(&fact, &format!("v{}", settings.launch.release)).await?;
         Ok(Outcome::BeforeDone)

@@ -49,6 +49,7 @@ impl World {
             phase: Phase::Migrate,
             since: bench.now,
             fleet: bench.observed.fleet.next(&bench.stack, 2),
+            was: None,
             is_paused: false,
             is_promoted: false,
         };
@@ -316,4 +317,22 @@ fn a_service_that_the_new_release_has_no_more_stands_until_the_end() {
     assert!(runs(&world));
     world.run(10);
     assert!(world.is_committed && !runs(&world));
+}
+
+#[test]
+fn a_control_plane_that_has_just_begun_takes_nothing_back_for_want_of_a_look() {
+    let mut world = World::new(Strategy::Canary);
+    world.until(|phase| matches!(phase, Phase::Shift { step: 0 }));
+    world.seen().record.rules.timeout = Duration::from_secs(1);
+    for _ in 0..30 {
+        world.seen().requests = 0;
+        world.turn();
+    }
+    let known = std::mem::take(&mut world.bench.observed.health);
+    let said = world.turn().rollout.unwrap_or_default();
+    assert!(matches!(world.phase(), Phase::Shift { step: 0 }), "{said}");
+    world.bench.observed.health = known;
+    world.seen().requests = 100;
+    world.run(10);
+    assert!(world.is_committed, "{:?}", world.ended);
 }

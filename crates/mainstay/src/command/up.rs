@@ -140,7 +140,8 @@ fn as_deployed(place: Place, is_from_folder: bool) -> Result<Place, Failure> {
         Failure::environment("MS3140", format!("cannot read the release that is live: {error}"))
             .help("`mainstay releases` lists those that are kept; --from-folder runs what is in the folder")
     };
-    releases::settle(&place.paths, true, screen::now()).map_err(failed)?;
+    let is_over = !down::has_running_children(&place.paths.state);
+    releases::settle(&place.paths, is_over, screen::now()).map_err(failed)?;
     let Some((launch, release)) = releases::live(&place.paths).filter(|_| !is_from_folder) else { return Ok(place) };
     let text = releases::stack_text(&place.paths, release.number).map_err(failed)?;
     let name = place.file.display().to_string();

@@ -195,6 +195,12 @@ impl Incoming {
             Failure::environment("MS3140", format!("cannot make {}: {error}", path.display()))
                 .help("the state folder needs space")
         })?;
+        for folder in [releases::folder(paths), path.clone()] {
+            // Whatever the caller's umask: services pass through to their files.
+            std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(
+                |error| Failure::environment("MS3140", format!("cannot make {}: {error}", folder.display())),
+            )?;
+        }
         Ok(Self { name, path })
     }
 

@@ -81,7 +81,13 @@ fn is_cache(folder: &Path) -> bool {
 }
 
 fn make_folder(path: &Path) -> Result<(), Failure> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|error| failed("make", path, &error))
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(|error| failed("make", path, &error))?;
+    // Whatever the caller's umask: services enter as users of their own.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).map_err(|error| failed("make", path, &error))
 }
 
 /// A copy in the making.
@@ -127,6 +133,9 @@ impl Copy {
             if seen.is_dir() {
                 if !is_cache(&source) {
                     self.folder(&source, &target, &below)?;
+                    // What only its folder protects stays so.
+                    let mode = std::fs::Permissions::from_mode(seen.permissions().mode() & 0o755 | 0o700);
+                    std::fs::set_permissions(&target, mode).map_err(|error| failed("write", &target, &error))?;
                 }
             } else if seen.is_symlink() {
                 let to = std::fs::read_link(&source).map_err(|error| failed("read", &source, &error))?;
@@ -231,6 +240,8 @@ pub(super) fn archive(source: &Archive<'_>, to: &Path) -> Result<Packed, Failure
             })?;
             tar.stdin(child.stdout.take().map_or_else(Stdio::null, Stdio::from));
             let unpacked = tar.output();
+            // It holds the end of the pipe at which git would wait for ever.
+            drop(tar);
             let said = child.wait_with_output().map_err(|error| failed("wait for", Path::new("git"), &error))?;
             if !said.status.success() {
                 let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
@@ -282,6 +293,12 @@ fn hash(folder: &Path, below: &Path, all: &mut Sha256, counts: &mut (&mut u64, &
             hash(&path, &below, all, counts)?;
             continue;
         }
+        if !seen.is_symlink() && !seen.is_file() {
+            let text = format!("the release holds a pipe, a socket or a device: {}", below.display());
+            return Err(
+                Failure::user("MS2141", text).help("a release is files, folders and links; nothing was changed")
+            );
+        }
         let mut one = Sha256::new();
         if seen.is_symlink() {
             let to = std::fs::read_link(&path).map_err(|error| failed("read", &path, &error))?;
@@ -297,8 +314,15 @@ fn hash(folder: &Path, below: &Path, all: &mut Sha256, counts: &mut (&mut u64, &
                 one.update(&buffer[..count]);
             }
             *counts.1 += seen.len();
+            // Nobody changes a release.
+            let mode = std::fs::Permissions::from_mode(seen.permissions().mode() & 0o555);
+            std::fs::set_permissions(&path, mode).map_err(|error| failed("write", &path, &error))?;
         }
         *counts.0 += 1;
+        if *counts.0 > MOST_FILES || *counts.1 > MOST_BYTES {
+            let text = format!("the release has more than {MOST_FILES} files or {} GiB", MOST_BYTES >> 30);
+            return Err(Failure::user("MS2141", text).help("pack what is needed to run it, and nothing else"));
+        }
         all.update(below.as_os_str().as_encoded_bytes());
         all.update([0, u8::from(seen.permissions().mode() & 0o100 != 0), u8::from(seen.is_symlink())]);
         all.update(one.finalize());
