@@ -258,7 +258,10 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
             origin: place.origin.clone(),
             ..deployed
         };
-        return launch.save(&place.paths).map_err(|error| io("write launch.json", &error));
+        launch.save(&place.paths).map_err(|error| io("write launch.json", &error))?;
+        // Its migrations ran when it was deployed. Those of a release that was taken back are there too, and their files
+        // are not: nobody runs or misses anything by starting it again.
+        return Undone::set_migrated(&place.paths, &launch).map_err(|error| io("note what is not run", &error));
     }
     releases::leave(&place.paths, screen::now()).map_err(|error| io("mark the release that was live", &error))?;
     let launch = Launch {
