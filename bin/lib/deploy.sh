@@ -44,7 +44,7 @@ read -r https http console write read_only <<<"$(free_ports 5)"
 stack_file() {
   {
     printf 'stack = "shop"\n[[edge.route]]\npath = "/*"\nto = "web"\n[service.web]\n'
-    printf 'instances = 2\npool = 1\nhealth = { path = "/healthz", start_within = "20s" }\n'
+    printf 'before = "/usr/bin/cat version"\ninstances = 2\npool = 1\nhealth = { path = "/healthz", start_within = "20s" }\n'
     cat
     printf '[database]\nmigrations = "migrations"\nstandbys = 0\nwrite_port = %s\nread_port = %s\n' "$write" "$read_only"
     printf '[observe]\nenabled = false\n[edge]\nhttps_port = %s\nhttp_port = %s\n[console]\nport = %s\n' "$https" "$http" "$console"
@@ -83,10 +83,13 @@ end_load() { [ ${#LOAD[@]} = 0 ] || { kill "${LOAD[@]}" 2>/dev/null || true; wai
 stop_clients() { end_load; }
 # What curl has counted comes when it ends, ten requests later at most: until each client has begun anew twice.
 counted() {
-  local client before
+  local client before until=$((SECONDS + 60))
   for client in 1 2 3 4 5 6; do
     before=$(wc -l <"$SCRATCH/codes-$client")
-    until [ "$(wc -l <"$SCRATCH/codes-$client")" -ge $((before + 20)) ]; do sleep 0.1; done
+    while [ "$(wc -l <"$SCRATCH/codes-$client")" -lt $((before + 20)) ]; do
+      [ "$SECONDS" -lt "$until" ] || fail "client $client asks no more"
+      sleep 0.1
+    done
   done
 }
 # Requests that failed and were not answered 500: none may.
@@ -103,6 +106,8 @@ deploys() {
 }
 live() { ms releases --json | value "it['live']"; }
 state_of() { ms releases "$1" --json | value "it['release']['state']"; }
+# How often the release command of a version ran: it prints it.
+ran() { grep -c "^$1\$" "$STATE/shop/development/logs/web-before.log" || true; }
 tables() { ms db psql -- -Atc "select string_agg(relname, ' ' order by relname) from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace and relname !~ '^flyway'"; }
 
 say "up"
@@ -120,6 +125,8 @@ deploys 0 "is live" deploy
 same "the new version answers, on its schema" "$(version) $(tables)" "two first second"
 two=$(live)
 same "it is live" "$(state_of "v$two")" live
+same "its release command ran once" "$(ran one) $(ran two)" "1 1"
+same "a restore point was named before its migration" "$(told ReleaseWork "restore point release_v$two; applied V2__second.sql")" 1
 echo three >"$app/version"
 deploys 0 "is live" deploy --strategy canary
 same "a canary ends with all clients on it" "$(version)" three
@@ -207,10 +214,15 @@ archived=$(live)
 same "nothing that was refused is kept" "$(find "$STATE/shop/development/releases" -maxdepth 1 -name '.incoming-*' | wc -l)" 0
 
 say "Down and up"
+# All clients ask to the end.
+counted
 end_load
 same "not one request failed but by the bad release ($(count '^200 ') answered)" "$(count '^500 ') $(otherwise)" "$bad "
 ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
 come_up
+is_ready || fail "up came back before all was ready"
+ok "up came back when all was ready"
+same "release commands ran once for each release, and for none that came back" "$(ran one) $(ran two) $(ran three) $(ran six)" "1 1 1 2"
 same "what was deployed starts again, and not what is in the folder" "$(live) $(version)" "$archived six"
 
 ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }

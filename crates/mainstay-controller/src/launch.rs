@@ -36,9 +36,6 @@ pub struct Launch {
     /// Which slots its instances have, and how many are wanted.
     #[serde(default)]
     pub fleet: Fleet,
-    /// The release that it took the place of while everything ran; `None`: `up` began with it.
-    #[serde(default)]
-    pub rolled_from: Option<u64>,
     /// When `up` began.
     pub since: Timestamp,
     /// Uses the stack file declares a port for: these ports or none.
@@ -64,6 +61,11 @@ impl Launch {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Ok(launch)
+    }
+
+    /// Whether a release that was deployed runs, and not what is in the stack file's own folder.
+    pub fn is_deployed(&self, paths: &Paths) -> bool {
+        self.folder.starts_with(crate::releases::folder(paths))
     }
 
     /// Writes it durably.

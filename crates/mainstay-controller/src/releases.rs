@@ -127,7 +127,6 @@ pub(crate) fn launch_of(paths: &Paths, release: &Release, live: &Launch, rollout
         release: release.number,
         fleet: rollout.fleet.clone(),
         generation: live.generation.max(release.number) + 1,
-        rolled_from: Some(rollout.from),
         ..live.clone()
     }
 }
@@ -159,20 +158,16 @@ fn forget_rollout(paths: &Paths) -> io::Result<()> {
 
 /// A rollout is over without its release being live.
 pub(crate) fn give_up(paths: &Paths, rollout: &Rollout, reason: &str, at: Timestamp) -> io::Result<()> {
-    match load(paths, rollout.release) {
-        Ok(mut release) => {
-            (release.state, release.since) = match &rollout.was {
-                // An earlier release is what it was: the one to go back to is the last that was live.
-                Some((state, since)) if *state == ReleaseState::Former.to_string() => (ReleaseState::Former, *since),
-                Some((_, since)) => (ReleaseState::Failed, *since),
-                None => (ReleaseState::Failed, at),
-            };
-            release.reason = Some(reason.to_owned());
-            save(paths, &release)?;
-        }
-        // What is not there needs no mark.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    // One that is not there, or cannot be read any more, needs no mark: its rollout is over all the same.
+    if let Ok(mut release) = load(paths, rollout.release) {
+        let reason = Some(reason.to_owned());
+        (release.state, release.since, release.reason) = match &rollout.was {
+            // An earlier release is what it was: the one to go back to is the last that was live.
+            Some((state, since)) if *state == ReleaseState::Former.to_string() => (ReleaseState::Former, *since, None),
+            Some((_, since)) => (ReleaseState::Failed, *since, reason),
+            None => (ReleaseState::Failed, at, reason),
+        };
+        save(paths, &release)?;
     }
     forget_rollout(paths)?;
     prune(paths, rollout);
@@ -197,9 +192,8 @@ pub fn settle(paths: &Paths, is_over: bool, at: Timestamp) -> io::Result<Option<
     Ok(Some(rollout))
 }
 
-/// Removes what is not kept any more: more than `deploy.keep` that were live, and as many that failed, besides the two of
-/// the rollout; the oldest first. What cannot be
-/// removed is tried again with the next.
+/// Removes what is not kept any more, the oldest first: more than `deploy.keep` that were live, and as many that failed,
+/// besides the two of the rollout. What cannot be removed is tried again with the next.
 fn prune(paths: &Paths, rollout: &Rollout) {
     let keep = rollout.rules.keep as usize;
     let is_other = |release: &Release| ![rollout.release, rollout.from].contains(&release.number);
@@ -232,7 +226,7 @@ pub fn leave(paths: &Paths, at: Timestamp) -> io::Result<()> {
 /// The release that is live, when it is one that is kept and not the stack file's own folder.
 pub fn live(paths: &Paths) -> Option<(Launch, Release)> {
     let launch = Launch::load(paths).ok()?;
-    if !launch.folder.starts_with(folder(paths)) {
+    if !launch.is_deployed(paths) {
         return None;
     }
     let release = load(paths, launch.release).ok()?;

@@ -255,9 +255,10 @@ fn before_done(
     let release = format!("v{}", settings.launch.release);
     let mut done = BTreeMap::new();
     for name in settings.stack.services.keys() {
-        // A rollout has run them, and one that goes back runs none.
-        let is_rolled = settings.launch.rolled_from.is_some();
-        if is_rolled || store.fact(&format!("before:{name}"))?.as_deref() == Some(release.as_str()) {
+        // A rollout has run those of what was deployed, and one that went back ran none.
+        if settings.launch.is_deployed(&settings.paths)
+            || store.fact(&format!("before:{name}"))?.as_deref() == Some(release.as_str())
+        {
             done.insert(name.clone(), now());
         }
     }

@@ -27,7 +27,8 @@ pub(crate) struct Picture {
 /// What the next control plane of the same run goes on with.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Memory {
-    release: u64,
+    /// When the run began, as in [`Launch::since`]: a rollout changes the release, and `up` may not.
+    run: Option<Timestamp>,
     since: Vec<(BoxId, State, Timestamp)>,
     took_ms: BTreeMap<String, u64>,
     was_up: bool,
@@ -58,10 +59,8 @@ impl Picture {
     /// Goes on with what an earlier control plane of the same run remembered.
     pub(crate) fn of(memory: Option<String>, launch: &Launch) -> Self {
         let known: Option<Memory> = memory.and_then(|text| serde_json::from_str(&text).ok());
-        let release = launch.release;
-        // A rollout changes the release while everything runs.
-        let is_of_this = |memory: &Memory| [Some(release), launch.rolled_from].contains(&Some(memory.release));
-        let memory = Memory { release, ..known.filter(is_of_this).unwrap_or_default() };
+        let run = Some(launch.since);
+        let memory = Memory { run, ..known.filter(|memory| memory.run == run).unwrap_or_default() };
         Self { remembered: memory.clone(), memory, ..Self::default() }
     }
 

@@ -144,7 +144,6 @@ mod tests {
             release: 1,
             generation: 1,
             fleet: mainstay_decide::fleet::Fleet::default(),
-            rolled_from: None,
             since: Timestamp::from_micros(since),
             declared_ports: Vec::new(),
         }

@@ -58,13 +58,24 @@ impl Fleet {
         self.slots(name, count).into_iter().map(|slot| InstanceId { service: name.clone(), slot }).collect()
     }
 
-    /// The fleet of the release after this one, whose stack is `live`. Slots of this one stay its own.
-    pub fn next(&self, live: &Stack, release: u64) -> Self {
+    /// The fleet of the release after this one, whose stack is `live`. Slots of this one stay its own. A number that a
+    /// person or the load gave stays, unless the release itself (`next`) says another.
+    pub fn next(&self, live: &Stack, next: &Stack, release: u64) -> Self {
         let taken = live.services.iter().map(|(name, service)| {
             let slots = self.most(name, service).into_iter().map(|id| id.slot);
             (name.clone(), slots.collect())
         });
-        Self { release, taken: taken.collect(), counts: self.counts.clone() }
+        let mut counts = self.counts.clone();
+        counts.retain(|name, count| match (live.services.get(name), next.services.get(name)) {
+            (Some(_), Some(new)) if new.scale.is_some() => {
+                // Under load it must not begin with the fewest.
+                *count = (*count).clamp(new.instances.min(new.most_instances()), new.most_instances());
+                true
+            }
+            (Some(old), Some(new)) => old.instances == new.instances && old.scale == new.scale,
+            _ => false,
+        });
+        Self { release, taken: taken.collect(), counts }
     }
 }
 
@@ -103,9 +114,9 @@ mod tests {
         let web = ServiceName::new("web").expect("a name");
         let first = Fleet { release: 1, ..Fleet::default() };
         assert_eq!(first.slots(&web, 2), [1, 2]);
-        let second = first.next(&stack, 2);
+        let second = first.next(&stack, &stack, 2);
         assert_eq!((second.release, second.slots(&web, 2)), (2, vec![3, 4]));
-        let third = second.next(&stack, 3);
+        let third = second.next(&stack, &stack, 3);
         assert_eq!(third.slots(&web, 3), [1, 2, 5], "what the second left is used again");
         let id = |slot| InstanceId { service: web.clone(), slot };
         assert!(third.owns(&id(1)) && third.owns(&id(5)) && !third.owns(&id(3)));
@@ -118,8 +129,26 @@ mod tests {
         let mut fleet = Fleet { release: 1, ..Fleet::default() };
         fleet.counts.insert(web.clone(), 5);
         assert_eq!(fleet.wanted(&web, &stack.services[&web]), 5);
-        let next = fleet.next(&stack, 2);
+        let next = fleet.next(&stack, &stack, 2);
         let slots: Vec<u32> = next.instances(&web, &stack.services[&web]).iter().map(|id| id.slot).collect();
         assert_eq!(slots, [6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn a_release_that_says_another_number_has_that_and_a_scaled_one_keeps_what_the_load_gave() {
+        let text = |scale: &str| {
+            format!("stack = \"s\"\n[[edge.route]]\npath = \"/*\"\nto = \"web\"\n[service.web]\nrun = \"x\"\n{scale}\n")
+        };
+        let parse = |scale: &str| {
+            mainstay_stack::parse(&text(scale), "mainstay.toml", &EnvironmentName::default()).expect("a stack").stack
+        };
+        let web = ServiceName::new("web").expect("a name");
+        let fleet = Fleet { release: 1, counts: BTreeMap::from([(web.clone(), 8)]), ..Fleet::default() };
+        let count = |old: &Stack, new: &Stack| fleet.next(old, new, 2).counts.get(&web).copied();
+        let scaled = |max: u32| parse(&format!("scale = {{ min = 2, max = {max}, requests = 20 }}"));
+        assert_eq!(count(&stack(2), &stack(3)), None, "its own number counts");
+        assert_eq!(count(&stack(2), &stack(2)), Some(8));
+        assert_eq!(count(&scaled(10), &scaled(12)), Some(8), "and not the fewest");
+        assert_eq!(count(&scaled(10), &scaled(5)), Some(5), "within its own bounds");
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::draft::Draft;
 use crate::endpoints::health_of;
 use crate::fleet::Fleet;
-use crate::observed::Health;
+use crate::observed::{Health, Observed};
 use crate::plan::{Step, StepKey, Work};
 use crate::services::{not_ready, running_instances};
 use crate::share::{ALL, Share};
@@ -58,7 +58,7 @@ pub struct Rollout {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "kebab-case")]
 pub enum Phase {
-    /// The schema is made ready for it.
+    /// A restore point is named, and the schema is made ready for it.
     Migrate,
     /// Its release commands run.
     Before,
@@ -163,7 +163,7 @@ impl Rollout {
         let share = match &self.phase {
             Phase::Migrate | Phase::Before | Phase::Start | Phase::Smoke | Phase::Back { .. } => Some(0),
             Phase::Drain | Phase::Commit => Some(ALL),
-            Phase::Shift { .. } | Phase::Bake if self.strategy == Strategy::Rolling => None,
+            Phase::Shift { .. } if self.strategy == Strategy::Rolling => None,
             Phase::Shift { step } if self.strategy == Strategy::Canary => {
                 Some(self.rules.steps.get(*step as usize).copied().unwrap_or(ALL))
             }
@@ -181,6 +181,35 @@ impl Rollout {
             Strategy::Canary => u32::try_from(self.rules.steps.len()).unwrap_or(0),
         }
     }
+}
+
+/// How traffic comes to a release: as a person wants it, else as its stack file says. What runs from a folder that may
+/// have changed (`is_from_folder`) could not be started again: its instances stay until the new ones have proven
+/// themselves. An earlier release served before: whoever goes back wants all of it now, and without a watch.
+pub fn way(wanted: Option<Strategy>, rules: Deploy, is_from_folder: bool, is_rollback: bool) -> (Strategy, Deploy) {
+    if is_rollback {
+        return (wanted.unwrap_or(Strategy::BlueGreen), Deploy { bake: Duration::ZERO, ..rules });
+    }
+    match wanted.unwrap_or(rules.strategy) {
+        Strategy::Rolling if is_from_folder => (Strategy::BlueGreen, rules),
+        strategy => (strategy, rules),
+    }
+}
+
+/// What a release would change that no rollout changes: clients are served by it meanwhile.
+pub fn unlike(live: &Stack, next: &Stack) -> Option<&'static str> {
+    let door = |stack: &Stack| {
+        let edge = &stack.edge;
+        (edge.host.clone(), edge.https_port, edge.http_port, edge.listen.clone(), stack.console.port)
+    };
+    let differs = [
+        ("the stack's name", live.name != next.name),
+        ("[database]", live.database != next.database),
+        ("[cache]", live.cache != next.cache),
+        ("[observe]", live.observe != next.observe),
+        ("host, ports or address of [edge] or [console]", door(live) != door(next)),
+    ];
+    differs.into_iter().find(|(_, differs)| *differs).map(|(what, _)| what)
 }
 
 /// New instances of a service that are wanted now. In a rollout that is taken back: those that still run.
@@ -301,12 +330,19 @@ fn unready(view: &View<'_>, seen: &RolloutSeen) -> Option<String> {
     None
 }
 
-/// Whether the work of this phase is done, or why it failed.
-fn work(view: &View<'_>, seen: &RolloutSeen) -> Option<Result<(), String>> {
-    if let Some(failed) = view.observed.failed.get(&StepKey::Release).filter(|failed| failed.at >= seen.record.since) {
+/// Whether the work of this phase is done, or why it failed. What was known of the work of another phase was forgotten
+/// with its end ([`forget_work`]): times would be wrong where the clock was set.
+fn work(view: &View<'_>) -> Option<Result<(), String>> {
+    if let Some(failed) = view.observed.failed.get(&StepKey::Release) {
         return Some(Err(failed.error.clone()));
     }
-    view.observed.done.get(&StepKey::Release).filter(|done| **done >= seen.record.since).map(|_| Ok(()))
+    view.observed.done.contains_key(&StepKey::Release).then_some(Ok(()))
+}
+
+/// Another phase has begun, or another rollout. Always say so, or its work counts as done.
+pub fn forget_work(observed: &mut Observed) {
+    observed.done.remove(&StepKey::Release);
+    observed.failed.remove(&StepKey::Release);
 }
 
 /// What follows from a look at a rollout.
@@ -331,21 +367,18 @@ fn decide(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Next 
         }
     }
     match &record.phase {
-        Phase::Migrate => match (work(view, seen), primary, &seen.stack.database) {
+        Phase::Migrate => match (work(view), primary, &seen.stack.database) {
             _ if record.is_rollback => Next::Phase(Phase::Before),
             (Some(Ok(())), ..) => Next::Phase(Phase::Before),
             (Some(Err(error)), ..) => Next::Back(format!("migrations failed: {error}")),
-            (None, Some(primary), Some(database)) if database.migrations.is_some() => {
-                Next::Work(Work::Migrate { primary })
-            }
-            (None, None, Some(database)) if database.migrations.is_some() => {
-                Next::Wait("waits for a primary that takes writes".to_owned())
-            }
-            (None, ..) => Next::Phase(Phase::Before),
+            // Without migrations a restore point is named all the same.
+            (None, Some(primary), Some(_)) => Next::Work(Work::Migrate { primary }),
+            (None, None, Some(_)) => Next::Wait("waits for a primary that takes writes".to_owned()),
+            (None, _, None) => Next::Phase(Phase::Before),
         },
         Phase::Before => {
             let has_any = seen.stack.services.values().any(|service| service.before.is_some());
-            match work(view, seen) {
+            match work(view) {
                 _ if record.is_rollback || !has_any => Next::Phase(Phase::Start),
                 Some(Ok(())) => Next::Phase(Phase::Start),
                 Some(Err(error)) => Next::Back(error),
@@ -360,7 +393,7 @@ fn decide(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Next 
             }
             Some(why) => Next::Wait(why),
         },
-        Phase::Smoke => match work(view, seen) {
+        Phase::Smoke => match work(view) {
             _ if record.rules.smoke.is_empty() => Next::Phase(Phase::Shift { step: 0 }),
             Some(Ok(())) => Next::Phase(Phase::Shift { step: 0 }),
             Some(Err(error)) => Next::Back(error),

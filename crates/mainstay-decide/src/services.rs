@@ -64,17 +64,26 @@ pub(crate) fn plan(draft: &mut Draft<'_>, tiers: &Tiers) {
             }
         }
         let label = format!("{} of the new release", boxes.len());
-        let id = BoxId::Service { name };
-        draft.show(BoxPlan { id, label, state: State::Starting, waiting: vec![], reason: None });
+        if !draft.view.stack.services.contains_key(&name) {
+            draft.show(BoxPlan {
+                id: BoxId::Service { name },
+                label,
+                state: State::Starting,
+                waiting: vec![],
+                reason: None,
+            });
+        }
         draft.plan.boxes.extend(boxes);
     }
 }
 
-/// Services that only the release on its way has.
+/// Services that stand only in the release on its way.
 fn added(view: &View<'_>) -> Vec<ServiceName> {
     let Some(seen) = &view.observed.rollout else { return Vec::new() };
     let standing = seen.stack.services.iter().filter(|(_, service)| service.schedule.is_none());
-    standing.map(|(name, _)| name.clone()).filter(|name| !view.stack.services.contains_key(name)).collect()
+    // One that runs on a schedule has no instances until the release is live.
+    let stands = |name: &ServiceName| view.stack.services.get(name).is_some_and(|service| service.schedule.is_none());
+    standing.map(|(name, _)| name.clone()).filter(|name| !stands(name)).collect()
 }
 
 /// Instances of the release on its way.

@@ -9,8 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use mainstay_api::{DeployAsked, Release, ReleaseState, Releases, RolloutStatus, RolloutWish};
 use mainstay_decide::fleet::Fleet;
-use mainstay_decide::rollout::{Phase, Rollout};
-use mainstay_stack::Stack;
+use mainstay_decide::rollout::{self, Phase, Rollout};
 use mainstay_stack::deploy::{STRATEGIES, Strategy};
 use tokio::sync::oneshot;
 
@@ -27,7 +26,7 @@ pub(super) async fn list(State(shared): Ctx) -> Result<Json<Releases>, Failure> 
     let effects = Arc::clone(&shared.effects);
     let read = tokio::task::spawn_blocking(move || {
         let launch = &effects.settings.launch;
-        let is_from_folder = !launch.folder.starts_with(releases::folder(effects.paths()));
+        let is_from_folder = !launch.is_deployed(effects.paths());
         Releases { live: launch.release, is_from_folder, releases: releases::list(effects.paths()), rollout }
     });
     read.await.map(Json).map_err(|error| failure(StatusCode::INTERNAL_SERVER_ERROR, "MS5000", error.to_string(), None))
@@ -127,10 +126,17 @@ fn prepare(effects: &Effects, fleet: &Fleet, asked: &DeployAsked) -> Result<Prep
     }
     let prepared = made?;
     (release.state, release.since, release.reason) = (ReleaseState::Rolling, now(), None);
-    releases::save(paths, &release)?;
+    // The record first: whatever comes after it is taken back by it.
+    let written = releases::write_rollout(paths, &prepared.record).and_then(|()| releases::save(paths, &release));
+    if let Err(error) = written {
+        releases::give_up(paths, &prepared.record, "it could not be written down", now()).ok();
+        if is_new {
+            std::fs::remove_dir_all(releases::folder_of(paths, release.number)).ok();
+        }
+        return Err(error.into());
+    }
     // What was seen of it when it was rolled out before is another story.
     std::fs::remove_file(releases::evidence_file(paths, release.number)).ok();
-    releases::write_rollout(paths, &prepared.record)?;
     Ok(prepared)
 }
 
@@ -166,7 +172,7 @@ fn made(
         let shown = mainstay_stack::render(&found, &text, &name, false);
         Refused("MS4142", format!("the stack file of the release is not valid\n{shown}"), "mend it: `mainstay check`")
     })?;
-    if let Some(what) = unlike(&effects.settings.stack, &parsed.stack) {
+    if let Some(what) = rollout::unlike(&effects.settings.stack, &parsed.stack) {
         let text = format!("the release changes {what}, which no rollout changes");
         return Err(Refused(
             "MS4143",
@@ -177,21 +183,12 @@ fn made(
     if !is_new && !asked.is_schema_kept {
         refuse_schema(effects, release)?;
     }
-    let mut rules = parsed.stack.deploy.clone();
     let wanted = asked.strategy.as_deref().map(str::parse::<Strategy>).transpose();
     let help = "rolling, blue-green or canary";
     let wanted =
         wanted.map_err(|()| Refused("MS4142", format!("a strategy is one of {}", STRATEGIES.join(", ")), help))?;
-    let mut strategy = wanted.unwrap_or(rules.strategy);
-    let is_from_folder = !live.folder.starts_with(releases::folder(paths));
-    if is_from_folder && strategy == Strategy::Rolling {
-        // What runs from a folder that may have changed could not be started again.
-        strategy = Strategy::BlueGreen;
-    }
-    if !is_new {
-        // It served before; whoever goes back wants it now.
-        (strategy, rules.bake) = (wanted.unwrap_or(Strategy::BlueGreen), std::time::Duration::ZERO);
-    }
+    let is_from_folder = !live.is_deployed(paths);
+    let (strategy, rules) = rollout::way(wanted, parsed.stack.deploy.clone(), is_from_folder, !is_new);
     let at = now();
     let record = Rollout {
         release: release.number,
@@ -202,7 +199,7 @@ fn made(
         began_at: at,
         phase: Phase::Migrate,
         since: at,
-        fleet: next_fleet((&effects.settings.stack, fleet), &parsed.stack, release.number),
+        fleet: fleet.next(&effects.settings.stack, &parsed.stack, release.number),
         was: (!is_new).then(|| (release.state.to_string(), release.since)),
         is_paused: false,
         is_promoted: false,
@@ -212,21 +209,6 @@ fn made(
         .map_err(|error| Refused("MS4142", format!("the release cannot be run: {error:#}"), "`mainstay check`"))?;
     missing_program(&settings)?;
     Ok(Prepared { record, settings: Arc::new(settings) })
-}
-
-/// A number that a person or the load gave stays, unless the release itself says another.
-fn next_fleet((live, fleet): (&Stack, &Fleet), next: &Stack, release: u64) -> Fleet {
-    let mut wanted = fleet.next(live, release);
-    wanted.counts.retain(|name, count| match (live.services.get(name), next.services.get(name)) {
-        (Some(_), Some(new)) if new.scale.is_some() => {
-            // Under load it must not begin with the fewest.
-            *count = (*count).clamp(new.instances.min(new.most_instances()), new.most_instances());
-            true
-        }
-        (Some(old), Some(new)) => old.instances == new.instances && old.scale == new.scale,
-        _ => false,
-    });
-    wanted
 }
 
 /// A relative program that is not in the release: nothing else needs to be tried.
@@ -247,22 +229,6 @@ fn missing_program(settings: &Settings) -> Result<(), Refused> {
         }
     }
     Ok(())
-}
-
-/// What two stacks have that only `up` can change.
-fn unlike(live: &Stack, next: &Stack) -> Option<&'static str> {
-    let door = |stack: &Stack| {
-        let edge = &stack.edge;
-        (edge.host.clone(), edge.https_port, edge.http_port, edge.listen.clone(), stack.console.port)
-    };
-    let differs = [
-        ("the stack's name", live.name != next.name),
-        ("[database]", live.database != next.database),
-        ("[cache]", live.cache != next.cache),
-        ("[observe]", live.observe != next.observe),
-        ("host, ports or address of [edge] or [console]", door(live) != door(next)),
-    ];
-    differs.into_iter().find(|(_, differs)| *differs).map(|(what, _)| what)
 }
 
 /// Going back leaves the schema as it is: over a migration that no file takes back only when told to.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mainstay_api::{RolloutStatus, RolloutWish};
 use mainstay_decide::evidence::{Evidence, Strength, Tally, Window};
 use mainstay_decide::plan::{Plan, StepKey};
-use mainstay_decide::rollout::{Phase, Rollout, RolloutSeen};
+use mainstay_decide::rollout::{self, Phase, Rollout, RolloutSeen};
 use mainstay_edge::protocol::{EndpointReport, LATENCY_BOUNDS_MS};
 use mainstay_types::{ChildName, Seen, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -121,6 +121,7 @@ impl Core {
         let stack = Box::new(settings.stack.clone());
         self.effects.set_next(Some(settings));
         self.evidence = Evidence::default();
+        rollout::forget_work(&mut self.observed);
         // How another release's instances ended in these slots says nothing of this one's.
         for id in stack.services.iter().flat_map(|(name, service)| record.fleet.most(name, service)) {
             self.quick_ends.remove(&ChildName::instance(&id));
@@ -192,6 +193,7 @@ impl Core {
 
     /// The record on disk has changed.
     fn take_rollout(&mut self, record: Rollout, at: Timestamp) {
+        rollout::forget_work(&mut self.observed);
         let Some(seen) = &mut self.observed.rollout else { return };
         let event = match &record.phase {
             Phase::Back { reason, .. } => {

@@ -1,6 +1,7 @@
 //! Database steps, and the looks at its members.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use mainstay_decide::observed::{DataDirectory, MemberAnswer, MemberSeen, Record};
 use mainstay_decide::plan::Step;
 use mainstay_postgres::access::AccessError;
-use mainstay_postgres::migrate::{self, Request, Told};
+use mainstay_postgres::migrate::{self, Held, Migrated, Request, Told};
 use mainstay_postgres::{
     Access, Layout, RecordFile, Task, clone, cluster, control_file, init, layout, loss, prepare, probe, proof, rewind,
     start, swap,
@@ -376,15 +377,7 @@ impl Cluster {
         let settings = &effects.settings;
         let database = settings.stack.database.as_ref().ok_or("the stack has no database")?;
         let Some(folder) = &database.migrations else { return Err("the stack has no migrations".to_owned()) };
-        let access = Access::as_role(
-            &self.layout,
-            primary,
-            mainstay_postgres::access::Role {
-                name: &database.name,
-                database: &database.name,
-                password: &self.passwords.application,
-            },
-        );
+        let access = self.owner_of_schema(database, primary);
         let folder = settings.launch.folder.join(folder);
         let (paths, launch) = (&settings.paths, &settings.launch);
         if Undone::is_migrated(paths, launch) {
@@ -398,51 +391,26 @@ impl Cluster {
             return Ok(Outcome::SchemaSeen(SchemaSeen::of(found)));
         }
         let held = Undone::held(paths, launch);
-        let request = Request {
-            application: &access,
-            superuser: self.access(primary)?,
-            folder: &folder,
-            is_out_of_order_allowed: false,
-            held: &held,
-        };
-        let mut before = Vec::new();
-        let mut tell = |told: Told<'_>| {
-            if let Told::Ran { applied, .. } = told {
-                before.push(applied.script.clone());
-            }
-        };
-        let done = migrate::migrate(&request, &mut tell).await;
-        let done = done.map_err(|error| match before.as_slice() {
-            [] => full_text(&error),
-            before => format!("{}; applied before it: {}", full_text(&error), before.join(", ")),
-        })?;
+        let (done, _) = self.run_migrations((&access, primary), &folder, &held).await?;
         Undone::set_migrated(paths, launch).map_err(|error| format!("cannot note that migrations ran: {error}"))?;
         Ok(Outcome::Migrated(done))
     }
 
-    /// Names a restore point for a new release and runs what of its migrations is pending. Returns what came of it.
-    pub(super) async fn migrate_release(&self, next: &Settings, primary: Member) -> Result<String, String> {
-        let database = next.stack.database.as_ref().ok_or("the stack has no database")?;
+    /// As whom migrations run.
+    fn owner_of_schema(&self, database: &mainstay_stack::model::Database, primary: Member) -> Access {
+        let (name, password) = (&database.name, &self.passwords.application);
+        Access::as_role(&self.layout, primary, mainstay_postgres::access::Role { name, database: name, password })
+    }
+
+    /// Runs what is pending, but for what is held back; what of it ran.
+    async fn run_migrations(
+        &self,
+        (access, primary): (&Access, Member),
+        folder: &Path,
+        held: &[Held],
+    ) -> Result<(Migrated, Vec<String>), String> {
         let superuser = self.access(primary)?;
-        let point = format!("release_v{}", next.launch.release);
-        mainstay_postgres::backup::restore_point(superuser, &point).await.map_err(|error| full_text(&error))?;
-        let Some(folder) = &database.migrations else { return Ok(format!("restore point {point}; no migrations")) };
-        let access = Access::as_role(
-            &self.layout,
-            primary,
-            mainstay_postgres::access::Role {
-                name: &database.name,
-                database: &database.name,
-                password: &self.passwords.application,
-            },
-        );
-        let request = Request {
-            application: &access,
-            superuser,
-            folder: &next.launch.folder.join(folder),
-            is_out_of_order_allowed: false,
-            held: &[],
-        };
+        let request = Request { application: access, superuser, folder, is_out_of_order_allowed: false, held };
         let mut ran = Vec::new();
         let mut tell = |told: Told<'_>| {
             if let Told::Ran { applied, .. } = told {
@@ -454,6 +422,19 @@ impl Cluster {
             [] => full_text(&error),
             before => format!("{}; applied before it: {}", full_text(&error), before.join(", ")),
         })?;
+        Ok((done, ran))
+    }
+
+    /// Names a restore point for a new release and runs what of its migrations is pending. Returns what came of it.
+    pub(super) async fn migrate_release(&self, next: &Settings, primary: Member) -> Result<String, String> {
+        let database = next.stack.database.as_ref().ok_or("the stack has no database")?;
+        let point = format!("release_v{}", next.launch.release);
+        let named = mainstay_postgres::backup::restore_point(self.access(primary)?, &point).await;
+        named.map_err(|error| full_text(&error))?;
+        let Some(folder) = &database.migrations else { return Ok(format!("restore point {point}; no migrations")) };
+        let access = self.owner_of_schema(database, primary);
+        let folder = next.launch.folder.join(folder);
+        let (done, ran) = self.run_migrations((&access, primary), &folder, &[]).await?;
         let applied =
             if ran.is_empty() { "nothing was pending".to_owned() } else { format!("applied {}", ran.join(", ")) };
         Ok(format!("restore point {point}; {applied}; schema is at {}", done.summary()))

@@ -6,7 +6,7 @@ use mainstay_decide::fleet::Fleet;
 use mainstay_decide::invariants;
 use mainstay_decide::observed::{FailedStep, Health};
 use mainstay_decide::plan::{Plan, Step, StepKey, plan};
-use mainstay_decide::rollout::{Phase, Rollout, RolloutSeen};
+use mainstay_decide::rollout::{Phase, Rollout, RolloutSeen, forget_work, unlike, way};
 use mainstay_stack::deploy::{Deploy, Strategy};
 use mainstay_types::{ChildName, ExitReason, InstanceId, ServiceName};
 
@@ -48,7 +48,7 @@ impl World {
             began_at: bench.now,
             phase: Phase::Migrate,
             since: bench.now,
-            fleet: bench.observed.fleet.next(&bench.stack, 2),
+            fleet: bench.observed.fleet.next(&bench.stack, &bench.stack, 2),
             was: None,
             is_paused: false,
             is_promoted: false,
@@ -102,6 +102,7 @@ impl World {
         match step {
             Step::WriteRollout { rollout } => {
                 self.phases.push(rollout.phase.clone());
+                forget_work(&mut self.bench.observed);
                 let seen = self.seen();
                 seen.record = (**rollout).clone();
                 seen.requests = 0;
@@ -335,4 +336,71 @@ fn a_control_plane_that_has_just_begun_takes_nothing_back_for_want_of_a_look() {
     world.seen().requests = 100;
     world.run(10);
     assert!(world.is_committed, "{:?}", world.ended);
+}
+
+#[test]
+fn a_rolling_release_that_is_watched_has_all_traffic_and_an_old_instance_beside_it() {
+    let mut world = World::new(Strategy::Rolling);
+    world.until(|phase| *phase == Phase::Bake);
+    for _ in 0..20 {
+        world.turn();
+    }
+    let share = world.turn().shares.get("backend").map(|share| share.basis_points);
+    assert_eq!(share, Some(10_000));
+    assert_eq!(world.running().len(), 3, "{:?}", world.running());
+}
+
+#[test]
+fn each_phase_does_its_own_work_also_when_the_clock_was_set_back() {
+    let mut world = World::new(Strategy::BlueGreen);
+    world.seen().record.rules.smoke = vec!["/healthz".to_owned()];
+    let later = world.bench.now.after(Duration::from_secs(60));
+    let mut asked = 0;
+    for _ in 0..100 {
+        let planned = world.turn();
+        let is_work = |step: &&Step| matches!(step, Step::ReleaseWork { .. });
+        let done = planned.steps.iter().filter(is_work).count();
+        if done > 0 {
+            // As if the clock had stood ahead when it was done.
+            world.bench.observed.done.insert(StepKey::Release, later);
+        }
+        asked += done;
+        if world.is_committed {
+            break;
+        }
+    }
+    assert_eq!(asked, 2, "release commands and smoke tests, once each");
+}
+
+#[test]
+fn a_service_on_a_schedule_may_become_one_that_stands() {
+    let mut world = World::new(Strategy::BlueGreen);
+    let standing = world.bench.stack.services[&backend()].clone();
+    world.seen().stack.services.insert(report(), standing);
+    world.run(10);
+    assert!(world.is_committed, "{:?}", world.ended);
+    let children = world.bench.observed.children.value().expect("known");
+    assert!(children.contains_key(&child("report-1")));
+}
+
+#[test]
+fn the_way_is_asked_for_and_a_folder_and_an_earlier_release_have_their_own() {
+    let rules = || Deploy { strategy: Strategy::Rolling, ..Deploy::new(None) };
+    assert_eq!(way(None, rules(), false, false).0, Strategy::Rolling);
+    assert_eq!(way(None, rules(), true, false).0, Strategy::BlueGreen, "it could not be started again");
+    assert_eq!(way(Some(Strategy::Canary), rules(), true, false).0, Strategy::Canary);
+    let (strategy, back) = way(None, rules(), false, true);
+    assert_eq!((strategy, back.bake), (Strategy::BlueGreen, Duration::ZERO));
+}
+
+#[test]
+fn what_no_rollout_changes_is_named() {
+    let bench = Bench::empty();
+    let mut next = bench.stack.clone();
+    next.services.clear();
+    assert_eq!(unlike(&bench.stack, &next), None, "services are what a rollout is for");
+    next.edge.https_port += 1;
+    assert!(unlike(&bench.stack, &next).is_some_and(|what| what.contains("ports")));
+    next.database.as_mut().expect("the bench is whole").standbys += 1;
+    assert_eq!(unlike(&bench.stack, &next), Some("[database]"));
 }

@@ -249,15 +249,9 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
     let release = before.as_ref().map_or(0, |before| before.release).max(newest) + 1;
     let generation = before.as_ref().map_or(0, |before| before.generation).max(newest) + 1;
     let counts = before.map(|before| before.fleet.counts).unwrap_or_default();
-    if let Some(deployed) = deployed.filter(|before| before.folder.starts_with(releases::folder(&place.paths))) {
-        let launch = Launch {
-            since: screen::now(),
-            declared_ports,
-            rolled_from: None,
-            generation,
-            origin: place.origin.clone(),
-            ..deployed
-        };
+    if let Some(deployed) = deployed.filter(|before| before.is_deployed(&place.paths)) {
+        let launch =
+            Launch { since: screen::now(), declared_ports, generation, origin: place.origin.clone(), ..deployed };
         launch.save(&place.paths).map_err(|error| io("write launch.json", &error))?;
         // Its migrations ran when it was deployed. Those of a release that was taken back are there too, and their files
         // are not: nobody runs or misses anything by starting it again.
@@ -274,7 +268,6 @@ fn prepare(place: &Place, declared_ports: Vec<String>) -> Result<(), Failure> {
         project: preflight::project(&place.folder),
         release,
         fleet: Fleet { release, counts, ..Fleet::default() },
-        rolled_from: None,
         generation,
         since: screen::now(),
         declared_ports,

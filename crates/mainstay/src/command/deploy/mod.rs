@@ -191,6 +191,7 @@ impl Incoming {
     fn make(paths: &Paths) -> Result<Self, Failure> {
         let name = format!(".incoming-{}-{}", std::process::id(), screen::now().as_micros());
         let path = releases::folder(paths).join(&name);
+        clear(&releases::folder(paths));
         std::fs::create_dir_all(&path).map_err(|error| {
             Failure::environment("MS3140", format!("cannot make {}: {error}", path.display()))
                 .help("the state folder needs space")
@@ -242,6 +243,18 @@ impl Incoming {
         releases::save_in(&self.path, &release)
             .map_err(|error| Failure::environment("MS3140", format!("cannot write the release: {error}")))?;
         Ok(release)
+    }
+}
+
+/// Removes what a deploy that was killed left behind: its process is gone.
+fn clear(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(".incoming-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // What cannot be removed is tried again with the next.
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
     }
 }
 

@@ -218,7 +218,7 @@ pub(super) fn folder(folder: &Path, project: &Path, stack: &Stack, to: &Path) ->
 pub(super) fn archive(source: &Archive<'_>, to: &Path) -> Result<Packed, Failure> {
     make_folder(to)?;
     let mut tar = Command::new("tar");
-    tar.args(["-x", "--no-same-owner", "--no-same-permissions", "-C"]).arg(to);
+    tar.args(["-x", "--no-same-owner", "--preserve-permissions", "-C"]).arg(to);
     let (what, output) = match source {
         Archive::File(file) => {
             if !file.is_file() {

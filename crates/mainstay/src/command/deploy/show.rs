@@ -48,7 +48,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         Err(failure) => {
             let kept = releases::list(&paths);
             let live = mainstay_controller::launch::Launch::load(&paths).map_err(|_| failure)?;
-            let is_from_folder = !live.folder.starts_with(releases::folder(&paths));
+            let is_from_folder = !live.is_deployed(&paths);
             Releases { live: live.release, is_from_folder, releases: kept, rollout: None }
         }
     };
