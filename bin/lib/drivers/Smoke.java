@@ -1,12 +1,17 @@
 // pgjdbc: statements prepared by the server (from the fifth execution on), batches, COPY, a cursor, an error, TLS.
 import java.io.StringReader;
 import java.net.URI;
+import java.nio.file.*;
 import java.sql.*;
 import java.util.Properties;
 import org.postgresql.PGConnection;
 
 public class Smoke {
     public static void main(String[] arguments) throws Exception {
+        if (arguments.length > 0) {
+            through();
+            return;
+        }
         for (String mode : new String[] {"disable", "verify-full"}) smoke(mode);
     }
 
@@ -14,7 +19,33 @@ public class Smoke {
         if (!holds) throw new IllegalStateException(what);
     }
 
-    static void smoke(String tls) throws Exception {
+    // One connection is idle, one in a transaction, while the primary dies (see smoke.py).
+    static void through() throws Exception {
+        Path ready = Path.of(System.getenv("READY"));
+        try (Connection idle = connect("disable"); Connection busy = connect("disable");
+                PreparedStatement add = idle.prepareStatement("select ? + 1")) {
+            add.unwrap(org.postgresql.PGStatement.class).setPrepareThreshold(1);
+            add.setInt(1, 1);
+            for (int number = 0; number < 3; number++) add.executeQuery();
+            busy.setAutoCommit(false);
+            busy.createStatement().execute("insert into held (driver) values ('pgjdbc, lost')");
+            Files.createFile(ready.resolve("pgjdbc"));
+            while (!Files.exists(ready.resolve("over"))) Thread.sleep(50);
+            ResultSet row = add.executeQuery();
+            check(row.next() && row.getInt(1) == 2, "sum");
+            try {
+                busy.createStatement().executeQuery("select 1");
+                check(false, "the lost transaction went on");
+            } catch (SQLException error) {
+                check("40001".equals(error.getSQLState()), error.getSQLState());
+                busy.rollback();
+            }
+            busy.createStatement().execute("insert into held (driver) values ('pgjdbc')");
+            busy.commit();
+        }
+    }
+
+    static Connection connect(String tls) throws Exception {
         URI url = URI.create(System.getenv("DATABASE_URL"));
         String[] login = url.getUserInfo().split(":", 2);
         Properties properties = new Properties();
@@ -23,7 +54,11 @@ public class Smoke {
         properties.setProperty("sslmode", tls);
         properties.setProperty("sslrootcert", System.getenv("CA"));
         String at = "jdbc:postgresql://" + url.getHost() + ":" + url.getPort() + url.getPath();
-        try (Connection db = DriverManager.getConnection(at, properties)) {
+        return DriverManager.getConnection(at, properties);
+    }
+
+    static void smoke(String tls) throws Exception {
+        try (Connection db = connect(tls)) {
             try (PreparedStatement add = db.prepareStatement("select ? + 1")) {
                 for (int number = 0; number < 12; number++) {
                     add.setInt(1, number);

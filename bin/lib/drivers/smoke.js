@@ -1,4 +1,5 @@
 // node-postgres: simple and named statements, a transaction, an error, a notification, TLS.
+// `through`: one connection is idle, one in a transaction, while the primary dies (see smoke.py).
 const fs = require("node:fs");
 const assert = require("node:assert");
 const { Client } = require("pg");
@@ -26,6 +27,28 @@ async function smoke(ssl) {
   await db.end();
 }
 
-smoke(false)
-  .then(() => smoke({ ca: fs.readFileSync(process.env.CA) }))
-  .catch((error) => { console.error(error); process.exit(1); });
+async function through() {
+  const connect = async () => {
+    const db = new Client({ connectionString: process.env.DATABASE_URL });
+    await db.connect();
+    return db;
+  };
+  const idle = await connect(), busy = await connect();
+  const add = async () => (await idle.query({ name: "add", text: "select $1::int + 1 as n", values: [1] })).rows[0].n;
+  assert.equal(await add(), 2);
+  await busy.query("begin");
+  await busy.query("insert into held (driver) values ('node-postgres, lost')");
+  fs.writeFileSync(`${process.env.READY}/node-postgres`, "");
+  while (!fs.existsSync(`${process.env.READY}/over`)) await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.equal(await add(), 2);
+  await assert.rejects(busy.query("select 1"), (error) => error.code === "40001");
+  await busy.query("rollback");
+  await busy.query("insert into held (driver) values ('node-postgres')");
+  await idle.end();
+  await busy.end();
+}
+
+const run = process.argv[2] === "through"
+  ? through()
+  : smoke(false).then(() => smoke({ ca: fs.readFileSync(process.env.CA) }));
+run.catch((error) => { console.error(error); process.exit(1); });

@@ -1,7 +1,13 @@
-"""The same small script in psycopg and asyncpg: `smoke.py DRIVER`; DATABASE_URL says where."""
+"""The same small script in psycopg and asyncpg: `smoke.py DRIVER [through]`; DATABASE_URL says where.
+
+`through`: one connection is idle, one in a transaction, while the primary dies: READY is the folder where it is told
+that they are, and where it is waited for the end of that.
+"""
 import asyncio
 import os
+import pathlib
 import sys
+import time
 
 URL = os.environ["DATABASE_URL"]
 CA = os.environ["CA"]
@@ -74,7 +80,56 @@ async def asyncpg():
         await db.close()
 
 
-if sys.argv[1] == "psycopg":
-    psycopg()
-else:
-    asyncio.run(asyncpg())
+def wait_for_the_failover(name):
+    ready = pathlib.Path(os.environ["READY"])
+    (ready / name).touch()
+    while not (ready / "over").exists():
+        time.sleep(0.05)
+
+
+def psycopg_through():
+    import psycopg
+
+    with psycopg.connect(URL, autocommit=True) as idle, psycopg.connect(URL) as busy:
+        add = lambda: idle.execute("select %s::int + 1", [1], prepare=True).fetchone()[0]
+        assert add() == 2
+        busy.execute("insert into held (driver) values ('psycopg, lost')")
+        wait_for_the_failover("psycopg")
+        assert add() == 2
+        try:
+            busy.execute("select 1")
+            raise AssertionError("the lost transaction went on")
+        except psycopg.errors.SerializationFailure:
+            busy.rollback()
+        busy.execute("insert into held (driver) values ('psycopg')")
+        busy.commit()
+
+
+async def asyncpg_through():
+    import asyncpg
+
+    idle, busy = await asyncpg.connect(URL), await asyncpg.connect(URL)
+    add = await idle.prepare("select $1::int + 1")
+    assert await add.fetchval(1) == 2
+    transaction = busy.transaction()
+    await transaction.start()
+    await busy.execute("insert into held (driver) values ('asyncpg, lost')")
+    wait_for_the_failover("asyncpg")
+    assert await add.fetchval(1) == 2
+    try:
+        await busy.fetchval("select 1")
+        raise AssertionError("the lost transaction went on")
+    except asyncpg.SerializationError:
+        await transaction.rollback()
+    await busy.execute("insert into held (driver) values ('asyncpg')")
+    await idle.close()
+    await busy.close()
+
+
+ALL = {
+    ("psycopg",): psycopg,
+    ("psycopg", "through"): psycopg_through,
+    ("asyncpg",): lambda: asyncio.run(asyncpg()),
+    ("asyncpg", "through"): lambda: asyncio.run(asyncpg_through()),
+}
+ALL[tuple(sys.argv[1:])]()

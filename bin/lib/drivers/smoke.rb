@@ -1,5 +1,28 @@
 # ruby-pg, what ActiveRecord speaks through: its settings at the start, prepared statements, a transaction, COPY, TLS.
+# `through`: one connection is idle, one in a transaction, while the primary dies (see smoke.py).
+require "fileutils"
 require "pg"
+
+if ARGV[0] == "through"
+  idle = PG.connect(ENV.fetch("DATABASE_URL"))
+  busy = PG.connect(ENV.fetch("DATABASE_URL"))
+  idle.prepare("add", "select $1::int + 1")
+  sum = -> { idle.exec_prepared("add", [1]).getvalue(0, 0) == "2" or raise "sum" }
+  sum.call
+  busy.exec("begin")
+  busy.exec("insert into held (driver) values ('ruby pg, lost')")
+  FileUtils.touch("#{ENV.fetch('READY')}/ruby")
+  sleep 0.05 until File.exist?("#{ENV.fetch('READY')}/over")
+  sum.call
+  begin
+    busy.exec("select 1")
+    raise "the lost transaction went on"
+  rescue PG::TRSerializationFailure
+    busy.exec("rollback")
+  end
+  busy.exec("insert into held (driver) values ('ruby pg')")
+  exit
+end
 
 [{ sslmode: "disable" }, { sslmode: "verify-full", sslrootcert: ENV.fetch("CA") }].each do |tls|
   db = PG.connect("#{ENV.fetch('DATABASE_URL')}?#{tls.map { |key, value| "#{key}=#{value}" }.join('&')}")

@@ -1,4 +1,5 @@
 //! The same small script in sqlx and tokio-postgres: `driver-smoke DRIVER`; DATABASE_URL says where, CA whom to trust.
+//! `driver-smoke DRIVER through`: one connection is idle, one in a transaction, while the primary dies (see smoke.py).
 //! And sqlx's own view of a folder of migrations: `driver-smoke migrations FOLDER [run|undo]`.
 
 type Smoke = Result<(), Box<dyn std::error::Error>>;
@@ -6,7 +7,10 @@ type Smoke = Result<(), Box<dyn std::error::Error>>;
 #[tokio::main]
 async fn main() -> Smoke {
     let url = std::env::var("DATABASE_URL")?;
+    let is_through = std::env::args().nth(2).as_deref() == Some("through");
     match std::env::args().nth(1).as_deref() {
+        Some("sqlx") if is_through => sqlx_through(&url).await,
+        Some("tokio-postgres") if is_through => tokio_through(&url).await,
         Some("sqlx") => sqlx_smoke(&url).await,
         Some("tokio-postgres") => tokio_smoke(&url).await,
         Some("migrations") => {
@@ -149,5 +153,49 @@ async fn tokio_smoke(url: &str) -> Smoke {
     stopped?;
     assert_eq!(slept.unwrap_err().code().map(|code| code.code()), Some("57014"));
     client.batch_execute("drop table tokio_t").await?;
+    Ok(())
+}
+
+async fn wait_for_the_failover(name: &str) -> Smoke {
+    let ready = std::path::PathBuf::from(std::env::var("READY")?);
+    std::fs::write(ready.join(name), "")?;
+    while !ready.join("over").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn sqlx_through(url: &str) -> Smoke {
+    use sqlx::{Connection as _, Executor as _, PgConnection};
+
+    let (mut idle, mut busy) = (PgConnection::connect(url).await?, PgConnection::connect(url).await?);
+    let add = "select $1::int + 1";
+    assert_eq!(sqlx::query_scalar::<_, i32>(add).bind(1).fetch_one(&mut idle).await?, 2);
+    let mut transaction = busy.begin().await?;
+    transaction.execute("insert into held (driver) values ('sqlx, lost')").await?;
+    wait_for_the_failover("sqlx").await?;
+    assert_eq!(sqlx::query_scalar::<_, i32>(add).bind(1).fetch_one(&mut idle).await?, 2);
+    let told = transaction.execute("select 1").await.unwrap_err();
+    assert_eq!(told.as_database_error().and_then(|error| error.code()).as_deref(), Some("40001"));
+    transaction.rollback().await?;
+    busy.execute("insert into held (driver) values ('sqlx')").await?;
+    Ok(())
+}
+
+async fn tokio_through(url: &str) -> Smoke {
+    let (idle, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let (mut busy, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let add = idle.prepare("select $1::int + 1").await?;
+    assert_eq!(idle.query_one(&add, &[&1]).await?.get::<_, i32>(0), 2);
+    let transaction = busy.transaction().await?;
+    transaction.batch_execute("insert into held (driver) values ('tokio-postgres, lost')").await?;
+    wait_for_the_failover("tokio-postgres").await?;
+    assert_eq!(idle.query_one(&add, &[&1]).await?.get::<_, i32>(0), 2);
+    let told = transaction.query("select 1", &[]).await.unwrap_err();
+    assert_eq!(told.code().map(|code| code.code()), Some("40001"));
+    transaction.rollback().await?;
+    busy.batch_execute("insert into held (driver) values ('tokio-postgres')").await?;
     Ok(())
 }
