@@ -29,6 +29,7 @@ mkfs.ext4 -q -m 0 "$work/disk"
 mount -o loop "$work/disk" "$STATE" || fail "the small disk cannot be mounted"
 chmod 711 "$STATE"
 small_stack full </dev/null
+printf '[service.client]\nrun = "sleep infinity"\nport = false\n' >>"$work/full/mainstay.toml"
 
 ballast() { stat -c %s "$STATE/full/development/pg/ballast" 2>/dev/null || echo 0; }
 
@@ -59,6 +60,49 @@ wait "$drill" 2>/dev/null || true
 for _ in $(seq 50); do [ -e "$STATE/full/development/pg/drill-filler" ] || break; sleep 0.2; done
 [ ! -e "$STATE/full/development/pg/drill-filler" ] || fail "nobody removed its filler"
 ok "the stack removed it"
+say "a disk without a byte left, also where the ballast was"
+URL=$(ms env client --show-secrets | sed -n 's/^\(export \)\?DATABASE_URL=//p' | tr -d "\"'")
+psql -XAtqc "CREATE TABLE written (id bigint PRIMARY KEY, text text)" "$URL"
+# Writes until told to stop, whatever becomes of a write; an id is noted once its COMMIT was confirmed.
+cat >"$SCRATCH/writer" <<'BASH'
+id=0
+while [ ! -e "$1/enough" ]; do
+  id=$((id + 1))
+  if PGCONNECT_TIMEOUT=5 timeout 20 psql -XAtqc "INSERT INTO written SELECT $id, string_agg(md5(random()::text), '') FROM generate_series(1, 30000)" "$2" >/dev/null 2>>"$1/refusals"; then
+    echo "$id" >>"$1/acknowledged"
+  else
+    echo "not acknowledged: $id" >>"$1/refusals"
+    sleep 0.2
+  fi
+done
+BASH
+: >"$SCRATCH/acknowledged" >"$SCRATCH/refusals"
+bash "$SCRATCH/writer" "$SCRATCH" "$URL" &
+writer=$!
+stop_clients() { kill "$writer" 2>/dev/null || true; }
+# Until a write has failed, and some time more.
+full_for=$((SECONDS + 60)) nth=0
+while [ "$SECONDS" -lt "$full_for" ]; do
+  nth=$((nth + 1))
+  if [ -s "$SCRATCH/refusals" ] && [ $((full_for - SECONDS)) -gt 10 ]; then full_for=$((SECONDS + 10)); fi
+  cat /dev/zero >"$STATE/stuffing-$nth" 2>/dev/null || true
+  sleep 0.1
+done
+[ -s "$SCRATCH/refusals" ] || fail "no write was refused: the disk was not full"
+ok "$(grep -c "^not ack" "$SCRATCH/refusals") writes failed, $(wc -l <"$SCRATCH/acknowledged") were acknowledged by then"
+before=$(wc -l <"$SCRATCH/acknowledged")
+rm -f "$STATE"/stuffing-*
+writes_again() { [ "$(wc -l <"$SCRATCH/acknowledged")" -gt $((before + 2)) ]; }
+PATIENCE=90
+until_so "with room again, writes go on by themselves" writes_again
+touch "$SCRATCH/enough"
+wait "$writer"
+is_synchronous() { ms status --json | value "it['database']['is_synchronous'] or None" | grep -c True >/dev/null; }
+until_so "primary and standby are both there" is_synchronous
+until_so "the ballast is back" [ "$(ballast)" -gt 0 ]
+psql -XAtqc "SELECT id FROM written" "$URL" | sort >"$SCRATCH/there"
+lost=$(sort "$SCRATCH/acknowledged" | comm -23 - "$SCRATCH/there" | wc -l)
+same "every acknowledged row is there" "$lost" 0
 say "down"
 ms down >/dev/null
 nothing_runs
