@@ -170,7 +170,7 @@ impl Control {
             ToRouter::Metrics => {
                 let epoch = self.shared.view.borrow().targets.as_ref().map(|targets| targets.epoch);
                 let doors = [("write", &self.shared.write), ("read", &self.shared.read)];
-                Ok(FromRouter::Metrics { text: metrics::page(doors, epoch) })
+                Ok(FromRouter::Metrics { text: metrics::page(doors, &self.shared.pools.states(&self.shared), epoch) })
             }
         };
         taken.unwrap_or_else(|reason| {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::protocol::Counts;
+use crate::protocol::{Counts, PoolMode, PoolState};
 
 /// Four steps an octave up to 2^31 µs: a quantile is at most 25 % too high.
 const BUCKETS: usize = 128;
@@ -165,7 +165,7 @@ fn quantile_us(buckets: &[u64], percent: u64) -> Option<u64> {
 }
 
 /// The metrics page.
-pub(crate) fn page(doors: [(&str, &DoorCounters); 2], epoch: Option<u64>) -> String {
+pub(crate) fn page(doors: [(&str, &DoorCounters); 2], pools: &[PoolState], epoch: Option<u64>) -> String {
     let mut out = String::new();
     let gauge = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     type Field = fn(&DoorCounters) -> &AtomicU64;
@@ -205,6 +205,7 @@ pub(crate) fn page(doors: [(&str, &DoorCounters); 2], epoch: Option<u64>) -> Str
             field(door).page(&mut out, name, label);
         }
     }
+    put_pools(&mut out, pools);
     let (name, bytes) = ("mainstay_router_statement_bytes", crate::statements::bytes());
     writeln!(out, "# HELP {name} Prepared statements kept for clients.\n# TYPE {name} gauge\n{name} {bytes}").ok();
     if let Some(epoch) = epoch {
@@ -212,6 +213,34 @@ pub(crate) fn page(doors: [(&str, &DoorCounters); 2], epoch: Option<u64>) -> Str
         writeln!(out, "# HELP {name} Epoch of the targets in force.\n# TYPE {name} gauge\n{name} {epoch}").ok();
     }
     out
+}
+
+/// How full each pool is. Databases and roles are the policy's, so there are few.
+fn put_pools(out: &mut String, pools: &[PoolState]) {
+    type Field = fn(&PoolState) -> u64;
+    let fields: [(&str, &str, &str, Field); 4] = [
+        ("mainstay_router_pool_size", "gauge", "Most server connections of a pool.", |pool| pool.size),
+        ("mainstay_router_pool_active", "gauge", "Clients that have a server now.", |pool| pool.clients_active),
+        ("mainstay_router_pool_waiting", "gauge", "Clients that wait for a server now.", |pool| pool.clients_waiting),
+        ("mainstay_router_pool_refused_total", "counter", "Clients that waited too long.", |pool| pool.refused),
+    ];
+    for (name, kind, help, field) in fields {
+        writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}").ok();
+        for pool in pools {
+            let (database, role) = (label(&pool.database), label(&pool.role));
+            let mode = match pool.mode {
+                PoolMode::Session => "session",
+                PoolMode::Transaction => "transaction",
+            };
+            let labels = format!("door=\"{}\",database=\"{database}\",role=\"{role}\",mode=\"{mode}\"", pool.door);
+            writeln!(out, "{name}{{{labels}}} {}", field(pool)).ok();
+        }
+    }
+}
+
+/// A value as Prometheus' text form has it.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -242,9 +271,42 @@ mod tests {
         door.error("42P01", false);
         let counts = window.turn(&door);
         assert_eq!((counts.statements, counts.errors, counts.p95_us), (101, 1, Some(112)));
-        let page = page([("write", &door), ("read", &DoorCounters::default())], Some(3));
+        let doors = [("write", &door), ("read", &DoorCounters::default())];
+        let page = page(doors, &[], Some(3));
         assert!(page.contains("mainstay_router_errors_total{door=\"write\",sqlstate=\"42P01\"} 1\n"), "{page}");
         assert!(page.contains("mainstay_router_cycle_seconds_count{door=\"write\"} 102\n"), "{page}");
         assert!(page.contains("mainstay_router_cycle_seconds_bucket{door=\"write\",le=\"0.000128\"} 101\n"), "{page}");
+    }
+    #[test]
+    fn a_page_tells_how_full_a_pool_is() {
+        let pool = PoolState {
+            door: "write".to_owned(),
+            database: "shop".to_owned(),
+            role: "a\"b".to_owned(),
+            mode: PoolMode::Transaction,
+            size: 10,
+            clients_active: 9,
+            clients_idle: 1,
+            clients_waiting: 2,
+            clients_tied: 0,
+            tied_by: std::collections::BTreeMap::new(),
+            servers_idle: 0,
+            acquired: 7,
+            waited: 3,
+            wait_p95_us: None,
+            refused: 1,
+            held: 0,
+            behind: 0,
+            behind_p95_us: None,
+            to_primary: 0,
+        };
+        let door = DoorCounters::default();
+        let page = page([("write", &door), ("read", &door)], &[pool], None);
+        for (name, value) in [("size", 10), ("active", 9), ("waiting", 2), ("refused_total", 1)] {
+            let line = format!(
+                "mainstay_router_pool_{name}{{door=\"write\",database=\"shop\",role=\"a\\\"b\",mode=\"transaction\"}} {value}\n"
+            );
+            assert!(page.contains(&line), "{line} {page}");
+        }
     }
 }
