@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import ssl
 import sys
 import time
@@ -37,7 +38,10 @@ class Https:
 
     async def open(self):
         place = self.place
-        pair = await asyncio.open_connection("127.0.0.1", place["port"], ssl=self.tls, server_hostname=place["host"])
+        # From an address of its own, as clients come: the edge limits each.
+        address = f"127.1.{random.randrange(256)}.{random.randrange(1, 255)}"
+        pair = await asyncio.open_connection(
+            "127.0.0.1", place["port"], ssl=self.tls, server_hostname=place["host"], local_addr=(address, 0))
         await request(*pair, place["host"])
         return pair
 

@@ -3,12 +3,13 @@
 # no 5xx, statuses and shapes as documented, bad data refused, good data taken, no route without its credentials.
 #   bin/lib/schemathesis.sh NAME URL [arguments of `schemathesis run`]
 #   TOKEN=…     sent as a bearer token     CA=FILE     the stack's CA, for https
+#   ADDRESSES=many                         each connection from an address of its own: for what limits each address
 #   SECONDS_MAX=50, SEED=1                 how long, and which random data
 # Not to be skipped: where PyPI cannot be reached this fails. Exit 0 when nothing was found, 1 otherwise.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-[ $# -ge 2 ] || { sed -n '4,7s/^# *//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '4,8s/^# *//p' "$0" >&2; exit 2; }
 name=$1 url=$2
 shift 2
 

@@ -69,12 +69,22 @@ use_the_rest() {
   same "of 110 requests of one user at one operation within a minute, over both instances" "$let_through" 100
   grep -qi '^retry-after: [1-9]' "$SCRATCH/head" || fail "the refusal does not say how long to wait"
 
+  limited_by_address
+
   management=$(port management:backend-1)
   same "strangers see no components of health" "$(TOKEN="" call GET /actuator/health) $(grep -c components "$SCRATCH/body" || true)" "200 0"
   same "the rest of the actuator is not public" "$(call GET /actuator/env)" 200
   if grep -q propertySources "$SCRATCH/body"; then fail "the edge shows the actuator to everybody"; fi
   curl --silent --noproxy '*' "http://127.0.0.1:$management/actuator/flyway" >"$SCRATCH/body"
   same "the actuator lists the migrations that ran" "$(grep -o '"state":"SUCCESS"' "$SCRATCH/body" | wc -l)" "$(ls apps/users/migrations | wc -l)"
+}
+
+# An address that asks without pause: at first as many as a minute has and what comes meanwhile, then the rate and no more.
+limited_by_address() {
+  local code=0
+  /usr/bin/python3 bin/lib/limit.py "$HTTPS" "$STATE/users/development/ca/ca.pem" users.localhost /api/users >"$SCRATCH/limit" || code=$?
+  sed 's/^/        /' "$SCRATCH/limit"
+  same "an address gets 1,000 requests a minute, to 1 % exactly; what drills ask is exempt" "$code" 0
 }
 
 # Holds the application to its description. Who asks is an administrator of a high number, whom no guessed number
@@ -86,7 +96,7 @@ hold_to_document() {
   call POST /api/users '{"username":"describer","email":"describer@example.com","role":"admin","password":"a reader of the check"}' >/dev/null
   same "signing in as the one who asks" \
     "$(TOKEN="" call POST /api/auth/login '{"username":"describer","password":"a reader of the check"}')" 200
-  TOKEN=$(field accessToken) CA="$STATE/users/development/ca/ca.pem" bin/lib/schemathesis.sh users \
+  ADDRESSES=many TOKEN=$(field accessToken) CA="$STATE/users/development/ca/ca.pem" bin/lib/schemathesis.sh users \
     "https://users.localhost:$HTTPS/openapi.json" --exclude-operation-id signOut --exclude-operation-id changePassword ||
     fail "the application and its description differ"
   TOKEN=$admin
