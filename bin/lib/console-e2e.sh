@@ -5,18 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
+. bin/lib/browser.sh
 
-# `bin/test` installs both; who runs this by hand may lack them.
-if ! command -v npm >/dev/null 2>&1 || ! command -v "${CHROMIUM:-chromium}" >/dev/null 2>&1; then
-  echo "skipped: the console in a browser needs npm and chromium"
-  exit 0
-fi
-if ! node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)'; then
-  echo "skipped: the console in a browser needs Node 20, this is $(node --version)"
-  exit 0
-fi
-[ -z "${SHOTS:-}" ] || mkdir -p "$SHOTS"
-(cd web/e2e && npm ci --silent --no-audit --no-fund)
+has_browser "the console"
 
 say "every state of the console, from fixtures"
 timeout 240 node web/e2e/scenes.mjs ${SHOTS:+"$SHOTS"}

@@ -67,6 +67,34 @@ export async function fitsSideways(page, what) {
   assert.ok(scroll <= client, `${what} scrolls sideways: ${scroll} > ${client}`);
 }
 
+/** One thing that must be so on a wide screen in light colours and on a phone in dark ones. */
+export async function looksRight(page, what, shot) {
+  for (const [width, height, colorScheme] of [[1280, 900, "light"], [360, 740, "dark"]]) {
+    await page.setViewportSize({ width, height });
+    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
+    await fitsSideways(page, `${what} at ${width} px`);
+    await accessible(page, `${what} at ${width} px, ${colorScheme}`);
+    await shot?.(`${what.replaceAll(/[^a-z]+/gi, "-")}-${width}-${colorScheme}`);
+  }
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await page.emulateMedia({ colorScheme: "light" });
+}
+
+/** First and largest contentful paint of a page that is opened with an empty cache. Milliseconds. */
+export async function paints(browser, url) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ignoreHTTPSErrors: true });
+  const page = await context.newPage();
+  await page.goto(url, { waitUntil: "networkidle" });
+  const found = await page.evaluate(async () => {
+    const largest = await new Promise((resolve) => {
+      new PerformanceObserver((list) => resolve(list.getEntries().at(-1).startTime)).observe({ type: "largest-contentful-paint", buffered: true });
+    });
+    return { first: performance.getEntriesByName("first-contentful-paint")[0].startTime, largest };
+  });
+  await context.close();
+  return found;
+}
+
 /** Errors of a page's own making; failed loads are some tests' subject. */
 export function watchErrors(page) {
   const errors = [];

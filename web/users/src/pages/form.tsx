@@ -16,6 +16,12 @@ interface Values {
 }
 
 const EMPTY: Values = { username: "", email: "", firstName: "", lastName: "", role: "viewer", password: "" };
+/** What the form holds of a user: the server takes back what may change and nothing else. */
+function valuesOf(user: User): Values {
+  const { username, email, firstName, lastName, role } = user;
+  return { username, email, firstName, lastName, role, password: "" };
+}
+
 const ROLES: [Role, string][] = [
   ["viewer", "Viewer: reads"],
   ["editor", "Editor: also changes viewers"],
@@ -76,7 +82,7 @@ function Loadedit(props: { user: User; etag: string; me: User; again: () => void
       </p>
       <div class="columns">
         {mayEdit(me, user) ? (
-          <Form values={{ ...user, password: "" }} isAdmin={isAdmin} passwordHint="Leave it empty to keep the present one. A new one signs them out everywhere." verb="Save" save={save} reload={again} />
+          <Form values={valuesOf(user)} isAdmin={isAdmin} passwordHint="Leave it empty to keep the present one. A new one signs them out everywhere." verb="Save" save={save} reload={again} />
         ) : (
           <Facts user={user} />
         )}
@@ -128,6 +134,7 @@ function Form(props: { values: Values; isAdmin: boolean; passwordHint: string; v
   const [isBusy, setBusy] = useState(false);
   const form = useRef<HTMLFormElement>(null);
   const error = (name: string) => errors.find((one) => one.pointer === `/${name}`)?.detail;
+  const elsewhere = errors.filter((one) => !(one.pointer.slice(1) in props.values));
   const set = (name: keyof Values) => (value: string) => setValues({ ...values, [name]: value });
   const submit = (event: Event) => {
     event.preventDefault();
@@ -149,6 +156,11 @@ function Form(props: { values: Values; isAdmin: boolean; passwordHint: string; v
       {failure && (
         <Alert>
           <p>{failure.text}</p>
+          {elsewhere.map((one) => (
+            <p key={one.pointer}>
+              {one.pointer}: {one.detail}
+            </p>
+          ))}
           {failure.isStale && props.reload && (
             <button type="button" onClick={props.reload}>
               Load the newest version
