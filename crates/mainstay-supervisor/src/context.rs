@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use mainstay_types::{ChildName, ChildRole, Nonce, Pid, Secret};
 
-use crate::keep::children::{Refused, c_string, explain, is_elf, resolve};
+use crate::keep::children::{Refused, c_string, explain, resolve};
 use crate::protocol::{Limits, SpawnSpec, User};
+use crate::sandbox::is_elf;
 use crate::sys::{Replacement, replace};
 
 /// What is to be run, and as whom.
@@ -57,9 +58,9 @@ fn prepare_and_replace(command: Command) -> Result<std::convert::Infallible, Ref
         restart: false,
         project: Some(command.project),
     };
-    let program = resolve(&spec)?;
     let view = spec.user.as_ref().map(|user| crate::sandbox::view(&spec.dir, spec.project.as_deref(), user));
     let view = view.transpose().map_err(Refused::environment)?.flatten();
+    let program = resolve(&spec, spec.user.as_ref(), view.as_ref())?;
     let c_program = c_string(program.as_os_str().as_bytes(), "program")?;
     let hidden = spec.user.as_ref().filter(|user| crate::sandbox::needs_open_file(&program, user, view.as_ref()));
     let program_file = hidden.and_then(|_| crate::sys::open_program(&c_program).ok()).filter(is_elf);

@@ -20,6 +20,7 @@ pub mod sockets;
 mod sys;
 pub mod wire;
 
+pub use sandbox::closed_to_services;
 pub use sys::{clock_is_synchronised, end_with_parent};
 
 use mainstay_types::Timestamp;

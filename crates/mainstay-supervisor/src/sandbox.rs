@@ -1,8 +1,9 @@
 //! Whether a child's user can come to its folder, and the private view that lets it when a parent is closed.
 
 use std::ffi::CString;
-use std::fs::Metadata;
-use std::io;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -91,6 +92,42 @@ pub(crate) fn needs_open_file(program: &Path, user: &User, view: Option<&View>) 
     is_hidden || (view.is_none() && closed_parent(program, user).is_ok_and(|closed| closed.is_some()))
 }
 
+/// Whether `user` can run `program`. A native one is given to it as an open file if need be; a script is read by its
+/// interpreter, who is not helped by that.
+pub(crate) fn can_run(program: &Path, user: &User, view: Option<&View>) -> bool {
+    !needs_open_file(program, user, view) || is_native(program)
+}
+
+/// Whether a file is a native program (which can be executed by descriptor; a script cannot).
+pub(crate) fn is_elf(file: &OwnedFd) -> bool {
+    let mut magic = [0; 4];
+    file.try_clone().map(File::from).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
+}
+
+fn is_native(program: &Path) -> bool {
+    File::open(program).is_ok_and(|file| is_elf(&file.into()))
+}
+
+/// Why a program is closed to `user`: where it really lies, and the folder above it that the user cannot pass.
+pub(crate) fn closed_program(program: &Path, user: &User) -> Option<(PathBuf, PathBuf)> {
+    let real = program.canonicalize().ok()?;
+    let closed = closed_parent(&real, user).ok()??;
+    Some((real, closed))
+}
+
+/// The folder that keeps services from running a program, when they run as users of their own: it lies outside of
+/// `project`, and they cannot be given it as an open file.
+pub fn closed_to_services(program: &Path, project: &Path) -> Option<PathBuf> {
+    // Nobody's: what its owner and its group may is of no use to a service.
+    let stranger = User { uid: u32::MAX - 1, gid: u32::MAX - 1 };
+    let (real, closed) = closed_program(program, &stranger)?;
+    let is_of_project = |path: &Path| project.canonicalize().is_ok_and(|project| path.starts_with(project));
+    let is_given = !is_of_project(program) && is_native(program);
+    // With an access list it may be open to services after all.
+    let has_list = rustix::fs::getxattr(&closed, "system.posix_acl_access", &mut [0_u8; 0]).is_ok_and(|size| size > 0);
+    (!is_of_project(&real) && !is_given && !has_list).then_some(closed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +164,27 @@ mod tests {
         std::fs::set_permissions(&project, PermissionsExt::from_mode(0o700)).expect("mode");
         let text = view(&project, None, &STRANGER).expect_err("closed");
         assert!(text.contains("move the project"), "{text}");
+    }
+
+    fn program(folder: &Path, name: &str, text: &[u8]) -> PathBuf {
+        std::fs::create_dir_all(folder).expect("folder");
+        std::fs::write(folder.join(name), text).expect("writes");
+        std::fs::set_permissions(folder.join(name), PermissionsExt::from_mode(0o755)).expect("mode");
+        folder.join(name)
+    }
+
+    #[test]
+    fn what_services_cannot_run_is_told_with_the_folder_that_is_closed() {
+        let (home, project) = closed_home();
+        let closed = home.path().canonicalize().expect("path");
+        let script = program(&home.path().join("bin"), "script", b"#!/bin/sh\n");
+        let native = program(&home.path().join("bin"), "native", b"\x7fELF");
+        assert_eq!(closed_to_services(&script, &project), Some(closed.clone()));
+        assert_eq!(closed_to_services(&native, &project), None, "it is given as an open file");
+        assert_eq!(closed_to_services(&program(&project, "run", b"#!/bin/sh\n"), &project), None);
+        // As an environment for Python, made by one in a closed home, has it.
+        std::os::unix::fs::symlink(&native, project.join("python")).expect("link");
+        assert_eq!(closed_to_services(&project.join("python"), &project), Some(closed));
+        assert_eq!(closed_to_services(Path::new("/bin/sh"), &project), None);
     }
 }

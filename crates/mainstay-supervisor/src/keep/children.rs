@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -12,9 +12,10 @@ use mainstay_types::{ChildName, ChildRole, ExitReason, Nonce, Pid};
 use rustix::process::{PidfdFlags, Signal, WaitOptions};
 
 use super::{Keep, emit};
-use crate::protocol::{Ended, Notice, Refusal, SpawnSpec};
+use crate::protocol::{Ended, Notice, Refusal, SpawnSpec, User};
 use crate::record::Record;
-use crate::sys::{Stage, Start, StartError};
+use crate::sandbox::is_elf;
+use crate::sys::{Stage, Start, StartError, View};
 
 /// Listeners that one child may inherit.
 const MAX_LISTENERS: usize = 16;
@@ -88,8 +89,9 @@ pub(crate) fn c_string(text: &[u8], what: &str) -> Result<CString, Refused> {
     CString::new(text).map_err(|_| refuse(Refusal::Invalid, format!("{what} holds a zero byte")))
 }
 
-/// The file to execute: a path as it is (relative to `dir`), a bare name from `PATH`.
-pub(crate) fn resolve(spec: &SpawnSpec) -> Result<PathBuf, Refused> {
+/// The file to execute: a path as it is (relative to `dir`), a bare name from `PATH`, as its user would find it there:
+/// what that user cannot run is passed over, as long as there is another one.
+pub(crate) fn resolve(spec: &SpawnSpec, user: Option<&User>, view: Option<&View>) -> Result<PathBuf, Refused> {
     let program = spec.argv.first().filter(|program| !program.is_empty());
     let program = program.ok_or_else(|| refuse(Refusal::Invalid, format!("{} has no program", spec.name)))?;
     if program.contains('/') {
@@ -97,9 +99,13 @@ pub(crate) fn resolve(spec: &SpawnSpec) -> Result<PathBuf, Refused> {
     }
     let path = spec.env.get("PATH").map_or(DEFAULT_PATH, |path| path.expose());
     let is_program = |file: &PathBuf| file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    path.split(':')
-        .map(|folder| spec.dir.join(folder).join(program))
-        .find(is_program)
+    let all: Vec<PathBuf> =
+        path.split(':').map(|folder| spec.dir.join(folder).join(program)).filter(is_program).collect();
+    let can_run = |file: &&PathBuf| user.is_none_or(|user| crate::sandbox::can_run(file, user, view));
+    all.iter()
+        .find(can_run)
+        .or(all.first())
+        .cloned()
         .ok_or_else(|| environment(format!("program {program:?} is not in PATH ({path}): install it or correct PATH")))
 }
 
@@ -131,12 +137,6 @@ fn env_of(spec: &SpawnSpec) -> Result<Vec<CString>, Refused> {
         .collect()
 }
 
-/// Whether a file is a native program (which can be executed by descriptor; a script cannot).
-pub(crate) fn is_elf(file: &OwnedFd) -> bool {
-    let mut magic = [0; 4];
-    file.try_clone().map(File::from).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
-}
-
 pub(crate) fn explain(spec: &SpawnSpec, program: &Path, failed: &StartError) -> Refused {
     let error = &failed.error;
     let (file, program, dir) = (program, program.display(), spec.dir.display());
@@ -147,7 +147,7 @@ pub(crate) fn explain(spec: &SpawnSpec, program: &Path, failed: &StartError) -> 
         Stage::Exec if is_there => {
             format!("cannot execute {program}{user}: the interpreter that its first line names is not there")
         }
-        Stage::Exec => format!("cannot execute {program} in {dir}{user}: {error}"),
+        Stage::Exec => format!("cannot execute {program} in {dir}{user}: {error}{}", closed(spec, file, error)),
         Stage::Folder => format!("cannot enter {dir}{user} to run {program}: {error}"),
         Stage::User => format!("cannot become user {:?} to run {program}: {error}", spec.user),
         Stage::View => format!(
@@ -155,6 +155,16 @@ pub(crate) fn explain(spec: &SpawnSpec, program: &Path, failed: &StartError) -> 
         ),
         Stage::Fork | Stage::Session | Stage::Descriptors => format!("cannot start {program} in {dir}: {error}"),
     })
+}
+
+/// The folder that is closed to the user of a child, when that is why it may not run its program.
+fn closed(spec: &SpawnSpec, program: &Path, error: &io::Error) -> String {
+    let user = spec.user.as_ref().filter(|_| error.kind() == io::ErrorKind::PermissionDenied);
+    let Some((real, folder)) = user.and_then(|user| crate::sandbox::closed_program(program, user)) else {
+        return String::new();
+    };
+    let real = if real == program { "it".to_owned() } else { real.display().to_string() };
+    format!("; {real} lies below {}, which is closed to that user", folder.display())
 }
 
 impl Keep {
@@ -246,13 +256,10 @@ impl Keep {
     }
 
     fn start(&self, spec: &SpawnSpec, intent: &Record) -> Result<Pid, Refused> {
-        let program = resolve(spec)?;
-        let view = match &spec.user {
-            Some(user) if self.is_root() => {
-                crate::sandbox::view(&spec.dir, spec.project.as_deref(), user).map_err(environment)?
-            }
-            _ => None,
-        };
+        let user = spec.user.as_ref().filter(|_| self.is_root());
+        let view = user.map(|user| crate::sandbox::view(&spec.dir, spec.project.as_deref(), user));
+        let view = view.transpose().map_err(environment)?.flatten();
+        let program = resolve(spec, user, view.as_ref())?;
         let c_program = c_string(program.as_os_str().as_bytes(), "program")?;
         let hidden = spec.user.as_ref().filter(|user| crate::sandbox::needs_open_file(&program, user, view.as_ref()));
         let program_file = hidden.and_then(|_| crate::sys::open_program(&c_program).ok()).filter(is_elf);

@@ -162,6 +162,39 @@ async fn a_child_drops_to_its_user_even_when_its_project_lies_in_a_closed_home()
     assert!(kind == Refusal::Environment && text.contains("move the project"), "{text}");
 }
 
+/// As pyenv and its like put it: a script in root's home, before the machine's own program.
+#[tokio::test]
+async fn a_script_in_a_closed_folder_of_path_gives_way_to_one_that_the_user_can_run() {
+    if !is_root() {
+        eprintln!("SKIPPED: not root, no user to drop to");
+        return;
+    }
+    let world = World::new(&[]);
+    let script = |folder: &str, mode: u32, text: &str| {
+        let folder = world.path().join(folder);
+        std::fs::create_dir_all(&folder).expect("folder");
+        std::fs::write(folder.join("tool"), format!("#!/bin/sh\necho {text}\n")).expect("writes");
+        std::fs::set_permissions(folder.join("tool"), PermissionsExt::from_mode(0o755)).expect("mode");
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(mode)).expect("mode");
+        folder.display().to_string()
+    };
+    std::fs::set_permissions(world.path(), PermissionsExt::from_mode(0o755)).expect("mode");
+    let (closed, open) = (script("closed", 0o700, "closed"), script("open", 0o755, "open"));
+    let (keep, _notices) = world.connect().await;
+    let spec = |path: String| {
+        let mut spec = world.shell("tool", "");
+        spec.argv = vec!["tool".to_owned()];
+        spec.env.insert("PATH".to_owned(), mainstay_types::Secret::new(path));
+        spec.user = Some(User { uid: 61_300, gid: 61_301 });
+        spec
+    };
+    keep.run_task(spec(format!("{closed}:{open}:/usr/bin:/bin")), PATIENCE).await.expect("runs");
+    assert_eq!(std::fs::read_to_string(world.log("tool")).expect("log"), "open\n");
+    let (kind, text) = refusal(keep.spawn(spec(closed.clone())).await);
+    let is_told = text.contains(&format!("below {closed}, which is closed to that user"));
+    assert!(kind == Refusal::Environment && is_told, "{text}");
+}
+
 #[tokio::test]
 async fn nobody_but_root_can_make_a_child_another_user() {
     if is_root() {

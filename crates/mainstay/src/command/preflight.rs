@@ -22,6 +22,7 @@ pub(crate) fn run(place: &Place) -> Result<Doors, Failure> {
 /// What the stack needs and this machine lacks: programs, folders. `check` tells the same.
 pub(crate) fn missing(place: &Place) -> Vec<Failure> {
     let stack = &place.parsed.stack;
+    let project = project(&place.folder);
     let mut missing = Vec::new();
     missing.extend(required_programs(place).err());
     for (name, service) in &stack.services {
@@ -32,8 +33,9 @@ pub(crate) fn missing(place: &Place) -> Vec<Failure> {
             continue;
         }
         let path = service.env.get("PATH").map(String::as_str);
+        let from = Origin { dir: &dir, project: &project, path };
         for command in [Some(&service.run), service.before.as_ref()].into_iter().flatten() {
-            missing.extend(program_of(name.as_str(), command, &dir, path).err());
+            missing.extend(program_of(name.as_str(), command, &from).err());
         }
     }
     for (name, site) in &stack.sites {
@@ -105,21 +107,35 @@ fn required_programs(place: &Place) -> Result<(), Failure> {
         .help(required.join("; ")))
 }
 
+/// Where a service begins.
+struct Origin<'a> {
+    dir: &'a Path,
+    /// What services see even in a closed home.
+    project: &'a Path,
+    /// The PATH that it is given, when the stack file says one.
+    path: Option<&'a str>,
+}
+
 /// A service's program: with a slash relative to its folder, else from the PATH that it is given.
-fn program_of(service: &str, command: &[String], dir: &Path, own_path: Option<&str>) -> Result<(), Failure> {
+fn program_of(service: &str, command: &[String], from: &Origin<'_>) -> Result<(), Failure> {
     let Some(program) = executed(command) else { return Ok(()) };
+    let dir = from.dir;
     let is_executable =
         |path: &Path| path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-    let found = if program.contains('/') {
-        is_executable(&dir.join(program))
+    // What a template comes to is known when the stack runs.
+    let is_known = program.contains('/') || from.path.is_none_or(|path| !path.contains("${"));
+    let all: Vec<PathBuf> = if program.contains('/') {
+        vec![dir.join(program)]
     } else {
-        // What a template comes to is known when the stack runs.
-        let is_known = own_path.is_none_or(|path| !path.contains("${"));
-        let path = own_path.map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-        !is_known || std::env::split_paths(&path).any(|folder| is_executable(&dir.join(folder).join(program)))
+        let path = from.path.map(Into::into).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+        std::env::split_paths(&path).map(|folder| dir.join(folder).join(program)).collect()
     };
-    if found {
+    let all: Vec<PathBuf> = all.into_iter().filter(|path| is_executable(path)).collect();
+    if !is_known {
         return Ok(());
+    }
+    if let Some(first) = all.first() {
+        return runnable(service, first, &all, from.project);
     }
     let path = dir.join(program);
     if program.contains('/') && path.is_file() {
@@ -134,6 +150,23 @@ fn program_of(service: &str, command: &[String], dir: &Path, own_path: Option<&s
         (false, None) => ("in PATH".to_owned(), maker(program, dir)),
     };
     Err(Failure::environment("MS3021", format!("service {service}: there is no program {program} {place}")).help(help))
+}
+
+/// Started as root, services run as users of their own, to whom root's home and its like are closed.
+fn runnable(service: &str, first: &Path, all: &[PathBuf], project: &Path) -> Result<(), Failure> {
+    let closed = |path: &PathBuf| mainstay_supervisor::closed_to_services(path, project);
+    let is_one_open = !rustix::process::geteuid().is_root() || all.iter().any(|path| closed(path).is_none());
+    let Some(folder) = closed(&first.to_owned()).filter(|_| !is_one_open) else { return Ok(()) };
+    let real = first.canonicalize().ok().filter(|real| real != first);
+    let lies = real.map_or_else(String::new, |real| format!(" (it is {})", real.display()));
+    let text = format!(
+        "service {service}: {}{lies} lies below {}, which is closed to the user that the service runs as",
+        first.display(),
+        folder.display()
+    );
+    let help = "name a program that every user may run, such as one below /usr, or run mainstay as the user whose \
+                folder that is";
+    Err(Failure::environment("MS3021", text).help(help))
 }
 
 /// The program that a command comes to: its first word, or what a shell is told to become at once.
