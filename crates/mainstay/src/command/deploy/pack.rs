@@ -12,14 +12,39 @@ use sha2::{Digest, Sha256};
 use crate::failure::Failure;
 use crate::screen;
 
+mod unpack;
+
 /// Files and bytes of a release: far more than an application has, far less than a build folder.
-const MOST_FILES: u64 = 200_000;
-const MOST_BYTES: u64 = 4 << 30;
+const MOST: Most = Most { files: 200_000, bytes: 4 << 30 };
 /// Names what is left out: a line is a name that is left out wherever it is, or a path below the folder.
 const IGNORE: &str = ".mainstayignore";
 /// By it programs mark folders that they can make again. **Source**: bford.info/cachedir.
 const CACHE_TAG: &str = "CACHEDIR.TAG";
 const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+/// The most that a release has.
+#[derive(Clone, Copy)]
+struct Most {
+    files: u64,
+    bytes: u64,
+}
+
+impl Most {
+    fn holds(self, files: u64, bytes: u64) -> bool {
+        files <= self.files && bytes <= self.bytes
+    }
+
+    fn broken(self) -> Failure {
+        Failure::user("MS2141", format!("the release has more than {self}"))
+            .help("pack what is needed to run it, and nothing else; nothing was changed")
+    }
+}
+
+impl std::fmt::Display for Most {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} files or {}", self.files, mainstay_types::Bytes(self.bytes))
+    }
+}
 
 /// What was copied.
 pub(super) struct Packed {
@@ -107,11 +132,10 @@ impl Copy {
             self.told = self.begun.elapsed().as_secs();
             eprintln!("  {} files, {} MB so far", self.files, self.bytes >> 20);
         }
-        if self.files <= MOST_FILES && self.bytes <= MOST_BYTES {
+        if MOST.holds(self.files, self.bytes) {
             return Ok(());
         }
-        let text =
-            format!("the release has more than {MOST_FILES} files or {} GiB (at {})", MOST_BYTES >> 30, from.display());
+        let text = format!("the release has more than {MOST} (at {})", from.display());
         Err(Failure::user("MS2141", text).help(format!("name what is not needed to run it in {IGNORE}, a name a line")))
     }
 
@@ -217,16 +241,15 @@ pub(super) fn folder(folder: &Path, project: &Path, stack: &Stack, to: &Path) ->
 /// From what another program writes as a tar archive: `git archive`, or a file.
 pub(super) fn archive(source: &Archive<'_>, to: &Path) -> Result<Packed, Failure> {
     make_folder(to)?;
-    let mut tar = Command::new("tar");
-    tar.args(["-x", "--no-same-owner", "--preserve-permissions", "-C"]).arg(to);
-    let (what, output) = match source {
+    match source {
         Archive::File(file) => {
             if !file.is_file() {
                 return Err(Failure::user("MS2141", format!("there is no archive {}", file.display()))
                     .help("a tar archive, packed or not, with mainstay.toml at its top"));
             }
+            let mut tar = unpack::tar(to);
             tar.arg("-f").arg(file);
-            (file.display().to_string(), tar.output())
+            unpack::run(tar, MOST)?.or_refused(&file.display().to_string())?;
         }
         Archive::Reference { folder, name } => {
             let mut git = Command::new("git");
@@ -238,25 +261,20 @@ pub(super) fn archive(source: &Archive<'_>, to: &Path) -> Result<Packed, Failure
             let mut child = git.spawn().map_err(|error| {
                 Failure::environment("MS3140", format!("cannot run git: {error}")).help("apt-get install git")
             })?;
+            let mut tar = unpack::tar(to);
             tar.stdin(child.stdout.take().map_or_else(Stdio::null, Stdio::from));
-            let unpacked = tar.output();
-            // It holds the end of the pipe at which git would wait for ever.
-            drop(tar);
+            // With its end the pipe has no reader, at which git would wait for ever.
+            let unpacked = unpack::run(tar, MOST);
             let said = child.wait_with_output().map_err(|error| failed("wait for", Path::new("git"), &error))?;
-            if !said.status.success() {
+            let unpacked = unpacked?;
+            if !said.status.success() && !unpacked.is_too_much() {
                 let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
                 return Err(
                     Failure::user("MS2141", format!("git has no {name:?} here: {why}")).help("`git log --oneline`")
                 );
             }
-            ((*name).to_owned(), unpacked)
+            unpacked.or_refused(name)?;
         }
-    };
-    let output = output.map_err(|error| Failure::environment("MS3140", format!("cannot run tar: {error}")))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().lines().next_back().unwrap_or_default().to_owned();
-        return Err(Failure::user("MS2141", format!("{what} is no whole archive: {why}"))
-            .help("nothing was changed; `tar -tf` lists what is in it"));
     }
     finish(to, PathBuf::new())
 }
@@ -299,6 +317,11 @@ fn hash(folder: &Path, below: &Path, all: &mut Sha256, counts: &mut (&mut u64, &
                 Failure::user("MS2141", text).help("a release is files, folders and links; nothing was changed")
             );
         }
+        *counts.0 += 1;
+        *counts.1 += if seen.is_file() { seen.len() } else { 0 };
+        if !MOST.holds(*counts.0, *counts.1) {
+            return Err(MOST.broken());
+        }
         let mut one = Sha256::new();
         if seen.is_symlink() {
             let to = std::fs::read_link(&path).map_err(|error| failed("read", &path, &error))?;
@@ -313,15 +336,9 @@ fn hash(folder: &Path, below: &Path, all: &mut Sha256, counts: &mut (&mut u64, &
                 }
                 one.update(&buffer[..count]);
             }
-            *counts.1 += seen.len();
             // Nobody changes a release.
             let mode = std::fs::Permissions::from_mode(seen.permissions().mode() & 0o555);
             std::fs::set_permissions(&path, mode).map_err(|error| failed("write", &path, &error))?;
-        }
-        *counts.0 += 1;
-        if *counts.0 > MOST_FILES || *counts.1 > MOST_BYTES {
-            let text = format!("the release has more than {MOST_FILES} files or {} GiB", MOST_BYTES >> 30);
-            return Err(Failure::user("MS2141", text).help("pack what is needed to run it, and nothing else"));
         }
         all.update(below.as_os_str().as_encoded_bytes());
         all.update([0, u8::from(seen.permissions().mode() & 0o100 != 0), u8::from(seen.is_symlink())]);
