@@ -4,6 +4,7 @@
 //! `launch.json` and `stack.toml` say. A rollout's record in the phase `commit` is the moment from which the new release
 //! is live: whoever begins next finishes what it says.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +12,15 @@ use mainstay_api::{Release, ReleaseState};
 use mainstay_decide::rollout::{Phase, Rollout};
 use mainstay_supervisor::durable;
 use mainstay_types::Timestamp;
+use rustix::fs::{FlockOperation, flock};
 
 use crate::launch::Launch;
 use crate::paths::Paths;
+
+/// Begin of the name of a folder in which a release is put together.
+const INCOMING: &str = ".incoming-";
+/// The same of one that is being removed: nobody adopts it any more.
+const GOING: &str = ".going-";
 
 /// Folder of all releases.
 pub fn folder(paths: &Paths) -> PathBuf {
@@ -89,7 +96,7 @@ pub fn list(paths: &Paths) -> Vec<Release> {
 ///
 /// **Errors**: it is not there, or the file system's.
 pub(crate) fn adopt(paths: &Paths, incoming: &str, live: u64) -> io::Result<Release> {
-    if incoming.is_empty() || incoming.contains('/') || !incoming.starts_with(".incoming-") {
+    if incoming.contains('/') || !incoming.starts_with(INCOMING) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{incoming:?} is no folder of a new release")));
     }
     let from = folder(paths).join(incoming);
@@ -98,8 +105,41 @@ pub(crate) fn adopt(paths: &Paths, incoming: &str, live: u64) -> io::Result<Rele
     release.state = ReleaseState::Rolling;
     save_in(&from, &release)?;
     std::fs::rename(&from, folder_of(paths, release.number))?;
-    std::fs::File::open(folder(paths))?.sync_all()?;
+    File::open(folder(paths))?.sync_all()?;
     Ok(release)
+}
+
+/// Makes a folder in which a release is put together. Whoever does so holds the file: what nobody holds was left behind.
+///
+/// **Errors**: the file system's.
+pub fn begin(paths: &Paths, at: Timestamp) -> io::Result<(PathBuf, File)> {
+    clear(paths);
+    let path = folder(paths).join(format!("{INCOMING}{}-{}", std::process::id(), at.as_micros()));
+    std::fs::create_dir_all(&path)?;
+    let held = File::open(&path)?;
+    flock(&held, FlockOperation::NonBlockingLockExclusive)?;
+    // Somebody may have found it before it was held.
+    std::fs::symlink_metadata(&path)?;
+    Ok((path, held))
+}
+
+/// Removes what deploys that were killed left behind. What cannot be removed is tried again with the next start.
+pub fn clear(paths: &Paths) {
+    for entry in std::fs::read_dir(folder(paths)).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if name.starts_with(GOING) {
+            std::fs::remove_dir_all(&path).ok();
+        }
+        let Some(rest) = name.strip_prefix(INCOMING) else { continue };
+        let Ok(held) = File::open(&path) else { continue };
+        if flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Under another name nobody can adopt it while it goes.
+            let going = path.with_file_name(format!("{GOING}{rest}"));
+            if std::fs::rename(&path, &going).is_ok() {
+                std::fs::remove_dir_all(&going).ok();
+            }
+        }
+    }
 }
 
 /// The record of the rollout under way.
@@ -153,7 +193,7 @@ fn forget_rollout(paths: &Paths) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    std::fs::File::open(&paths.state)?.sync_all()
+    File::open(&paths.state)?.sync_all()
 }
 
 /// A rollout is over without its release being live.
@@ -174,22 +214,129 @@ pub(crate) fn give_up(paths: &Paths, rollout: &Rollout, reason: &str, at: Timest
     Ok(())
 }
 
+/// What was found where a rollout may have been under way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The one that is under way.
+    pub rollout: Option<Rollout>,
+    /// What of it is damaged, and what that means, for people.
+    pub damage: Option<String>,
+}
+
 /// What a control plane, or `up`, finds when it begins: a commit is finished; `is_over`: nothing runs, and a rollout
-/// that was under way is given up.
+/// that was under way is given up. What is damaged keeps nobody from beginning: the release that was live before is.
 ///
-/// **Errors**: the file system's; the record cannot be read.
-pub fn settle(paths: &Paths, is_over: bool, at: Timestamp) -> io::Result<Option<Rollout>> {
-    let Some(rollout) = rollout(paths)? else { return Ok(None) };
+/// **Errors**: the file system's.
+pub fn settle(paths: &Paths, is_over: bool, at: Timestamp) -> io::Result<Settled> {
+    clear(paths);
+    let rollout = match rollout(paths) {
+        Ok(None) => return Ok(Settled::default()),
+        Ok(Some(rollout)) => rollout,
+        Err(error) if is_damage(&error) => {
+            return set_aside(paths, &error, at).map(|damage| Settled { rollout: None, damage: Some(damage) });
+        }
+        Err(error) => return Err(error),
+    };
     if rollout.phase == Phase::Commit {
-        commit(paths, &rollout, at)?;
-        return Ok(None);
+        return match whole(paths, rollout.release) {
+            Ok(()) => commit(paths, &rollout, at).map(|()| Settled::default()),
+            Err(error) if is_damage(&error) => uncommitted(paths, &rollout, &error, (is_over, at)),
+            Err(error) => Err(error),
+        };
     }
     if is_over {
         let reason = format!("the stack was brought down while it was at {}", rollout.phase.name());
         give_up(paths, &rollout, &reason, at)?;
-        return Ok(None);
+        return Ok(Settled::default());
     }
-    Ok(Some(rollout))
+    Ok(Settled { rollout: Some(rollout), damage: None })
+}
+
+/// Whether something is not what was written there, or is gone; anything else may be better at the next try.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotADirectory, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotADirectory | NotFound | UnexpectedEof)
+}
+
+/// Whether all of a release is there that a commit needs.
+fn whole(paths: &Paths, number: u64) -> io::Result<()> {
+    let release = load(paths, number)?;
+    stack_text(paths, number)?;
+    std::fs::read_dir(files_of(paths, number).join(&release.folder)).map(drop)
+}
+
+/// A record that nobody can read: how far its rollout was is not known, and what `launch.json` says is live.
+fn set_aside(paths: &Paths, error: &io::Error, at: Timestamp) -> io::Result<String> {
+    let aside = record_file(paths).with_extension("json.damaged");
+    std::fs::rename(record_file(paths), &aside)?;
+    File::open(&paths.state)?.sync_all()?;
+    stay(paths)?;
+    let live = Launch::load(paths).ok().filter(|live| live.is_deployed(paths)).map(|live| live.release);
+    let mut text = format!("the record of a rollout cannot be read ({error}) and is kept as {}", aside.display());
+    for mut release in list(paths) {
+        let state = match release.state {
+            ReleaseState::Rolling | ReleaseState::Live if live == Some(release.number) => ReleaseState::Live,
+            ReleaseState::Rolling => {
+                text.push_str(&format!("; v{} was on its way and is taken back", release.number));
+                release.reason = Some("the record of its rollout could not be read any more".to_owned());
+                ReleaseState::Failed
+            }
+            ReleaseState::Live => ReleaseState::Former,
+            ended @ (ReleaseState::Former | ReleaseState::Failed) => ended,
+        };
+        if state != release.state {
+            (release.state, release.since) = (state, at);
+            save(paths, &release)?;
+        }
+    }
+    Ok(text)
+}
+
+/// A release that was to be live, and whose files are gone or damaged. Until `launch.json` says that it is, the one
+/// before it is still; afterwards what runs of it goes on.
+fn uncommitted(
+    paths: &Paths,
+    rollout: &Rollout,
+    error: &io::Error,
+    (is_over, at): (bool, Timestamp),
+) -> io::Result<Settled> {
+    let (number, from) = (rollout.release, rollout.from);
+    let what = format!("v{number} was about to be live and cannot be read any more ({error})");
+    if Launch::load(paths).is_ok_and(|live| live.release == number) {
+        for (number, state) in [(from, ReleaseState::Former), (number, ReleaseState::Live)] {
+            if let Ok(mut release) = load(paths, number) {
+                (release.state, release.since) = (state, at);
+                save(paths, &release)?;
+            }
+        }
+        forget_rollout(paths)?;
+        let text = format!(
+            "{what}: what runs of it goes on, and may not start again; `mainstay rollback` goes back to an earlier one"
+        );
+        return Ok(Settled { rollout: None, damage: Some(text) });
+    }
+    stay(paths)?;
+    let reason = format!("v{number} cannot be read any more: {error}");
+    let damage = Some(format!("{what}: v{from} stays live"));
+    if is_over {
+        give_up(paths, rollout, &reason, at)?;
+        return Ok(Settled { rollout: None, damage });
+    }
+    // Its instances run until those of the release before are whole again.
+    let back = rollout.back(reason, at);
+    write_rollout(paths, &back)?;
+    Ok(Settled { rollout: Some(back), damage })
+}
+
+/// The stack file of the release that stays live, in the place of one that a commit may have put there already.
+fn stay(paths: &Paths) -> io::Result<()> {
+    // Of the stack file's own folder there is no other copy.
+    let Some(live) = Launch::load(paths).ok().filter(|live| live.is_deployed(paths)) else { return Ok(()) };
+    match stack_text(paths, live.release) {
+        Ok(text) => durable::replace(&paths.stack_file(), text.as_bytes(), 0o644),
+        Err(error) if is_damage(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes what is not kept any more, the oldest first: more than `deploy.keep` that were live, and as many that failed,
@@ -203,15 +350,7 @@ fn prune(paths: &Paths, rollout: &Rollout) {
     for release in former.into_iter().skip(keep).chain(failed.into_iter().skip(keep)) {
         std::fs::remove_dir_all(folder_of(paths, release.number)).ok();
     }
-    let Ok(entries) = std::fs::read_dir(folder(paths)) else { return };
-    // What a deploy that was killed left behind. One that is being put together now is newer.
-    for entry in entries.flatten() {
-        let is_left = entry.file_name().to_string_lossy().starts_with(".incoming-");
-        let age = entry.metadata().and_then(|seen| seen.modified()).ok().and_then(|at| at.elapsed().ok());
-        if is_left && age.is_some_and(|age| age > std::time::Duration::from_hours(1)) {
-            std::fs::remove_dir_all(entry.path()).ok();
-        }
-    }
+    clear(paths);
 }
 
 /// The stack file's own folder takes the place of the release that is live.
@@ -249,14 +388,4 @@ pub fn irreversible(these: &[&String], all: &[String]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_migration_without_a_file_that_takes_it_back_is_irreversible() {
-        let all: Vec<String> =
-            ["V1__a.sql", "V2__b.sql", "U2__b.sql", "3_c.up.sql", "3_c.down.sql", "4_d.sql"].map(str::to_owned).into();
-        let these: Vec<&String> = all.iter().collect();
-        assert_eq!(irreversible(&these, &all), ["V1__a.sql", "4_d.sql"]);
-    }
-}
+mod tests;

@@ -107,7 +107,7 @@ impl Settings {
 }
 
 async fn serve(paths: &Paths) -> anyhow::Result<u8> {
-    let rollout = crate::releases::settle(paths, false, now()).context("cannot take up the rollout under way")?;
+    let settled = crate::releases::settle(paths, false, now()).context("cannot take up the rollout under way")?;
     let (settings, store, config) = settings(paths)?;
     let settings = Arc::new(settings);
     let (before_done, before_runs) = (before_done(&store, &settings)?, before_runs(&store, &settings)?);
@@ -135,7 +135,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         next: std::sync::RwLock::default(),
     });
     effects.refresh_targets();
-    let rollout = rollout::take_up(&effects, rollout);
+    let rollout = rollout::take_up(&effects, settled);
     let observed = Observed { schedules, rollout, ..first_look(&settings, &effects, before_done) };
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));

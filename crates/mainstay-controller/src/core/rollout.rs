@@ -38,8 +38,12 @@ pub(crate) struct Line {
 }
 
 /// The rollout that an earlier control plane left under way. One whose release cannot be read any more is taken back.
-pub(crate) fn take_up(effects: &Effects, rollout: Option<Rollout>) -> Option<RolloutSeen> {
-    let record = rollout?;
+pub(crate) fn take_up(effects: &Effects, settled: releases::Settled) -> Option<RolloutSeen> {
+    if let Some(damage) = settled.damage {
+        let event = NewEvent::error(crate::clock::now(), "ReleaseDamaged", damage);
+        effects.journal.emit(event.about("deploy"));
+    }
+    let record = settled.rollout?;
     let paths = effects.paths();
     let made = || {
         let release = releases::load(paths, record.release)?;

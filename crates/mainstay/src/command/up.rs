@@ -141,13 +141,24 @@ fn as_deployed(place: Place, is_from_folder: bool) -> Result<Place, Failure> {
             .help("`mainstay releases` lists those that are kept; --from-folder runs what is in the folder")
     };
     let is_over = !down::has_running_children(&place.paths.state);
-    releases::settle(&place.paths, is_over, screen::now()).map_err(failed)?;
-    let Some((launch, release)) = releases::live(&place.paths).filter(|_| !is_from_folder) else { return Ok(place) };
-    let text = releases::stack_text(&place.paths, release.number).map_err(failed)?;
+    let settled = releases::settle(&place.paths, is_over, screen::now()).map_err(failed)?;
+    if let Some(damage) = settled.damage {
+        eprintln!("{} {damage}", screen::yellow("warning:"));
+    }
+    let live = Launch::load(&place.paths).ok().filter(|launch| launch.is_deployed(&place.paths) && !is_from_folder);
+    let Some(launch) = live else { return Ok(place) };
+    let number = launch.release;
+    if !launch.folder.is_dir() {
+        let text = format!("v{number} is live and its files are gone: there is no folder {}", launch.folder.display());
+        let help = "--from-folder runs what is in the stack file's folder; once that is up, `mainstay rollback v3` goes \
+                    to a release that `mainstay releases` lists";
+        return Err(Failure::environment("MS3140", text).help(help));
+    }
+    let text = releases::stack_text(&place.paths, number).map_err(failed)?;
     let name = place.file.display().to_string();
     let parsed = mainstay_stack::parse(&text, &name, &place.parsed.stack.environment).map_err(|found| {
         let shown = mainstay_stack::render(&found, &text, &name, false);
-        Failure::user("MS3140", format!("the stack file of v{} is not valid any more\n{shown}", release.number))
+        Failure::user("MS3140", format!("the stack file of v{number} is not valid any more\n{shown}"))
             .help("--from-folder runs what is in the folder")
     })?;
     Ok(Place { text, parsed, folder: launch.folder, ..place })

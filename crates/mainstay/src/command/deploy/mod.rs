@@ -185,24 +185,25 @@ fn under_way(rollout: &mainstay_api::RolloutStatus) -> Failure {
 struct Incoming {
     name: String,
     path: PathBuf,
+    /// What nobody holds is removed by whoever begins next.
+    _held: std::fs::File,
 }
 
 impl Incoming {
     fn make(paths: &Paths) -> Result<Self, Failure> {
-        let name = format!(".incoming-{}-{}", std::process::id(), screen::now().as_micros());
-        let path = releases::folder(paths).join(&name);
-        clear(&releases::folder(paths));
-        std::fs::create_dir_all(&path).map_err(|error| {
-            Failure::environment("MS3140", format!("cannot make {}: {error}", path.display()))
+        let (path, held) = releases::begin(paths, screen::now()).map_err(|error| {
+            let folder = releases::folder(paths);
+            Failure::environment("MS3140", format!("cannot make a folder in {}: {error}", folder.display()))
                 .help("the state folder needs space")
         })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for folder in [releases::folder(paths), path.clone()] {
             // Whatever the caller's umask: services pass through to their files.
             std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(
                 |error| Failure::environment("MS3140", format!("cannot make {}: {error}", folder.display())),
             )?;
         }
-        Ok(Self { name, path })
+        Ok(Self { name, path, _held: held })
     }
 
     fn text(&self) -> Result<String, Failure> {
@@ -243,18 +244,6 @@ impl Incoming {
         releases::save_in(&self.path, &release)
             .map_err(|error| Failure::environment("MS3140", format!("cannot write the release: {error}")))?;
         Ok(release)
-    }
-}
-
-/// Removes what a deploy that was killed left behind: its process is gone.
-fn clear(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(".incoming-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            // What cannot be removed is tried again with the next.
-            std::fs::remove_dir_all(entry.path()).ok();
-        }
     }
 }
 
