@@ -173,7 +173,7 @@ looks_end() {
   kill -KILL "$look"
   wait "$look" 2>/dev/null || true
   ms down >/dev/null 2>"$SCRATCH/out" || { cat "$SCRATCH/out"; fail "down"; }
-  says "closed: 1 copies of the past"
+  says "closed: a copy of the past"
   code=0
   wait "$open" || code=$?
   same "what was open closed itself" "$code" 0

@@ -35,8 +35,9 @@ pub(crate) struct Cli {
     command: Command,
 }
 
-/// Options of every command.
+/// Options of every command. Under a heading of their own: a command's own would be lost among them.
 #[derive(Args, Clone)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Stack file; or a folder that holds a mainstay.toml
     #[arg(long, global = true, value_name = "FILE")]

@@ -40,7 +40,9 @@ const LATER: [(&str, &str); 9] = [
     ("cache", "the service sets its own Cache-Control"),
     ("processes", "declare one service a process"),
 ];
-const RENAMED: [(&str, &str); 11] = [
+const RENAMED: [(&str, &str); 13] = [
+    ("start_within", "health.start_within"),
+    ("interval", "health.interval"),
     ("schedule", "every"),
     ("cron", "every"),
     ("command", "run"),

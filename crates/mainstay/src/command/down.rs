@@ -254,9 +254,8 @@ fn end_looks(paths: &Paths, talk: bool) -> Result<(), Failure> {
             .help("`mainstay down` tries again")
     })?;
     if talk && ended > 0 {
-        eprintln!(
-            "closed: {ended} copies of the past that commands had open (`mainstay restore`, `db migrate --rehearse`)"
-        );
+        let copies = if ended == 1 { "a copy".to_owned() } else { format!("{ended} copies") };
+        eprintln!("closed: {copies} of the past that commands had open (`mainstay restore`, `db migrate --rehearse`)");
     }
     Ok(())
 }
