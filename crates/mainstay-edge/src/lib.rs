@@ -17,6 +17,9 @@ mod edit;
 mod endpoint;
 mod entry;
 mod file;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod headers;
 mod limit;

@@ -180,7 +180,9 @@ pub(crate) fn host(head: &RequestHeader) -> Option<String> {
     if port.is_some_and(|port| port.starts_with('+') || port.parse::<u16>().is_err()) {
         return None;
     }
-    (!host.is_empty()).then(|| host.trim_end_matches('.').to_ascii_lowercase())
+    // One dot at the end is the root's; more are no name.
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (!host.is_empty() && !host.ends_with('.')).then(|| host.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -240,6 +242,10 @@ mod tests {
         for (given, expected) in [("Users.Localhost:8443", "users.localhost"), ("[::1]:80", "::1"), ("a.", "a")] {
             head.insert_header("host", given).expect("inserts");
             assert_eq!(host(&head).as_deref(), Some(expected));
+        }
+        for wrong in [".", "..", "a..", ":80", "[]"] {
+            head.insert_header("host", wrong).expect("inserts");
+            assert_eq!(host(&head), None, "{wrong}");
         }
     }
 }

@@ -9,6 +9,9 @@ mod control;
 mod events;
 mod fit;
 mod frame;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod glance;
 mod greet;
 mod link;
