@@ -119,7 +119,7 @@ pub fn scram(bytes: &[u8]) {
     }
     assert!(proof.verify(server).is_err(), "a server that proved nothing");
     let mut out = Vec::new();
-    message::error(&mut out, message::Severity::Fatal, "28000", &String::from_utf8_lossy(server));
+    message::error(&mut out, message::Severity::Fatal, "28P01", &String::from_utf8_lossy(server));
     assert_eq!(peek(&out).ok().flatten().map(|frame| frame.len), Some(out.len()));
 }
 
