@@ -22,8 +22,8 @@ use crate::repository::{
     RusticResult, Unmarked,
 };
 
-/// Read at once: a chunk of the repository, 32 pages.
-const BLOCK: usize = 32 * PAGE;
+/// Read at once where less is wanted than a page.
+const BLOCK: usize = 16 * PAGE;
 /// Room for `backup_label`, filled up with line ends: its size must be known before it is.
 const LABEL_ROOM: usize = 1024;
 const CONTROL: &str = "global/pg_control";
@@ -417,7 +417,7 @@ fn open_file(opening: Opening) -> RusticResult<Reader> {
         Ok(file) => {
             shared.files.fetch_add(1, Ordering::SeqCst);
             shared.bytes.fetch_add(opening.size, Ordering::SeqCst);
-            Ok(Reader::File(Box::new(Pages { file, opening, offset: 0, block: vec![0; BLOCK], filled: 0, taken: 0 })))
+            Ok(Reader::File(Box::new(Pages { file, opening, offset: 0, block: Vec::new(), filled: 0, taken: 0 })))
         }
         Err(error) => {
             // A dropped table's file; replay drops it again.
@@ -457,57 +457,70 @@ pub(crate) struct Pages {
 
 impl Pages {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if self.taken == self.filled && !into.is_empty() {
-            let fill = self.fill();
-            if let Err(error) = fill {
-                let path = self.opening.path.clone();
-                let source = io::Error::from(error.kind());
-                self.opening.turn.shared.fail(BackupError::Read { path, source });
-                return Err(error);
+        // Room for pages: they are read to where they are wanted. Through the block goes what is smaller.
+        let count = if self.taken == self.filled && into.len() >= PAGE {
+            let room = into.len() / PAGE * PAGE;
+            self.fill_from(|pages| pages.next(&mut into[..room]))?
+        } else {
+            if self.taken == self.filled && !into.is_empty() {
+                let mut block = std::mem::take(&mut self.block);
+                block.resize(BLOCK, 0);
+                self.filled = self.fill_from(|pages| pages.next(&mut block))?;
+                (self.block, self.taken) = (block, 0);
             }
-        }
-        let count = (self.filled - self.taken).min(into.len());
-        into[..count].copy_from_slice(&self.block[self.taken..self.taken + count]);
-        self.taken += count;
+            let count = (self.filled - self.taken).min(into.len());
+            into[..count].copy_from_slice(&self.block[self.taken..self.taken + count]);
+            self.taken += count;
+            count
+        };
         self.opening.turn.is_read |= count == 0;
         Ok(count)
     }
 
-    fn fill(&mut self) -> io::Result<()> {
-        let left = usize::try_from(self.opening.size - self.offset).unwrap_or(usize::MAX);
-        let wanted = left.min(BLOCK);
-        let read = read_at(&self.file, &mut self.block[..wanted], self.offset)?;
-        // It was cut meanwhile, and the WAL says so.
-        self.block[read..wanted].fill(0);
-        if let Some(first) = self.opening.first_block {
-            self.look_at_pages(first, read);
-        }
-        self.offset += wanted as u64;
-        (self.filled, self.taken) = (wanted, 0);
-        Ok(())
+    fn fill_from(&mut self, next: impl FnOnce(&mut Self) -> io::Result<usize>) -> io::Result<usize> {
+        next(self).inspect_err(|error| {
+            let path = self.opening.path.clone();
+            let source = io::Error::from(error.kind());
+            self.opening.turn.shared.fail(BackupError::Read { path, source });
+        })
     }
 
-    fn look_at_pages(&mut self, first: u32, read: usize) {
+    /// As much as there is room for, and no more than was listed.
+    fn next(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.opening.size - self.offset).unwrap_or(usize::MAX);
+        let wanted = left.min(into.len());
+        let into = &mut into[..wanted];
+        let read = read_at(&self.file, into, self.offset)?;
+        // It was cut meanwhile, and the WAL says so.
+        into[read..].fill(0);
+        if let Some(first) = self.opening.first_block {
+            self.look_at_pages(first, &mut into[..read]);
+        }
+        self.offset += wanted as u64;
+        Ok(wanted)
+    }
+
+    fn look_at_pages(&mut self, first: u32, read: &mut [u8]) {
         let shared = Arc::clone(&self.opening.turn.shared);
         let start = shared.start;
-        for number in 0..read / PAGE {
-            let range = number * PAGE..(number + 1) * PAGE;
-            let at = self.offset + range.start as u64;
+        let whole = read.len() / PAGE;
+        for (number, page) in read.chunks_exact_mut(PAGE).enumerate() {
+            let at = self.offset + (number * PAGE) as u64;
             let block = first.saturating_add(u32::try_from(at / PAGE as u64).unwrap_or(u32::MAX));
-            if page::look(&self.block[range.clone()], block, start) != Look::Damaged {
+            if page::look(page, block, start) != Look::Damaged {
                 continue;
             }
             // Written while it was read? Then it is newer now.
-            let again = read_at(&self.file, &mut self.block[range.clone()], at);
+            let again = read_at(&self.file, page, at);
             let is_whole = again.is_ok_and(|count| count == PAGE);
-            if is_whole && page::look(&self.block[range], block, start) == Look::Damaged {
+            if is_whole && page::look(page, block, start) == Look::Damaged {
                 let mut damaged = lock(&shared.damaged);
                 if damaged.len() < MOST_NAMED {
                     damaged.push(format!("{} block {block}", self.opening.path.display()));
                 }
             }
         }
-        shared.pages.fetch_add((read / PAGE) as u64, Ordering::SeqCst);
+        shared.pages.fetch_add(whole as u64, Ordering::SeqCst);
     }
 }
 

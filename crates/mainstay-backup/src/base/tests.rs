@@ -176,3 +176,27 @@ fn a_pack_that_nothing_refers_to_is_no_fault() {
     let found = repository.check(false).expect("checks");
     assert_eq!((found.faults.len(), found.warnings.len()), (0, 1), "{found:?}");
 }
+
+/// Chunks were of 256 KiB once, and of another size they would all be stored again.
+#[test]
+fn a_repository_goes_on_with_the_chunks_that_it_was_made_with() {
+    for (chunk, stored_again) in [("256 KiB", 256 << 10), ("128 KiB", 128 << 10)] {
+        let folder = tempfile::tempdir().expect("folder");
+        let data = cluster(folder.path());
+        let mut content: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+        fs::write(data.join("base/5/16385x"), &content).expect("writes");
+        let at = folder.path().join("restic");
+        let made = Repository::create_with(&at, &Secret::new("password"), chunk).expect("makes");
+        let again = Repository::with_key(&at, &made.key().expect("key")).expect("opens");
+        let mut new_bytes = Vec::new();
+        for repository in [made, again] {
+            let taken = take(&repository, &source(&data), || Ok("label\n".to_owned())).expect("backs up");
+            new_bytes.push(taken.added.new_bytes);
+            content[700_000] ^= 1;
+            fs::write(data.join("base/5/16385x"), &content).expect("writes");
+        }
+        assert!((1 << 20..2 << 20).contains(&new_bytes[0]), "{new_bytes:?}");
+        // The chunk with the byte, and the folders' lists of chunks.
+        assert!((stored_again..stored_again + 16_000).contains(&new_bytes[1]), "{chunk}: {new_bytes:?}");
+    }
+}

@@ -23,9 +23,12 @@ use crate::label::{LABEL_VERSION, Label};
 pub(crate) use rustic_core::repofile::{Metadata, Node, NodeType};
 pub(crate) use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
 
-/// Size of chunks. A changed page costs one chunk: with 256 KiB a second backup after 1 % of the pages changed stored
-/// 3 % of the bytes; content-defined chunks stored nearly everything again, as pages give them no natural cuts.
-const CHUNK: &str = "256 KiB";
+/// Size of chunks of a new repository; what one was made with stands in its config and stays. A changed page costs a
+/// chunk, and a run of changed pages one more at its edges; each chunk costs 75 bytes of index and tree, and is read and
+/// written by itself. Measured on 2.2 GB of pgbench, 1 % of its rows updated in a hundred runs (2 % of its pages), as a
+/// part of the bytes of the full: 256 KiB 12.4 %, 128 KiB 7.6 %, 64 KiB 5.6 %; the full grows by 6 and by 13 %.
+/// Content-defined chunks stored nearly everything again, as pages give them no natural cuts.
+const CHUNK: &str = "128 KiB";
 /// Fastest level: 2 GiB in 2.5 s on two cores; higher ones cost time for little, pages compress well at any.
 const COMPRESSION: i32 = 1;
 /// Tag of base backups.
@@ -130,13 +133,17 @@ impl Repository {
     ///
     /// **Errors**: one is there already, or the folder cannot be written.
     pub fn create(folder: &Path, password: &Secret) -> Result<Self, RepositoryError> {
+        Self::create_with(folder, password, CHUNK)
+    }
+
+    pub(crate) fn create_with(folder: &Path, password: &Secret, chunk: &str) -> Result<Self, RepositoryError> {
         let mut config = ConfigOptions::default()
             .set_chunker(Chunker::FixedSize)
             .set_compression(COMPRESSION)
             // Every blob is decrypted and compared again before it is written: memory that lies is found now, not at
             // the restore.
             .set_extra_verify(true);
-        config.set_chunk_size = CHUNK.parse().ok();
+        config.set_chunk_size = chunk.parse().ok();
         let credentials = Credentials::password(password.expose());
         let open = raw(folder)
             .and_then(|raw| raw.init(&credentials, &KeyOptions::default(), &config))

@@ -22,8 +22,10 @@ use crate::clock::now;
 const WAL_WITHIN: Duration = Duration::from_secs(60);
 /// Time for a primary to answer at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Pause between two looks into the archive.
-const LOOK: Duration = Duration::from_millis(200);
+/// Pause between the first two looks into the archive: a segment that is on its way comes within some 50 ms.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+/// Longest pause between two looks: each is a list of the archive, which may have some ten thousand files.
+const LONGEST_LOOK: Duration = Duration::from_millis(200);
 /// Pause between two requests to finish a segment: each that is granted costs a segment.
 const FINISH_EVERY: Duration = Duration::from_secs(5);
 
@@ -213,6 +215,7 @@ async fn wait_for_wal(
     let first = Segment::of(last.timeline, start.as_u64(), size);
     let begun = Instant::now();
     let mut asked: Option<Instant> = None;
+    let mut pause = FIRST_LOOK;
     loop {
         let wal = backups.place.wal();
         let archive = list(&wal, about.system).map_err(|source| Error::Io { action: "list", path: wal, source })?;
@@ -235,6 +238,7 @@ async fn wait_for_wal(
             let segment = Name::Segment(last).to_string();
             return Err(Error::NoWal { segment, seconds: WAL_WITHIN.as_secs(), why });
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_LOOK);
     }
 }
