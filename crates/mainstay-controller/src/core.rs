@@ -305,6 +305,9 @@ impl Core {
                 self.publish_traffic(at);
             }
             Message::EndpointChanged { endpoint, is_in, reason } => self.take_endpoint(&endpoint, is_in, &reason, at),
+            Message::KeysChanged { issuer, keys, failure } => {
+                self.journal.emit(story::issuer_keys(&issuer, keys, failure, at));
+            }
             Message::PolicyRejected { by, reason } => self.refused(by, &reason, at),
             Message::Router(seen) => self.observed.router = seen,
             Message::RouterReport { window_ms, write, read } => {

@@ -18,6 +18,7 @@ pub mod drills;
 mod effects;
 mod errands;
 mod first_looks;
+mod issuers;
 mod journal;
 pub mod launch;
 mod links;

@@ -178,6 +178,7 @@ async fn take_edge(frame: FromEdge, sender: &mpsc::Sender<Message>, metrics: &mu
         FromEdge::EndpointChanged { endpoint, is_in, reason, .. } => {
             Message::EndpointChanged { endpoint, is_in, reason }
         }
+        FromEdge::KeysChanged { issuer, keys, failure } => Message::KeysChanged { issuer, keys, failure },
         FromEdge::Metrics { text } => {
             if let Some(answer) = metrics.take() {
                 answer.send(text).ok();

@@ -55,6 +55,8 @@ pub(crate) enum Message {
     },
     /// The edge ejected or readmitted an endpoint by itself.
     EndpointChanged { endpoint: String, is_in: bool, reason: String },
+    /// The keys of an issuer of tokens came, or no longer come.
+    KeysChanged { issuer: String, keys: usize, failure: Option<String> },
     /// The edge or the router refused what it was told.
     PolicyRejected { by: &'static str, reason: String },
     /// The router's link.

@@ -344,6 +344,7 @@ fn link_up(
     let router_policy = settings.router_policy(&certificate.certificate);
     let (policies, edge_policy) = watch::channel(None);
     let (accepted, taken) = watch::channel(None);
+    crate::issuers::begin(settings, journal);
     let own = crate::certificate::Own::of(settings, journal);
     own.begin(certificate.certificate, crate::acme::ToEdge { policies, accepted: taken }, certificate_seen);
     let (_, router_policy) = watch::channel(router_policy.map(Arc::new));

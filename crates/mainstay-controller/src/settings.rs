@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use mainstay_decide::fleet::Fleet;
 use mainstay_stack::Stack;
+use mainstay_stack::identity::{Issuer, Keys};
 use mainstay_stack::model::{Probe, RouteTarget};
 use mainstay_types::{ChildName, Generation, InstanceId, Secret, ServiceName};
 
@@ -47,7 +48,7 @@ impl Passwords {
                 named.insert(name.clone(), secrets.get_or_make(&format!("named:{name}"))?);
             }
         }
-        for name in stack.edge.routes.iter().flat_map(|route| route.basic_auth.values()) {
+        for name in edge_secrets(stack) {
             named.insert(name.clone(), secrets.get_or_make(&format!("named:{name}"))?);
         }
         let mut further = BTreeMap::new();
@@ -321,26 +322,7 @@ impl Settings {
         &self,
         certificate: mainstay_edge::protocol::Certificate,
     ) -> mainstay_edge::protocol::Policy {
-        use mainstay_edge::protocol::{PROTOCOL_VERSION, Policy, Route, Target, Upstream};
-        let mut upstreams = BTreeMap::new();
-        let hold_ms = u64::try_from(self.stack.edge.hold.as_millis()).unwrap_or(u64::MAX);
-        for (name, service) in self.stack.services.iter().filter(|(_, service)| service.has_port) {
-            for management in [false, true] {
-                if management && !service.has_management_port {
-                    continue;
-                }
-                let health_path = match &service.health.probe {
-                    Probe::Http { path, management: on_management } if *on_management == management => {
-                        Some(path.clone())
-                    }
-                    Probe::Http { .. } | Probe::Tcp | Probe::Process => None,
-                };
-                let hold_requests = self.stack.edge.hold_requests;
-                let resilience = self.stack.edge.resilience.clone();
-                let upstream = Upstream { health_path, hold_ms, hold_requests, resilience };
-                upstreams.insert(upstream_name(name, management), upstream);
-            }
-        }
+        use mainstay_edge::protocol::{PROTOCOL_VERSION, Policy, Route, Target};
         let routes = self.stack.edge.routes.iter().map(|route| Route {
             path: route.path.clone(),
             to: match &route.to {
@@ -368,6 +350,7 @@ impl Settings {
             compress: route.compress.map(|from| from.0),
             edits: route.edits.clone(),
             basic_auth: self.basic_auth(route),
+            identity: route.identity.clone(),
             maintenance_s: self.stack.edge.maintenance.or(route.maintenance).map(|time| time.as_secs().max(1)),
         });
         Policy {
@@ -381,10 +364,34 @@ impl Settings {
             admission: self.stack.edge.admission.clone(),
             connections_per_ip: self.stack.edge.connections_per_ip,
             least_tls: self.stack.edge.least_tls,
+            issuers: self.issuers(),
             routes: routes.collect(),
-            upstreams,
-            access_log: self.paths.state.join("edge/access.log"),
+            upstreams: self.edge_upstreams(),
+            access_log: self.edge_folder().join("access.log"),
         }
+    }
+
+    fn edge_upstreams(&self) -> BTreeMap<String, mainstay_edge::protocol::Upstream> {
+        let mut upstreams = BTreeMap::new();
+        let hold_ms = u64::try_from(self.stack.edge.hold.as_millis()).unwrap_or(u64::MAX);
+        for (name, service) in self.stack.services.iter().filter(|(_, service)| service.has_port) {
+            for management in [false, true] {
+                if management && !service.has_management_port {
+                    continue;
+                }
+                let health_path = match &service.health.probe {
+                    Probe::Http { path, management: on_management } if *on_management == management => {
+                        Some(path.clone())
+                    }
+                    Probe::Http { .. } | Probe::Tcp | Probe::Process => None,
+                };
+                let hold_requests = self.stack.edge.hold_requests;
+                let resilience = self.stack.edge.resilience.clone();
+                let upstream = mainstay_edge::protocol::Upstream { health_path, hold_ms, hold_requests, resilience };
+                upstreams.insert(upstream_name(name, management), upstream);
+            }
+        }
+        upstreams
     }
 
     /// The users of a route. The salt is the same in each run: a policy that says the same is the same.
@@ -398,9 +405,26 @@ impl Settings {
         Some(mainstay_edge::protocol::BasicAuth::new(&salt, users))
     }
 
-    /// The passwords that routes ask for, by the names of the secrets.
+    /// The folder of the edge's own state.
+    pub(crate) fn edge_folder(&self) -> PathBuf {
+        self.paths.state.join("edge")
+    }
+
+    fn issuers(&self) -> BTreeMap<String, mainstay_edge::protocol::Issuer> {
+        let issuer = |(name, issuer): (&String, &Issuer)| {
+            let secret = match &issuer.keys {
+                Keys::Secret { name } => self.passwords.named.get(name).cloned(),
+                Keys::File { .. } | Keys::Url { .. } => None,
+            };
+            let rule = crate::issuers::beside(&self.edge_folder(), name, issuer);
+            (name.clone(), mainstay_edge::protocol::Issuer { rule, secret })
+        };
+        self.stack.edge.identities.iter().map(issuer).collect()
+    }
+
+    /// The passwords and keys that routes ask for, by the names of the secrets.
     pub(crate) fn edge_env(&self) -> BTreeMap<String, Secret> {
-        let names = self.stack.edge.routes.iter().flat_map(|route| route.basic_auth.values());
+        let names = edge_secrets(&self.stack);
         names.filter_map(|name| Some((name.clone(), self.passwords.named.get(name)?.clone()))).collect()
     }
 
@@ -452,6 +476,16 @@ impl Settings {
             tls: Some(Identity { chain_pem: certificate.chain_pem.clone(), key_pem: certificate.key_pem.clone() }),
         })
     }
+}
+
+/// Names of the secrets that the edge needs: passwords of routes, and keys of issuers.
+fn edge_secrets(stack: &Stack) -> impl Iterator<Item = &String> {
+    let passwords = stack.edge.routes.iter().flat_map(|route| route.basic_auth.values());
+    let keys = stack.edge.identities.values().filter_map(|issuer| match &issuer.keys {
+        Keys::Secret { name } => Some(name),
+        Keys::File { .. } | Keys::Url { .. } => None,
+    });
+    passwords.chain(keys)
 }
 
 /// Client sessions over both doors; an idle one takes about 8 KiB.

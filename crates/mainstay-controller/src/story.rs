@@ -294,6 +294,22 @@ pub(crate) fn sessions(
         .with("longest_hold_ms", longest_hold_ms)
 }
 
+/// The keys of an issuer of tokens came, or no longer come.
+pub(crate) fn issuer_keys(issuer: &str, keys: usize, failure: Option<String>, at: Timestamp) -> NewEvent {
+    let event = match failure {
+        None => NewEvent::info(at, "IssuerKeysTaken", format!("{keys} keys of identity {issuer} are there")),
+        Some(reason) if keys > 0 => {
+            let text = format!("no new keys of identity {issuer}, the {keys} before stay: {reason}");
+            NewEvent::warn(at, "IssuerKeysMissed", text)
+        }
+        Some(reason) => {
+            let text = format!("identity {issuer} has no keys, its routes answer 503: {reason}");
+            NewEvent::error(at, "IssuerKeysMissed", text)
+        }
+    };
+    event.about("edge").with("keys", keys as u64)
+}
+
 /// A box that changed into a state that a person would want to know of.
 pub(crate) fn state_changed(planned: &BoxPlan, at: Timestamp) -> Option<NewEvent> {
     // Instances and members have events of their own; a service or the edge as a whole has not.

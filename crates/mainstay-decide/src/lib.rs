@@ -20,6 +20,7 @@ mod endpoints;
 pub mod evidence;
 pub mod fleet;
 pub mod health;
+pub mod identity;
 pub mod invariants;
 pub mod limit;
 mod lost;

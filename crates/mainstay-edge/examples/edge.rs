@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         admission: Default::default(),
         connections_per_ip: None,
         least_tls: Default::default(),
+        issuers: BTreeMap::new(),
         routes: vec![Route::new("/api/*", Target::Upstream { name: "backend".to_owned() }, 30_000)],
         upstreams: BTreeMap::from([(
             "backend".to_owned(),

@@ -28,7 +28,7 @@ pub(crate) struct Line<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) trace_id: &'a str,
     pub(crate) remote: Option<SocketAddr>,
-    /// Who has shown a password.
+    /// Who has shown a password or a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<&'a str>,
     pub(crate) method: &'a str,

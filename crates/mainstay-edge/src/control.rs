@@ -106,6 +106,7 @@ fn read_frames(mut from: OwnedReadHalf) -> mpsc::Receiver<ToEdge> {
 async fn serve(edge: &Arc<Edge>, stream: UnixStream) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut changes = edge.groups.events.subscribe();
+    let mut keys = edge.issuers.events.subscribe();
     let (generation, hash) = edge.in_force().unzip();
     send(&mut write, &FromEdge::Hello { version: PROTOCOL_VERSION, generation, hash }).await?;
     let mut frames = read_frames(read);
@@ -126,6 +127,14 @@ async fn serve(edge: &Arc<Edge>, stream: UnixStream) -> io::Result<()> {
                     send(&mut write, &FromEdge::EndpointChanged { upstream, endpoint, is_in, reason }).await?;
                 }
                 // The reports carry the state.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(()),
+            },
+            change = keys.recv() => match change {
+                Ok(crate::identity::KeysChanged { issuer, keys, failure }) => {
+                    send(&mut write, &FromEdge::KeysChanged { issuer, keys, failure }).await?;
+                }
+                // The metrics carry the state.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },
@@ -153,7 +162,8 @@ async fn take(edge: &Arc<Edge>, frame: ToEdge) -> io::Result<Option<FromEdge>> {
         }
         ToEdge::Metrics => {
             let generation = edge.in_force().map(|(generation, _)| generation.0);
-            let text = edge.metrics.page(&edge.groups, &edge.limits.all(), generation, edge.access.lost());
+            let mut text = edge.metrics.page(&edge.groups, &edge.limits.all(), generation, edge.access.lost());
+            crate::metrics::write_issuers(&mut text, &edge.issuers);
             Ok(Some(FromEdge::Metrics { text }))
         }
     }

@@ -14,10 +14,11 @@ use mainstay_types::Generation;
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessLog;
+use crate::identity::Issuers;
 use crate::limit::Limits;
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, PROTOCOL_VERSION, Policy};
-use crate::snapshot::{self, PolicyError, Snapshot};
+use crate::snapshot::{self, Live, PolicyError, Snapshot};
 use crate::upstream::Groups;
 
 /// The policy in the state folder.
@@ -64,6 +65,7 @@ pub(crate) struct Edge {
     pub(crate) groups: Groups,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
+    pub(crate) issuers: Issuers,
     pub(crate) access: AccessLog,
     /// Control planes connected.
     pub(crate) controllers: AtomicUsize,
@@ -79,6 +81,7 @@ impl Edge {
             groups: Groups::new(),
             metrics: Metrics::default(),
             limits: Limits::new(),
+            issuers: Issuers::new(state),
             access: AccessLog::start(),
             controllers: AtomicUsize::new(0),
             state: state.to_owned(),
@@ -137,7 +140,8 @@ impl Edge {
     }
 
     fn put_in_force(&self, policy: &Policy) -> Result<String, ApplyError> {
-        let snapshot = Snapshot::compile(policy, &self.groups, &self.metrics, &self.limits)?;
+        let live = Live { groups: &self.groups, metrics: &self.metrics, limits: &self.limits, issuers: &self.issuers };
+        let snapshot = Snapshot::compile(policy, &live)?;
         let hash = snapshot.hash.clone();
         self.access.open(&snapshot.access_log);
         self.snapshot.store(Some(Arc::new(snapshot)));

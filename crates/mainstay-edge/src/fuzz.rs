@@ -13,11 +13,12 @@ use pingora_http::RequestHeader;
 use serde_json::{Value, json};
 
 use crate::chunks::Chunks;
+use crate::identity::{self, Issuers};
 use crate::limit::Limits;
 use crate::metrics::Metrics;
 use crate::protocol::{PROTOCOL_VERSION, Policy, Target};
 use crate::range::{Wanted, wanted};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Live, Snapshot};
 use crate::upstream::Groups;
 use crate::{access, coding, entry, file, guard, headers, limit, passage, release, snapshot, strict};
 
@@ -53,11 +54,12 @@ pub fn head(bytes: &[u8]) {
     assert_eq!(identity.trace_id().len(), 32);
     headers::forward(&mut request, &identity, None, "a.example").expect("the edge's own words are header values");
     for (name, value) in &request.headers {
-        let plain = name.as_str().replace('_', "-");
+        let plain = name.as_str().replace(|sign: char| !sign.is_ascii_alphanumeric(), "-");
         if plain == "x-forwarded-host" {
             assert_eq!(value, "a.example", "{name}");
         }
-        assert!(plain != "x-forwarded-for" && plain != "x-real-ip", "{name} was the client's word");
+        let ours = ["x-forwarded-for", "x-real-ip", "x-forwarded-user", "x-forwarded-roles", "x-forwarded-issuer"];
+        assert!(!ours.contains(&plain.as_str()), "{name} was the client's word");
     }
 }
 
@@ -70,6 +72,11 @@ fn read_headers(headers: &HeaderMap) {
     if let Some(value) = limit::cookie(headers, b"sid") {
         assert!(!value.contains(&b';'), "a cookie ends at its semicolon");
     }
+}
+
+/// A token: what it says is what one reader of JSON and every other says, and what a header can hold.
+pub fn token(bytes: &[u8]) {
+    identity::fuzz(bytes);
 }
 
 /// A path: what passes is no way out of `site` (made by [`site`]), and means one route.
@@ -147,7 +154,11 @@ pub fn policy(usable: &Value, bytes: &[u8]) {
     if snapshot::check(&policy).is_err() {
         return;
     }
-    let compiled = Snapshot::compile(&policy, &Groups::new(), &Metrics::default(), &Limits::new());
+    let (groups, metrics, limits) = (Groups::new(), Metrics::default(), Limits::new());
+    // Nothing is kept of issuers: they are not fetched here.
+    let issuers = Issuers::new(Path::new("/nonexistent"));
+    let live = Live { groups: &groups, metrics: &metrics, limits: &limits, issuers: &issuers };
+    let compiled = Snapshot::compile(&policy, &live);
     let snapshot = compiled.unwrap_or_else(|error| panic!("checked and not compiled: {error}"));
     assert_eq!(snapshot.hash, hash);
     for route in &policy.routes {
@@ -192,8 +203,15 @@ mod tests {
         }
 
         #[test]
+        fn no_token_says_two_things(text in "[A-Za-z0-9_.{}\":,\\[\\]-]{0,80}", fields in "(\"(alg|sub|roles|exp|a)\":(1|-1e9|\"a\"|\"ES256\"|\\[\"a,b\"\\]|\\{\\}|null),?){0,4}") {
+            token(text.as_bytes());
+            token(format!("{{{}}}", fields.trim_end_matches(',')).as_bytes());
+        }
+
+        #[test]
         fn no_bytes_break_a_reader(bytes in vec(any::<u8>(), 0..200)) {
             head(&bytes);
+            token(&bytes);
             chunks(&bytes);
             range(&bytes);
         }

@@ -8,14 +8,16 @@ use pingora_core::Result;
 use pingora_http::RequestHeader;
 
 /// Names only the edge may set. A client that sends one lies, or is another proxy, which nobody declared.
-/// Compared with `_` as `-`, because CGI-like servers take both for the same name.
-const OURS: [&str; 13] = [
+/// Compared with every other sign as `-`: CGI-like servers make the same variable of `X-A`, `X_A` and `X.A`.
+const OURS: [&str; 15] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-issuer",
     "x-forwarded-port",
     "x-forwarded-proto",
     "x-forwarded-prefix",
+    "x-forwarded-roles",
     "x-forwarded-server",
     "x-forwarded-user",
     "x-real-ip",
@@ -84,14 +86,28 @@ fn is_traceparent(text: &str) -> bool {
         && parent.bytes().any(|byte| byte != b'0')
 }
 
+fn is_ours(name: &str) -> bool {
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    OURS.iter().any(|known| known.len() == name.len() && name.bytes().map(plain).eq(known.bytes()))
+}
+
 /// Removes what only the edge may say, and says it.
 ///
 /// **Errors**: a value that is no header value (not for what is passed here).
 pub(crate) fn forward(head: &mut RequestHeader, identity: &Identity, client: Option<IpAddr>, host: &str) -> Result<()> {
-    let forged: Vec<_> =
-        head.headers.keys().filter(|name| OURS.contains(&name.as_str().replace('_', "-").as_str())).cloned().collect();
+    let forged: Vec<_> = head.headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
     for name in forged {
         head.remove_header(&name);
+    }
+    // What a client calls the connection's own is gone by now, but for upgrades: there nobody behind may be told to drop
+    // what the edge says.
+    let named = head
+        .headers
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    if named.into_iter().any(|name| std::str::from_utf8(name.trim_ascii()).is_ok_and(is_ours)) {
+        head.insert_header("Connection", "Upgrade")?;
     }
     if let Some(client) = client {
         head.insert_header("X-Forwarded-For", client.to_canonical().to_string())?;
@@ -126,7 +142,19 @@ mod tests {
     #[test]
     fn forged_forwarding_headers_are_dropped_in_any_spelling() {
         let mut head = RequestHeader::build("GET", b"/", None).expect("builds");
-        for name in ["X-Forwarded-For", "x_forwarded_for", "Forwarded", "X-Real-IP", "X-Request-Id"] {
+        let forged = [
+            "X-Forwarded-For",
+            "x_forwarded_for",
+            "Forwarded",
+            "X-Real-IP",
+            "X-Request-Id",
+            "X-Forwarded-User",
+            "X_Forwarded-User",
+            "x.forwarded.roles",
+            "X-Forwarded_Issuer",
+            "x!forwarded!user",
+        ];
+        for name in forged {
             head.insert_header(name.to_owned(), "6.6.6.6").expect("inserts");
         }
         let identity = Identity::of(&head);
@@ -134,5 +162,11 @@ mod tests {
         let all: Vec<_> = head.headers.iter().filter(|(_, value)| value.as_bytes() == b"6.6.6.6").collect();
         assert!(all.is_empty(), "{all:?}");
         assert_eq!(head.headers["x-forwarded-for"], "127.0.0.1");
+        assert!(!is_ours("x-forwarded-users") && !is_ours("xforwardeduser"));
+        for (given, kept) in [("Upgrade, X-Forwarded-User", "Upgrade"), ("upgrade, x-other", "upgrade, x-other")] {
+            head.insert_header("Connection", given).expect("inserts");
+            forward(&mut head, &identity, None, "a.localhost").expect("forwards");
+            assert_eq!(head.headers["connection"], kept);
+        }
     }
 }

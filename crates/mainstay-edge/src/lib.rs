@@ -6,6 +6,7 @@
 
 mod access;
 pub mod acme;
+mod answer;
 pub mod ca;
 mod challenge;
 mod chunks;
@@ -22,6 +23,7 @@ mod file;
 pub mod fuzz;
 mod guard;
 mod headers;
+mod identity;
 mod limit;
 mod listen;
 mod metrics;
@@ -33,6 +35,7 @@ pub mod protocol;
 mod proxy;
 mod range;
 mod release;
+mod roots;
 mod site;
 mod snapshot;
 mod strict;
@@ -55,6 +58,7 @@ use tokio::sync::watch;
 
 pub use control::SOCKET;
 pub use edge::ApplyError;
+pub use identity::explain::{Explained, explain as explain_token};
 pub use snapshot::PolicyError;
 pub use snapshot::hash as policy_hash;
 
@@ -182,8 +186,11 @@ pub async fn serve(mut options: Options, stop: impl Future<Output = ()> + Send) 
             tasks.spawn(Arc::clone(&doors).accept(listener, door, is_shutdown.clone()));
         }
     }
-    let background =
-        [tokio::spawn(control::run(Arc::clone(&edge), control)), tokio::spawn(probe::run(Arc::clone(&edge)))];
+    let background = [
+        tokio::spawn(control::run(Arc::clone(&edge), control)),
+        tokio::spawn(probe::run(Arc::clone(&edge))),
+        tokio::spawn(identity::run(Arc::clone(&edge))),
+    ];
     stop.await;
     shutdown.send_replace(true);
     doors.proxy.http_cleanup().await;

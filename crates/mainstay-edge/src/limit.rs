@@ -66,6 +66,7 @@ impl Limiter {
             LimitKey::Ip => "too many requests from one address",
             LimitKey::Header { .. } => "too many requests with one value of a header",
             LimitKey::Cookie { .. } => "too many requests with one value of a cookie",
+            LimitKey::User => "too many requests of one user",
         }
     }
 
@@ -87,15 +88,23 @@ impl Limiter {
 #[derive(Debug, Default)]
 pub(crate) struct Chain {
     limiters: Vec<(Arc<Limiter>, String)>,
+    /// Those from here on count by user.
+    by_user: usize,
     /// The header `RateLimit-Policy`.
     policy: String,
 }
 
 impl Chain {
     fn new(mut limiters: Vec<Arc<Limiter>>) -> Self {
-        // By address first: what is refused there takes no place in the tables of made-up names.
-        limiters.sort_by_key(|limiter| limiter.rule.per != LimitKey::Ip);
-        let mut chain = Self::default();
+        // By address first: what is refused there takes no place in the tables of made-up names. By user last: to know
+        // one costs a signature's check.
+        limiters.sort_by_key(|limiter| match limiter.rule.per {
+            LimitKey::Ip => 0,
+            LimitKey::Header { .. } | LimitKey::Cookie { .. } => 1,
+            LimitKey::User => 2,
+        });
+        let by_user = limiters.iter().filter(|limiter| limiter.rule.per != LimitKey::User).count();
+        let mut chain = Self { by_user, ..Self::default() };
         for limiter in limiters {
             let kind = limiter.rule.per.to_string().replace(' ', "-");
             let same = chain.limiters.iter().filter(|(_, name)| name.starts_with(&kind)).count();
@@ -112,6 +121,37 @@ impl Chain {
     pub(crate) fn is_empty(&self) -> bool {
         self.limiters.is_empty()
     }
+
+    /// Whether some of it can only be asked once the user is known.
+    pub(crate) fn has_users(&self) -> bool {
+        self.by_user < self.limiters.len()
+    }
+
+    fn of(&self, stage: Stage) -> &[(Arc<Limiter>, String)] {
+        let (before, by_user) = self.limiters.split_at(self.by_user);
+        match stage {
+            Stage::Stranger => before,
+            Stage::User => by_user,
+        }
+    }
+}
+
+/// When limits are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Before anybody knows who comes.
+    Stranger,
+    /// Afterwards.
+    User,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client<'r> {
+    pub(crate) headers: &'r HeaderMap,
+    pub(crate) address: Option<IpAddr>,
+    /// With the issuer who knows the user; a password has none.
+    pub(crate) user: Option<(&'r str, &'r str)>,
 }
 
 /// What the limits said about one request.
@@ -202,11 +242,21 @@ impl Limits {
     }
 
     /// Asks every limit of a chain about a request, until one refuses. Call it only for a chain that is not empty.
-    pub(crate) fn ask(&self, chain: &Chain, headers: &HeaderMap, client: Option<IpAddr>, at: Instant) -> Quota {
-        let now = u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
+    pub(crate) fn ask(&self, chain: &Chain, client: Client<'_>, at: Instant) -> Quota {
         let mut quota = Quota { policy: chain.policy.clone(), left: String::new(), refused: None };
-        for (limiter, name) in &chain.limiters {
-            let outcome = limiter.ask(self.client(&limiter.rule.per, headers, client), now);
+        self.go_on(&mut quota, chain.of(Stage::Stranger), client, at);
+        quota
+    }
+
+    /// Asks those that count by user.
+    pub(crate) fn ask_users(&self, quota: &mut Quota, chain: &Chain, client: Client<'_>, at: Instant) {
+        self.go_on(quota, chain.of(Stage::User), client, at);
+    }
+
+    fn go_on(&self, quota: &mut Quota, limiters: &[(Arc<Limiter>, String)], client: Client<'_>, at: Instant) {
+        let now = u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
+        for (limiter, name) in limiters {
+            let outcome = limiter.ask(self.client(&limiter.rule.per, client), now);
             let separator = if quota.left.is_empty() { "" } else { ", " };
             let (left, time) = match outcome {
                 Outcome::Admitted { left, full_in } => (left, full_in),
@@ -220,17 +270,20 @@ impl Limits {
                 break;
             }
         }
-        quota
     }
 
     /// The client's name in the tables.
-    fn client(&self, per: &LimitKey, headers: &HeaderMap, client: Option<IpAddr>) -> u64 {
+    fn client(&self, per: &LimitKey, Client { headers, address, user }: Client<'_>) -> u64 {
+        if let (LimitKey::User, Some(user)) = (per, user) {
+            // Not only the name: two issuers may know one each.
+            return self.keys.hash_one((4_u8, user));
+        }
         let named = match per {
-            LimitKey::Ip => None,
+            LimitKey::Ip | LimitKey::User => None,
             LimitKey::Header { name } => headers.get(name.as_str()).map(http::HeaderValue::as_bytes),
             LimitKey::Cookie { name } => cookie(headers, name.as_bytes()),
         };
-        match (named.filter(|value| !value.is_empty()), client.map(|client| network(client).octets())) {
+        match (named.filter(|value| !value.is_empty()), address.map(|address| network(address).octets())) {
             (Some(value), _) => self.keys.hash_one((1_u8, value)),
             (None, Some(address)) => self.keys.hash_one((2_u8, &address[..])),
             (None, None) => self.keys.hash_one(3_u8),
@@ -271,32 +324,45 @@ mod tests {
     #[test]
     fn clients_are_told_apart_by_what_the_limit_says() {
         let limits = Limits::new();
+        let of = |per: &LimitKey, headers: &HeaderMap, address: Option<IpAddr>| {
+            limits.client(per, Client { headers, address, user: None })
+        };
         let (here, there) = (Some([127, 0, 0, 1].into()), Some([127, 0, 0, 2].into()));
         let none = HeaderMap::new();
         let key = |text: &str| text.parse::<LimitKey>().expect("a key");
         let ip = key("ip");
-        assert_ne!(limits.client(&ip, &none, here), limits.client(&ip, &none, there));
+        assert_ne!(of(&ip, &none, here), of(&ip, &none, there));
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().expect("address");
-        assert_eq!(limits.client(&ip, &none, here), limits.client(&ip, &none, Some(mapped)));
-        let v6 = |text: &str| limits.client(&ip, &none, Some(text.parse().expect("address")));
+        assert_eq!(of(&ip, &none, here), of(&ip, &none, Some(mapped)));
+        let v6 = |text: &str| of(&ip, &none, Some(text.parse().expect("address")));
         assert_eq!(v6("2001:db8::1"), v6("2001:db8::ffff"), "a subscriber has a whole /64");
         assert_ne!(v6("2001:db8::1"), v6("2001:db8:0:1::1"));
         let header = key("header X-Key");
         let (a, b) = (headers(&[("x-key", "a")]), headers(&[("x-key", "b")]));
-        assert_ne!(limits.client(&header, &a, here), limits.client(&header, &b, here));
-        assert_eq!(limits.client(&header, &a, here), limits.client(&header, &a, there));
-        assert_eq!(limits.client(&header, &none, here), limits.client(&ip, &none, here), "without it, the address");
+        assert_ne!(of(&header, &a, here), of(&header, &b, here));
+        assert_eq!(of(&header, &a, here), of(&header, &a, there));
+        assert_eq!(of(&header, &none, here), of(&ip, &none, here), "without it, the address");
         let cookie = key("cookie sid");
-        let of = |value: &'static str| limits.client(&cookie, &headers(&[("cookie", value)]), here);
-        assert_eq!(of("x=1; sid=7"), of("sid=7; y=2"));
-        assert_ne!(of("sid=7"), of("sid=8"));
-        assert_eq!(of("xsid=7"), limits.client(&ip, &none, here));
+        let with = |value: &'static str| of(&cookie, &headers(&[("cookie", value)]), here);
+        assert_eq!(with("x=1; sid=7"), with("sid=7; y=2"));
+        assert_ne!(with("sid=7"), with("sid=8"));
+        assert_eq!(with("xsid=7"), of(&ip, &none, here));
+        let user = |user: Option<(&'static str, &'static str)>| {
+            limits.client(&LimitKey::User, Client { headers: &none, address: here, user })
+        };
+        assert_eq!(user(Some(("i", "alice"))), user(Some(("i", "alice"))));
+        assert_ne!(user(Some(("i", "alice"))), user(Some(("j", "alice"))), "another issuer's");
+        assert_ne!(user(Some(("i", "alice"))), user(Some(("i", "bob"))));
+        assert_eq!(user(None), of(&ip, &none, here), "where nobody is known, the address");
     }
 
     #[test]
     fn a_chain_asks_addresses_first_and_names_each_limit_once() {
         let limiter = |text: &str| Arc::new(Limiter::new("", &text.parse().expect("a limit")).expect("a rate"));
-        let chain = Chain::new(vec![limiter("9/min per header x-key"), limiter("5/s per ip"), limiter("7/h per ip")]);
-        assert_eq!(chain.policy, "\"ip\";q=5;w=1, \"ip-2\";q=7;w=3600, \"header-x-key\";q=9;w=60");
+        let chain =
+            Chain::new(["3/s per user", "9/min per header x-key", "5/s per ip", "7/h per ip"].map(limiter).into());
+        let policy = "\"ip\";q=5;w=1, \"ip-2\";q=7;w=3600, \"header-x-key\";q=9;w=60, \"user\";q=3;w=1";
+        assert_eq!((chain.policy.as_str(), chain.has_users()), (policy, true));
+        assert_eq!((chain.of(Stage::Stranger).len(), chain.of(Stage::User).len()), (3, 1));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mainstay_decide::balance::Budget;
 
+use crate::identity::Issuers;
 use crate::limit::Limiter;
 use crate::protocol::{Counts, LATENCY_BOUNDS_MS};
 use crate::upstream::{Group, Groups};
@@ -290,6 +291,51 @@ fn write_groups(page: &mut Page, groups: &BTreeMap<String, Arc<Group>>) {
             page.sample("mainstay_edge_endpoint_in", &labels, u64::from(endpoint.is_in()));
         }
     }
+}
+
+/// What tokens came to, by issuer.
+pub(crate) fn write_issuers(text: &mut String, issuers: &Issuers) {
+    let mut page = Page { text: std::mem::take(text) };
+    let all = issuers.all();
+    page.head("mainstay_edge_identity_verified_total", "counter", "requests of verified users");
+    for issuer in &all {
+        let labels = labels(&[("identity", &issuer.name)]);
+        page.sample("mainstay_edge_identity_verified_total", &labels, issuer.verified.load(Ordering::Relaxed));
+    }
+    let refused = "mainstay_edge_identity_refused_total";
+    page.head(refused, "counter", "requests refused for their token");
+    for issuer in &all {
+        let no_role = ("user has no role for it", issuer.no_role.load(Ordering::Relaxed));
+        let faults = issuer.refused().map(|(fault, count)| (fault.text(), count));
+        for (reason, count) in faults.chain([no_role]).filter(|(_, count)| *count > 0) {
+            page.sample(refused, &labels(&[("identity", &issuer.name), ("reason", reason)]), count);
+        }
+    }
+    page.head("mainstay_edge_identity_keys", "gauge", "keys of the issuer that are there");
+    for issuer in &all {
+        let count = issuer.key_count() as u64;
+        page.sample("mainstay_edge_identity_keys", &labels(&[("identity", &issuer.name)]), count);
+    }
+    let now = issuers.now();
+    let fetched = || all.iter().filter_map(|issuer| Some((issuer, issuer.freshness(now)?)));
+    page.head("mainstay_edge_identity_keys_failing", "gauge", "1 while the issuer's keys cannot be fetched");
+    for (issuer, (is_failing, _)) in fetched() {
+        let labels = labels(&[("identity", &issuer.name)]);
+        page.sample("mainstay_edge_identity_keys_failing", &labels, u64::from(is_failing));
+    }
+    page.head("mainstay_edge_identity_keys_age_seconds", "gauge", "time since the keys were last fetched");
+    for (issuer, (_, age)) in fetched() {
+        let labels = labels(&[("identity", &issuer.name)]);
+        if let Some(age) = age {
+            page.sample("mainstay_edge_identity_keys_age_seconds", &labels, age.as_secs());
+        }
+    }
+    page.head("mainstay_edge_identity_fetch_failures_total", "counter", "fetches of keys that failed");
+    for (issuer, _) in fetched() {
+        let labels = labels(&[("identity", &issuer.name)]);
+        page.sample("mainstay_edge_identity_fetch_failures_total", &labels, issuer.failed.load(Ordering::Relaxed));
+    }
+    *text = page.text;
 }
 
 fn write_limits(page: &mut Page, limits: &[Arc<Limiter>]) {

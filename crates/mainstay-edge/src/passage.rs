@@ -1,9 +1,7 @@
 //! What a route makes of a request and its answer on the way through: which endpoint, which path and headers, which
 //! coding.
 
-use std::net::IpAddr;
-
-use http::{HeaderMap, Version};
+use http::Version;
 use mainstay_decide::balance::{self, Way};
 use mainstay_stack::balance::{Balancing, Method};
 use mainstay_stack::edits::rewritten;
@@ -12,30 +10,32 @@ use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::coding::{self, Coding, Encoder};
+use crate::limit::Client;
 use crate::snapshot::Route;
 use crate::upstream::Wish;
 
 /// How a request's endpoint is to be chosen.
-pub(crate) fn wish(balancing: &Balancing, headers: &HeaderMap, client: Option<IpAddr>) -> Wish {
+pub(crate) fn wish(balancing: &Balancing, client: Client<'_>) -> Wish {
     let way = match &balancing.method {
         Method::RoundRobin => None,
         Method::LeastRequests => Some(Way::Least),
-        Method::Hash { by } => Some(Way::Hash(client_hash(by, headers, client))),
+        Method::Hash { by } => Some(Way::Hash(client_hash(by, client))),
     };
-    let cookie = balancing.sticky.as_ref().and_then(|name| crate::limit::cookie(headers, name.as_bytes()));
+    let cookie = balancing.sticky.as_ref().and_then(|name| crate::limit::cookie(client.headers, name.as_bytes()));
     Wish { way, sticky: cookie.and_then(|tag| String::from_utf8(tag.to_vec()).ok()), ..Wish::default() }
 }
 
 /// The client of a request; the same in another process of the edge.
-fn client_hash(by: &LimitKey, headers: &HeaderMap, client: Option<IpAddr>) -> u64 {
+fn client_hash(by: &LimitKey, Client { headers, address, user }: Client<'_>) -> u64 {
     let named = match by {
+        LimitKey::User => user.map(|(_, user)| user.as_bytes()),
         LimitKey::Ip => None,
         LimitKey::Header { name } => headers.get(name.as_str()).map(http::HeaderValue::as_bytes),
         LimitKey::Cookie { name } => crate::limit::cookie(headers, name.as_bytes()),
     };
     match named.filter(|value| !value.is_empty()) {
         Some(value) => balance::hash(value),
-        None => client.map_or(0, |client| balance::hash(&crate::limit::network(client).octets())),
+        None => address.map_or(0, |address| balance::hash(&crate::limit::network(address).octets())),
     }
 }
 

@@ -9,6 +9,7 @@ use mainstay_decide::share::Share;
 use mainstay_stack::balance::{Balancing, Resilience};
 use mainstay_stack::browser::Cors;
 use mainstay_stack::edits::Edits;
+use mainstay_stack::identity;
 use mainstay_stack::limit::Limit;
 use mainstay_stack::model::{SiteCache, TlsVersion};
 use mainstay_stack::network::Admission;
@@ -87,6 +88,15 @@ pub enum FromEdge {
         /// Why.
         reason: String,
     },
+    /// The keys of an issuer came, or no longer come.
+    KeysChanged {
+        /// The issuer's name.
+        issuer: String,
+        /// Keys that are there.
+        keys: usize,
+        /// Why no others came.
+        failure: Option<String>,
+    },
     /// The metrics page, Prometheus text form.
     Metrics {
         /// The page.
@@ -149,6 +159,9 @@ pub struct Policy {
     /// Lowest version of TLS.
     #[serde(default)]
     pub least_tls: TlsVersion,
+    /// Who signs tokens, by the name that routes give.
+    #[serde(default)]
+    pub issuers: BTreeMap<String, Issuer>,
     /// Routes; the most specific path wins.
     pub routes: Vec<Route>,
     /// Upstreams by name.
@@ -216,9 +229,22 @@ pub struct Route {
     /// Who may enter with a password.
     #[serde(default)]
     pub basic_auth: Option<BasicAuth>,
+    /// Who may enter with a token.
+    #[serde(default)]
+    pub identity: Option<identity::Entry>,
     /// Nobody is let in, and told to come back after so long. **Unit**: seconds.
     #[serde(default)]
     pub maintenance_s: Option<u64>,
+}
+
+/// Who signs tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuer {
+    /// What the stack file says; paths are absolute.
+    pub rule: identity::Issuer,
+    /// The secret, when the keys are one.
+    #[serde(default)]
+    pub secret: Option<Secret>,
 }
 
 /// Users of a route. No password is in here.
@@ -264,6 +290,7 @@ impl Route {
             compress: None,
             edits: Edits::default(),
             basic_auth: None,
+            identity: None,
             maintenance_s: None,
         }
     }

@@ -19,14 +19,15 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
+use crate::answer::{prove, refuse, send_elsewhere};
 use crate::coding::Encoder;
 use crate::connection::{Connection, Phase};
 use crate::edge::Edge;
 use crate::endpoint::Lease;
-use crate::entry;
 use crate::guard::Crossing;
 use crate::headers::{Identity, forward};
-use crate::limit::Quota;
+use crate::identity::{Denied, User};
+use crate::limit::{Client, Quota};
 use crate::metrics::RouteTally;
 use crate::passage;
 use crate::release;
@@ -50,9 +51,7 @@ const WRITE_IDLE: Duration = Duration::from_secs(60);
 const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
 /// Separates upgrades from other requests in Pingora's pool.
 const UPGRADE_POOL: u64 = 1;
-/// What a client is told to wait after a 503 of which nothing better is known.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-const MAINTENANCE: strict::Refusal = (503, "there is maintenance");
+pub(crate) const MAINTENANCE: strict::Refusal = (503, "there is maintenance");
 const NO_USER: strict::Refusal = (401, "user or password is missing or wrong");
 const BROKEN: &str = "circuit breaker is open: nearly all answers of this service were errors";
 
@@ -80,7 +79,7 @@ pub(crate) struct RequestState {
     /// The breaker was asked and wants to know how it ended.
     is_counted: bool,
     /// What a client is told to wait.
-    retry_in: Option<Duration>,
+    pub(crate) retry_in: Option<Duration>,
     /// Encodes the answer.
     encoder: Option<Box<Mutex<Encoder>>>,
     sent_at: Option<Instant>,
@@ -95,10 +94,14 @@ pub(crate) struct RequestState {
     reason: Option<&'static str>,
     client_gone: bool,
     /// Only when the route has limits.
-    quota: Option<Box<Quota>>,
+    pub(crate) quota: Option<Box<Quota>>,
     crossing: Crossing,
     /// Who has shown a password.
     pub(crate) user: Option<String>,
+    /// Who has shown a token.
+    bearer: Option<Box<User>>,
+    /// What is asked of who is not let in.
+    pub(crate) challenge: Option<String>,
     /// Answered by a rule of the edge: no business of the upstream's.
     is_ruled: bool,
 }
@@ -133,9 +136,22 @@ impl RequestState {
         if let Some(quota) = &self.quota {
             // Lists: what the service says of limits of its own stays beside ours.
             head.append_header("RateLimit-Policy", quota.policy.as_str())?;
-            head.append_header("RateLimit", quota.left.as_str())?;
+            if !quota.left.is_empty() {
+                head.append_header("RateLimit", quota.left.as_str())?;
+            }
         }
         Ok(())
+    }
+
+    /// With the issuer, if there is one.
+    fn known_user(&self) -> Option<(&str, &str)> {
+        let bearer = self.bearer.as_ref().map(|user| (user.issuer.as_str(), user.subject.as_str()));
+        bearer.or_else(|| Some(("", self.user.as_deref()?)))
+    }
+
+    /// The name of who is known.
+    fn user_name(&self) -> Option<&str> {
+        self.known_user().map(|(_, user)| user)
     }
 
     pub(crate) fn identity(&self) -> &str {
@@ -186,7 +202,8 @@ impl Proxy {
         }
         let limits = state.route.as_ref().map_or(&state.snapshot.limits, |route| &route.limits);
         if !limits.is_empty() {
-            let quota = self.edge.limits.ask(limits, &head.headers, client, ctx.started);
+            let stranger = Client { headers: &head.headers, address: client, user: None };
+            let quota = self.edge.limits.ask(limits, stranger, ctx.started);
             let refused = quota.refused.as_ref().map(|refused| (429, refused.reason));
             ctx.quota = Some(Box::new(quota));
             if let Some(refusal) = refused {
@@ -210,6 +227,34 @@ impl Proxy {
         Ok(())
     }
 
+    /// Finds out who comes, and asks the limits that count by user.
+    async fn identify(&self, session: &Session, ctx: &mut RequestState) -> std::result::Result<(), strict::Refusal> {
+        let Some(route) = ctx.route().cloned() else { return Ok(()) };
+        if matches!(ctx.crossing, Crossing::Preflight(_)) {
+            // Browsers send no token with the question beforehand.
+            return Ok(());
+        }
+        let head = session.req_header();
+        if let Some(entry) = &route.entry {
+            match entry.user(&self.edge.issuers, &head.headers, head.method.as_str()).await {
+                Ok(user) => ctx.bearer = Some(Box::new(user)),
+                Err(Denied { refusal, challenge }) => {
+                    ctx.challenge = challenge;
+                    return Err(refusal);
+                }
+            }
+        }
+        if !route.limits.has_users() {
+            return Ok(());
+        }
+        let Some(mut quota) = ctx.quota.take() else { return Ok(()) };
+        let known = Client { headers: &head.headers, address: client_ip(session), user: ctx.known_user() };
+        self.edge.limits.ask_users(&mut quota, &route.limits, known, ctx.started);
+        let refused = quota.refused.as_ref().map(|refused| (429, refused.reason));
+        ctx.quota = Some(quota);
+        refused.map_or(Ok(()), Err)
+    }
+
     /// Answers a browser's question beforehand (CORS).
     async fn preflight(&self, session: &mut Session, ctx: &RequestState) -> Result<()> {
         let mut head = ResponseHeader::build(204, Some(8))?;
@@ -229,66 +274,6 @@ impl Proxy {
         let location = format!("https://{}{port}{path}", state.host);
         send_elsewhere(session, 308, location, ctx).await
     }
-}
-
-/// Shows a certificate authority that the name is ours.
-async fn prove(session: &mut Session, text: Bytes, ctx: &RequestState) -> Result<()> {
-    let mut head = ResponseHeader::build(200, Some(4))?;
-    head.insert_header("Content-Type", "application/octet-stream")?;
-    head.insert_header("Content-Length", text.len())?;
-    head.insert_header("X-Request-Id", ctx.identity())?;
-    session.write_response_header(Box::new(head), false).await?;
-    session.write_response_body(Some(text), true).await
-}
-
-/// Answers with the place where to ask instead.
-async fn send_elsewhere(session: &mut Session, status: u16, location: String, ctx: &RequestState) -> Result<()> {
-    let mut head = ResponseHeader::build(status, Some(8))?;
-    head.insert_header("Location", location)?;
-    head.insert_header("Content-Length", "0")?;
-    head.insert_header("X-Request-Id", ctx.identity())?;
-    ctx.dress(&mut head)?;
-    session.write_response_header(Box::new(head), true).await
-}
-
-/// Answers with a refusal of ours.
-async fn refuse(session: &mut Session, status: u16, reason: &str, ctx: &RequestState) -> Result<()> {
-    let identity = ctx.identity();
-    let title = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
-    let is_page = (status, reason) == MAINTENANCE && entry::wants_a_page(&session.req_header().headers);
-    let (kind, body) = if is_page {
-        ("text/html; charset=utf-8", Bytes::from_static(entry::MAINTENANCE_PAGE.as_bytes()))
-    } else {
-        let body = serde_json::json!({ "status": status, "title": title, "detail": reason, "request_id": identity });
-        ("application/problem+json", Bytes::from(body.to_string()))
-    };
-    let mut head = ResponseHeader::build(status, Some(8))?;
-    head.insert_header("Content-Type", kind)?;
-    head.insert_header("Content-Length", body.len())?;
-    head.insert_header("Cache-Control", "no-store")?;
-    head.insert_header("X-Request-Id", identity)?;
-    if status == 503 {
-        head.insert_header("Retry-After", crate::limit::whole_seconds(ctx.retry_in.unwrap_or(RETRY_AFTER)).max(1))?;
-    }
-    ctx.dress(&mut head)?;
-    if let Some(refused) = ctx.quota.as_ref().and_then(|quota| quota.refused.as_ref()) {
-        head.insert_header("Retry-After", refused.retry_after())?;
-    }
-    if status == 401 {
-        head.insert_header("WWW-Authenticate", "Basic realm=\"restricted\", charset=\"UTF-8\"")?;
-    }
-    if status == 405 {
-        // RFC 9110, 15.5.6. What a service behind us allows of these only it can say.
-        head.insert_header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
-    }
-    let is_head = session.req_header().method == http::Method::HEAD;
-    // What is left of the request's body is not read: the connection ends.
-    session.set_keepalive(None);
-    session.write_response_header(Box::new(head), is_head).await?;
-    if !is_head {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
 }
 
 /// Methods that may be sent twice. **Source**: RFC 9110 section 9.2.2.
@@ -317,6 +302,17 @@ fn outcome(ctx: &RequestState, is_error: bool) -> Outcome {
     // Without an answer an error is the service's only where the client gets one of the 500s: what the client did wrong
     // (a body that is none, too long or too slow) must not take the service away from others.
     if ctx.client_gone || !was_sent || !is_error { Outcome::Unknown } else { Outcome::Bad }
+}
+
+/// Which endpoint a request wants.
+fn wish(session: &Session, route: &Route, has_share: bool, ctx: &RequestState) -> Wish {
+    let (headers, address) = (&session.req_header().headers, client_ip(session));
+    let mut wish = passage::wish(&route.balancing, Client { headers, address, user: ctx.known_user() });
+    if has_share {
+        wish.client = Some(release::client(&route.balancing, headers, ctx.user_name(), address));
+        wish.release = release::asked(headers, address);
+    }
+    wish
 }
 
 fn client_ip(session: &Session) -> Option<IpAddr> {
@@ -353,6 +349,8 @@ impl ProxyHttp for Proxy {
             quota: None,
             crossing: Crossing::None,
             user: None,
+            bearer: None,
+            challenge: None,
             is_ruled: false,
         }
     }
@@ -366,7 +364,10 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(BODY_IDLE));
         session.set_write_timeout(Some(WRITE_IDLE));
         session.set_total_drain_timeout(Some(BODY_IDLE));
-        let admitted = self.admit(session, ctx).and(framing);
+        let mut admitted = self.admit(session, ctx).and(framing);
+        if admitted.is_ok() {
+            admitted = self.identify(session, ctx).await;
+        }
         if let Some(route) = ctx.route() {
             route.tally.in_flight.fetch_add(1, Ordering::Relaxed);
         }
@@ -406,12 +407,7 @@ impl ProxyHttp for Proxy {
                 }
                 (ctx.is_counted, ctx.is_try) = (true, verdict == Verdict::Try);
                 route.tally.budget().deposit(route.balancing.retry_percent);
-                let (headers, client) = (&session.req_header().headers, client_ip(session));
-                ctx.wish = passage::wish(&route.balancing, headers, client);
-                if group.has_share() {
-                    ctx.wish.client = Some(release::client(&route.balancing, headers, ctx.user.as_deref(), client));
-                    ctx.wish.release = release::asked(headers, client);
-                }
+                ctx.wish = wish(session, &route, group.has_share(), ctx);
                 Ok(false)
             }
             Destination::Site(site) => {
@@ -505,8 +501,12 @@ impl ProxyHttp for Proxy {
         let authority = authority.or_else(|| session.req_header().uri.authority().map(|authority| authority.as_str()));
         let authority = authority.unwrap_or(&state.host).to_owned();
         forward(request, &state.identity, client_ip(session), &authority)?;
-        if let Some(user) = &ctx.user {
-            request.insert_header("X-Forwarded-User", user.as_str())?;
+        if let Some(user) = ctx.user_name() {
+            request.insert_header("X-Forwarded-User", user)?;
+        }
+        if let Some(user) = &ctx.bearer {
+            request.insert_header("X-Forwarded-Issuer", user.issuer.as_str())?;
+            request.insert_header("X-Forwarded-Roles", user.roles.join(", "))?;
         }
         Ok(())
     }
@@ -750,7 +750,7 @@ impl Proxy {
             request_id: ctx.identity(),
             trace_id: state.map_or("", |state| state.identity.trace_id()),
             remote: session.client_addr().and_then(|address| address.as_inet()).copied(),
-            user: ctx.user.as_deref(),
+            user: ctx.user_name(),
             method: head.method.as_str(),
             host: state.map_or("", |state| &state.host),
             path: &crate::access::redact(path),

@@ -54,6 +54,7 @@ pub(crate) fn client(balancing: &Balancing, headers: &HeaderMap, user: Option<&s
     let own = match &balancing.method {
         Method::Hash { by: LimitKey::Header { name } } => headers.get(name.as_str()).map(http::HeaderValue::as_bytes),
         Method::Hash { by: LimitKey::Cookie { name } } => crate::limit::cookie(headers, name.as_bytes()),
+        Method::Hash { by: LimitKey::User } => user.map(str::as_bytes),
         Method::Hash { by: LimitKey::Ip } | Method::RoundRobin | Method::LeastRequests => None,
     };
     let session = || SESSION_COOKIES.iter().find_map(|name| crate::limit::cookie(headers, name));

@@ -21,6 +21,7 @@ use crate::challenge::Answers;
 use crate::edit::Edit;
 use crate::entry::Users;
 use crate::guard::{self, Door, Guard};
+use crate::identity::{self, Issuers};
 use crate::limit::{self, Limits};
 use crate::metrics::{Metrics, RouteTally};
 use crate::protocol::{Certificate, PROTOCOL_VERSION, Policy, Target};
@@ -86,6 +87,20 @@ pub enum PolicyError {
     Users {
         /// The path.
         path: String,
+    },
+    /// Somebody who signs tokens that cannot be checked.
+    #[error("identity {name} has no key or a key that does not fit, or its issuer cannot be told")]
+    Issuer {
+        /// Its name.
+        name: String,
+    },
+    /// A route for users of an issuer that there is not.
+    #[error("route {path} asks for identity {name:?}, which the policy does not have")]
+    Identity {
+        /// The path.
+        path: String,
+        /// The name.
+        name: String,
     },
     /// A header that cannot be sent.
     #[error("header {name:?} of route {path} cannot be sent")]
@@ -171,6 +186,7 @@ pub(crate) struct Route {
     pub(crate) rewrite: Option<String>,
     pub(crate) request: Edit,
     pub(crate) users: Option<Users>,
+    pub(crate) entry: Option<identity::Entry>,
     pub(crate) maintenance: Option<Duration>,
     pub(crate) tally: Arc<RouteTally>,
 }
@@ -229,6 +245,9 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
         }
     }
     check_limits("", &policy.limits)?;
+    if let Some((name, _)) = policy.issuers.iter().find(|(_, of)| !identity::is_usable(of)) {
+        return Err(PolicyError::Issuer { name: name.clone() });
+    }
     let mut paths = BTreeSet::new();
     for route in &policy.routes {
         check_limits(&route.path, &route.limits)?;
@@ -240,6 +259,9 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
         }
         if route.basic_auth.as_ref().is_some_and(|users| Users::new(users).is_none()) {
             return Err(PolicyError::Users { path: route.path.clone() });
+        }
+        if let Some(of) = route.identity.as_ref().filter(|of| !policy.issuers.contains_key(&of.issuer)) {
+            return Err(PolicyError::Identity { path: route.path.clone(), name: of.issuer.clone() });
         }
         if route.edits.rewrite.as_ref().is_some_and(|rewrite| !rewrite.starts_with('/')) {
             return Err(PolicyError::Path { path: route.path.clone() });
@@ -328,19 +350,26 @@ fn find_certificate<'a>(by_host: &'a Certificates, host: &str) -> Option<&'a Arc
     by_host.get(host).or_else(wildcard)
 }
 
+/// What outlives policies.
+pub(crate) struct Live<'l> {
+    pub(crate) groups: &'l Groups,
+    pub(crate) metrics: &'l Metrics,
+    pub(crate) limits: &'l Limits,
+    pub(crate) issuers: &'l Issuers,
+}
+
 impl Snapshot {
     /// Compiles a policy that [`check`] passed; makes its groups.
     ///
     /// **Errors**: what has changed in the world since the check.
     pub(crate) fn compile(
         policy: &Policy,
-        groups: &Groups,
-        metrics: &Metrics,
-        limits: &Limits,
+        Live { groups, metrics, limits, issuers }: &Live<'_>,
     ) -> Result<Self, PolicyError> {
         let (certificates, default_certificate) = certificates(&policy.certificates)?;
         let groups = groups.configure(&policy.upstreams);
         let limits = limits.configure(policy);
+        let issuers = issuers.configure(policy);
         let mut exact = HashMap::new();
         let mut prefixes = Vec::new();
         for route in &policy.routes {
@@ -359,6 +388,11 @@ impl Snapshot {
                 Some(of) => Some(Users::new(of).ok_or_else(|| PolicyError::Users { path: route.path.clone() })?),
                 None => None,
             };
+            // Nor for want of an issuer.
+            let entry = Issuers::entry(route.identity.as_ref(), &issuers).ok_or_else(|| PolicyError::Identity {
+                path: route.path.clone(),
+                name: route.identity.as_ref().map_or_else(String::new, |of| of.issuer.clone()),
+            })?;
             let compiled = Arc::new(Route {
                 path: route.path.clone(),
                 to,
@@ -370,6 +404,7 @@ impl Snapshot {
                 rewrite: route.edits.rewrite.clone(),
                 request: Edit::new(&route.edits.request).unwrap_or_default(),
                 users,
+                entry,
                 maintenance: route.maintenance_s.map(Duration::from_secs),
                 limits: limits.routes.get(&route.path).map(Arc::clone).unwrap_or_default(),
                 tally: metrics.route(&route.path, upstream),
@@ -462,11 +497,15 @@ mod tests {
             admission: Admission::default(),
             connections_per_ip: None,
             least_tls: TlsVersion::Tls12,
+            issuers: BTreeMap::new(),
             routes: paths.iter().map(|path| crate::protocol::Route::new(path, target.clone(), 1)).collect(),
             upstreams: BTreeMap::from([("a".to_owned(), upstream)]),
             access_log: PathBuf::new(),
         };
-        Snapshot::compile(&policy, &Groups::new(), &Metrics::default(), &Limits::new()).expect("compiles")
+        let (groups, metrics, limits) = (Groups::new(), Metrics::default(), Limits::new());
+        let issuers = Issuers::new(std::path::Path::new(""));
+        let live = Live { groups: &groups, metrics: &metrics, limits: &limits, issuers: &issuers };
+        Snapshot::compile(&policy, &live).expect("compiles")
     }
 
     #[test]

@@ -129,11 +129,11 @@ mod tests {
 
     #[test]
     fn a_method_reads_as_it_is_shown() {
-        for text in ["round-robin", "least-requests", "hash ip", "hash header x-user", "hash cookie sid"] {
+        for text in ["round-robin", "least-requests", "hash ip", "hash user", "hash header x-user", "hash cookie sid"] {
             assert_eq!(text.parse::<Method>().map(|method| method.to_string()), Ok(text.to_owned()));
         }
         assert_eq!("hash".parse(), Ok(Method::Hash { by: LimitKey::Ip }));
-        for wrong in ["", "random", "haship", "round-robin ip", "hash user", "hash header"] {
+        for wrong in ["", "random", "haship", "round-robin ip", "hash user x", "hash header"] {
             assert!(wrong.parse::<Method>().is_err(), "{wrong}");
         }
     }

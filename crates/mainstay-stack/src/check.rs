@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_types::ServiceName;
 
+use crate::balance::Method;
 use crate::code::Code;
 use crate::context::Context;
-use crate::model::{Database, Durability, PoolMode, Service, Stack};
+use crate::limit::{Limit, LimitKey};
+use crate::model::{Database, Durability, PoolMode, Route, Service, Stack};
 use crate::read::Draft;
 use crate::words::nearest;
 
@@ -28,6 +30,7 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
     needs(&stack.services, ctx);
     instance_names(&stack.services, ctx);
     queries(stack, ctx);
+    users(stack, ctx);
     if let Some(database) = &stack.database {
         connections(draft, database, ctx);
         roles(&stack.services, database, ctx);
@@ -42,6 +45,29 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
         let message = "this stack runs nothing: it has no service, site, database or cache".to_owned();
         let help = "add a `[service.NAME]` with `run`".to_owned();
         ctx.warning(Code::NothingRuns, &ctx.place(&["stack"]), message, help);
+    }
+}
+
+/// What counts by user needs somebody who knows users.
+fn users(stack: &Stack, ctx: &mut Context<'_>) {
+    let help = "add `identity` or `basic_auth`, or write \"ip\", \"header NAME\" or \"cookie NAME\"".to_owned();
+    let counts = |limits: &[Limit]| limits.iter().any(|limit| limit.per == LimitKey::User);
+    if counts(&stack.edge.limits) && !stack.edge.routes.iter().any(Route::knows_users) {
+        let message = "`edge.limit` counts by user, and no route verifies who that is".to_owned();
+        ctx.error(Code::BadLimit, &ctx.place(&["edge.limit"]), message, help.clone());
+    }
+    for (index, route) in stack.edge.routes.iter().enumerate().filter(|(_, route)| !route.knows_users()) {
+        let refuse = |key: &str, what: &str, code: Code, ctx: &mut Context<'_>| {
+            let path = format!("edge.route[{index}].{key}");
+            let message = format!("`{path}` {what} by user, and the route does not verify who that is");
+            ctx.error(code, &ctx.place(&[&path]), message, help.clone());
+        };
+        if counts(&route.limits) {
+            refuse("limit", "counts", Code::BadLimit, ctx);
+        }
+        if route.balancing.method == (Method::Hash { by: LimitKey::User }) {
+            refuse("balance", "chooses", Code::BadValue, ctx);
+        }
     }
 }
 

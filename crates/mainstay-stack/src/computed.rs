@@ -2,6 +2,7 @@
 //!
 //! Each struct of the model is taken apart without `..`, so that a new field cannot be forgotten here.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::balance::{Balancing, Breaker, Eject, Resilience};
 use crate::browser::{Cors, Headers};
 use crate::deploy::Deploy;
 use crate::edits::{Edits, Lines};
+use crate::identity::{Entry, Issuer, Keys};
 use crate::limit::Limit;
 use crate::model::{
     Backup, BackupCopy, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe,
@@ -130,6 +132,7 @@ impl List<'_> {
             acme,
             resilience,
             maintenance,
+            identities,
             routes,
         } = edge;
         self.push("edge.host", host);
@@ -165,6 +168,7 @@ impl List<'_> {
         }
         self.resilience(resilience);
         self.maintenance("edge.maintenance", *maintenance);
+        self.identities(identities);
         if routes.is_empty() {
             self.push("edge.route", "[]");
         }
@@ -214,6 +218,7 @@ impl List<'_> {
             compress,
             edits,
             basic_auth,
+            identity,
             maintenance,
         } = route;
         self.push(&format!("{at}.path"), path);
@@ -247,7 +252,40 @@ impl List<'_> {
             true => self.push(&format!("{at}.basic_auth"), "none"),
             false => self.texts(&format!("{at}.basic_auth"), basic_auth.keys()),
         }
+        match identity {
+            None => self.push(&format!("{at}.identity"), "none"),
+            Some(Entry { issuer, roles }) => {
+                self.push(&format!("{at}.identity"), issuer);
+                self.push(&format!("{at}.roles"), roles);
+            }
+        }
         self.maintenance(&format!("{at}.maintenance"), *maintenance);
+    }
+
+    fn identities(&mut self, identities: &BTreeMap<String, Issuer>) {
+        for (name, Issuer { issuer, audience, algorithm, keys, typ, leeway, roles }) in identities {
+            let at = format!("edge.identity.{name}");
+            self.push(&format!("{at}.issuer"), issuer.as_deref().unwrap_or("none"));
+            match audience.is_empty() {
+                true => self.push(&format!("{at}.audience"), "none"),
+                false => self.texts(&format!("{at}.audience"), audience),
+            }
+            self.push(&format!("{at}.algorithm"), algorithm);
+            match keys {
+                Keys::Secret { name } => self.push(&format!("{at}.secret"), name),
+                Keys::File { path } => self.push(&format!("{at}.key_file"), path.display()),
+                Keys::Url { url, roots, is_private, max_age } => {
+                    self.push(&format!("{at}.jwks.url"), url);
+                    let roots = roots.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
+                    self.push(&format!("{at}.jwks.roots"), roots);
+                    self.push(&format!("{at}.jwks.private"), is_private);
+                    self.duration(&format!("{at}.jwks.max_age"), *max_age);
+                }
+            }
+            self.push(&format!("{at}.type"), typ.as_deref().unwrap_or("none"));
+            self.duration(&format!("{at}.leeway"), *leeway);
+            self.texts(&format!("{at}.roles"), roles);
+        }
     }
 
     fn edits(&mut self, at: &str, Edits { rewrite, request, response }: &Edits) {

@@ -18,6 +18,7 @@ mod cursor;
 pub mod deploy;
 mod diagnostic;
 pub mod edits;
+pub mod identity;
 pub mod limit;
 pub mod model;
 pub mod network;

@@ -51,6 +51,8 @@ pub enum LimitKey {
         /// Which.
         name: String,
     },
+    /// The user that the edge has verified, by a token or a password; where it verifies nobody, the address.
+    User,
 }
 
 /// Why a text is no limit.
@@ -62,11 +64,8 @@ pub enum LimitError {
     /// No rate.
     #[error("`{0}` is no rate from 1 to {MOST_REQUESTS} in a period of s, min, h or d")]
     Rate(String),
-    /// Nobody knows yet who a user is.
-    #[error("the edge does not know users yet")]
-    User,
     /// No key.
-    #[error("`{0}` is not \"ip\", \"header NAME\" or \"cookie NAME\"")]
+    #[error("`{0}` is not \"ip\", \"user\", \"header NAME\" or \"cookie NAME\"")]
     Key(String),
 }
 
@@ -121,7 +120,7 @@ impl FromStr for LimitKey {
         };
         match text.split_whitespace().collect::<Vec<_>>().as_slice() {
             ["ip"] => Ok(Self::Ip),
-            ["user"] => Err(LimitError::User),
+            ["user"] => Ok(Self::User),
             ["header", name] if is_token(name) => Ok(Self::Header { name: name.to_ascii_lowercase() }),
             ["cookie", name] if is_token(name) => Ok(Self::Cookie { name: (*name).to_owned() }),
             _ => Err(LimitError::Key(crate::diagnostic::quote(text))),
@@ -135,6 +134,7 @@ impl fmt::Display for LimitKey {
             Self::Ip => f.write_str("ip"),
             Self::Header { name } => write!(f, "header {name}"),
             Self::Cookie { name } => write!(f, "cookie {name}"),
+            Self::User => f.write_str("user"),
         }
     }
 }
@@ -154,7 +154,9 @@ mod tests {
 
     #[test]
     fn a_limit_reads_as_it_is_shown() {
-        for text in ["100/min per ip", "5/s per header x-api-key", "1/d per cookie sid", "1000000/h per ip"] {
+        for text in
+            ["100/min per ip", "5/s per header x-api-key", "1/d per cookie sid", "1000000/h per ip", "9/s per user"]
+        {
             assert_eq!(text.parse::<Limit>().map(|limit| limit.to_string()), Ok(text.to_owned()));
         }
         let limit: Limit = "7 / minute per  header X-Api-Key".parse().expect("reads");
@@ -168,8 +170,7 @@ mod tests {
         for rate in ["0/min", "1000001/s", "x/s", "-1/s", "5/week", "5"] {
             assert_eq!(format!("{rate} per ip").parse::<Limit>(), Err(LimitError::Rate(rate.to_owned())), "{rate}");
         }
-        assert_eq!("5/s per user".parse::<Limit>(), Err(LimitError::User));
-        for key in ["", "address", "header", "header a b", "cookie a=b"] {
+        for key in ["", "address", "user x", "header", "header a b", "cookie a=b"] {
             assert!(matches!(format!("5/s per {key}").parse::<Limit>(), Err(LimitError::Key(_))), "{key}");
         }
     }

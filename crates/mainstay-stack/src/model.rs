@@ -11,6 +11,7 @@ use crate::balance::{Balancing, Resilience};
 use crate::browser::{Cors, Headers};
 use crate::deploy::Deploy;
 use crate::edits::Edits;
+use crate::identity::{Entry, Issuer};
 use crate::limit::Limit;
 use crate::network::Admission;
 use crate::scale::Scale;
@@ -77,6 +78,8 @@ pub struct Edge {
     pub resilience: Resilience,
     /// Nobody is let in on any route, and told to come back after this time.
     pub maintenance: Option<Duration>,
+    /// Who signs tokens that routes ask for, by name.
+    pub identities: BTreeMap<String, Issuer>,
     /// Routes, most specific first once sorted by the edge.
     pub routes: Vec<Route>,
 }
@@ -143,8 +146,17 @@ pub struct Route {
     pub edits: Edits,
     /// Who may enter with a password, with the name of the secret. Default: everybody without one.
     pub basic_auth: BTreeMap<String, String>,
+    /// Who may enter with a token. Default: everybody without one.
+    pub identity: Option<Entry>,
     /// Nobody is let in, and told to come back after this time.
     pub maintenance: Option<Duration>,
+}
+
+impl Route {
+    /// Whether the edge knows who comes.
+    pub fn knows_users(&self) -> bool {
+        self.identity.is_some() || !self.basic_auth.is_empty()
+    }
 }
 
 /// Where a route leads.

@@ -85,6 +85,7 @@ fn edge(service: &ServiceName) -> Edge {
         acme: None,
         resilience: Resilience::default(),
         maintenance: None,
+        identities: [].into(),
         routes: vec![Route {
             path: "/*".to_owned(),
             to: RouteTarget::Service { name: service.clone(), management: false },
@@ -99,6 +100,7 @@ fn edge(service: &ServiceName) -> Edge {
             compress: None,
             edits: Edits::default(),
             basic_auth: [].into(),
+            identity: None,
             maintenance: None,
         }],
     }

@@ -12,9 +12,7 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -25,10 +23,6 @@ const REQUEST: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
 /// Longest answer: chains have some kilobytes.
 const MOST_BYTES: usize = 256 * 1024;
-/// Where systems keep the authorities that they trust: Debian and Ubuntu, Fedora, Alpine and others.
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
 /// Asks an authority.
 pub(super) struct Https {
     connector: TlsConnector,
@@ -55,22 +49,9 @@ enum Failed {
 impl Https {
     /// **Errors**: no certificates of authorities, or none that can be used.
     pub(super) fn new(roots: Option<&Path>, heard: Heard) -> Result<Self, AcmeError> {
-        let found = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists());
-        let Some(path) = roots.or(found) else {
-            let reason = "the system has no list of authorities: apt-get install ca-certificates".to_owned();
-            return Err(AcmeError::File { path: SYSTEM_ROOTS[0].into(), reason });
-        };
-        let wrong = |reason: String| AcmeError::File { path: path.to_owned(), reason };
-        let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-        if store.is_empty() {
-            return Err(wrong("it has no certificate in PEM".to_owned()));
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().map_err(|error| wrong(error.to_string()))?;
-        let config = builder.with_root_certificates(store).with_no_client_auth();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), heard })
+        let connector = crate::roots::connector(roots)
+            .map_err(|crate::roots::BadRoots { path, reason }| AcmeError::File { path, reason })?;
+        Ok(Self { connector, heard })
     }
 }
 
@@ -123,6 +104,8 @@ async fn send(
 
 #[cfg(test)]
 mod tests {
+    use rustls::{ClientConfig, RootCertStore};
+
     use super::*;
 
     #[tokio::test]

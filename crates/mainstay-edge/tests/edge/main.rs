@@ -7,6 +7,7 @@ mod control;
 mod doors;
 mod edits;
 mod guards;
+mod identity;
 mod limits;
 mod releases;
 mod sites;

@@ -51,13 +51,13 @@ fn method(ctx: &mut Context<'_>, path: &str, text: &Text) -> Option<Method> {
         Err(error) => {
             let what = match &error {
                 LimitError::Form | LimitError::Rate(_) => "it is no way to choose an instance".to_owned(),
-                LimitError::User | LimitError::Key(_) => error.to_string(),
+                LimitError::Key(_) => error.to_string(),
             };
             let message = format!("`{path}` is \"{}\": {what}", quote(&text.text));
             let help = match nearest(&text.text, METHODS) {
                 Some(near) if error == LimitError::Form => format!("did you mean \"{near}\"?"),
-                _ => "write \"round-robin\", \"least-requests\", \"hash ip\", \"hash header NAME\" or \"hash cookie \
-                      NAME\""
+                _ => "write \"round-robin\", \"least-requests\", \"hash ip\", \"hash user\", \"hash header NAME\" or \
+                      \"hash cookie NAME\""
                     .to_owned(),
             };
             ctx.error(Code::BadValue, &text.span, message, help);

@@ -18,7 +18,7 @@ use crate::model::{Edge, Route, RouteTarget, Service, Site, TlsVersion};
 use crate::network::Admission;
 use crate::origin::Origin;
 use crate::raw::{Node, Value};
-use crate::read::{balance, edits, limit, policy, redirect, tls};
+use crate::read::{balance, edits, identity, limit, policy, redirect, tls};
 use crate::tls::is_public;
 use crate::words::nearest;
 
@@ -52,12 +52,15 @@ const LATER: [(&str, &str); 5] = [
     ("compress", "it stands in a route: sites have it without being told"),
     ("headers", "they stand in a route: sites have the strict set without being told"),
     ("waf", "requests are not inspected yet"),
-    ("auth", "the service signs people in itself"),
+    ("auth", "`[edge.identity.NAME]` verifies tokens; the service signs people in itself"),
 ];
 const RENAMED: [(&str, &str); 4] =
     [("routes", "[[edge.route]]"), ("port", "https_port"), ("address", "listen"), ("hostname", "host")];
-const ROUTE_LATER: [(&str, &str); 3] =
-    [("auth", "`basic_auth` asks for passwords"), ("weight", ""), ("host", "the edge answers to `edge.host`")];
+const ROUTE_LATER: [(&str, &str); 3] = [
+    ("auth", "`identity` asks for tokens, `basic_auth` for passwords"),
+    ("weight", ""),
+    ("host", "the edge answers to `edge.host`"),
+];
 
 /// What routes may lead to.
 struct Places<'s> {
@@ -93,6 +96,7 @@ pub(super) fn read(
         acme: None,
         resilience: Resilience::default(),
         maintenance: None,
+        identities: BTreeMap::new(),
         routes: Vec::new(),
     };
     ctx.origins.set("edge.host", Origin::Derived { from: "stack".to_owned() });
@@ -127,6 +131,7 @@ pub(super) fn read(
         edge.aliases = aliases(&mut cursor, ctx, &edge.host);
         edge.resilience = balance::resilience(&mut cursor, ctx);
         edge.maintenance = edits::maintenance(&mut cursor, ctx);
+        edge.identities = identity::read(&mut cursor, ctx);
         routes = cursor.node("route").map(|node| read_routes(node, ctx, &places));
         cursor.finish(ctx, &LATER, &RENAMED);
     }
@@ -219,6 +224,7 @@ pub(crate) fn plain_route(path: &str, to: RouteTarget) -> Route {
         compress: is_strict.then_some(COMPRESS_FROM),
         edits: Edits::default(),
         basic_auth: BTreeMap::new(),
+        identity: None,
         maintenance: None,
     }
 }
@@ -287,6 +293,7 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
     let compress = compress(cursor, ctx).unwrap_or(is_site.then_some(COMPRESS_FROM));
     let edits = edits::edits(cursor, ctx, path, to.as_ref());
     let basic_auth = edits::basic_auth(cursor, ctx);
+    let identity = identity::entry(cursor, ctx);
     let maintenance = edits::maintenance(cursor, ctx);
     Some(Route {
         path: path.to_owned(),
@@ -302,6 +309,7 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
         compress,
         edits,
         basic_auth,
+        identity,
         maintenance,
     })
 }

@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const MOST: usize = 32;
 
 /// Headers of requests that frame the message, lead it to its place, or say what only the edge knows.
-const NOT_OF_REQUESTS: [&str; 22] = [
+const NOT_OF_REQUESTS: [&str; 24] = [
     "connection",
     "content-length",
     "expect",
@@ -36,9 +36,11 @@ const NOT_OF_REQUESTS: [&str; 22] = [
     "x-client-ip",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-issuer",
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-roles",
     "x-forwarded-server",
     "x-forwarded-user",
     "x-real-ip",
@@ -136,11 +138,7 @@ pub(super) fn basic_auth(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTre
             wrong_type(ctx, &path, node, "the name of a secret", "admin = \"ADMIN_PASSWORD\"");
             continue;
         };
-        let is_secret = !secret.is_empty()
-            && secret.len() <= 64
-            && !secret.starts_with(|first: char| first.is_ascii_digit())
-            && secret.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-        if !is_secret {
+        if !is_secret(secret) {
             // Not quoted: it may be a password.
             let message = format!("`{}` is no name of a secret: A-Z, 0-9 and _", quote(&path));
             let help =
@@ -156,6 +154,14 @@ pub(super) fn basic_auth(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> BTre
         ctx.error(Code::OutOfRange, &entries.place, message, "write for example admin = \"ADMIN_PASSWORD\"".to_owned());
     }
     users
+}
+
+/// Whether a text can be the name of a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 64
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// `maintenance`: `true`, `false`, or for how long.

@@ -68,9 +68,6 @@ fn how(error: &LimitError) -> String {
             let profiles: Vec<String> = PROFILES.iter().map(|(name, _)| format!("\"{name}\"")).collect();
             format!("write for example {EXAMPLE}, or one of the profiles {}", profiles.join(", "))
         }
-        LimitError::User => {
-            "write \"header authorization\", or another header or cookie that tells users apart".to_owned()
-        }
         LimitError::Key(_) => format!("write for example {EXAMPLE}, or \"100/min per header x-api-key\""),
     }
 }

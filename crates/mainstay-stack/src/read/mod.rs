@@ -7,6 +7,7 @@ mod deploy;
 mod edge;
 mod edits;
 mod health;
+mod identity;
 mod limit;
 mod policy;
 mod redirect;

@@ -16,6 +16,8 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::screen;
 
+mod identity;
+
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -30,6 +32,9 @@ enum What {
         method: String,
         /// A URL of the edge, or a path
         url: String,
+        /// A header of the request, "Name: value": a token is looked at, and never shown
+        #[arg(long, short = 'H', value_name = "HEADER")]
+        header: Vec<String>,
     },
 }
 
@@ -53,10 +58,12 @@ struct Stage {
 }
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
-    let What::Explain { method, url } = &options.what;
+    let What::Explain { method, url, header } = &options.what;
     let place = crate::place::read(global)?;
     let stack = &place.parsed.stack;
-    let request = Request::of(method, url, &stack.edge.host)?;
+    let mut request = Request::of(method, url, &stack.edge.host)?;
+    request.headers = identity::headers(header)?;
+    request.folder = place.origin.clone();
     let mut explanation = explain(stack, &request);
     if explanation.answered.is_none() {
         explanation.stages.extend(live(global, stack, &explanation).await);
@@ -78,6 +85,9 @@ struct Request {
     host: String,
     path: String,
     is_tls: bool,
+    headers: Vec<(String, String)>,
+    /// Of the stack file, for the files that it names.
+    folder: std::path::PathBuf,
 }
 
 impl Request {
@@ -105,7 +115,8 @@ impl Request {
             return Err(bad("a method and a host are letters"));
         }
         let path = path.split_once('#').map_or(path, |(path, _)| path);
-        Ok(Self { method: method.to_ascii_uppercase(), host, path: path.to_owned(), is_tls })
+        let method = method.to_ascii_uppercase();
+        Ok(Self { method, host, path: path.to_owned(), is_tls, headers: Vec::new(), folder: "".into() })
     }
 }
 
@@ -187,12 +198,9 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         say("maintenance", format!("503 to everybody, come back after {}", show_duration(time)));
         return Some(503);
     }
-    if route.basic_auth.is_empty() {
-        say("identity", "not yet: the service signs people in itself".to_owned());
-    } else {
-        let users: Vec<&str> = route.basic_auth.keys().map(String::as_str).collect();
-        let told = "the service is told in X-Forwarded-User and sees no password";
-        say("identity", format!("one of {} with a password, else 401; {told}", users.join(", ")));
+    let refused = identity::explain(stack, route, request, &mut say);
+    if refused.is_some() {
+        return refused;
     }
     say("waf", "not yet: requests are not inspected".to_owned());
     destination(stack, route, path, &mut say);
@@ -369,6 +377,13 @@ to = "backend"
 balance = "hash"
 limit = "5/s per header x-key"
 deny = ["10.0.0.0/8"]
+[edge.identity.own]
+secret = "JWT_KEY"
+[[edge.route]]
+path = "/api/staff/*"
+to = "backend"
+identity = "own"
+roles = { GET = ["reader"], "*" = ["admin"] }
 [[edge.route]]
 path = "/api/admin/*"
 to = "backend"
@@ -418,6 +433,39 @@ dir = "dist"
         let page = explained("GET", "/index.html");
         assert_eq!(says(&page, "limits"), "none: the route is exempt from those of the edge");
         assert!(says(&page, "headers").starts_with("Content-Security-Policy, "));
+    }
+
+    #[test]
+    fn what_becomes_of_a_token_is_told_and_the_token_is_not() {
+        const TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSIsInJvbGVzIjpbInJlYWRlciJdLCJleHAiOjQxMDI0NDQ4MDB9.\
+                             eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg";
+        const NONE: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0.eA";
+        let with = |method: &str, tokens: &[&str]| {
+            let parsed = mainstay_stack::parse(STACK, "mainstay.toml", &EnvironmentName::default()).expect("a stack");
+            let Ok(mut request) = Request::of(method, "/api/staff/x", "shop.localhost") else { panic!("is a URL") };
+            let given: Vec<String> = tokens.iter().map(|token| format!("Authorization: Bearer {token}")).collect();
+            let Ok(headers) = identity::headers(&given) else { panic!("are headers") };
+            request.headers = headers;
+            explain(&parsed.stack, &request)
+        };
+        let nobody = with("GET", &[]);
+        assert_eq!(nobody.answered, None);
+        let asked = says(&nobody, "identity");
+        assert!(
+            asked.starts_with("a token (own: HS256, the secret JWT_KEY), else 401; roles for other methods: admin; ")
+        );
+        let alice = with("GET", &[TOKEN]);
+        assert_eq!(alice.answered, None);
+        assert!(
+            says(&alice, "user").starts_with("alice, roles reader: may enter; the signature is not looked at here")
+        );
+        assert!(!format!("{alice:?}").contains("eyJ"));
+        assert_eq!(with("DELETE", &[TOKEN]).answered, Some(403));
+        let none = with("GET", &[NONE]);
+        assert_eq!((none.answered, says(&none, "user").starts_with("refused with 401: ")), (Some(401), true));
+        assert_eq!(with("GET", &[TOKEN, TOKEN]).answered, Some(400));
+        let Err(wrong) = identity::headers(&["eyJhbGciOiJIUzI1NiJ9".to_owned()]) else { panic!("is no header") };
+        assert!(!format!("{wrong:?}").contains("eyJ"));
     }
 
     #[test]

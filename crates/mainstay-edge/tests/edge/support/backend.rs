@@ -109,7 +109,7 @@ async fn answer(request: Request<Incoming>, name: String, hits: Arc<AtomicUsize>
             tokio::time::sleep(Duration::from_secs(60)).await;
             Ok(Response::new(full(name)))
         }
-        "/api/headers" => {
+        "/api/headers" | "/open/headers" => {
             let headers: std::collections::BTreeMap<String, Vec<String>> = request
                 .headers()
                 .keys()

@@ -2,6 +2,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod jwks;
 pub(crate) mod pebble;
 
 use std::collections::BTreeMap;
@@ -106,6 +107,7 @@ impl Edge {
             admission: Default::default(),
             connections_per_ip: None,
             least_tls: Default::default(),
+            issuers: BTreeMap::new(),
             routes: vec![route("/api/*", "backend")],
             upstreams: BTreeMap::from([("backend".to_owned(), upstream())]),
             access_log: self.access_log(),
