@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,9 +92,8 @@ fn copy(bytes: &[u8], to: &Path) -> Result<(), String> {
     if let Some(folder) = to.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    durable::replace(to, bytes, 0o644).map_err(failed)?;
-    // Public keys in the edge's own folder, which its user must be able to read whatever the umask is here.
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o644)).map_err(failed)
+    // Public keys in the edge's own folder, which its user must be able to read.
+    durable::replace(to, bytes, 0o644).map_err(failed)
 }
 
 /// Makes the copies before the edge is told of them, and follows the files from then on.
@@ -128,6 +126,8 @@ pub(crate) fn begin(settings: &Arc<Settings>, journal: &Journal) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

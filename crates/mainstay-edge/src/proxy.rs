@@ -143,6 +143,11 @@ impl RequestState {
         Ok(())
     }
 
+    /// What it gets is for its user alone.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known_user().is_some()
+    }
+
     /// With the issuer, if there is one.
     fn known_user(&self) -> Option<(&str, &str)> {
         let bearer = self.bearer.as_ref().map(|user| (user.issuer.as_str(), user.subject.as_str()));
@@ -173,7 +178,7 @@ impl Proxy {
         let head = session.req_header();
         let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let host = strict::host(head);
-        let is_upgrade = session.is_upgrade_req();
+        let is_upgrade = session.is_upgrade_req() && is_web_socket(session.req_header());
         ctx.head = Some(HeadState {
             snapshot,
             identity: Identity::of(head),
@@ -277,6 +282,12 @@ impl Proxy {
 }
 
 /// Methods that may be sent twice. **Source**: RFC 9110 section 9.2.2.
+/// Any other upgrade is not passed on: its body is a request's like another.
+fn is_web_socket(head: &RequestHeader) -> bool {
+    let upgrade = head.headers.get(http::header::UPGRADE);
+    head.method == http::Method::GET && upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 fn is_idempotent(method: &http::Method) -> bool {
     use http::Method;
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)

@@ -123,7 +123,7 @@ impl Site {
         let mut head = site_head(status, ctx)?;
         head.insert_header(ETAG, found.etag.as_str())?;
         head.insert_header(LAST_MODIFIED, found.modified.as_str())?;
-        head.insert_header(CACHE_CONTROL, self.rule(&found.path, ctx.user.is_some()).as_str())?;
+        head.insert_header(CACHE_CONTROL, self.rule(&found.path, ctx.is_known()).as_str())?;
         if is_known {
             dress(&mut head, &found, ctx)?;
             return session.write_response_header(Box::new(head), true).await;

@@ -102,11 +102,18 @@ pub(crate) fn check_head(head: &RequestHeader) -> Result<(), Refusal> {
     check_path(head.uri.path())
 }
 
-/// Methods that are about the connection and not about a resource behind it.
+/// Methods that are about the connection and not about a resource behind it. Methods have their case: what guards
+/// `DELETE` must not be passed by `delete`, which many a framework takes for the same.
 ///
 /// **Errors**: the refusal.
 pub(crate) fn check_method(method: &str) -> Result<(), Refusal> {
-    if method == "TRACE" || method == "CONNECT" { Err((405, "method is not served")) } else { Ok(()) }
+    if method == "TRACE" || method == "CONNECT" {
+        Err((405, "method is not served"))
+    } else if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        Err((400, "method is not in capital letters"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks the length that a head promises, of which [`check_head`] knows that it is a number.
@@ -233,6 +240,13 @@ mod tests {
         }
         for fine in ["/", "/a..b", "/a/...", "/a%20b", "/.well-known/x", "*"] {
             assert_eq!(check_path(fine), Ok(()), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_method_has_one_spelling() {
+        for (method, expected) in [("DELETE", None), ("X-PURGE", None), ("delete", Some(400)), ("TRACe", Some(400))] {
+            assert_eq!(check_method(method).err().map(|(status, _)| status), expected, "{method}");
         }
     }
 

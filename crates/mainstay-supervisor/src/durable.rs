@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Replaces `path` with `bytes`, or leaves it as it was. Mode applies to the new file.
@@ -16,7 +16,12 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     aside_name.push(format!(".{}.new", std::process::id()));
     let aside = folder.join(aside_name);
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside)?;
+        // The folder may be a child's own: through a link that lies there in wait nothing is written, and the mode is
+        // set on what was opened, whatever the umask is.
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).custom_flags(no_link).open(&aside)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&aside, path)?;
@@ -42,5 +47,17 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("reads"), b"two");
         assert!(replace(&folder.path().join("no/such"), b"x", 0o600).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 1);
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link_in_wait() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (path, victim) = (folder.path().join("x"), folder.path().join("victim"));
+        std::fs::write(&victim, "kept").expect("writes");
+        let aside = folder.path().join(format!(".x.{}.new", std::process::id()));
+        std::os::unix::fs::symlink(&victim, &aside).expect("links");
+        assert!(replace(&path, b"one", 0o644).is_err());
+        assert_eq!(std::fs::read(&victim).expect("reads"), b"kept");
+        replace(&path, b"two", 0o644).expect("the link is gone");
     }
 }

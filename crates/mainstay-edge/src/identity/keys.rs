@@ -163,6 +163,7 @@ pub(crate) fn read(bytes: &[u8], algorithm: Algorithm) -> Result<Vec<Key>, Strin
     let names: Vec<&str> = keys.iter().filter_map(|key| key.of.id.as_deref()).collect();
     if let Some(name) = names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name)) {
         // Which of them a token means nobody could say.
+        let name: String = name.chars().take(64).collect();
         return Err(format!("two keys in it have one name, {name:?}"));
     }
     match keys.len() {
