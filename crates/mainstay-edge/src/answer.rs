@@ -46,7 +46,10 @@ pub(crate) async fn refuse(session: &mut Session, status: u16, reason: &str, ctx
     let (kind, body) = if is_page {
         ("text/html; charset=utf-8", Bytes::from_static(entry::MAINTENANCE_PAGE.as_bytes()))
     } else {
-        let body = serde_json::json!({ "status": status, "title": title, "detail": reason, "request_id": identity });
+        // The type of RFC 9457 that says no more than the status: descriptions of applications ask for one.
+        let body = serde_json::json!({
+            "type": "about:blank", "status": status, "title": title, "detail": reason, "request_id": identity
+        });
         ("application/problem+json", Bytes::from(body.to_string()))
     };
     let mut head = ResponseHeader::build(status, Some(8))?;
