@@ -55,7 +55,7 @@ pub struct Look {
 
 /// What was found.
 pub enum Found {
-    /// Path or version.
+    /// Its path.
     Here(String),
     /// What to do.
     Missing(String),
@@ -69,7 +69,7 @@ pub fn all() -> Vec<Look> {
         Err(error) => Found::Missing(with_hint(&error)),
     };
     let postgres = match mainstay_postgres::find_programs(None) {
-        Ok(programs) => Found::Here(format!("version {} in {}", programs.major, programs.bin.display())),
+        Ok(programs) => Found::Here(programs.bin.join("postgres").display().to_string()),
         Err(error) => Found::Missing(error.to_string()),
     };
     let redis = match mainstay_cache::find_program() {

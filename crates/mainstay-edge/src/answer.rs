@@ -7,6 +7,7 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use crate::code::code;
 use crate::entry;
 use crate::proxy::{MAINTENANCE, RequestState};
 
@@ -46,9 +47,10 @@ pub(crate) async fn refuse(session: &mut Session, status: u16, reason: &str, ctx
     let (kind, body) = if is_page {
         ("text/html; charset=utf-8", Bytes::from_static(entry::MAINTENANCE_PAGE.as_bytes()))
     } else {
-        // The type of RFC 9457 that says no more than the status: descriptions of applications ask for one.
+        // "about:blank": the title is the status's own (RFC 9457, 4.2.1); what `mainstay explain` knows has the code.
         let body = serde_json::json!({
-            "type": "about:blank", "status": status, "title": title, "detail": reason, "request_id": identity
+            "type": "about:blank", "code": code(status), "status": status, "title": title, "detail": reason,
+            "request_id": identity,
         });
         ("application/problem+json", Bytes::from(body.to_string()))
     };

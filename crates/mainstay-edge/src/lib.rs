@@ -10,6 +10,7 @@ mod answer;
 pub mod ca;
 mod challenge;
 mod chunks;
+mod code;
 mod coding;
 mod connection;
 mod control;

@@ -133,6 +133,11 @@ pub fn explain(code: &str) -> Option<&'static str> {
     Code::ALL.iter().find(|known| known.as_str().eq_ignore_ascii_case(code)).map(|known| known.page())
 }
 
+/// Every code with its page.
+pub fn pages() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Code::ALL.iter().map(|code| (code.as_str(), code.page()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

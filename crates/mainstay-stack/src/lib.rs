@@ -39,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mainstay_types::{EnvironmentName, StackName};
 
 pub use check::{OWN_CONNECTIONS, pool_size};
-pub use code::{Code, explain};
+pub use code::{Code, explain, pages};
 pub use computed::{ComputedValue, computed};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity, render, render_one};
 pub use model::Stack;

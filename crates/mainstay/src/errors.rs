@@ -149,6 +149,20 @@ pages! {
     "MS4142"
     "MS4143"
     "MS4144"
+    "MS6400"
+    "MS6401"
+    "MS6403"
+    "MS6404"
+    "MS6405"
+    "MS6408"
+    "MS6413"
+    "MS6421"
+    "MS6429"
+    "MS6431"
+    "MS6500"
+    "MS6502"
+    "MS6503"
+    "MS6504"
 }
 
 // What clients of the database are told by the router, or because of it.
@@ -171,6 +185,11 @@ pages! {
 /// Whether this has the form of a SQLSTATE: five digits and letters, as PostgreSQL gives its errors.
 pub(crate) fn is_sqlstate(code: &str) -> bool {
     code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Every code with its page.
+pub(crate) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PAGES.iter().chain(SQLSTATES).copied().chain(mainstay_stack::pages())
 }
 
 /// The page of a code, given as people type it.

@@ -18,6 +18,7 @@ mod init;
 mod place;
 mod screen;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -163,6 +164,14 @@ fn end_quietly_when_nobody_reads() {
     }));
 }
 
+/// clap's own words, with the code that other errors have.
+fn print_usage(error: &clap::Error) {
+    let words = error.render();
+    let is_coloured = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let words = if is_coloured { words.ansi().to_string() } else { words.to_string() };
+    std::eprint!("{}", words.replacen("error:", "error[MS2006]:", 1));
+}
+
 fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
     let cli = match Cli::try_parse() {
@@ -174,9 +183,13 @@ fn main() -> ExitCode {
                 failure.print(true);
                 return ExitCode::from(failure.code);
             }
-            // clap's own words; help and version are no failure.
+            if error.use_stderr() {
+                print_usage(&error);
+                return ExitCode::from(mainstay_types::exit_code::USER);
+            }
+            // Help and version are no failure.
             error.print().ok();
-            return ExitCode::from(if error.use_stderr() { mainstay_types::exit_code::USER } else { 0 });
+            return ExitCode::SUCCESS;
         }
     };
     let json = cli.global.json;

@@ -1,5 +1,6 @@
 //! The first commands a person runs, as the program itself answers them: nothing is started here.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -122,7 +123,7 @@ fn with_authority(folder: &Path) -> Vec<String> {
 #[test]
 fn trust_puts_the_authority_into_the_store_and_takes_it_out_again() {
     if !Path::new("/usr/sbin/update-ca-certificates").exists() {
-        eprintln!("skipped: no update-ca-certificates on this machine");
+        skipped("no update-ca-certificates on this machine");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -182,7 +183,7 @@ fn the_manual_has_a_page_for_every_command_and_says_its_options() {
     assert!(commands.len() >= 18, "{commands:?}");
     for name in &commands {
         let page = std::fs::read_to_string(pages.join(format!("mainstay-{name}.1"))).expect("a page");
-        for part in [".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS"] {
+        for part in [".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS", ".SH EXAMPLES", ".SH EXIT STATUS", ".SH FILES"] {
             assert!(page.contains(part), "{name} lacks {part}:\n{page}");
         }
         assert!(page.contains("\\-\\-state"), "{name} does not name the options of every command");
@@ -215,9 +216,60 @@ fn bash_completes_commands_and_options() {
     };
     assert_eq!(complete("mainstay dri").trim(), "drill");
     assert_eq!(complete("mainstay up --det").trim(), "--detach");
-    for shell in ["zsh", "fish"] {
+}
+
+/// Not by a macro of printing: the harness keeps that to itself while a test passes.
+fn skipped(why: &str) {
+    writeln!(std::io::stderr(), "skipped: {why}").expect("stderr");
+}
+
+/// A shell of this machine that ends with what it printed; `None`, and a word about it, when there is none.
+fn in_shell(shell: &str, folder: &std::path::Path, script: &str) -> Option<String> {
+    match Command::new(shell).args(["-c", script]).current_dir(folder).output() {
+        Ok(output) => {
+            assert!(output.status.success() && err(&output).is_empty(), "{shell}: {}", err(&output));
+            Some(out(&output))
+        }
+        Err(error) => {
+            skipped(&format!("{shell} did not load its completions: {error}"));
+            None
+        }
+    }
+}
+
+#[test]
+fn zsh_and_fish_load_their_completions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (shell, file) in [("zsh", "_mainstay"), ("fish", "mainstay.fish")] {
         let script = out(&mainstay(folder.path(), &["completions", shell]));
         assert!(commands(folder.path()).iter().all(|name| script.contains(name.as_str())), "{shell}");
+        std::fs::write(folder.path().join(file), script).expect("written");
+    }
+    // Found by its name in a folder of functions, as after an installation.
+    let zsh = "fpath=($PWD $fpath); autoload -Uz compinit && compinit -u -d ./dump; \
+               print -r -- ${_comps[mainstay]}; autoload +X _mainstay && print loaded";
+    if let Some(said) = in_shell("zsh", folder.path(), zsh) {
+        assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["_mainstay", "loaded"]);
+    }
+    let fish = "source mainstay.fish; complete -C 'mainstay dri'; complete -C 'mainstay up --det'";
+    if let Some(said) = in_shell("fish", folder.path(), fish) {
+        let words: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(words, ["drill", "--detach"]);
+    }
+}
+
+#[test]
+fn what_is_no_code_is_said_so_also_where_no_stack_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for word in ["MS9999", "foo", "zzzzz"] {
+        let unknown = mainstay(folder.path(), &["explain", word]);
+        assert_eq!(unknown.status.code(), Some(2));
+        assert!(err(&unknown).contains("error[MS2005]: no code is called"), "{word}: {}", err(&unknown));
+    }
+    assert!(err(&mainstay(folder.path(), &["explain", "foo"])).contains(" explain` lists all codes"));
+    let all = out(&mainstay(folder.path(), &["explain"]));
+    for code in ["08007   ", "MS0001  the text is not TOML", "MS2005  ", "MS6429  a client asked too often"] {
+        assert!(all.lines().any(|line| line.starts_with(code)), "{code} is not in\n{all}");
     }
 }
 
@@ -232,6 +284,11 @@ fn doctor_says_the_same_as_text_within_80_columns_and_as_json() {
     assert!(findings.len() >= 12, "{json}");
     for finding in findings {
         assert!(text.contains(finding["what"].as_str().expect("a name")), "{finding} is not in\n{text}");
+        if finding["what"] == "postgresql" {
+            let found = finding["found"].as_str().unwrap_or_default();
+            let (_, version) = found.split_once("version ").expect("the version");
+            assert!(version.split(',').next().is_some_and(|version| version.contains('.')), "{finding}");
+        }
         let is_fine = finding["health"] == "fine";
         assert_eq!(finding["mend"].as_array().is_some_and(Vec::is_empty), is_fine, "{finding}");
     }
@@ -340,7 +397,7 @@ fn a_stack_of_somebody_else_is_said_to_be_one() {
     let state = folder.path().join("s/shop/development");
     std::fs::create_dir_all(&state).expect("made");
     if std::os::unix::fs::chown(&state, Some(65534), None).is_err() {
-        eprintln!("skipped: only root gives a folder away");
+        skipped("only root gives a folder away");
         return;
     }
     let commands: [&[&str]; 7] = [
@@ -400,6 +457,9 @@ fn with_json_stdout_is_one_document_also_for_a_command_line_that_is_none_and_an_
         assert_eq!(json["error"]["code"], code, "{json}");
         assert_eq!(output.status.code(), Some(status), "{json}");
     }
+    let usage = mainstay(folder.path(), &["status", "--wach"]);
+    assert!(err(&usage).starts_with("error[MS2006]: unexpected argument '--wach' found\n"), "{}", err(&usage));
+    assert_eq!(usage.status.code(), Some(2));
     // After `--` it is another program's.
     let others = mainstay(folder.path(), &["up", "--wach", "--", "--json"]);
     assert!(out(&others).is_empty() && err(&others).contains("--wach"), "{}", err(&others));

@@ -44,6 +44,7 @@ async fn one_too_many_is_refused_told_when_to_come_back_and_logged() {
     assert_eq!((answer.status, answer.header("content-type")), (429, "application/problem+json"));
     let body: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
     assert_eq!(body["detail"], "too many requests from one address");
+    assert_eq!((&body["code"], &body["type"]), (&"MS6429".into(), &"about:blank".into()));
     let seconds: u64 = answer.header("retry-after").parse().expect("seconds");
     assert!((1190..=1200).contains(&seconds), "a third of an hour, and not {seconds} s");
     assert!(answer.header("ratelimit").starts_with("\"ip\";r=0;t="), "{:?}", answer.headers);

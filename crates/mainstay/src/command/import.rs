@@ -134,7 +134,8 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
         println!("{value}");
         return Ok(exit_code::DONE);
     }
-    println!("imported {tables} tables, {rows} rows in {}; the database holds {}", screen::took(took), Bytes(size));
+    let (tables, rows) = (counted(&tables, "table"), counted(&rows.to_string(), "row"));
+    println!("imported {tables}, {rows} in {}; the database holds {}", screen::took(took), Bytes(size));
     for (what, count) in filter.left_out() {
         println!("  left out: {count} × {what} (everything belongs to the application's role here)");
     }
@@ -157,6 +158,11 @@ fn is_url(source: &str) -> bool {
 /// Which database that is, wherever and through whatever it is reached: a standby says the same as its primary.
 const WHICH: &str = "SELECT s.system_identifier, d.oid FROM pg_catalog.pg_control_system() s, pg_catalog.pg_database d \
     WHERE d.datname = pg_catalog.current_database()";
+
+/// "1 table", "2 tables".
+fn counted(number: &str, what: &str) -> String {
+    format!("{number} {what}{}", if number == "1" { "" } else { "s" })
+}
 
 /// A database imported into itself would only be moved aside and copied.
 fn refuse_itself(url: &str, target: &Target) -> Result<(), Failure> {

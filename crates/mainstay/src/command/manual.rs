@@ -1,5 +1,7 @@
 //! `mainstay manual`: manual pages, one for the program and one for each command.
 
+mod chapters;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory};
@@ -24,17 +26,18 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     if let Some(folder) = &options.out {
         return write_all(global, &root, folder);
     }
-    let (mut command, mut name) = (&root, "mainstay".to_owned());
+    let mut command = &root;
+    let mut above = "mainstay".to_owned();
     for word in &options.command {
         command = visible(command).find(|inner| inner.get_name() == word).ok_or_else(|| {
             let names: Vec<&str> = visible(command).map(clap::Command::get_name).collect();
             let help = if names.is_empty() { "it has no commands of its own".to_owned() } else { names.join(", ") };
             Failure::user("MS2072", format!("there is no command {:?}", options.command.join(" ")))
-                .help(format!("commands of {}: {help}", name.replace('-', " ")))
+                .help(format!("commands of {above}: {help}"))
         })?;
-        name = format!("{name}-{word}");
+        above = format!("{above} {word}");
     }
-    let page = page(command, &name)?;
+    let page = page(command, &options.command.join(" "))?;
     if global.json {
         let name = std::iter::once("mainstay").chain(options.command.iter().map(String::as_str));
         println!("{}", serde_json::json!({"command": name.collect::<Vec<_>>().join(" "), "page": page}));
@@ -49,14 +52,15 @@ fn visible(root: &clap::Command) -> impl Iterator<Item = &clap::Command> {
 }
 
 /// The page in roff: `man -l FILE` shows it.
-fn page(command: &clap::Command, name: &str) -> Result<String, Failure> {
+fn page(command: &clap::Command, words: &str) -> Result<String, Failure> {
+    let name = format!("mainstay {words}").trim().replace(' ', "-");
     let mut text = Vec::new();
     // The name in the page's head is one word; how the command is called stays as it is.
-    let command = command.clone().display_name(name.to_owned());
-    let man = clap_mangen::Man::new(command.clone()).title(name).manual("mainstay");
+    let command = command.clone().display_name(name.clone());
+    let man = clap_mangen::Man::new(command.clone()).title(name.clone()).manual("mainstay");
     man.render(&mut text).map_err(|error| Failure::bug(error.to_string()))?;
     let text = String::from_utf8(text).map_err(|error| Failure::bug(error.to_string()))?;
-    Ok(with_values(&text, &command))
+    Ok(with_chapters(&with_values(&text, &command), words))
 }
 
 /// The synopsis with the values of options, which clap leaves out there.
@@ -78,6 +82,13 @@ fn with_values(page: &str, command: &clap::Command) -> String {
     out.join("\n") + "\n"
 }
 
+/// The page with what clap does not know of a command; the version stays the end.
+fn with_chapters(page: &str, words: &str) -> String {
+    let end = page.find(".SH VERSION\n").unwrap_or(page.len());
+    let (before, version) = page.split_at(end);
+    format!("{before}{}{version}", chapters::chapters(words))
+}
+
 /// A dash in roff is a hyphen, unless it is escaped.
 fn roff(text: &str) -> String {
     text.replace('-', "\\-")
@@ -90,12 +101,13 @@ fn write_all(global: &Global, root: &clap::Command, folder: &Path) -> Result<u8,
     };
     std::fs::create_dir_all(folder).map_err(|error| cannot(folder, &error))?;
     let mut written = Vec::new();
-    let mut open = vec![("mainstay".to_owned(), root)];
-    while let Some((name, command)) = open.pop() {
+    let mut open = vec![(String::new(), root)];
+    while let Some((words, command)) = open.pop() {
+        let name = format!("mainstay {words}").trim().replace(' ', "-");
         let file = folder.join(format!("{name}.1"));
-        std::fs::write(&file, page(command, &name)?).map_err(|error| cannot(&file, &error))?;
+        std::fs::write(&file, page(command, &words)?).map_err(|error| cannot(&file, &error))?;
         written.push(file);
-        open.extend(visible(command).map(|inner| (format!("{name}-{}", inner.get_name()), inner)));
+        open.extend(visible(command).map(|inner| (format!("{words} {}", inner.get_name()).trim().to_owned(), inner)));
     }
     written.sort();
     if global.json {

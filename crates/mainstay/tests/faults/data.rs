@@ -59,7 +59,7 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
 
     let ran = world.import(&["orders.sql"]);
     ran.succeeds();
-    for words in ["imported 1 tables, 3 rows", "1 × owners of objects", "1 × rights of roles"] {
+    for words in ["imported 1 table, 3 rows", "1 × owners of objects", "1 × rights of roles"] {
         assert!(ran.text.contains(words), "{words:?} is not in:\n{}", ran.text);
     }
     assert_eq!(world.sql("select note from orders where id = 2"), "\\! not a command");
@@ -147,12 +147,12 @@ fn an_import_ends_when_its_source_is_cut_off_counts_every_row_and_holds_no_line(
     for source in ["whole.tar", "rows.sql"] {
         let ran = world.import(&[source, "--replace"]);
         ran.succeeds();
-        assert!(ran.text.contains("imported 1 tables, 3000 rows"), "{source}:\n{}", ran.text);
+        assert!(ran.text.contains("imported 1 table, 3000 rows"), "{source}:\n{}", ran.text);
     }
     for piped in [std::fs::read(world.app().join("rows.sql")).expect("reads"), gzip(&custom), custom, gzip(&tar), tar] {
         let ran = world.import_piped(&piped, &["--replace"]);
         ran.succeeds();
-        assert!(ran.text.contains("imported 1 tables, 3000 rows"), "{}", ran.text);
+        assert!(ran.text.contains("imported 1 table, 3000 rows"), "{}", ran.text);
     }
     let row =
         |length: usize| format!("CREATE TABLE long (t text);\nCOPY long FROM stdin;\n{}\n\\.\n", "x".repeat(length));
