@@ -164,7 +164,11 @@ counted
 same "not one request failed until here ($(count '^200 ') answered)" "$(count '^500 ')$(otherwise)" 0
 echo 40 >"$app/fails"
 echo bad >"$app/version"
+told_at=$SECONDS
 deploys 1 "more errors: " deploy --strategy canary
+# What document 004 asks; with the bake of this test and its rate of requests, from the command to its end.
+[ $((SECONDS - told_at)) -le 300 ] || fail "it took $((SECONDS - told_at)) s to take a bad release back, 5 min are the most"
+ok "a bad release was taken back $((SECONDS - told_at)) s after it was deployed"
 same "the release that served before serves again" "$(live) $(version)" "$four four"
 rm "$app/fails"
 counted

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::extract::FromRef;
 use mainstay_kit::actuator::exchanges::Exchanges;
+use mainstay_kit::actuator::sbom;
 use mainstay_kit::actuator::startup::Startup;
 use mainstay_kit::actuator::tasks::Tasks;
 use mainstay_kit::actuator::{ManagedCache, Management};
@@ -18,6 +19,7 @@ use mainstay_kit::metrics::{Kind, Metrics};
 use mainstay_kit::openapi::Route;
 use mainstay_kit::pool::{Database, PoolOptions};
 use mainstay_kit::telemetry::{self, Level, log};
+use serde_json::json;
 
 use crate::config::Config;
 use crate::seed;
@@ -104,6 +106,7 @@ impl AppState {
             ],
             tasks: self.tasks.clone(),
             startup: self.startup.clone(),
+            sbom: sbom::cyclonedx(include_str!("../../../Cargo.lock"), "users").map(Arc::new),
         }
     }
 
@@ -129,7 +132,7 @@ impl AppState {
             metrics: self.metrics.clone(),
             drain: self.drain.clone(),
             components,
-            info: standard_info("users", env!("CARGO_PKG_VERSION")),
+            info: info(),
             before_scrape: Arc::new(move |metrics| database.report(metrics, "main")),
         }
     }
@@ -156,6 +159,16 @@ impl AppState {
             }
         });
     }
+}
+
+/// The usual, and the commit where the build saw one.
+fn info() -> serde_json::Value {
+    let mut info = standard_info("users", env!("CARGO_PKG_VERSION"));
+    let facts = (option_env!("USERS_GIT_BRANCH"), option_env!("USERS_GIT_COMMIT"), option_env!("USERS_GIT_TIME"));
+    if let (Some(branch), Some(id), Some(time)) = facts {
+        info["git"] = json!({ "branch": branch, "commit": { "id": id, "time": time } });
+    }
+    info
 }
 
 async fn wait_for(database: &Database) -> anyhow::Result<()> {

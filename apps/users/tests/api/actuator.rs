@@ -12,6 +12,7 @@ crate::scenarios![
     levels_change_what_is_written_while_it_runs,
     levels_reach_the_other_instances,
     caches_are_thrown_away,
+    says_what_it_was_built_from,
     operators_end_sessions,
     strangers_see_no_components,
     administrators_reach_it_through_the_main_port,
@@ -89,6 +90,22 @@ fn the_index_names_what_is_there_and_nothing_else(world: &mut World) {
     for absent in ["beans", "conditions", "heapdump", "shutdown"] {
         assert!(!links.contains_key(absent));
         world.app.management(&format!("/actuator/{absent}")).is(404);
+    }
+}
+
+fn says_what_it_was_built_from(world: &mut World) {
+    let answer = world.app.management("/actuator/sbom/application").is(200);
+    assert_eq!(answer.header("content-type"), Some("application/vnd.cyclonedx+json"));
+    let bill = answer.json();
+    let has = |name: &str| bill["components"].as_array().unwrap().iter().any(|one| one["name"] == name);
+    assert!(has("axum") && has("mainstay-kit") && has("tokio-postgres"), "what it stands on is missing");
+    assert!(!has("pingora-core"), "what others of the lock file need is no part of it");
+    world.app.management("/actuator/sbom/other").is(404);
+    let git = world.app.management("/actuator/info").is(200).json()["git"].clone();
+    let head = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    match head.ok().filter(|head| head.status.success()) {
+        Some(head) => assert_eq!(git["commit"]["id"], String::from_utf8_lossy(&head.stdout).trim()),
+        None => assert!(git.is_null(), "{git}"),
     }
 }
 

@@ -11,6 +11,7 @@ mod database;
 pub mod exchanges;
 mod loggers;
 mod process;
+pub mod sbom;
 pub mod startup;
 pub mod tasks;
 
@@ -35,7 +36,7 @@ use startup::Startup;
 use tasks::Tasks;
 
 /// What the index calls its endpoints, in its order.
-pub const ENDPOINTS: [&str; 17] = [
+pub const ENDPOINTS: [&str; 18] = [
     "health",
     "info",
     "metrics",
@@ -52,6 +53,7 @@ pub const ENDPOINTS: [&str; 17] = [
     "auditevents",
     "threaddump",
     "startup",
+    "sbom",
     "self",
 ];
 
@@ -102,6 +104,8 @@ pub struct Management {
     pub tasks: Tasks,
     /// `startup`.
     pub startup: Startup,
+    /// `sbom`, which is not there without.
+    pub sbom: Option<Arc<Value>>,
 }
 
 /// In a request's extensions: the caller has been let in as an administrator already.
@@ -174,17 +178,19 @@ fn endpoint(name: &str) -> Router<Arc<Management>> {
         "auditevents" => router.route("/actuator/auditevents", get(database::audit_events)),
         "threaddump" => router.route("/actuator/threaddump", get(process::threads)),
         "startup" => router.route("/actuator/startup", get(startup::answer)),
+        "sbom" => router.route("/actuator/sbom", get(sbom::ids)).route("/actuator/sbom/{id}", get(sbom::one)),
         _ => router,
     }
 }
 
-async fn index(headers: HeaderMap) -> Json<Value> {
+async fn index(State(management): Shared, headers: HeaderMap) -> Json<Value> {
     // Spring's links are absolute, and who reads them (Spring Boot Admin) follows them.
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("localhost");
     let link = |path: &str| json!({ "href": format!("http://{host}/actuator{path}"), "templated": path.contains('{') });
     let mut links = serde_json::Map::new();
     links.insert("self".to_owned(), link(""));
-    for name in ENDPOINTS.into_iter().filter(|name| *name != "self") {
+    let is_there = |name: &str| name != "self" && (name != "sbom" || management.sbom.is_some());
+    for name in ENDPOINTS.into_iter().filter(|name| is_there(name)) {
         links.insert(name.to_owned(), link(&format!("/{name}")));
         let further = match name {
             "health" => Some(("health-path", "/health/{*path}")),
@@ -193,6 +199,7 @@ async fn index(headers: HeaderMap) -> Json<Value> {
             "env" => Some(("env-toMatch", "/env/{toMatch}")),
             "caches" => Some(("caches-cache", "/caches/{cache}")),
             "sessions" => Some(("sessions-sessionId", "/sessions/{sessionId}")),
+            "sbom" => Some(("sbom-id", "/sbom/{id}")),
             _ => None,
         };
         if let Some((name, path)) = further {
