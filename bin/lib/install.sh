@@ -43,7 +43,7 @@ missing_packages() {
         [ -e /usr/share/java/postgresql.jar ] || echo libpostgresql-jdbc-java
         have ruby || echo ruby
         [ -n "$(ls /usr/lib/*/ruby/vendor_ruby/*/pg_ext.so 2>/dev/null)" ] || echo ruby-pg
-        [ -e /usr/share/rubygems-integration/all/specifications/activerecord-*.gemspec ] || echo ruby-activerecord
+        [ -n "$(ls /usr/share/rubygems-integration/*/specifications/activerecord-*.gemspec 2>/dev/null)" ] || echo ruby-activerecord
         ;;
     esac
   done

@@ -322,7 +322,7 @@ impl Settings {
         &self,
         certificate: mainstay_edge::protocol::Certificate,
     ) -> mainstay_edge::protocol::Policy {
-        use mainstay_edge::protocol::{PROTOCOL_VERSION, Policy, Route, Target};
+        use mainstay_edge::protocol::{Policy, Route, Target};
         let routes = self.stack.edge.routes.iter().map(|route| Route {
             path: route.path.clone(),
             to: match &route.to {
@@ -353,8 +353,9 @@ impl Settings {
             identity: route.identity.clone(),
             maintenance_s: self.stack.edge.maintenance.or(route.maintenance).map(|time| time.as_secs().max(1)),
         });
+        let issuers = self.issuers();
         Policy {
-            schema: PROTOCOL_VERSION,
+            schema: Policy::schema_of(&issuers),
             generation: self.generation,
             hosts: self.stack.edge.hosts(),
             certificates: vec![certificate],
@@ -364,7 +365,7 @@ impl Settings {
             admission: self.stack.edge.admission.clone(),
             connections_per_ip: self.stack.edge.connections_per_ip,
             least_tls: self.stack.edge.least_tls,
-            issuers: self.issuers(),
+            issuers,
             routes: routes.collect(),
             upstreams: self.edge_upstreams(),
             access_log: self.edge_folder().join("access.log"),

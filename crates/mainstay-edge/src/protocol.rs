@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 /// Version of this protocol and of the policy file.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Schema of a policy with issuers of tokens: an edge from before them must refuse it, and not leave its routes open.
+pub const ISSUERS_SCHEMA: u32 = 2;
+
 /// To the edge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "frame", rename_all = "kebab-case")]
@@ -134,7 +137,7 @@ pub struct EndpointReport {
 /// All that the edge needs to serve, but for endpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
-    /// [`PROTOCOL_VERSION`].
+    /// See [`Self::schema_of`].
     pub schema: u32,
     /// Its place in the order of policies.
     pub generation: Generation,
@@ -168,6 +171,13 @@ pub struct Policy {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Access log (JSON lines).
     pub access_log: PathBuf,
+}
+
+impl Policy {
+    /// The schema of a policy that has these issuers.
+    pub fn schema_of(issuers: &BTreeMap<String, Issuer>) -> u32 {
+        if issuers.is_empty() { PROTOCOL_VERSION } else { ISSUERS_SCHEMA }
+    }
 }
 
 /// What certificate authorities are shown to prove that the names are ours (ACME).
@@ -245,6 +255,16 @@ pub struct Issuer {
     /// The secret, when the keys are one.
     #[serde(default)]
     pub secret: Option<Secret>,
+}
+
+impl Route {
+    /// What keeps people out of it, for comparison; `None`: it is open.
+    pub(crate) fn shut(&self) -> Option<String> {
+        let by = (&self.admission, &self.basic_auth, &self.identity);
+        let is_open = self.admission == Admission::default() && self.basic_auth.is_none() && self.identity.is_none();
+        // What cannot be written is no policy that came over a wire.
+        (!is_open).then(|| serde_json::to_string(&by).unwrap_or_default())
+    }
 }
 
 /// Users of a route. No password is in here.

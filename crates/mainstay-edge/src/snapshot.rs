@@ -24,7 +24,7 @@ use crate::guard::{self, Door, Guard};
 use crate::identity::{self, Issuers};
 use crate::limit::{self, Limits};
 use crate::metrics::{Metrics, RouteTally};
-use crate::protocol::{Certificate, PROTOCOL_VERSION, Policy, Target};
+use crate::protocol::{Certificate, ISSUERS_SCHEMA, PROTOCOL_VERSION, Policy, Target};
 use crate::strict;
 use crate::upstream::{Group, Groups};
 
@@ -32,7 +32,10 @@ use crate::upstream::{Group, Groups};
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// Another version of the protocol.
-    #[error("policy has schema {found}, this edge reads {PROTOCOL_VERSION}: start the edge of the same release")]
+    #[error(
+        "policy has schema {found}, this edge reads {PROTOCOL_VERSION}, and {ISSUERS_SCHEMA} of one with issuers: start \
+         the edge of the same release"
+    )]
     Schema {
         /// What it says.
         found: u32,
@@ -187,6 +190,8 @@ pub(crate) struct Route {
     pub(crate) request: Edit,
     pub(crate) users: Option<Users>,
     pub(crate) entry: Option<identity::Entry>,
+    /// See [`crate::protocol::Route::shut`].
+    shut: Option<String>,
     pub(crate) maintenance: Option<Duration>,
     pub(crate) tally: Arc<RouteTally>,
 }
@@ -216,9 +221,47 @@ pub(crate) struct Snapshot {
     hosts: BTreeSet<String>,
     certificates: HashMap<String, Arc<CertifiedKey>>,
     default_certificate: Option<Arc<CertifiedKey>>,
+    routes: Routes,
+    /// The same in lower case, where one of them is guarded.
+    alike: Option<Routes>,
+}
+
+/// Routes by what they take.
+#[derive(Debug, Default)]
+struct Routes {
     exact: HashMap<String, Arc<Route>>,
     /// Longest prefix first; without the `*`.
     prefixes: Vec<(String, Arc<Route>)>,
+}
+
+impl Routes {
+    /// `spell`: how their paths are written.
+    fn new(all: &[Arc<Route>], spell: impl Fn(&str) -> String) -> Self {
+        let mut routes = Self::default();
+        for route in all {
+            let path = spell(&route.path);
+            match path.strip_suffix('*') {
+                Some(prefix) => routes.prefixes.push((prefix.to_owned(), Arc::clone(route))),
+                None => drop(routes.exact.insert(path, Arc::clone(route))),
+            }
+        }
+        routes.prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        routes
+    }
+
+    /// The most specific route: exact, then the longest prefix. `/x/*` also takes `/x`.
+    fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        if let Some(route) = self.exact.get(path) {
+            return Some(route);
+        }
+        self.prefixes
+            .iter()
+            .find(|(prefix, _)| {
+                path.starts_with(prefix.as_str())
+                    || prefix.strip_suffix('/').is_some_and(|bare| !bare.is_empty() && path == bare)
+            })
+            .map(|(_, route)| route)
+    }
 }
 
 /// The hash of a policy: of its JSON.
@@ -231,7 +274,7 @@ pub fn hash(policy: &Policy) -> String {
 ///
 /// **Errors**: the first rule broken.
 pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
-    if policy.schema != PROTOCOL_VERSION {
+    if policy.schema != Policy::schema_of(&policy.issuers) {
         return Err(PolicyError::Schema { found: policy.schema });
     }
     if policy.hosts.is_empty() {
@@ -370,8 +413,7 @@ impl Snapshot {
         let groups = groups.configure(&policy.upstreams);
         let limits = limits.configure(policy);
         let issuers = issuers.configure(policy);
-        let mut exact = HashMap::new();
-        let mut prefixes = Vec::new();
+        let mut all = Vec::new();
         for route in &policy.routes {
             let (to, upstream) = match &route.to {
                 Target::Upstream { name } => match groups.get(name) {
@@ -393,7 +435,7 @@ impl Snapshot {
                 path: route.path.clone(),
                 name: route.identity.as_ref().map_or_else(String::new, |of| of.issuer.clone()),
             })?;
-            let compiled = Arc::new(Route {
+            all.push(Arc::new(Route {
                 path: route.path.clone(),
                 to,
                 timeout: Duration::from_millis(route.timeout_ms),
@@ -405,16 +447,13 @@ impl Snapshot {
                 request: Edit::new(&route.edits.request).unwrap_or_default(),
                 users,
                 entry,
+                shut: route.shut(),
                 maintenance: route.maintenance_s.map(Duration::from_secs),
                 limits: limits.routes.get(&route.path).map(Arc::clone).unwrap_or_default(),
                 tally: metrics.route(&route.path, upstream),
-            });
-            match route.path.strip_suffix('*') {
-                Some(prefix) => prefixes.push((prefix.to_owned(), compiled)),
-                None => drop(exact.insert(route.path.clone(), compiled)),
-            }
+            }));
         }
-        prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        let is_guarded = all.iter().any(|route| route.shut.is_some());
         Ok(Self {
             generation: policy.generation,
             hash: hash(policy),
@@ -428,8 +467,8 @@ impl Snapshot {
             hosts: policy.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             certificates,
             default_certificate,
-            exact,
-            prefixes,
+            alike: is_guarded.then(|| Routes::new(&all, str::to_ascii_lowercase)),
+            routes: Routes::new(&all, str::to_owned),
         })
     }
 
@@ -455,21 +494,20 @@ impl Snapshot {
                 return Err(strict::OTHER_ROUTE);
             }
         }
+        if let (Some(found), Some(alike)) = (route, &self.alike) {
+            let is_way_around = |other: &Arc<Route>| {
+                other.shut.is_some() && other.shut != found.shut && routing::is_within(&other.path, &found.path)
+            };
+            if routing::alike(path).iter().filter_map(|reading| alike.find(reading)).any(is_way_around) {
+                return Err(strict::GUARDED_ROUTE);
+            }
+        }
         Ok(route)
     }
 
-    /// The most specific route: exact, then the longest prefix. `/x/*` also takes `/x`.
+    /// The most specific route.
     pub(crate) fn route(&self, path: &str) -> Option<&Arc<Route>> {
-        if let Some(route) = self.exact.get(path) {
-            return Some(route);
-        }
-        self.prefixes
-            .iter()
-            .find(|(prefix, _)| {
-                path.starts_with(prefix.as_str())
-                    || prefix.strip_suffix('/').is_some_and(|bare| !bare.is_empty() && path == bare)
-            })
-            .map(|(_, route)| route)
+        self.routes.find(path)
     }
 }
 
@@ -484,8 +522,12 @@ mod tests {
 
     /// A policy with these routes, without anything that touches the world.
     fn snapshot(paths: &[String]) -> Snapshot {
-        let upstream = Upstream::default();
         let target = Target::Upstream { name: "a".to_owned() };
+        compiled(paths.iter().map(|path| crate::protocol::Route::new(path, target.clone(), 1)).collect())
+    }
+
+    fn compiled(routes: Vec<crate::protocol::Route>) -> Snapshot {
+        let upstream = Upstream::default();
         let policy = Policy {
             schema: PROTOCOL_VERSION,
             generation: Generation(1),
@@ -498,7 +540,7 @@ mod tests {
             connections_per_ip: None,
             least_tls: TlsVersion::Tls12,
             issuers: BTreeMap::new(),
-            routes: paths.iter().map(|path| crate::protocol::Route::new(path, target.clone(), 1)).collect(),
+            routes,
             upstreams: BTreeMap::from([("a".to_owned(), upstream)]),
             access_log: PathBuf::new(),
         };
@@ -506,6 +548,40 @@ mod tests {
         let issuers = Issuers::new(std::path::Path::new(""));
         let live = Live { groups: &groups, metrics: &metrics, limits: &limits, issuers: &issuers };
         Snapshot::compile(&policy, &live).expect("compiles")
+    }
+
+    #[test]
+    fn no_spelling_of_a_path_leads_around_a_guard() {
+        let route = |path: &str, is_guarded: bool| {
+            let mut route = crate::protocol::Route::new(path, Target::Upstream { name: "a".to_owned() }, 1);
+            if is_guarded {
+                route.admission.allow = vec!["10.0.0.0/8".parse().expect("a network")];
+            }
+            route
+        };
+        let snapshot = compiled(vec![
+            route("/*", false),
+            route("/api/admin/*", true),
+            route("/api/admin/public", false),
+            route("/exact", true),
+            route("/shut/*", true),
+            route("/shut/login", false),
+        ]);
+        let of = |path: &str| snapshot.sole_route(path).map(|route| route.map(|route| route.path.as_str()));
+        for path in ["/api/ADMIN/x", "/API/admin", "/Exact", "/exact/", "/SHUT/x"] {
+            assert_eq!(of(path), Err(strict::GUARDED_ROUTE), "{path}");
+        }
+        for (path, found) in [
+            ("/api/admin/x", "/api/admin/*"),
+            ("/api/admin/public", "/api/admin/public"),
+            ("/api/admin/public/", "/api/admin/*"),
+            ("/exact", "/exact"),
+            ("/shut/login", "/shut/login"),
+            ("/Other", "/*"),
+            ("/", "/*"),
+        ] {
+            assert_eq!(of(path), Ok(Some(found)), "{path}");
+        }
     }
 
     #[test]

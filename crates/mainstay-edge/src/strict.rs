@@ -152,6 +152,9 @@ pub(crate) fn check_path(path: &str) -> Result<(), Refusal> {
 /// Written otherwise the path is another route's, so that what guards that one could be walked around.
 pub(crate) const OTHER_ROUTE: Refusal = (400, "path is another route's once it is decoded");
 
+/// The same for what a server may do without a sign of it in the path: only where a guard could be walked around.
+pub(crate) const GUARDED_ROUTE: Refusal = (400, "path may be read as one of another route, which is guarded");
+
 /// Whether a path may be read as another one. Nearly none may, so this is asked first.
 pub(crate) fn has_other_spelling(path: &str) -> bool {
     path.contains(['%', ';']) || path.contains("//")

@@ -46,6 +46,23 @@ pub fn plain(path: &str) -> String {
     plain
 }
 
+/// How many a server reads a path without any sign of it: case does not count, nor a slash at the end. In lower case.
+pub fn alike(path: &str) -> Vec<String> {
+    let lower = plain(path).to_ascii_lowercase();
+    let other = match lower.strip_suffix('/') {
+        Some("") => return vec![lower],
+        Some(bare) => bare.to_owned(),
+        None => format!("{lower}/"),
+    };
+    vec![lower, other]
+}
+
+/// Whether a route is one within another, as `/api/admin/*` is within `/api/*`, whatever their case is.
+pub fn is_within(narrow: &str, broad: &str) -> bool {
+    let (narrow, broad) = (narrow.to_ascii_lowercase(), broad.to_ascii_lowercase());
+    narrow != broad && takes(&broad, narrow.strip_suffix('*').unwrap_or(&narrow))
+}
+
 /// The indices of all routes that take a path, the one that gets it first.
 pub fn candidates<'r>(routes: impl IntoIterator<Item = &'r str>, path: &str) -> Vec<usize> {
     let mut found: Vec<(usize, &str)> =
@@ -66,6 +83,15 @@ mod tests {
         assert_eq!(candidates(routes, "/api"), [1, 0]);
         assert_eq!(candidates(routes, "/apix"), [0]);
         assert!(candidates(["/api/*"], "/apix").is_empty());
+    }
+
+    #[test]
+    fn a_path_is_read_without_case_and_with_or_without_its_last_slash() {
+        assert_eq!(alike("/API/Admin"), ["/api/admin", "/api/admin/"]);
+        assert_eq!(alike("/api/admin/"), ["/api/admin/", "/api/admin"]);
+        assert_eq!(alike("/"), ["/"]);
+        assert!(is_within("/api/admin/*", "/api/*") && is_within("/api/admin", "/API/*") && is_within("/x", "/*"));
+        assert!(!is_within("/*", "/login") && !is_within("/api/*", "/API/*") && !is_within("/api/*", "/api/admin/*"));
     }
 
     #[test]

@@ -61,14 +61,16 @@ pub(crate) enum Signed {
 
 /// Whether one of the keys that a token may mean has signed it.
 pub(crate) fn check(keys: &[Key], named: Option<&str>, message: &[u8], signature: &[u8]) -> Signed {
-    let mut outcome = Signed::Unknown;
-    for key in keys.iter().filter(|key| key.of.answers_to(named)).take(MOST_TRIED) {
-        if key.is_signature(message, signature) {
-            return Signed::Good;
-        }
-        outcome = Signed::Bad;
+    let is_good = |key: &Key| key.is_signature(message, signature);
+    // There is at most one of a name, and then no other is meant.
+    if let Some(key) = keys.iter().find(|key| named.is_some() && key.of.id.as_deref() == named) {
+        return if is_good(key) { Signed::Good } else { Signed::Bad };
     }
-    outcome
+    let mut tried = keys.iter().filter(|key| key.of.answers_to(named)).take(MOST_TRIED).peekable();
+    // Where keys have names, one without may be meant, or one that is still to be fetched.
+    let is_named = named.is_some() && keys.iter().any(|key| key.of.id.is_some());
+    let otherwise = if is_named || tried.peek().is_none() { Signed::Unknown } else { Signed::Bad };
+    if tried.any(is_good) { Signed::Good } else { otherwise }
 }
 
 impl Key {

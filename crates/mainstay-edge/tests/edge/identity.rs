@@ -130,6 +130,7 @@ async fn edge(change: impl FnOnce(&mut Policy)) -> (Edge, Control, Backend) {
 fn guarded(issuer: Issuer, roles: Roles) -> impl FnOnce(&mut Policy) {
     move |policy| {
         policy.issuers.insert("staff".to_owned(), issuer);
+        policy.schema = Policy::schema_of(&policy.issuers);
         policy.routes[0].identity = Some(Entry { issuer: "staff".to_owned(), roles });
         policy.routes.push(route("/open/*", "backend"));
     }
@@ -435,11 +436,18 @@ async fn a_policy_that_would_leave_the_door_open_is_refused() {
         let mut policy = edge.policy();
         policy.generation.0 = 9;
         guarded(own(), Roles::any())(&mut policy);
+        policy.schema = Policy::schema_of(&policy.issuers);
         change(&mut policy);
         let found = control.offer(&policy).await.expect_err("refused");
         assert!(found.contains(reason), "{found}");
     };
-    refuse(&|policy| drop(policy.issuers.remove("staff")), "asks for identity \"staff\"").await;
+    let forget = |policy: &mut Policy| {
+        policy.issuers.clear();
+        policy.schema = Policy::schema_of(&policy.issuers);
+    };
+    refuse(&forget, "asks for identity \"staff\"").await;
+    // As an edge from before issuers would take it, and leave the route open.
+    refuse(&|policy| policy.schema = 1, "policy has schema 1").await;
     let unusable = "identity staff has no key";
     refuse(&|policy| policy.issuers.get_mut("staff").expect("it").secret = None, unusable).await;
     refuse(&|policy| policy.issuers.get_mut("staff").expect("it").secret = Some(Secret::new("short")), unusable).await;

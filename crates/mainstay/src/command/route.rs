@@ -219,12 +219,27 @@ fn candidates(stack: &Stack, path: &str) -> Vec<usize> {
 fn other_route(stack: &Stack, path: &str) -> Option<String> {
     let plain = routing::plain(path);
     let other = candidates(stack, &plain).first().copied();
-    if candidates(stack, path).first().copied() == other {
-        return None;
+    let found = candidates(stack, path).first().copied();
+    if found == other {
+        return found.and_then(|index| guarded_route(stack, stack.edge.routes.get(index)?, path));
     }
     let route = other.and_then(|index| stack.edge.routes.get(index));
     let route = route.map_or("no route".to_owned(), |route| format!("the route {}", route.path));
     Some(format!("a server may read it as {plain}, which is of {route}"))
+}
+
+/// Which guarded route within this one a path is of when case or a slash at its end does not count.
+fn guarded_route(stack: &Stack, found: &Route, path: &str) -> Option<String> {
+    let guards = |route: &Route| (route.admission.clone(), route.basic_auth.clone(), route.identity.clone());
+    let lower: Vec<String> = stack.edge.routes.iter().map(|route| route.path.to_ascii_lowercase()).collect();
+    routing::alike(path).into_iter().find_map(|reading| {
+        let index = *routing::candidates(lower.iter().map(String::as_str), &reading).first()?;
+        let other = stack.edge.routes.get(index)?;
+        let is_open = !other.knows_users() && other.admission == Admission::default();
+        let is_way_around = !is_open && guards(other) != guards(found) && routing::is_within(&other.path, &found.path);
+        is_way_around
+            .then(|| format!("a server may read it as {reading}, which is of the guarded route {}", other.path))
+    })
 }
 
 fn cors(route: &Route, method: &str) -> String {

@@ -150,7 +150,7 @@ fn as_deployed(place: Place, is_from_folder: bool) -> Result<Place, Failure> {
     let number = launch.release;
     if !launch.folder.is_dir() {
         let text = format!("v{number} is live and its files are gone: there is no folder {}", launch.folder.display());
-        let help = "--from-folder runs what is in the stack file's folder; once that is up, `mainstay rollback v3` goes \
+        let help = "--from-folder runs what is in the stack file's folder; once that is up, `mainstay rollback vN` goes \
                     to a release that `mainstay releases` lists";
         return Err(Failure::environment("MS3140", text).help(help));
     }

@@ -132,6 +132,11 @@ fn a_token_is_tried_with_the_key_that_it_names_and_with_few_others() {
     let many: Vec<&Value> = std::iter::repeat_n(&foreign, MOST_TRIED).chain([&sample.jwk]).collect();
     let keys = read(&set(&many), Algorithm::ES256).expect("keys");
     assert_eq!(check(&keys, None, token.signed, &token.signature), Signed::Bad);
+    // Keys without names stand in nobody's way: not in that of one that is named, nor of one that is still to come.
+    let own = named("a");
+    let keys = read(&set(&[&foreign, &foreign, &foreign, &foreign, &own]), Algorithm::ES256).expect("keys");
+    let outcome = |kid: Option<&str>| check(&keys, kid, token.signed, &token.signature);
+    assert_eq!((outcome(Some("a")), outcome(Some("new"))), (Signed::Good, Signed::Unknown));
 }
 
 /// RFC 7515, appendices A.1 and A.3; RFC 8037, appendix A.4.
