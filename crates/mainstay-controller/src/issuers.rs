@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +83,12 @@ impl Files {
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: std::io::Error| format!("cannot be read: {error}");
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
+    // Whoever opens a pipe for reading waits for a writer, unless he says that he does not.
+    let without_waiting = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err("is no file".to_owned());
+    }
     file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MOST_BYTES { Err("is longer than 256 KiB".to_owned()) } else { Ok(bytes) }
 }
@@ -151,5 +157,10 @@ mod tests {
         assert_eq!(files.look().len(), 1);
         std::fs::write(&from, "two").expect("writes");
         assert!(files.look().is_empty());
+        // Nobody writes into this pipe: a look that waited for it would never end.
+        std::fs::remove_file(&from).expect("removes");
+        rustix::fs::mknodat(rustix::fs::CWD, &from, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+        let wrong = files.look();
+        assert!(wrong.len() == 1 && wrong[0].ends_with("is no file"), "{wrong:?}");
     }
 }
