@@ -128,6 +128,7 @@ watched_drill() {
   drill "$1" "$2" 9>&-
   stop_clients
   agreed "$SCRATCH/receipts-$1" "$CODE" "receipts during $1"
+  grep -q "numbers of the application: 0 lost, 0 given twice" "$SCRATCH/drill-$1" || fail "the drill has no receipts of its own"
 }
 
 # The same for what is not asked here how long it takes, only what becomes of the integers: a missed time (10) is

@@ -16,6 +16,8 @@ pub(crate) struct Config {
     /// Signing key of access tokens; without it one is kept in the database.
     pub(crate) jwt_key: Option<String>,
     pub(crate) admin_password: Option<String>,
+    /// API key of the user that drills count for; without it there is none.
+    pub(crate) drill_key: Option<String>,
     pub(crate) limits: Limits,
     /// Between two roll-ups of usage.
     pub(crate) rollup_every: Duration,
@@ -65,6 +67,7 @@ impl Config {
             pool_size,
             jwt_key,
             admin_password: get("ADMIN_PASSWORD"),
+            drill_key: get("DRILL_KEY"),
             limits: Limits {
                 registrations_per_minute: number(&get, "REGISTRATIONS_PER_MINUTE", 5)?,
                 calls_per_minute: number(&get, "CALLS_PER_MINUTE", 60_000)?,

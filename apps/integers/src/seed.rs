@@ -1,4 +1,4 @@
-//! The first administrator. Several instances may start at once; the database decides who was first.
+//! The first administrator, and the user that drills count for. Several instances may start at once; the database decides who was first.
 
 use anyhow::{Context as _, bail};
 use mainstay_kit::audit;
@@ -69,4 +69,51 @@ pub(crate) async fn first_admin(
         log(Level::Info, "FirstAdminCreated", &[("username", "admin")]);
     }
     Ok(())
+}
+
+/// Who drills count for. Nobody can register under this name: `:` is not in the names of people.
+const DRILL: &str = "drill:counter";
+
+/// Makes the user that drills count for, or gives him this key when it is another one now.
+///
+/// **Errors**: the key is none of ours, or the database cannot be asked.
+pub(crate) async fn drill_user(
+    database: &Database,
+    passwords: &Passwords,
+    api_keys: &ApiKeys,
+    key: &str,
+) -> anyhow::Result<()> {
+    let api_key = api_keys.given(key).context("DRILL_KEY is not int_ and at least 20 characters")?;
+    // He signs in with nothing: his password is thrown away.
+    let password = api_keys.make().text;
+    let hash = passwords.hash(password).await.map_err(|_| anyhow::anyhow!("cannot hash a password"))?;
+    let new = NewUser { username: DRILL, role: "user", password_hash: &hash, api_key: &api_key };
+    let new = &new;
+    database
+        .transaction(|transaction| {
+            Box::pin(async move {
+                transaction.query_typed("SELECT pg_advisory_xact_lock($1)", &[(&LOCK, Type::INT8)]).await?;
+                let sql = "SELECT id, api_key_hash FROM users WHERE username = $1";
+                let rows = transaction.query_typed(sql, &[(&new.username, Type::TEXT)]).await?;
+                let (action, id) = match rows.first() {
+                    Some(row) if row.get::<_, Vec<u8>>(1) == new.api_key.hash => return Ok(()),
+                    Some(row) => {
+                        let id: i64 = row.get(0);
+                        store::replace_api_key(&transaction, id, new.api_key).await?;
+                        ("api-key.rotated", id)
+                    }
+                    None => ("user.created", store::insert_user(&transaction, new).await?.id),
+                };
+                let entry = audit::Entry {
+                    actor: "system",
+                    action,
+                    subject: &format!("user:{id}"),
+                    details: r#"{"username":"drill:counter"}"#.to_owned(),
+                };
+                audit::append(&transaction, &entry).await?;
+                Ok(())
+            })
+        })
+        .await
+        .context("cannot make the user that drills count for")
 }

@@ -93,6 +93,9 @@ impl AppState {
             .context("cannot read the signing key; have the migrations run?")?;
         let api_keys = ApiKeys::new(database.clone(), store.clone(), API_KEY_PREFIX, USER_BY_API_KEY);
         seed::first_admin(&database, &passwords, &api_keys, config.admin_password.clone()).await?;
+        if let Some(key) = &config.drill_key {
+            seed::drill_user(&database, &passwords, &api_keys, key).await?;
+        }
         let auth = Authenticator {
             tokens: Tokens::new("integers", &key)?,
             sessions: Sessions::new(database.clone(), store.clone(), USER_BY_ID),

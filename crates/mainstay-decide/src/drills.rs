@@ -290,6 +290,17 @@ impl Fault {
         }
     }
 
+    /// Age of acknowledged rows that may be lost: where commits wait for no standby and another server takes over. Else
+    /// none, whatever the RPO of the stack file is.
+    pub fn lets_rows_go(self, stack: &Stack) -> Duration {
+        let is_fast = stack.database.as_ref().is_some_and(|one| one.durability == Durability::Fast && one.standbys > 0);
+        if is_fast && matches!(self, Self::DatabaseCrash | Self::DatabaseFreeze) {
+            self.promise(stack).rpo
+        } else {
+            Duration::ZERO
+        }
+    }
+
     /// Whether this stack has what it breaks.
     ///
     /// **Errors**: what is missing, in words for people.

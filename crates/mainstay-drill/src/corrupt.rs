@@ -242,7 +242,7 @@ impl Arena<'_> {
         let readers = Readers::start(&doors[..1], OF_PRIMARY);
         let text = format!("a page of postgres-{primary}, the primary, was damaged on its disk: {what}");
         let hit = Hit::Damaged(Box::new(Damaged { text, member: primary, before, readers, first }));
-        Ok(Injected { at, gone: Instant::now(), wall, hit })
+        Ok(Injected::new((at, Instant::now()), wall, hit))
     }
 
     /// Tables whose pages are on the primary's disk and in nobody's memory there: a rewrite passes it by.

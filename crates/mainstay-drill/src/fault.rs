@@ -69,7 +69,7 @@ pub(crate) fn victim(
 }
 
 /// Whether a child is an instance of a service: `SERVICE-SLOT`.
-fn is_instance_of(name: &ChildName, service: &ServiceName) -> bool {
+pub(crate) fn is_instance_of(name: &ChildName, service: &ServiceName) -> bool {
     name.as_str().rsplit_once('-').is_some_and(|(of, slot)| of == service.as_str() && slot.parse::<u32>().is_ok())
 }
 

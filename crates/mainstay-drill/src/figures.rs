@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::findings;
 use crate::history::{End, Operation};
+use crate::loss::Gone;
 use crate::measure::{self, millis};
 use crate::report::{Counts, Latency, Load, Measured, Phases, RoundReport, Spread};
 use crate::round::Round;
@@ -43,8 +44,17 @@ pub(crate) fn measured(rounds: &[Round]) -> Measured {
         rto_ms: Spread::of(&rto_ms),
         whole_ms: Spread::of(&whole_ms),
         keys_rpo_ms: rounds.iter().map(oldest_loss_ms).max().unwrap_or(0),
+        rows: sum(rounds.iter().map(|round| round.seen.examined.loss.rows)).unwrap_or_default(),
+        numbers: sum(rounds.iter().filter_map(|round| round.seen.examined.loss.numbers)),
         counts: counts(rounds.iter()),
     }
+}
+
+fn sum(all: impl Iterator<Item = Gone>) -> Option<Gone> {
+    all.reduce(|mut sum, one| {
+        sum.add(&one);
+        sum
+    })
 }
 
 /// What was counted, over these.

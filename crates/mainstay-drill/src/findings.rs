@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::checker::{Anomaly, Checked, Tally, Validity};
+use crate::checker::{Anomaly, Checked, Tally, Validity, append, monotonic};
 use crate::figures;
 use crate::report::{CheckReport, Counts};
 use crate::round::Round;
 
 /// Findings of a checker that a report quotes; all are counted.
 const MOST_QUOTED: usize = 5;
+/// Numbers of the application's counter below which it proves nothing.
+const LEAST_NUMBERS: u64 = 20;
 
 /// Promises that a round's data breaks.
 pub(crate) fn broken(round: &Round) -> Vec<String> {
@@ -28,6 +30,10 @@ pub(crate) fn unjudged(round: &Round) -> Vec<String> {
     if let Some(error) = &round.seen.examined.contradiction {
         return vec![format!("run {number}: its history contradicts itself: {error}")];
     }
+    if let Some(gone) = round.seen.examined.loss.numbers.filter(|gone| gone.acknowledged < LEAST_NUMBERS) {
+        let given = gone.acknowledged;
+        return vec![format!("run {number}: the application gave {given} numbers, {LEAST_NUMBERS} are needed")];
+    }
     let unknown = round.seen.examined.checks.iter().filter(|checked| checked.validity == Validity::Unknown);
     unknown
         .map(|checked| format!("run {number}: {} cannot judge: {}", checked.checker, checked.notes.join("; ")))
@@ -41,23 +47,29 @@ pub(crate) fn counted(count: &BTreeMap<Anomaly, u64>) -> String {
 
 /// What `append` says of the ledger's rows.
 pub(crate) fn count_rows(round: &Round, counts: &mut Counts) {
-    for checked in round.seen.examined.checks.iter().filter(|checked| checked.checker == crate::checker::append::NAME) {
-        counts.acknowledged += checked.writes.ok;
-        counts.lost += checked.count_of(Anomaly::Lost);
-        counts.duplicated += checked.count_of(Anomaly::Duplicated);
-        counts.resurrected += checked.count_of(Anomaly::Resurrected);
-        counts.ambiguous_present += checked.ambiguous_seen;
-    }
+    let loss = &round.seen.examined.loss;
+    counts.acknowledged += loss.rows.acknowledged;
+    counts.lost += loss.rows.lost;
+    counts.duplicated += loss.rows.duplicated;
+    counts.ambiguous_present += loss.ambiguous_present;
+    let append = round.seen.examined.checks.iter().filter(|checked| checked.checker == append::NAME);
+    counts.resurrected += append.map(|checked| checked.count_of(Anomaly::Resurrected)).sum::<u64>();
 }
 
 /// Writes of the workloads beside the ledger that failed or whose outcome is unknown, of rounds with a fault.
 pub(crate) fn disturbed(rounds: &[Round]) -> u64 {
-    let beside = |checked: &&Checked| checked.checker != crate::checker::append::NAME;
+    let beside = |checked: &&Checked| checked.checker != append::NAME && checked.checker != monotonic::RECEIPTS;
     let writes = figures::proven(rounds)
         .flat_map(|round| &round.seen.examined.checks)
         .filter(beside)
         .map(|checked| checked.writes);
     writes.map(|writes| writes.failed + writes.ambiguous).sum()
+}
+
+/// Numbers that the application did not give when it was asked, of rounds with a fault.
+pub(crate) fn unanswered(rounds: &[Round]) -> u64 {
+    let numbers = figures::proven(rounds).filter_map(|round| round.seen.examined.loss.numbers);
+    numbers.map(|gone| gone.failed + gone.ambiguous).sum()
 }
 
 /// Each checker over all rounds.
@@ -98,7 +110,7 @@ fn add(report: &mut CheckReport, number: u32, checked: &Checked) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::{Element, History, Op, Operation, Outcome, append};
+    use crate::checker::{Element, History, Op, Operation, Outcome};
 
     fn checked(read: &[Element]) -> Checked {
         let operation =

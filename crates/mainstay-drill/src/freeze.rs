@@ -36,6 +36,15 @@ pub(crate) struct Frozen {
     dead_man: DeadMan,
 }
 
+/// Freezes the victim alone, not what it started: what its children do without it is the question.
+pub(crate) async fn freeze_alone(victim: &Victim, state: &Path, thaw_within: Duration) -> Result<Frozen, String> {
+    let root = victim.look(state)?;
+    let mut dead_man = DeadMan::start(thaw_within)?;
+    let (mut processes, at) = (BTreeMap::new(), Instant::now());
+    stop(&mut dead_man, &mut processes, victim.pid, root.start_time)?;
+    proven(Frozen { victim: victim.clone(), processes, dead_man }, at).await
+}
+
 /// Freezes the victim and its descendants and proves it. Returns the moments of the first signal and of the proof.
 pub(crate) async fn freeze(
     victim: &Victim,
@@ -58,14 +67,19 @@ pub(crate) async fn freeze(
             break;
         }
     }
-    let frozen = Frozen { victim: victim.clone(), processes, dead_man };
+    let frozen = proven(Frozen { victim: victim.clone(), processes, dead_man }, at).await?;
+    Ok((at, Instant::now(), frozen))
+}
+
+/// Until each of them is stopped.
+async fn proven(frozen: Frozen, at: Instant) -> Result<Frozen, String> {
     while !frozen.is_stopped() {
         if at.elapsed() > STOPPED_WITHIN {
-            return Err(format!("{} still runs {} s after SIGSTOP", victim.name, STOPPED_WITHIN.as_secs()));
+            return Err(format!("{} still runs {} s after SIGSTOP", frozen.victim.name, STOPPED_WITHIN.as_secs()));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok((at, Instant::now(), frozen))
+    Ok(frozen)
 }
 
 fn stop(dead_man: &mut DeadMan, processes: &mut BTreeMap<Pid, u64>, pid: Pid, start_time: u64) -> Result<(), String> {

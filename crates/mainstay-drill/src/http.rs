@@ -42,6 +42,8 @@ pub(crate) struct Probe {
     pub(crate) path: String,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) history: History,
+    /// A positive control: ports of instances, which are asked without TLS in place of the edge. None: the edge is.
+    pub(crate) past: Vec<u16>,
 }
 
 /// Trusts the stack's own CA and nobody else.
@@ -63,16 +65,32 @@ pub(crate) fn trust(ca: &std::path::Path) -> io::Result<Arc<ClientConfig>> {
 }
 
 /// A connection and when it was opened.
-type Open = (SendRequest<Empty<Bytes>>, Instant);
+pub(crate) type Open = (SendRequest<Empty<Bytes>>, Instant);
 
 /// How a request failed: its end, the text for the report, when its connection was opened. Without an end it says
 /// nothing about the stack, and does not count.
-struct Failure(Option<End>, String, Instant);
+pub(crate) struct Failure(Option<End>, pub(crate) String, Instant);
 
 impl Probe {
     /// Starts the clients, and `fresh` more that connect anew for each request; they end when `stop` says so.
     pub(crate) fn start(&self, fresh: u32, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
-        (0..CLIENTS + fresh).map(|client| tokio::spawn(self.clone().run(client, stop.clone()))).collect()
+        let clients = CLIENTS.max(u32::try_from(self.past.len()).unwrap_or(u32::MAX));
+        (0..clients + fresh).map(|client| tokio::spawn(self.of_client(client).run(client, stop.clone()))).collect()
+    }
+
+    /// What its clients do, for people.
+    pub(crate) fn text(&self) -> String {
+        match self.past.len() {
+            0 => format!("{CLIENTS} clients GET {} through the edge", self.path),
+            many => format!("clients GET {} of {many} instances, past the edge", self.path),
+        }
+    }
+
+    /// Past the edge each client has an instance of its own, and none is left out.
+    fn of_client(&self, client: u32) -> Self {
+        let index = usize::try_from(client).unwrap_or(0).checked_rem(self.past.len());
+        let past = index.and_then(|index| self.past.get(index)).copied();
+        Self { port: past.unwrap_or(self.port), ..self.clone() }
     }
 
     async fn run(self, client: u32, stop: watch::Receiver<bool>) {
@@ -106,23 +124,34 @@ impl Probe {
         }
     }
 
-    async fn request(&self, open: Option<Open>) -> Result<Open, Failure> {
+    /// A connection that can be used: the one that is open, or a new one. With an error nothing was asked.
+    pub(crate) async fn ready(&self, open: Option<Open>) -> Result<Open, Failure> {
         // An idle connection that the server closed is not a failed request: clients open another.
         let reusable = match open {
             Some((mut sender, opened)) => sender.ready().await.is_ok().then_some((sender, opened)),
             None => None,
         };
-        let (mut sender, opened) = match reusable {
-            Some(open) => open,
-            None => self.connect().await?,
-        };
-        let failed =
-            |end, what: &str, error: &dyn std::fmt::Display| Failure(Some(end), format!("{what}: {error}"), opened);
-        let request = Request::get(&self.path)
+        match reusable {
+            Some(open) => Ok(open),
+            None => self.connect().await,
+        }
+    }
+
+    /// A request to the edge without what is particular to one.
+    pub(crate) fn begin(&self, method: &str, path: &str) -> hyper::http::request::Builder {
+        Request::builder()
+            .method(method)
+            .uri(path)
             .header("host", format!("{}:{}", self.host, self.port))
             .header("user-agent", "mainstay-drill")
-            .body(Empty::new())
-            .map_err(|error| failed(End::Failed, "request", &error))?;
+    }
+
+    async fn request(&self, open: Option<Open>) -> Result<Open, Failure> {
+        let (mut sender, opened) = self.ready(open).await?;
+        let failed =
+            |end, what: &str, error: &dyn std::fmt::Display| Failure(Some(end), format!("{what}: {error}"), opened);
+        let request =
+            self.begin("GET", &self.path).body(Empty::new()).map_err(|error| failed(End::Failed, "request", &error))?;
         let response = sender.send_request(request).await.map_err(|error| failed(End::Failed, "request", &error))?;
         let status = response.status();
         if status.is_server_error() {
@@ -152,14 +181,24 @@ impl Probe {
 
     async fn shake_hands(&self, stream: TcpStream) -> io::Result<SendRequest<Empty<Bytes>>> {
         stream.set_nodelay(true)?;
+        if !self.past.is_empty() {
+            return spoken(stream).await;
+        }
         let name = ServerName::try_from(self.host.clone()).map_err(io::Error::other)?;
         let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(io::Error::other)?;
-        // Its end is seen by the sender's next use.
-        tokio::spawn(async move { connection.await.ok() });
-        Ok(sender)
+        spoken(tls).await
     }
+}
+
+/// HTTP on a connection.
+async fn spoken(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+) -> io::Result<SendRequest<Empty<Bytes>>> {
+    let (sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // Its end is seen by the sender's next use.
+    tokio::spawn(async move { connection.await.ok() });
+    Ok(sender)
 }
 
 #[cfg(test)]
@@ -178,7 +217,7 @@ mod tests {
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         let (host, path) = ("localhost".to_owned(), "/".to_owned());
-        let probe = Probe { host, port, path, tls: Arc::new(tls), history: History::default() };
+        let probe = Probe { host, port, path, tls: Arc::new(tls), history: History::default(), past: Vec::new() };
         let asked = Instant::now();
         let mut connecting = std::pin::pin!(probe.connect());
         tokio::select! {

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::aim;
+use crate::controls::Healer;
 use crate::corrupt::Damaged;
 use crate::fault::{self, Victim};
 use crate::former::{self, Answers};
@@ -38,6 +39,16 @@ pub(crate) struct Injected {
     /// The moment on the clock of events.
     pub(crate) wall: Timestamp,
     pub(crate) hit: Hit,
+    /// A positive control: who would heal stands still.
+    pub(crate) healer: Option<Healer>,
+    /// More for the proof.
+    pub(crate) also: Vec<String>,
+}
+
+impl Injected {
+    pub(crate) fn new((at, gone): (Instant, Instant), wall: Timestamp, hit: Hit) -> Self {
+        Self { at, gone, wall, hit, healer: None, also: Vec::new() }
+    }
 }
 
 /// What was hit.
@@ -119,7 +130,7 @@ impl Arena<'_> {
         let fault = self.options.fault;
         if fault == Fault::Null {
             let now = Instant::now();
-            return Ok(Injected { at: now, gone: now, wall: wall_clock(), hit: Hit::Nothing });
+            return Ok(Injected::new((now, now), wall_clock(), Hit::Nothing));
         }
         match fault {
             Fault::CacheLoss => return self.empty_cache().await,
@@ -141,10 +152,12 @@ impl Arena<'_> {
         if fault == Fault::DatabaseFreeze {
             let (member, _) = primary.ok_or_else(|| "there is no primary".to_owned())?;
             let (at, gone, frozen) = freeze::freeze(&victim, &self.options.state, self.longest_silence() * 3).await?;
-            return Ok(Injected { at, gone, wall, hit: Hit::Frozen { frozen, member } });
+            return Ok(Injected::new((at, gone), wall, Hit::Frozen { frozen, member }));
         }
-        let (at, gone) = victim.kill(&self.options.state).await?;
-        Ok(Injected { at, gone, wall, hit: Hit::Killed(victim) })
+        let healer = self.freeze_healer(&processes).await?;
+        let moments = victim.kill(&self.options.state).await?;
+        let also = self.kill_children(&processes).await?;
+        Ok(Injected { healer, also, ..Injected::new(moments, wall, Hit::Killed(victim)) })
     }
 
     async fn empty_cache(&self) -> Result<Injected, String> {
@@ -154,7 +167,7 @@ impl Arena<'_> {
         let keys = crate::keys::empty(url).await?;
         let which = if is_mistaken { "the store" } else { "the cache" };
         let text = format!("FLUSHALL to {which}: {keys} keys before, a key set just before it is gone");
-        Ok(Injected { at, gone: Instant::now(), wall, hit: Hit::Emptied(text) })
+        Ok(Injected::new((at, Instant::now()), wall, Hit::Emptied(text)))
     }
 
     /// The longest silence that the stack bears before it calls it a hang.
@@ -179,8 +192,17 @@ impl Arena<'_> {
                 After { whole, ..After::default() }
             }
             Hit::Killed(victim) => {
-                let mut after = After { was_pressed: is_pressed(), ..After::default() };
-                after.whole = self.wait_whole(injected.at, victim, progress).await;
+                let mut after =
+                    After { was_pressed: is_pressed(), proof: std::mem::take(&mut injected.also), ..After::default() };
+                let healer = injected.healer.take();
+                let thaw = async { Some(healer?.thaw_in_time().await) };
+                let (whole, thawed) = tokio::join!(self.wait_whole(injected.at, victim, progress), thaw);
+                after.whole = whole;
+                match thawed {
+                    Some(Ok(text)) => after.proof.push(text),
+                    Some(Err(error)) => after.reasons.push(error),
+                    None => {}
+                }
                 after.was_pressed |= is_pressed();
                 after
             }

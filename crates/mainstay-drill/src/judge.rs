@@ -102,6 +102,7 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
             excuse(case.options.fault),
         ));
     }
+    notes.extend(let_go(case, rounds));
     match case.options.fault {
         Fault::EdgeCrash | Fault::RouterCrash => {
             notes.push("connections that were open when it died break with it; new ones wait".to_owned());
@@ -134,6 +135,26 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
         | Fault::Null => {}
     }
     notes
+}
+
+/// What was lost and may be, in count and in time.
+fn let_go(case: &Case<'_>, rounds: &[Round]) -> Option<String> {
+    let explained = rounds.iter().filter_map(|round| round.seen.examined.loss.explained_us).max()?;
+    let measured = figures::measured(rounds);
+    let rows = measured.rows;
+    let numbers = measured.numbers.map(|gone| format!(" and {} of {} numbers", gone.lost, gone.acknowledged));
+    let rpo = case.options.fault.lets_rows_go(case.stack).as_millis();
+    let when = match explained.div_ceil(1000) {
+        0 => "in the moment of the fault".to_owned(),
+        ms => format!("in the last {ms} ms before the fault"),
+    };
+    Some(format!(
+        "commits wait for no standby (durability = \"fast\"): {} of {} rows{} that were acknowledged are gone; the loss of \
+         what was acknowledged {when} explains all that was read, {rpo} ms are promised",
+        rows.lost,
+        rows.acknowledged,
+        numbers.unwrap_or_default(),
+    ))
 }
 
 /// Which instances may have been hit, where that is not all.
@@ -210,7 +231,7 @@ fn verdict(case: &Case<'_>, rounds: &[Round], promise: Promise) -> (Verdict, Vec
         failures.extend(broken_doors(case, round));
     }
     failures.extend(broken_stalls(case, rounds, promise));
-    failures.extend(broken_by_fault(case, &figures::counts(figures::proven(rounds)), findings::disturbed(rounds)));
+    failures.extend(broken_by_fault(case, &figures::counts(figures::proven(rounds)), rounds));
     if !failures.is_empty() {
         failures.extend(voids);
         return (Verdict::Fail, failures);
@@ -229,6 +250,12 @@ fn broken_times(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String>
             broken.push(format!("run {number}: RTO {rto} ms, promised {promised} ms"));
         }
         Some(_) => {}
+    }
+    // Nobody notices that they are gone: what is promised is that they are back.
+    let is_about_whole = matches!(case.options.fault, Fault::ControlPlaneCrash | Fault::KeepCrash);
+    if let Some(whole) = round.whole.filter(|whole| is_about_whole && *whole > promise.rto) {
+        let (whole, promised) = (whole.as_millis(), promise.rto.as_millis());
+        broken.push(format!("run {number}: whole again after {whole} ms, promised {promised} ms"));
     }
     if round.whole.is_none() {
         let within = whole::WITHIN.as_secs();
@@ -379,8 +406,8 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
 }
 
 /// What the kind of fault promises besides its RTO: who is not hit must not feel it.
-fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<String> {
-    let mut broken = Vec::new();
+fn broken_by_fault(case: &Case<'_>, counts: &Counts, rounds: &[Round]) -> Vec<String> {
+    let (mut broken, disturbed, unanswered) = (Vec::new(), findings::disturbed(rounds), findings::unanswered(rounds));
     let stands = case.stack.services.values().filter(|service| service.schedule.is_none());
     let instances = stands.map(|service| service.instances).min().unwrap_or(0);
     let (requests_count, writes_count) = match case.options.fault {
@@ -414,6 +441,9 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, disturbed: u64) -> Vec<Stri
     }
     if writes_count && disturbed > 0 {
         broken.push(format!("{disturbed} writes of counters and bank failed or ended unknown, none may"));
+    }
+    if requests_count && writes_count && unanswered > 0 {
+        broken.push(format!("{unanswered} requests for a number of the application failed or ended unknown, none may"));
     }
     if case.options.fault == Fault::Null && counts.refused + counts.failed_keys > 0 {
         broken.push(format!(
@@ -475,7 +505,12 @@ mod tests {
                 keys: Vec::new(),
                 knocks: Vec::new(),
                 errors: BTreeMap::new(),
-                examined: Examined { history: None, contradiction: None, checks: Vec::new() },
+                examined: Examined {
+                    history: None,
+                    contradiction: None,
+                    checks: Vec::new(),
+                    loss: crate::loss::Loss::default(),
+                },
                 keys_read: None,
             },
             load_before: LEAST_LOAD,

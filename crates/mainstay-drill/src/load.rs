@@ -11,14 +11,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::aim;
-use crate::data::{self, Data, Examined};
+use crate::counter::{Counter, Receipts};
+use crate::data::{self, Data, Examined, Recorded};
 use crate::history::{History, Operation};
 use crate::http::{self, Probe};
 use crate::keys::{self, Keys, Readback};
 use crate::ledger::{self, Honesty};
 use crate::record::Record;
-use crate::run::{Error, Options};
-use crate::{knock, whole, workload};
+use crate::run::{Error, Options, Sabotage};
+use crate::{fault, knock, whole, workload};
 
 /// Clients that connect anew for each operation, where new connections are what the drill is about.
 const FRESH: u32 = 2;
@@ -27,6 +28,7 @@ const FRESH: u32 = 2;
 pub(crate) struct Loads {
     ledger_url: Option<Secret>,
     http: Option<Probe>,
+    counter: Option<Counter>,
     keys_url: Option<Secret>,
     /// The cache, as applications reach it.
     cache_url: Option<Secret>,
@@ -43,11 +45,23 @@ pub(crate) struct Running {
     data: Option<Data>,
     record: Record,
     keys: Option<Keys>,
+    receipts: Option<Receipts>,
     has_http: bool,
     writes: History,
     requests: History,
     keys_set: History,
     knocks: History,
+}
+
+/// What a load is told when it ends.
+pub(crate) struct Ended {
+    /// Names the history.
+    pub(crate) of: String,
+    /// When the fault came, and when it was proven.
+    pub(crate) injected: Option<Instant>,
+    pub(crate) gone: Instant,
+    /// Age of rows that may be lost.
+    pub(crate) rpo: std::time::Duration,
 }
 
 /// What clients did and saw in one round.
@@ -78,6 +92,7 @@ impl Loads {
             Some(_) => Some(client.database().await?),
             None => None,
         };
+        let past = past_the_edge(client, stack, options).await?;
         let http = match aim::probe(stack) {
             Some((_, path)) => Some(Probe {
                 host: stack.edge.host.clone(),
@@ -85,6 +100,7 @@ impl Loads {
                 path,
                 tls: http::trust(&options.ca).map_err(Error::Trust)?,
                 history: History::default(),
+                past: Vec::new(),
             }),
             None => None,
         };
@@ -118,9 +134,15 @@ impl Loads {
             | Fault::MachineLoss => (Vec::new(), 0, 0),
         };
         let ledger_url = database.map(|access| access.ledger_url);
+        let counter = match &http {
+            Some(edge) => Counter::of(client, stack, edge.clone()).await?,
+            None => None,
+        };
+        let http = http.map(|http| Probe { past, ..http });
         Ok(Self {
             ledger_url,
             http,
+            counter,
             keys_url: keys_url(client, stack, fault).await?,
             cache_url: redis_url(client, stack, "REDIS_URL").await?,
             doors,
@@ -169,8 +191,15 @@ impl Loads {
             }
             None => None,
         };
+        let receipts = match &self.counter {
+            Some(counter) => Some(counter.begin(&record, &requests).await?),
+            None => None,
+        };
         let keys = self.keys(drill, &keys_set);
         let mut tasks = Vec::new();
+        if let Some(receipts) = &receipts {
+            tasks.extend(receipts.start(&stopped));
+        }
         if let Some(data) = &data {
             tasks.extend(data.start(honesty, self.fresh_writers, &stopped));
         }
@@ -187,6 +216,7 @@ impl Loads {
             data,
             record,
             keys,
+            receipts,
             has_http: self.http.is_some(),
             writes,
             requests,
@@ -200,8 +230,7 @@ impl Loads {
         let writes = self.ledger_url.as_ref().map(|_| format!("{} writers through the router", ledger::WRITERS));
         let fresh_writers =
             (self.fresh_writers > 0).then(|| format!("{} writers that connect anew for each row", self.fresh_writers));
-        let requests =
-            self.http.as_ref().map(|http| format!("{} clients GET {} through the edge", http::CLIENTS, http.path));
+        let requests = self.http.as_ref().map(Probe::text);
         let fresh_clients = (self.fresh_clients > 0)
             .then(|| format!("{} clients that connect anew for each request", self.fresh_clients));
         let keys = self.keys_url.as_ref().map(|_| format!("{} writers of keys", keys::WRITERS));
@@ -210,9 +239,22 @@ impl Loads {
             format!("a knock every 10 ms at port {}", ports.join(" and "))
         });
         let workloads = self.ledger_url.as_ref().map(|_| workload::describe_load());
-        let parts = [writes, fresh_writers, workloads, requests, fresh_clients, keys, knocks];
+        let receipts = self.counter.as_ref().map(Counter::text);
+        let parts = [writes, fresh_writers, workloads, receipts, requests, fresh_clients, keys, knocks];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
+}
+
+/// A positive control: ports of the instances that are asked, which clients then ask past the edge.
+async fn past_the_edge(client: &Client, stack: &Stack, options: &Options) -> Result<Vec<u16>, Error> {
+    if options.sabotage != Some(Sabotage::PastTheEdge) {
+        return Ok(Vec::new());
+    }
+    let Some((service, _)) = aim::probe(stack) else { return Ok(Vec::new()) };
+    let processes = client.processes().await?;
+    let of_service = processes.iter().filter(|process| fault::is_instance_of(&process.name, service));
+    let port = |process: &mainstay_api::Process| process.address.as_ref()?.rsplit_once(':')?.1.parse().ok();
+    Ok(of_service.filter_map(port).collect())
 }
 
 /// The Redis that keys are written to, as an application reaches it.
@@ -272,10 +314,10 @@ impl Running {
         }
     }
 
-    /// Stops the load, waits for what is in flight, reads back and checks. `of` names the history.
+    /// Stops the load, waits for what is in flight, reads back and checks.
     ///
-    /// **Errors**: rows or keys cannot be read back: what was lost is not known.
-    pub(crate) async fn finish(self, of: String, injected: Option<Instant>) -> Result<Seen, Error> {
+    /// **Errors**: rows, keys or the application's counter cannot be read back: what was lost is not known.
+    pub(crate) async fn finish(self, ended: Ended) -> Result<Seen, Error> {
         self.stop.send_replace(true);
         for task in self.tasks {
             // A writer that panicked would be a loss of load; its own history shows it.
@@ -284,13 +326,26 @@ impl Running {
         if let Some(data) = &self.data {
             data.read_back(&self.record).await?;
         }
+        if let Some(receipts) = &self.receipts {
+            receipts.read_back().await?;
+        }
         let keys_read = match &self.keys {
             Some(keys) => Some(keys.read_back().await.map_err(|error| Error::Keys(error.to_string()))?),
             None => None,
         };
         let (writes, requests) = (self.writes.all(), self.requests.all());
         Ok(Seen {
-            examined: data::examine(of, injected, &self.record, &writes, &requests),
+            examined: data::examine(Recorded {
+                of: ended.of,
+                injected: ended.injected,
+                gone: ended.gone,
+                rpo: ended.rpo,
+                record: &self.record,
+                writes: &writes,
+                requests: &requests,
+                has_rows: self.data.is_some(),
+                counter: self.receipts.as_ref().map(|receipts| receipts.base),
+            }),
             errors: History::errors_of(&[&self.writes, &self.requests, &self.keys_set, &self.knocks]),
             writes,
             requests,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checker::{Anomaly, Tally, Validity};
 use crate::environment::Environment;
+use crate::loss::Gone;
 use crate::strip::Strip;
 
 /// Version of [`Report`]; raised when a field changes its meaning.
@@ -57,6 +58,12 @@ pub struct Measured {
     pub whole_ms: Option<Spread>,
     /// Age that the oldest lost key had when the fault came; zero when none was lost.
     pub keys_rpo_ms: u64,
+    /// Acknowledged rows of the ledger: what is gone, and how old it was.
+    #[serde(default)]
+    pub rows: Gone,
+    /// Numbers that the application's own counter gave, if the stack file names one.
+    #[serde(default)]
+    pub numbers: Option<Gone>,
     /// What was counted.
     #[serde(flatten)]
     pub counts: Counts,

@@ -15,7 +15,7 @@ use crate::fault;
 use crate::history::Operation;
 use crate::inject::{After, Hit, Injected, primary};
 use crate::ledger::Honesty;
-use crate::load::{Loads, Seen};
+use crate::load::{Ended, Loads, Seen};
 use crate::measure::{self, wall_clock};
 use crate::run::{Error, Options, Progress, Sabotage};
 use crate::timeline;
@@ -134,7 +134,8 @@ impl Arena<'_> {
         let load_after = load.least_since(at);
         let times = Times { began, injected: at, gone, ended: Instant::now() };
         let of = format!("{} run {number}", options.fault.name());
-        let seen = load.finish(of, injected.is_ok().then_some(at)).await?;
+        let rpo = options.fault.lets_rows_go(self.stack);
+        let seen = load.finish(Ended { of, injected: injected.is_ok().then_some(at), gone, rpo }).await?;
         if let Some(former) = after.former.take() {
             let answers = former.await.unwrap_or_default();
             after.reasons.extend(answers.broken().map(|text| format!("run {number}: {text}")));
@@ -192,7 +193,9 @@ impl Arena<'_> {
 
     /// What may be lost must have been written: only what is older than the promise allows counts as lost.
     fn before(&self) -> Duration {
-        let rpo = self.options.fault.promise(self.stack).rpo;
+        let fault = self.options.fault;
+        let is_about_rows = matches!(fault, Fault::DatabaseCrash | Fault::DatabaseFreeze);
+        let rpo = if is_about_rows { fault.lets_rows_go(self.stack) } else { fault.promise(self.stack).rpo };
         if rpo.is_zero() { BEFORE } else { (rpo + BEFORE).min(MOST_BEFORE) }
     }
 
@@ -244,6 +247,9 @@ impl Arena<'_> {
                 | Sabotage::FailoverInstead
                 | Sabotage::LeakConnections
                 | Sabotage::ServeDamaged
+                | Sabotage::HealLate
+                | Sabotage::DieTogether
+                | Sabotage::PastTheEdge
                 | Sabotage::LookElsewhere,
             )
             | None => return Ok(()),

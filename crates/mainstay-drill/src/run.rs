@@ -42,6 +42,12 @@ pub enum Sabotage {
     StoreWithoutFile,
     /// The standby answers with rows of damaged pages.
     ServeDamaged,
+    /// Who would heal stands still for longer than is promised.
+    HealLate,
+    /// Edge and router die with who was hit, as children do that are tied to their parent.
+    DieTogether,
+    /// Each client asks one instance, past the edge.
+    PastTheEdge,
     /// The drill looks at another moment, or not at all: it must say so itself.
     LookElsewhere,
 }
@@ -62,6 +68,9 @@ impl Sabotage {
             Self::EmptyTheStore => "empty-the-store",
             Self::StoreWithoutFile => "store-without-file",
             Self::ServeDamaged => "serve-damaged",
+            Self::HealLate => "heal-late",
+            Self::DieTogether => "die-together",
+            Self::PastTheEdge => "past-the-edge",
             Self::LookElsewhere => "look-elsewhere",
         }
     }
@@ -153,6 +162,9 @@ pub enum Error {
     /// The ledger of keys cannot be used.
     #[error("the ledger of keys cannot be used: {0}")]
     Keys(String),
+    /// The application's own counter cannot be used.
+    #[error("the application's counter ([drills.counter]) cannot be used: {0}")]
+    Counter(String),
     /// The edge cannot be asked.
     #[error("cannot use the stack's CA: {0}")]
     Trust(#[source] std::io::Error),

@@ -59,7 +59,7 @@ impl Arena<'_> {
         }
         let (at, wall) = (Instant::now(), wall_clock());
         self.set(&scaled.service, to, false).await?;
-        Ok(Injected { at, gone: at, wall, hit: Hit::Scaled(scaled) })
+        Ok(Injected::new((at, at), wall, Hit::Scaled(scaled)))
     }
 
     async fn set(&self, service: &ServiceName, count: u32, is_auto: bool) -> Result<(), String> {

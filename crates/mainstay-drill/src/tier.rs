@@ -123,7 +123,7 @@ impl Arena<'_> {
                         ledger::answer(open.batch_execute("COMMIT")).await
                     });
                     let asked = Asked { status: Box::new(status), begun };
-                    return Ok(Injected { at, gone: at, wall, hit: Hit::Asked(asked) });
+                    return Ok(Injected::new((at, at), wall, Hit::Asked(asked)));
                 }
                 // Commits may not have waited for the standby yet.
                 Err(error) if began.elapsed() >= ASKED_WITHIN => return Err(error.to_string()),
@@ -193,7 +193,7 @@ impl Arena<'_> {
         let victim = Victim { name, pid: mainstay_types::Pid(pid), nonce };
         let wall = wall_clock();
         let (at, gone, frozen) = freeze::freeze(&victim, &self.options.state, FELT_WITHIN * 3).await?;
-        Ok(Injected { at, gone, wall, hit: Hit::Still { frozen, member } })
+        Ok(Injected::new((at, gone), wall, Hit::Still { frozen, member }))
     }
 
     /// Until the primary has given the standby up; then the receiver is thawed, and all is whole again.
@@ -233,7 +233,7 @@ impl Arena<'_> {
         let (filler, bytes, free) = Filler::fill(&self.options.state.join("pg"))?;
         let at = Instant::now();
         let text = format!("{} of filler on the disk of the databases, {} left", Bytes(bytes), Bytes(free));
-        Ok(Injected { at, gone: at, wall, hit: Hit::Filled { filler: Some(filler), text } })
+        Ok(Injected::new((at, at), wall, Hit::Filled { filler: Some(filler), text }))
     }
 
     /// Until the ballast was thrown off; then the filler goes, and the ballast comes back.
@@ -291,7 +291,7 @@ impl Arena<'_> {
             return Err(format!("nobody waits although {size} clients hold {size} connections"));
         }
         let text = format!("{size} clients hold all {size} server connections of {role}, {waiting} wait");
-        Ok(Injected { at, gone: Instant::now(), wall, hit: Hit::Taken(Taken { clients, other, text }) })
+        Ok(Injected::new((at, Instant::now()), wall, Hit::Taken(Taken { clients, other, text })))
     }
 
     /// The connections are given back; who waited is served.

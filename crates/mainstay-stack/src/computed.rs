@@ -13,6 +13,7 @@ use crate::Parsed;
 use crate::balance::{Balancing, Breaker, Eject, Resilience};
 use crate::browser::{Cors, Headers};
 use crate::deploy::Deploy;
+use crate::drills::{Counter, Drills};
 use crate::edits::{Edits, Lines};
 use crate::identity::{Entry, Issuer, Keys};
 use crate::limit::Limit;
@@ -45,7 +46,7 @@ pub struct ComputedValue {
 /// All values of a stack, in the order of the stack file.
 pub fn computed(parsed: &Parsed) -> Vec<ComputedValue> {
     let mut list = List { origins: &parsed.origins, values: Vec::new() };
-    let Stack { name, environment, edge, services, sites, database, cache, observe, console, deploy, target } =
+    let Stack { name, environment, edge, services, sites, database, cache, observe, console, deploy, target, drills } =
         &parsed.stack;
     list.push("stack", name);
     list.push("environment", environment);
@@ -80,6 +81,7 @@ pub fn computed(parsed: &Parsed) -> Vec<ComputedValue> {
     list.push("console.port", port);
     list.deploy(deploy);
     list.target(target);
+    list.drills(drills);
     list.values
 }
 
@@ -614,6 +616,18 @@ impl List<'_> {
         self.duration("deploy.slow", *slow);
         self.texts("deploy.smoke", smoke);
         self.push("deploy.keep", keep);
+    }
+
+    fn drills(&mut self, drills: &Drills) {
+        let Drills { counter } = drills;
+        let Some(Counter { take, read, header, variable }) = counter else {
+            self.push("drills.counter", "none");
+            return;
+        };
+        self.push("drills.counter.take", take);
+        self.push("drills.counter.read", read);
+        self.push("drills.counter.header", header);
+        self.push("drills.counter.variable", variable.as_deref().unwrap_or("none"));
     }
 
     fn target(&mut self, target: &Target) {

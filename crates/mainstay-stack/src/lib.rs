@@ -17,6 +17,7 @@ mod context;
 mod cursor;
 pub mod deploy;
 mod diagnostic;
+pub mod drills;
 pub mod edits;
 pub mod identity;
 pub mod limit;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::balance::{Balancing, Resilience};
 use crate::browser::{Cors, Headers};
 use crate::deploy::Deploy;
+use crate::drills::Drills;
 use crate::edits::Edits;
 use crate::identity::{Entry, Issuer};
 use crate::limit::Limit;
@@ -43,6 +44,8 @@ pub struct Stack {
     pub deploy: Deploy,
     /// The promises that drills measure. Missing ones have documented defaults.
     pub target: Target,
+    /// What drills use of the application.
+    pub drills: Drills,
 }
 
 /// The front door.

@@ -41,6 +41,7 @@ fn every_key_and_template_stands_in_the_guide() {
                 keys.insert("set".to_owned())
             }
             ["database", "settings", ..] => keys.insert("settings".to_owned()),
+            ["drills", "counter", key] => keys.insert(format!("drills.counter.{key}")),
             ["target", key, ..] | ["observe" | "console" | "deploy", key] => keys.insert(format!("{}.{key}", parts[0])),
             ["environment"] => false,
             [.., key] => keys.insert((*key).to_owned()),

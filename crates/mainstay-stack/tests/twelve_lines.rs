@@ -170,6 +170,7 @@ fn twelve_lines_are_a_whole_stack() {
             machine_loss: Promise { rpo: seconds(360), ..promise(3600) },
             p95: None,
         },
+        drills: mainstay_stack::drills::Drills::default(),
     };
     assert_eq!(parsed.stack, expected);
 }

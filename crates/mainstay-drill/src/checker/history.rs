@@ -165,6 +165,17 @@ impl History {
         &self.operations
     }
 
+    /// The same, but that nobody knows whether these acknowledged operations were done.
+    pub(crate) fn doubting(&self, is_doubted: impl Fn(&Operation) -> bool) -> Self {
+        let mut doubting = self.clone();
+        for operation in doubting.operations.iter_mut().filter(|one| one.outcome == Outcome::Ok) {
+            if is_doubted(operation) {
+                operation.outcome = Outcome::Ambiguous;
+            }
+        }
+        doubting
+    }
+
     /// True when `a` was over before `b` began. At the same microsecond two processes count as concurrent.
     pub(crate) fn precedes(&self, a: usize, b: usize) -> bool {
         let (Some(one), Some(other)) = (self.operations.get(a), self.operations.get(b)) else { return false };

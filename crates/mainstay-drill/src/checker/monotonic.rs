@@ -6,6 +6,10 @@ use super::{Anomaly, Checked, History, Op, Outcome};
 
 /// Its name in reports.
 pub const NAME: &str = "monotonic";
+/// Its name where it looks at the application's own counter.
+pub const RECEIPTS: &str = "receipts";
+/// Keys from here on are the application's counters.
+pub const APPLICATION: u32 = 1_000_000;
 /// Its version.
 pub const VERSION: u32 = 1;
 
@@ -30,14 +34,30 @@ pub enum Duplicates {
 }
 
 /// What is expected of the counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
+    /// Whether the counters are the application's own, or the drill's.
+    pub are_of_application: bool,
     /// Value before the first increment.
     pub base: u64,
     /// Values left out.
     pub gaps: Gaps,
     /// Values given out twice.
     pub duplicates: Duplicates,
+}
+
+impl Default for Rules {
+    /// The drill's own counters, of which nothing is excused.
+    fn default() -> Self {
+        let (gaps, duplicates) = (Gaps::default(), Duplicates::default());
+        Self { are_of_application: false, base: 0, gaps, duplicates }
+    }
+}
+
+impl Rules {
+    fn is_about(&self, key: u32) -> bool {
+        (key >= APPLICATION) == self.are_of_application
+    }
 }
 
 /// A value that a client saw.
@@ -58,10 +78,11 @@ struct Key {
 
 /// Checks each key by itself.
 pub fn check(history: &History, rules: &Rules) -> Checked {
-    let mut checked = Checked::new(NAME, VERSION);
+    let mut checked = Checked::new(if rules.are_of_application { RECEIPTS } else { NAME }, VERSION);
     let mut keys: BTreeMap<u32, Key> = BTreeMap::new();
     for (at, operation) in history.operations().iter().enumerate() {
         match (&operation.op, operation.outcome) {
+            (Op::Increment { key, .. } | Op::Read { key, .. }, _) if !rules.is_about(*key) => {}
             (Op::Increment { key, value }, outcome) => {
                 checked.writes.add(outcome);
                 let entry = keys.entry(*key).or_default();
@@ -188,4 +209,39 @@ fn gaps(history: &History, key: u32, entry: &Key, rules: &Rules, checked: &mut C
         checked.find(Anomaly::Gap, operations, text);
     }
     checked.ambiguous_seen += used;
+}
+
+/// Acknowledged increments that the counter does not know of any more: later it stood below what they were given, or gave
+/// that out again. Positions in the history.
+pub(crate) fn forgotten(history: &History, are_of_application: bool) -> Vec<usize> {
+    let rules = Rules { are_of_application, ..Rules::default() };
+    // Of each key: when an operation began, and what the counter then stood at, at most.
+    let mut stands: BTreeMap<u32, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut given: Vec<(usize, u32, u64, u64)> = Vec::new();
+    for (at, operation) in history.operations().iter().enumerate().filter(|(_, one)| one.outcome == Outcome::Ok) {
+        match operation.op {
+            Op::Increment { key, value: Some(value) } if rules.is_about(key) => {
+                stands.entry(key).or_default().push((operation.start_us, value.saturating_sub(1)));
+                given.push((at, key, value, operation.end_us));
+            }
+            Op::Read { key, value: Some(value) } if rules.is_about(key) => {
+                stands.entry(key).or_default().push((operation.start_us, value));
+            }
+            _ => {}
+        }
+    }
+    for all in stands.values_mut() {
+        all.sort_unstable();
+        // From the last one back: the least that it stood at from then on.
+        let mut least = u64::MAX;
+        for (_, stood) in all.iter_mut().rev() {
+            least = least.min(*stood);
+            *stood = least;
+        }
+    }
+    let is_forgotten = |(_, key, value, end): &(usize, u32, u64, u64)| {
+        let later = stands.get(key).and_then(|all| all.get(all.partition_point(|(start, _)| start <= end)));
+        later.is_some_and(|(_, least)| least < value)
+    };
+    given.into_iter().filter(is_forgotten).map(|(at, ..)| at).collect()
 }

@@ -10,6 +10,7 @@ use super::{class, words};
 use crate::checker::Validity;
 use crate::dossier::{Control, Sheet};
 use crate::environment::Environment;
+use crate::loss::Gone;
 use crate::report::{CheckReport, Latency, Report};
 
 /// Proofs that are shown; the file of data has them all.
@@ -85,6 +86,7 @@ pub(super) fn data(page: &mut String, report: &Report) {
         writeln!(page, "<p>Keys: {lost} of {all} confirmed ones are gone; the oldest was {age} old at the fault.</p>")
             .ok();
     }
+    losses(page, report);
     if report.checks.is_empty() {
         writeln!(page, "<p>{NOT_MEASURED}: no row was written that could be checked.</p>").ok();
         return;
@@ -136,11 +138,43 @@ pub(super) fn data(page: &mut String, report: &Report) {
     );
 }
 
+/// What the application's counter says, and rows that are gone.
+fn losses(page: &mut String, report: &Report) {
+    if let Some(numbers) = &report.measured.numbers {
+        writeln!(
+            page,
+            "<p>The application's own counter is the receipt: of {} numbers that it gave through the edge {} are lost and {} \
+             were given twice; {} requests were refused, {} ended unknown.{}</p>",
+            number(numbers.acknowledged),
+            number(numbers.lost),
+            number(numbers.duplicated),
+            number(numbers.failed),
+            number(numbers.ambiguous),
+            oldest(numbers),
+        )
+        .ok();
+    }
+    let rows = &report.measured.rows;
+    if rows.lost > 0 {
+        let (lost, all) = (number(rows.lost), number(rows.acknowledged));
+        writeln!(page, "<p>Rows: {lost} of {all} confirmed ones are gone.{}</p>", oldest(rows)).ok();
+    }
+}
+
+/// How old the oldest of what is gone was.
+fn oldest(gone: &Gone) -> String {
+    if gone.lost == 0 {
+        return String::new();
+    }
+    format!(" The oldest of what is lost was confirmed {} before the fault.", micros(gone.oldest_us))
+}
+
 /// What a checker asks, in a line.
 fn asks(checker: &str) -> &'static str {
     match checker {
         "append" => "is every confirmed row there, once, and no failed one?",
         "monotonic" => "does a counter never go back, repeat or skip?",
+        "receipts" => "did the application give each number once, and know it afterwards?",
         "bank" => "is money neither made nor lost in transfers?",
         _ => "",
     }

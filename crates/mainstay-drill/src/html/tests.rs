@@ -55,6 +55,8 @@ pub(crate) fn report(runs: u32) -> Report {
             rto_ms: Spread::of(&rto_ms),
             whole_ms: Some(Spread { p50: 2385, p95: 2385, max: 2385 }),
             keys_rpo_ms: 0,
+            rows: crate::loss::Gone { acknowledged: 2598, ..crate::loss::Gone::default() },
+            numbers: None,
             counts: Counts { acknowledged: 2598, ambiguous: 11, requests: 3911, ..Counts::default() },
         },
         latency: BTreeMap::from([(

@@ -20,6 +20,8 @@ use crate::time::unix_seconds;
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const REMEMBERED: Duration = Duration::from_secs(30 * 60);
 const TRUST: Duration = Duration::from_secs(30);
+/// Characters of a key that somebody else made, at least, besides its prefix.
+const GIVEN_MIN: usize = 20;
 /// Characters of a key that may be shown to tell it from another: the prefix and these.
 const SHOWN: usize = 6;
 
@@ -63,7 +65,17 @@ impl ApiKeys {
     /// A new key with 256 random bits.
     #[must_use]
     pub fn make(&self) -> NewApiKey {
-        let text = format!("{}{}", self.prefix, crate::random::token::<32>());
+        self.of(format!("{}{}", self.prefix, crate::random::token::<32>()))
+    }
+
+    /// A key that somebody else made: with its prefix, and long enough not to be guessed.
+    #[must_use]
+    pub fn given(&self, text: &str) -> Option<NewApiKey> {
+        let secret = text.strip_prefix(self.prefix)?;
+        (secret.len() >= GIVEN_MIN).then(|| self.of(text.to_owned()))
+    }
+
+    fn of(&self, text: String) -> NewApiKey {
         let shown = text.chars().take(self.prefix.len() + SHOWN).collect();
         NewApiKey { hash: hash(&text), shown, text }
     }

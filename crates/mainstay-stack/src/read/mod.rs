@@ -4,6 +4,7 @@ mod balance;
 mod copy;
 mod data;
 mod deploy;
+mod drills;
 mod edge;
 mod edits;
 mod health;
@@ -97,11 +98,13 @@ pub(crate) fn stack(root: &Table, ctx: &mut Context<'_>) -> Draft {
     let console: Console = rest::console(&mut top, ctx);
     let target = rest::target(&mut top, ctx, database.as_ref());
     let deploy = deploy::deploy(&mut top, ctx, target.p95);
+    let drills = drills::drills(&mut top, ctx, &edge, &services);
     // Taken out by the overlay; named here so that a mistyped `[env]` finds it.
     let _ = top.node("env");
     top.finish(ctx, &LATER, &RENAMED);
     let environment = ctx.environment.clone();
-    let stack = Stack { name, environment, edge, services, sites, database, cache, observe, console, deploy, target };
+    let stack =
+        Stack { name, environment, edge, services, sites, database, cache, observe, console, deploy, target, drills };
     Draft { stack, scale_max }
 }
 

@@ -64,6 +64,9 @@ enum SabotageName {
     EmptyTheStore,
     StoreWithoutFile,
     ServeDamaged,
+    HealLate,
+    DieTogether,
+    PastTheEdge,
     LookElsewhere,
 }
 
@@ -82,6 +85,9 @@ impl From<SabotageName> for Sabotage {
             SabotageName::UnblockLate => Self::UnblockLate,
             SabotageName::StoreWithoutFile => Self::StoreWithoutFile,
             SabotageName::ServeDamaged => Self::ServeDamaged,
+            SabotageName::HealLate => Self::HealLate,
+            SabotageName::DieTogether => Self::DieTogether,
+            SabotageName::PastTheEdge => Self::PastTheEdge,
             SabotageName::LookElsewhere => Self::LookElsewhere,
         }
     }
@@ -211,7 +217,7 @@ fn failure(error: Error) -> Failure {
             let help = "`mainstay status` shows when the stack is whole again";
             Failure::new(exit_code::DRILL_ABORTED, "MS1061", error.to_string()).help(help)
         }
-        Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) | Error::Backups(_) => {
+        Error::Ledger(_) | Error::Keys(_) | Error::Counter(_) | Error::Trust(_) | Error::Backups(_) => {
             Failure::new(exit_code::DRILL_ABORTED, "MS1011", error.to_string())
         }
         Error::Busy => Failure::refused("MS4020", error.to_string()).help("wait for its end"),

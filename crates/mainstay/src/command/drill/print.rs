@@ -1,6 +1,6 @@
 //! A drill's report as text.
 
-use mainstay_drill::{Counts, Extended, Fault, Report, Spread, Verdict};
+use mainstay_drill::{Counts, Extended, Fault, Gone, Report, Spread, Verdict};
 
 use crate::screen;
 
@@ -98,6 +98,20 @@ fn lost((lost, all): (u64, u64), counts: &Counts, may_evict: bool) -> String {
     format!("{lost} of {all} acknowledged writes{parts}")
 }
 
+/// Numbers that the application's own counter gave.
+fn receipts(numbers: &Gone) -> String {
+    let Gone { acknowledged, lost, duplicated, failed, ambiguous, oldest_us } = numbers;
+    let oldest = if *lost > 0 { format!(" (the oldest {} before the fault)", age(*oldest_us)) } else { String::new() };
+    format!(
+        "{acknowledged} numbers of the application: {lost} lost{oldest}, {duplicated} given twice, {failed} refused, \
+         {ambiguous} ended unknown"
+    )
+}
+
+fn age(us: u64) -> String {
+    format!("{}.{} ms", us / 1000, us % 1000 / 100)
+}
+
 fn counts(report: &Report, counts: &Counts) {
     let rpo = format!("RPO {} ms", report.promise.rpo_ms);
     let is_about_keys = report.drill == Fault::StoreCrash.name();
@@ -110,6 +124,12 @@ fn counts(report: &Report, counts: &Counts) {
             None => failed,
         };
         row("keys", "–", &text);
+    }
+    if report.measured.rows.lost > 0 {
+        row("oldest lost", "–", &format!("{} before the fault", age(report.measured.rows.oldest_us)));
+    }
+    if let Some(numbers) = &report.measured.numbers {
+        row("receipts", "none lost, each once", &receipts(numbers));
     }
     row("duplicated", "0", &counts.duplicated.to_string());
     let (failed, unknown, there) = (counts.failed_writes, counts.ambiguous, counts.ambiguous_present);
