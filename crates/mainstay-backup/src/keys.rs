@@ -92,6 +92,11 @@ pub fn with_copy(card: &str, copy: &str) -> String {
     card.replacen("\n  password", &format!("\n  copy        {copy}\n  password"), 1)
 }
 
+/// The card with the identity of its repository on it: a card of another is then known as such.
+pub fn with_identity(card: &str, repository: &str) -> String {
+    card.replacen("\n  password", &format!("\n  identity    {repository}\n  password"), 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,6 +31,17 @@ pub struct Table {
     pub hash: String,
 }
 
+/// A table's number in the catalog, by which the WAL calls it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relation {
+    /// Its database.
+    pub database: String,
+    /// Schema and name, quoted as SQL wants them.
+    pub table: String,
+    /// Number.
+    pub number: u32,
+}
+
 /// The source at a position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
@@ -44,6 +55,9 @@ pub struct Point {
     pub tables: Vec<Table>,
     /// What was not looked at, and why.
     pub left_out: Vec<String>,
+    /// Every table that was there, with its number: it is found again in the WAL by which it was dropped.
+    #[serde(default)]
+    pub relations: Vec<Relation>,
 }
 
 /// What a restore of a backup found.
@@ -178,7 +192,14 @@ mod tests {
         let (other, _) = keys::new_wal_key();
         let table = Table { database: "shop".to_owned(), table: "public.t".to_owned(), rows: 3, hash: "9".to_owned() };
         let at = Timestamp::from_millis(1);
-        let point = Point { version: PROOF_VERSION, lsn: Lsn::new(9), at, tables: vec![table], left_out: vec![] };
+        let point = Point {
+            version: PROOF_VERSION,
+            lsn: Lsn::new(9),
+            at,
+            tables: vec![table],
+            left_out: vec![],
+            relations: vec![],
+        };
         write_point(folder.path(), &recipient, 7, &point).expect("writes");
         assert_eq!(read_point(folder.path(), &key, 7, Lsn::new(9)).expect("reads"), Some(point));
         assert!(read_point(folder.path(), &other, 7, Lsn::new(9)).is_err());

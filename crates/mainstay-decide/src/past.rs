@@ -1,6 +1,13 @@
 //! Which base backup a moment of the past is restored from, and whether it can be reached at all.
 
+mod sought;
+
 use mainstay_types::{Lsn, Timestamp};
+
+pub use sought::{
+    Around, COUNTED, Commit, Dropped, Landmark, Nudge, Place, RELATION, Record, Search, Wanted, What, drop_meant,
+    release_point,
+};
 
 /// A moment of the past.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +78,7 @@ impl std::fmt::Display for Reach {
 /// A text that names no moment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no moment: write a time in UTC (2026-11-21T08:00:00Z), a position (0/3000060; before 0/3000060), a transaction (xid 745), a restore point (name NAME) or latest"
+    "{0:?} is no moment: write a time in UTC (2026-11-21T08:00:00Z), a position (0/3000060; before 0/3000060), a transaction (xid 745), a restore point (name NAME), a release (release 42), what happened (before TABLE was dropped) or latest"
 )]
 pub struct NoMoment(pub String);
 
@@ -80,28 +87,31 @@ impl Moment {
     ///
     /// **Errors**: it is none.
     pub fn parse(text: &str) -> Result<Self, NoMoment> {
-        let no = || NoMoment(text.to_owned());
-        let text = text.trim();
-        if text == "latest" {
-            return Ok(Self::Latest);
-        }
-        if let Some(xid) = text.strip_prefix("xid ") {
-            return xid.trim().parse().map(Self::Transaction).map_err(|_| no());
-        }
-        if let Some(name) = text.strip_prefix("name ") {
-            let name = name.trim();
-            // PostgreSQL's own bound (MAXFNAMELEN).
-            let is_name = !name.is_empty() && name.len() < 64 && !name.contains(['\'', '\\', '\n']);
-            return if is_name { Ok(Self::Name(name.to_owned())) } else { Err(no()) };
-        }
-        if let Some(lsn) = text.strip_prefix("before ") {
-            return lsn.trim().parse().map(Self::Before).map_err(|_| no());
-        }
-        if text.contains('/') {
-            return text.parse().map(Self::Lsn).map_err(|_| no());
-        }
-        time(text).map(Self::Time).ok_or_else(no)
+        moment_of(text.trim()).ok_or_else(|| NoMoment(text.to_owned()))
     }
+}
+
+/// A text without blanks around it.
+fn moment_of(text: &str) -> Option<Moment> {
+    if text == "latest" {
+        return Some(Moment::Latest);
+    }
+    if let Some(xid) = text.strip_prefix("xid ") {
+        return xid.trim().parse().ok().map(Moment::Transaction);
+    }
+    if let Some(name) = text.strip_prefix("name ") {
+        let name = name.trim();
+        // PostgreSQL's own bound (MAXFNAMELEN).
+        let is_name = !name.is_empty() && name.len() < 64 && !name.contains(['\'', '\\', '\n']);
+        return is_name.then(|| Moment::Name(name.to_owned()));
+    }
+    if let Some(lsn) = text.strip_prefix("before ") {
+        return lsn.trim().parse().ok().map(Moment::Before);
+    }
+    if text.contains('/') {
+        return text.parse().ok().map(Moment::Lsn);
+    }
+    time(text).map(Moment::Time)
 }
 
 impl std::fmt::Display for Moment {

@@ -123,6 +123,16 @@ pub async fn finish_segment(primary: &Access) -> Result<(), AccessError> {
     client.simple_query("SELECT pg_switch_wal()").await.map_err(|error| primary.explain(error)).map(drop)
 }
 
+/// Where the primary writes next.
+///
+/// **Errors**: as [`AccessError`].
+pub async fn insert_position(primary: &Access) -> Result<Lsn, AccessError> {
+    let client = primary.client(Use::Work).await?;
+    let query = "SELECT pg_current_wal_insert_lsn()";
+    let [lsn] = row(primary, &client, query, "where it writes").await?.try_into().unwrap_or_default();
+    lsn.parse().map_err(|_| nonsense(primary, "where it writes", lsn))
+}
+
 /// Writes a named restore point: a record, so that what was written before is followed by something.
 ///
 /// **Errors**: as [`AccessError`].

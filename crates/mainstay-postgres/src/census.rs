@@ -63,6 +63,22 @@ pub struct Census {
     pub left_out: Vec<String>,
 }
 
+/// Tables of every kind that has a name of its own, with their numbers.
+const NUMBERED: &str = "SELECT format('%I.%I', n.nspname, c.relname), c.oid FROM pg_class AS c JOIN pg_namespace AS n \
+    ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', \
+    'information_schema') AND n.nspname !~ '^pg_(toast|temp)' ORDER BY 2";
+
+/// A table's number in the catalog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// Its database.
+    pub database: String,
+    /// Schema and name, quoted as SQL wants them.
+    pub table: String,
+    /// Number.
+    pub number: u32,
+}
+
 /// Rows of a table and the sum of their hashes. `counted.*` is the row whatever its columns are called (one named as the
 /// table is would stand for itself in `t::text`), and a row made of it has one text, whatever casts its type has.
 fn hashed(table: &str) -> String {
@@ -205,6 +221,21 @@ impl Pictured<'_> {
     /// Everything before it is seen and nothing after it.
     pub fn lsn(&self) -> Lsn {
         self.lsn
+    }
+
+    /// Every table with its number.
+    ///
+    /// **Errors**: as [`AccessError`].
+    pub async fn numbered(&self) -> Result<Vec<Numbered>, AccessError> {
+        let mut found = Vec::new();
+        for (database, client) in &self.sessions.each {
+            for row in rows(self.sessions.access, client, NUMBERED).await? {
+                let [table, number] = row.as_slice() else { continue };
+                let Ok(number) = number.parse() else { continue };
+                found.push(Numbered { database: database.clone(), table: table.clone(), number });
+            }
+        }
+        Ok(found)
     }
 
     /// Counts, until the time is over.

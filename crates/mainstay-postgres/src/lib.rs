@@ -12,6 +12,7 @@ pub mod backup;
 pub mod census;
 pub mod clone;
 pub mod cluster;
+pub mod compare;
 pub mod config;
 pub mod control_file;
 pub mod damage;
@@ -35,6 +36,7 @@ mod sql;
 pub mod start;
 pub mod swap;
 pub mod task;
+pub mod waldump;
 
 pub use access::Access;
 pub use layout::{Layout, Missing, Programs, find_programs};

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_backup::place::About;
-use mainstay_backup::{Place, Repository};
+use mainstay_backup::{Place, Repository, RepositoryError};
 use mainstay_decide::observed::{DataDirectory, Record};
 use mainstay_decide::past::Moment;
 use mainstay_postgres::{Layout, RecordFile, adopt};
 use mainstay_stack::model::{Backup as Policy, Keep};
 use mainstay_types::{EnvironmentName, Member, Secret, StackName};
 
+use super::find::{self, Asked, Found};
 use super::{Backups, Error, PASSWORD, Patience, cluster, past, place, swap};
 use crate::paths::Paths;
 use crate::secrets::Secrets;
@@ -32,6 +33,8 @@ pub struct Opened {
 /// What was made.
 #[derive(Clone, Debug)]
 pub struct Made {
+    /// The moment, as it was asked for.
+    pub found: Found,
     /// What was restored.
     pub plan: past::Plan,
     /// Position that replay reached.
@@ -50,13 +53,32 @@ pub fn password(card: &str) -> Option<Secret> {
     (!found.is_empty() && !found.contains(char::is_whitespace)).then(|| Secret::new(found))
 }
 
-/// Opens a repository with the card's password.
+/// What a card says it is of; `None`: it is a password alone.
+pub fn says(card: &str) -> Option<String> {
+    let line = |name: &str| card.lines().find_map(|line| line.trim().strip_prefix(name)).map(str::trim);
+    let stack = line("stack ")?;
+    let of = line("identity ").map_or_else(
+        || line("repository ").map_or_else(String::new, |folder| format!(", {folder}")),
+        |identity| format!(", repository {identity}"),
+    );
+    Some(format!("{stack}{of}"))
+}
+
+/// Opens a repository with the password of a card, which `says` what it is of.
 ///
 /// **Errors**: there is none, or the card is another's.
-pub fn open(folder: &Path, password: Secret) -> Result<Opened, Error> {
+pub fn open(folder: &Path, password: Secret, says: Option<String>) -> Result<Opened, Error> {
     let place = Place::new(folder);
     let about = place.about()?.ok_or_else(|| mainstay_backup::place::PlaceError::Missing(folder.to_owned()))?;
-    let repository = Repository::open_with_password(&place.repository(), &password)?;
+    let other = |error| match error {
+        RepositoryError::Key { source, .. } if source.is_incorrect_password() => Error::OtherCard {
+            folder: folder.to_owned(),
+            of: format!("{} ({}), repository {}", about.stack, about.environment, about.repository),
+            card: says.unwrap_or_else(|| "not said: it is a password alone".to_owned()),
+        },
+        other => other.into(),
+    };
+    let repository = Repository::open_with_password(&place.repository(), &password).map_err(other)?;
     let wal_key = place.wal_key(&password)?;
     Ok(Opened { about, place, repository, wal_key, password, patience: Patience::default() })
 }
@@ -75,7 +97,7 @@ pub fn paths(opened: &Opened, base: &Path) -> Result<Paths, Error> {
 /// Restores into the state folder, as the primary that the next `up` starts. The program must be in the state folder.
 ///
 /// **Errors**: see [`Error`]; above all data of the stack is there already. Nothing is put in place then.
-pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Option<&str>) -> Result<Made, Error> {
+pub async fn restore(opened: Opened, paths: &Paths, asked: &Asked) -> Result<Made, Error> {
     let layout = cluster(paths, &opened.about.stack);
     let io = |action: &'static str, path: &Path| {
         let path = path.to_owned();
@@ -95,14 +117,18 @@ pub async fn restore(opened: Opened, paths: &Paths, moment: &Moment, from: Optio
     place::keep_keys(&mut secrets, &opened.about, &opened.repository.key()?, &opened.wal_key)?;
     let backups = backups_of(opened, layout, superuser);
     let held = backups.hold().await?;
-    let plan = past::plan(&backups, paths, moment, from)?;
+    let (found, plan) = find::plan(&backups, paths, asked).await?;
     let mut open = past::open_held(Arc::clone(&backups), paths, &plan, held).await?;
+    if let Err(error) = find::check(&found, &open).await {
+        open.close().await;
+        return Err(error);
+    }
     let lsn = open.replay.lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
     let (restored_in, replayed_in) = (open.restored_in, open.replayed_in);
     let adopted = put_in_place(&backups, &mut open).await;
     open.close().await;
     adopted?;
-    Ok(Made { plan, lsn, restored_in, replayed_in })
+    Ok(Made { found, plan, lsn, restored_in, replayed_in })
 }
 
 /// What a card opens, as the repository of a stack without a stack file.
@@ -176,5 +202,15 @@ mod tests {
         for text in ["", "two words", "no\ncard"] {
             assert_eq!(password(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_card_says_what_it_is_of_and_a_password_does_not() {
+        let card = mainstay_backup::keys::card("shop", "production", Path::new("/srv/b"), &Secret::new("abc-def"));
+        assert_eq!(says(&card).as_deref(), Some("shop (production), /srv/b"), "of an earlier release");
+        let card = mainstay_backup::keys::with_identity(&card, "3f0c2a91");
+        assert_eq!(says(&card).as_deref(), Some("shop (production), repository 3f0c2a91"));
+        assert_eq!(password(&card), Some(Secret::new("abc-def")));
+        assert_eq!(says("abc-def"), None);
     }
 }

@@ -6,6 +6,8 @@
 mod base;
 pub mod card;
 mod check;
+pub mod compare;
+pub mod find;
 pub mod jobs;
 mod keeping;
 mod lineage;
@@ -18,6 +20,7 @@ pub mod second;
 pub(crate) mod status;
 pub mod swap;
 mod waiting;
+mod walk;
 pub(crate) mod watch;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +72,18 @@ pub enum Error {
     /// It is of a stack of this name, and this state folder has not made it.
     #[error("{0} holds backups of a stack of this name that this state folder did not make and cannot open")]
     OtherState(PathBuf),
+    /// The card is another repository's.
+    #[error(
+        "the password of the card does not open the repository in {folder}; the card is of: {card}; the repository is of: {of}"
+    )]
+    OtherCard {
+        /// The folder.
+        folder: PathBuf,
+        /// Whose backups are in it.
+        of: String,
+        /// What the card says.
+        card: String,
+    },
     /// The server's user cannot get there.
     #[error("PostgreSQL runs as {user} and cannot enter {folder}, which is on the way to {target}")]
     Closed {
@@ -131,6 +146,15 @@ pub enum Error {
     /// The moment is outside what can be reached.
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
+    /// What was looked for in the WAL is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The WAL could not be read.
+    #[error(transparent)]
+    Dump(#[from] mainstay_postgres::waldump::DumpError),
+    /// Archived WAL that does not come out.
+    #[error(transparent)]
+    Get(#[from] mainstay_backup::wal::GetError),
     /// Replay ended before the moment.
     #[error("{moment} was not reached: replay came to {} (last commit {}); {why}", or_nothing(.lsn), or_nothing(.last_commit))]
     NotReached {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mainstay_backup::label::Label;
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, Archive, Segment};
-use mainstay_decide::past::{Base, Moment, choose};
+use mainstay_decide::past::{Base, Moment, Reach, choose};
 use mainstay_postgres::past::{self, Past, Replay};
 use mainstay_postgres::{Access, Layout, plain};
 use mainstay_supervisor::durable;
@@ -129,34 +129,67 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error
     move |source| Error::Io { action, path, source }
 }
 
+/// What can be reached, and on which way.
+pub(super) struct Reachable {
+    pub(super) all: Vec<Backup>,
+    pub(super) lineage: Lineage,
+    pub(super) archive: Archive,
+    pub(super) system: u64,
+}
+
+impl Reachable {
+    /// Of the newest cluster; with a name, from that base backup alone.
+    pub(super) fn of(backups: &Backups, from: Option<&str>) -> Result<Self, Error> {
+        let all = backups.repository.backups()?;
+        // Only of the newest cluster: its WAL is what the others cannot replay.
+        let system = all.last().map(|backup| backup.label.system);
+        let all: Vec<Backup> = all.into_iter().filter(|backup| Some(backup.label.system) == system).collect();
+        let folder = backups.place.wal();
+        let system = system.unwrap_or_default();
+        let archive = wal::list(&folder, system).map_err(io("list", &folder))?;
+        // What was left by a restore in place leads nowhere; by its name it can still be had.
+        let (all, lineage) = match from {
+            None => {
+                let lineage = lineage::newest(backups, system, &archive);
+                (all.into_iter().filter(|backup| lineage.holds(&backup.label)).collect(), lineage)
+            }
+            Some(id) => {
+                let named = all.into_iter().find(|backup| !id.is_empty() && backup.id.starts_with(id));
+                let named = named.ok_or_else(|| Error::NoBackup(id.to_owned()))?;
+                let lineage = lineage::target(backups, &archive, &named.label);
+                (vec![named], lineage)
+            }
+        };
+        Ok(Self { all, lineage, archive, system })
+    }
+
+    /// The base backup for a moment.
+    pub(super) fn choose(&self, moment: &Moment) -> Result<&Backup, Error> {
+        let base = |backup: &Backup| Base { stop: backup.label.stop, ended: backup.label.ended };
+        let bases: Vec<Base> = self.all.iter().map(base).collect();
+        let chosen = choose(&bases, moment, self.lineage.end(&self.archive))?;
+        self.all.get(chosen).ok_or_else(|| Error::Unreachable(mainstay_decide::past::Unreachable::NoBackup))
+    }
+
+    /// What can be had, in words.
+    pub(super) fn reach(&self) -> Option<Reach> {
+        let oldest = self.all.first()?;
+        Some(Reach { from: (oldest.label.ended, oldest.label.stop), to: self.lineage.end(&self.archive) })
+    }
+}
+
 /// Which backup, which WAL, how much, how long.
 ///
 /// **Errors**: the moment cannot be reached, and then the text says what can.
 pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str>) -> Result<Plan, Error> {
-    let all = backups.repository.backups()?;
-    // Only of the newest cluster: its WAL is what the others cannot replay.
-    let system = all.last().map(|backup| backup.label.system);
-    let all: Vec<Backup> = all.into_iter().filter(|backup| Some(backup.label.system) == system).collect();
-    let folder = backups.place.wal();
-    let archive = wal::list(&folder, system.unwrap_or_default()).map_err(io("list", &folder))?;
-    // What was left by a restore in place leads nowhere; by its name it can still be had.
-    let (all, lineage) = match from {
-        None => {
-            let lineage = lineage::newest(backups, system.unwrap_or_default(), &archive);
-            (all.into_iter().filter(|backup| lineage.holds(&backup.label)).collect(), lineage)
-        }
-        Some(id) => {
-            let named = all.into_iter().find(|backup| !id.is_empty() && backup.id.starts_with(id));
-            let named = named.ok_or_else(|| Error::NoBackup(id.to_owned()))?;
-            let lineage = lineage::target(backups, &archive, &named.label);
-            (vec![named], lineage)
-        }
-    };
-    let end = lineage.end(&archive);
-    let bases: Vec<Base> =
-        all.iter().map(|backup| Base { stop: backup.label.stop, ended: backup.label.ended }).collect();
-    let backup = all[choose(&bases, moment, end)?].clone();
-    let needed = needed(&lineage, &archive, &backup.label, moment);
+    plan_on(&Reachable::of(backups, from)?, paths, moment)
+}
+
+pub(super) fn plan_on(reachable: &Reachable, paths: &Paths, moment: &Moment) -> Result<Plan, Error> {
+    let backup = reachable.choose(moment)?.clone();
+    let Reachable { lineage, archive, .. } = reachable;
+    let end = lineage.end(archive);
+    let needed = needed(lineage, archive, &backup.label, moment);
     let wal_bytes = needed.iter().filter_map(|segment| archive.segments.get(segment)).map(|(bytes, _)| bytes).sum();
     let stat = rustix::fs::statvfs(&paths.state).map_err(|error| io("look at", &paths.state)(error.into()))?;
     let expected = rates(paths).map(|rates| {
@@ -169,7 +202,7 @@ pub fn plan(backups: &Backups, paths: &Paths, moment: &Moment, from: Option<&str
     let wanted_bytes = backup.label.bytes + SEGMENT * 8;
     let moment = moment.clone();
     let timeline = lineage.timeline.to_string();
-    let (end, missing) = (end.1, missing(&lineage, &archive, &backup.label));
+    let (end, missing) = (end.1, missing(lineage, archive, &backup.label));
     Ok(Plan {
         timeline,
         end,

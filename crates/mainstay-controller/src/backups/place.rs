@@ -107,8 +107,12 @@ pub fn establish(paths: &Paths, stack: Stack<'_>, backup: Option<&Backup>) -> Re
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     Ok(Some(Established {
         is_new,
-        card: (shown(paths).as_deref() != Some(target.repository.as_str()))
-            .then(|| on_card(&keys::card(stack.name, stack.environment, &folder, &password), backup.copy.as_ref())),
+        card: (shown(paths).as_deref() != Some(target.repository.as_str())).then(|| {
+            on_card(
+                &keys::card(stack.name, stack.environment, &folder, &password),
+                (&target.repository, backup.copy.as_ref()),
+            )
+        }),
         copy: backup.copy.as_ref().map(|copy| copy.to.to_string()),
         is_same_device: device(&folder).is_some() && device(&folder) == device(&paths.state),
         folder,
@@ -181,12 +185,13 @@ pub fn card(paths: &Paths, stack: &str, environment: &str) -> Result<String, Err
     let card = keys::card(stack, environment, &target.folder, password);
     // A card without the copy is better than none.
     let copy = super::second::standing(paths).ok().flatten().map(|(copy, _)| copy);
-    Ok(on_card(&card, copy.as_ref()))
+    Ok(on_card(&card, (&target.repository, copy.as_ref())))
 }
 
 /// With what a restore from the second copy needs besides its keys.
-fn on_card(card: &str, copy: Option<&BackupCopy>) -> String {
-    let Some(copy) = copy else { return card.to_owned() };
+fn on_card(card: &str, (repository, copy): (&str, Option<&BackupCopy>)) -> String {
+    let card = keys::with_identity(card, repository);
+    let Some(copy) = copy else { return card };
     let endpoint = copy.endpoint.as_ref().map_or("Amazon's".to_owned(), ToString::to_string);
-    keys::with_copy(card, &format!("{} (endpoint {endpoint}, region {})", copy.to, copy.region))
+    keys::with_copy(&card, &format!("{} (endpoint {endpoint}, region {})", copy.to, copy.region))
 }

@@ -112,7 +112,8 @@ fn a_proof_without_what_its_source_was_counted_as_has_a_fault() {
     let found = faults(&counted);
     assert!(matches!(found.as_slice(), [one] if one.contains("is not there")), "{found:?}");
     let at = Timestamp::from_millis(HOUR);
-    let point = Point { version: PROOF_VERSION, lsn, at, tables: Vec::new(), left_out: Vec::new() };
+    let point =
+        Point { version: PROOF_VERSION, lsn, at, tables: Vec::new(), left_out: Vec::new(), relations: Vec::new() };
     let proofs = scene.backups.place.proofs();
     proof::write_point(&proofs, &scene.backups.recipient, 77, &point).expect("writes");
     assert_eq!(faults(&counted), Vec::<String>::new());
@@ -135,7 +136,14 @@ fn a_byte_that_changed_in_any_file_that_a_restore_needs_is_found_by_the_check() 
     let lsn = Lsn::new(4242);
     scene.take(1, Some(lsn));
     let (backups, place) = (&scene.backups, &scene.backups.place);
-    let point = Point { version: PROOF_VERSION, lsn, at: Timestamp::from_millis(1), tables: vec![], left_out: vec![] };
+    let point = Point {
+        version: PROOF_VERSION,
+        lsn,
+        at: Timestamp::from_millis(1),
+        tables: vec![],
+        left_out: vec![],
+        relations: vec![],
+    };
     proof::write_point(&place.proofs(), &backups.recipient, 77, &point).expect("writes");
     // A history is small and whole; segments have the size that PostgreSQL gives them.
     let data = scene.folder.path().join("data");

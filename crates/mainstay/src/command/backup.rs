@@ -450,6 +450,10 @@ pub(super) fn failure(error: &Error) -> Failure {
             .help("write [database.backup] with target = \"/some/folder\" into the stack file, then `down` and `up`"),
         Error::OtherStack { .. } | Error::OtherState(_) => Failure::refused("MS4110", text)
             .help("name another folder as database.backup.target; this one is left as it is"),
+        Error::OtherCard { .. } => Failure::refused("MS4110", text).help(
+            "take the card of that repository, or name the repository of this card as --from; if they belong together, the \
+             files in restic/keys are damaged or gone: take another copy of the folder. Nothing was changed",
+        ),
         Error::Closed { folder, .. } => Failure::environment("MS3110", text).help(format!(
             "another target, as below /srv; or `chmod o+x {}`, if others may pass through it",
             folder.display()
@@ -468,6 +472,9 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::NoBackup(_) | Error::Unreachable(_) => {
             Failure::user("MS2110", text).help("`mainstay backup list` shows the base backups")
         }
+        Error::NotFound(_) => Failure::user("MS2110", text).help(
+            "nothing was restored; --dry-run says of any moment whether it can be reached, and what it leaves out",
+        ),
         Error::Unreadable(_) => Failure::failed("MS1111", text).help(
             "`mainstay backup prove ID` writes a proof anew; a label that cannot be read may be a later mainstay's",
         ),
@@ -483,6 +490,8 @@ pub(super) fn failure(error: &Error) -> Failure {
         | Error::Access(_)
         | Error::NoServer(_)
         | Error::Past(_)
+        | Error::Dump(_)
+        | Error::Get(_)
         | Error::NoWal { .. } => {
             Failure::failed("MS1110", text).help("earlier backups are untouched; `mainstay status` shows the database")
         }

@@ -31,6 +31,7 @@ pub(crate) mod pool;
 pub(crate) mod preflight;
 pub(crate) mod ps;
 pub(crate) mod restore;
+mod restore_show;
 pub(crate) mod retention;
 pub(crate) mod route;
 pub(crate) mod run;

@@ -8,10 +8,11 @@ use clap::{Args, ValueEnum};
 use mainstay_api::{ErrandAsked, ErrandKind};
 use mainstay_backup::wal::{self, GetError};
 use mainstay_client::Client;
+use mainstay_controller::backups::find::{self, Asked};
 use mainstay_controller::backups::swap::{self, Incoming};
 use mainstay_controller::backups::{Backups, PATIENCE, card, jobs, past};
 use mainstay_controller::paths::Paths;
-use mainstay_decide::past::Moment;
+use mainstay_decide::past::{Nudge, Wanted};
 use mainstay_types::{Bytes, Secret, exit_code, full_text};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::backup::{failure, launch, patience};
 use super::backup_copy::{self, StoreOptions};
 use super::interrupt;
+use super::restore_show::{self, Beside, millis};
 use crate::Global;
 use crate::again;
 use crate::failure::Failure;
@@ -26,9 +28,13 @@ use crate::screen;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The moment: a time in UTC, a position (0/3000060), `xid N`, `name NAME`, or `latest`
+    /// The moment: a time in UTC, a position (0/3000060), `xid N`, `name NAME`, `release N`, `before TABLE was dropped`,
+    /// or `latest`
     #[arg(long, value_name = "MOMENT", required_unless_present_any = ["undo", "from"])]
     to: Option<String>,
+    /// Move the moment that is given or found, as in -30s or +5m
+    #[arg(long, value_name = "±TIME", allow_hyphen_values = true, conflicts_with = "undo")]
+    nudge: Option<String>,
     /// The folder of a repository, or its copy in an object store as s3://BUCKET/PREFIX, on a machine that has nothing
     /// else of the stack: its database is restored into the state folder, for `mainstay up`
     #[arg(long, value_name = "DIR", requires = "card", conflicts_with_all = ["swap", "undo", "once", "dry_run"])]
@@ -103,44 +109,78 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if let Some(kept) = &options.undo {
         return Box::pin(undo(global, options, (&paths, launch.stack.as_str()), kept)).await;
     }
-    let moment = Moment::parse(options.to.as_deref().unwrap_or_default()).map_err(|error| {
-        Failure::user("MS2110", error.to_string()).help("as in --to \"2026-11-21 08:00\" (UTC) or --to latest")
-    })?;
+    let asked = asked(options, "")?;
     let Into::Scratch = options.into;
     // A stack that is down has no folder for sockets, and this server needs one.
     paths.create().map_err(|error| crate::place::folder_failure(&error))?;
-    let backups = open_backups(options, &paths, launch.stack.as_str())?;
+    let backups = Arc::new(open_backups(options, &paths, launch.stack.as_str())?);
     // What is planned with must still be there when it is restored.
     let held = if options.dry_run { None } else { Some(backups.hold().await.map_err(|error| failure(&error))?) };
-    let plan = past::plan(&backups, &paths, &moment, options.backup.as_deref()).map_err(|error| failure(&error))?;
-    let Some(held) = held else { return dry_run(global, &plan) };
+    let finding = async { find::plan(&backups, &paths, &asked).await.map_err(|error| failure(&error)) };
+    let (found, plan) = interrupt::or(Box::pin(finding), GIVEN_UP).await?;
+    let from = options.backup.as_deref();
+    let Some(held) = held else {
+        let beside = restore_show::Beside::planned(&backups, &paths, &plan, from).await;
+        return restore_show::dry_run(global, (&found, &plan), &beside);
+    };
     if !global.json {
-        eprintln!("restoring backup {} ({}), then replaying to {moment}", short(&plan), Bytes(plan.backup.label.bytes));
+        let size = Bytes(plan.backup.label.bytes);
+        eprintln!("restoring backup {} ({size}), then replaying to {}", restore_show::short(&plan), plan.moment);
     }
     // Without a control plane nothing can be put in place: better known before a restore than after it.
     let client = if options.swap { Some(crate::place::client(global)?) } else { None };
     if let Some(client) = &client {
         client.status().await?;
     }
-    let backups = Arc::new(backups);
-    let opening =
-        async { past::open_held(Arc::clone(&backups), &paths, &plan, held).await.map_err(|error| failure(&error)) };
-    let open = interrupt::or(Box::pin(opening), GIVEN_UP).await?;
-    if let Some(client) = client {
+    let opening = async {
+        let open = past::open_held(Arc::clone(&backups), &paths, &plan, held).await.map_err(|error| failure(&error))?;
+        if let Err(error) = find::check(&found, &open).await {
+            open.close().await;
+            return Err(failure(&error));
+        }
+        // A test of the backups asks for no more than that the moment is reached.
+        let beside = match options.once {
+            true => None,
+            false => Some(restore_show::Beside::opened(&backups, &paths, (&plan, from), &open).await),
+        };
+        Ok((open, beside))
+    };
+    let (open, beside) = interrupt::or(Box::pin(opening), GIVEN_UP).await?;
+    if let (Some(client), Some(beside)) = (client, &beside) {
         // One document for programs: that of the exchange.
         if !global.json {
-            show(global, &open, &plan, false);
+            restore_show::opened(global, &open, (&found, &plan), Some(beside), false);
         }
         let stack = launch.stack.as_str();
-        let swapping = swap_in(global, options, (&paths, stack), &client, (backups.as_ref(), open));
+        let swapping = swap_in(global, options, (&paths, stack), &client, (backups.as_ref(), open, beside));
         return interrupt::or(Box::pin(swapping), "given up; the past may be the present by now").await;
     }
-    show(global, &open, &plan, !options.once);
+    restore_show::opened(global, &open, (&found, &plan), beside.as_ref(), !options.once);
     if options.once {
         open.close().await;
         return Ok(exit_code::DONE);
     }
     stay(open).await
+}
+
+/// The moment that is asked for.
+fn asked(options: &Options, otherwise: &str) -> Result<Asked, Failure> {
+    let wanted = Wanted::parse(options.to.as_deref().unwrap_or(otherwise)).map_err(|error| {
+        Failure::user("MS2110", error.to_string()).help("as in --to \"2026-11-21 08:00\" (UTC) or --to latest")
+    })?;
+    let nudge = options.nudge.as_deref().map(nudge).transpose()?;
+    Ok(Asked { wanted, nudge, backup: options.backup.clone() })
+}
+
+fn nudge(text: &str) -> Result<Nudge, Failure> {
+    let (is_back, by) = match text.trim().split_at_checked(1) {
+        Some(("-", by)) => (true, by),
+        Some(("+", by)) => (false, by),
+        _ => (false, text),
+    };
+    let by = mainstay_stack::units::duration(by.trim())
+        .map_err(|error| Failure::user("MS2110", format!("--nudge {text}: {error}")).help("as in --nudge -30s"))?;
+    Ok(Nudge { by, is_back })
 }
 
 fn open_backups(options: &Options, paths: &Paths, stack: &str) -> Result<Backups, Failure> {
@@ -158,10 +198,9 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
         Failure::user("MS2110", format!("{} is no recovery card", card.display()))
             .help("it has a line `password …`, as `mainstay backup card` prints it")
     })?;
-    let moment = Moment::parse(options.to.as_deref().unwrap_or("latest"))
-        .map_err(|error| Failure::user("MS2110", error.to_string()).help("as in --to latest"))?;
+    let asked = asked(options, "latest")?;
     let (folder, is_fetched) = backup_copy::folder_of(global, from, &options.store).await?;
-    let mut opened = card::open(&folder, password).map_err(|error| failure(&error))?;
+    let mut opened = card::open(&folder, password, card::says(&text)).map_err(|error| failure(&error))?;
     opened.patience = patience(options.wait);
     if is_fetched {
         backup_copy::hand_over(&opened, &folder)?;
@@ -175,14 +214,13 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
     if !global.json {
         eprintln!("restoring the stack {stack} ({environment}) from {}", folder.display());
     }
-    let made = card::restore(opened, &paths, &moment, options.backup.as_deref()).await;
+    let made = card::restore(opened, &paths, &asked).await;
     let made = made.map_err(|error| failure(&error))?;
-    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     if global.json {
         println!(
             "{}",
             json!({
-                "stack": stack, "environment": environment, "backup": made.plan.backup.id, "lsn": made.lsn,
+                "asked": made.found.asked, "found_at": made.found.at, "notes": made.found.notes, "stack": stack, "environment": environment, "backup": made.plan.backup.id, "lsn": made.lsn,
                 "state": paths.state, "repository": folder, "restored_ms": millis(made.restored_in), "replayed_ms": millis(made.replayed_in),
             })
         );
@@ -190,6 +228,9 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
     }
     let taken = (screen::took(millis(made.restored_in)), screen::took(millis(made.replayed_in)));
     println!("{} {} at {}; files {}, WAL {}", screen::green("restored"), made.plan.moment, made.lsn, taken.0, taken.1);
+    for note in &made.found.notes {
+        println!("{note}");
+    }
     println!("in {}", paths.state.display());
     let next = format!(
         "`mainstay up` with the stack file of {stack} starts it, and runs migrations that are pending then: the environment \
@@ -211,7 +252,7 @@ async fn swap_in(
     options: &Options,
     (paths, stack): (&Paths, &str),
     client: &Client,
-    (backups, open): (&Backups, past::Open),
+    (backups, open, beside): (&Backups, past::Open, &Beside),
 ) -> Result<u8, Failure> {
     let what =
         "puts the past in the place of the present; what was written since is set aside. Sessions wait meanwhile";
@@ -226,7 +267,7 @@ async fn swap_in(
         return Err(refused);
     }
     let incoming = swap::of_past(backups, open).await.map_err(|error| failure(&error))?;
-    exchange(global, options, (paths, stack), (client, &incoming)).await
+    exchange(global, options, (paths, stack), (client, &incoming), Some(beside)).await
 }
 
 async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str), kept: &str) -> Result<u8, Failure> {
@@ -237,7 +278,7 @@ async fn undo(global: &Global, options: &Options, (paths, stack): (&Paths, &str)
     client.status().await?;
     let backups = Backups::open(paths, stack).map_err(|error| failure(&error))?;
     let incoming = swap::of_kept(&backups, paths, kept).await.map_err(|error| failure(&error))?;
-    exchange(global, options, (paths, stack), (&client, &incoming)).await
+    exchange(global, options, (paths, stack), (&client, &incoming), None).await
 }
 
 /// A person agrees to what cannot be taken back without loss: to what, and what it does.
@@ -272,6 +313,7 @@ async fn exchange(
     options: &Options,
     (paths, stack): (&Paths, &str),
     (client, incoming): (&Client, &Incoming),
+    beside: Option<&Beside>,
 ) -> Result<u8, Failure> {
     let asked = ErrandAsked {
         errand: ErrandKind::Restore,
@@ -297,7 +339,7 @@ async fn exchange(
         let longest = status.sessions.map(|sessions| sessions.longest_hold_ms);
         println!(
             "{}",
-            json!({"kept_as": incoming.kept_as, "undo": undo, "took_ms": took, "longest_hold_ms": longest, "backup": backup, "pending": pending.ok()})
+            json!({"kept_as": incoming.kept_as, "undo": undo, "took_ms": took, "longest_hold_ms": longest, "backup": backup, "pending": pending.ok(), "beside": beside.map(Beside::json)})
         );
     } else {
         println!("{} the past is the present, after {took} ms; standbys are cloned again", screen::green("done"));
@@ -321,66 +363,6 @@ async fn exchange(
         }
     }
     Ok(exit_code::DONE)
-}
-
-fn short(plan: &past::Plan) -> &str {
-    plan.backup.id.get(..8).unwrap_or(&plan.backup.id)
-}
-
-fn dry_run(global: &Global, plan: &past::Plan) -> Result<u8, Failure> {
-    let label = &plan.backup.label;
-    if global.json {
-        println!(
-            "{}",
-            json!({
-                "backup": plan.backup.id, "consistent_at": label.ended, "consistent_lsn": label.stop.to_string(),
-                "to": plan.moment.to_string(), "bytes": label.bytes, "segments": plan.segments,
-                "wal_bytes": plan.wal_bytes, "wanted_bytes": plan.wanted_bytes, "free_bytes": plan.free_bytes,
-                "expected_ms": plan.expected.map(|expected| expected.as_millis()),
-            })
-        );
-        return Ok(exit_code::DONE);
-    }
-    println!("to       {}", plan.moment);
-    println!("backup   {}, consistent at {} ({}), {}", short(plan), label.ended, label.stop, Bytes(label.bytes));
-    println!("WAL      at most {} segments, {} in the archive", plan.segments, Bytes(plan.wal_bytes));
-    println!("space    {} needed, {} free", Bytes(plan.wanted_bytes), Bytes(plan.free_bytes));
-    let expected = plan.expected.map_or_else(
-        || "not known: nothing was restored here yet".to_owned(),
-        |expected| {
-            format!(
-                "about {} by the rates of the last restore",
-                screen::took(u64::try_from(expected.as_millis()).unwrap_or(u64::MAX))
-            )
-        },
-    );
-    println!("time     {expected}");
-    println!("nothing was restored");
-    Ok(exit_code::DONE)
-}
-
-/// What was reached, and the way in while it `stays`.
-fn show(global: &Global, open: &past::Open, plan: &past::Plan, stays: bool) {
-    let replay = &open.replay;
-    let lsn = replay.lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
-    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    if global.json {
-        println!(
-            "{}",
-            json!({
-                "to": plan.moment.to_string(), "backup": plan.backup.id, "lsn": lsn, "last_commit": replay.last_commit,
-                "conninfo": open.conninfo(), "port": open.port, "restored_ms": millis(open.restored_in), "replayed_ms": millis(open.replayed_in),
-            })
-        );
-        return;
-    }
-    let commit = replay.last_commit.map_or_else(|| "none after the backup".to_owned(), |at| at.to_string());
-    println!("{} {} at {lsn}; last commit {commit}", screen::green("reached"), plan.moment);
-    println!("files {}, WAL {}", screen::took(millis(open.restored_in)), screen::took(millis(open.replayed_in)));
-    if stays {
-        println!("psql \"{} dbname=NAME\"", open.conninfo());
-        println!("or 127.0.0.1:{} with the application's own role and password", open.port);
-    }
 }
 
 async fn stay(mut open: past::Open) -> Result<u8, Failure> {

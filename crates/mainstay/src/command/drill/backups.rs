@@ -192,7 +192,8 @@ impl Machine {
             let at = |source| backups::Error::Io { action: "take segments from", path: place.wal(), source };
             remove_from(&place.wal(), first).map_err(at)?;
         }
-        let opened = card::open(&self.repository(), card::password(&card).ok_or(backups::Error::NotConfigured)?)?;
+        let password = card::password(&card).ok_or(backups::Error::NotConfigured)?;
+        let opened = card::open(&self.repository(), password, card::says(&card))?;
         second::hand_over(&place, stack)?;
         let paths = self.paths();
         let (opened, plan) = card::look(opened, &paths, &Moment::Latest)?;
