@@ -37,6 +37,12 @@ missing_packages() {
         # A certificate authority that speaks ACME.
         have pebble || echo pebble
         ;;
+      plain)
+        # A restore without mainstay.
+        have restic || echo restic
+        have age || echo age
+        have zstd || echo zstd
+        ;;
       drivers)
         # Drivers of PostgreSQL that are packages of the distribution, and what runs them.
         have javac || echo default-jdk-headless
