@@ -150,6 +150,21 @@ pub struct Backup {
     pub proof: Option<(Timestamp, Proof)>,
 }
 
+/// A deploy: the restore point that it named before its migrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// Number of its release.
+    pub release: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Identity of the cluster.
+    pub system: u64,
+    /// Timeline of the primary.
+    pub timeline: u32,
+    /// Where the record ends.
+    pub lsn: Lsn,
+}
+
 /// Why a backup is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "kebab-case")]
@@ -163,6 +178,13 @@ pub enum Rule {
     },
     /// A person took it.
     ByHand {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// The state before a deploy is reached from it.
+    BeforeDeploy {
+        /// Number of the release.
+        release: u64,
         /// Until then.
         until: Timestamp,
     },
@@ -194,7 +216,7 @@ impl Decision {
         self.rules
             .iter()
             .filter_map(|rule| match rule {
-                Rule::Family { until, .. } | Rule::ByHand { until } => Some(*until),
+                Rule::Family { until, .. } | Rule::ByHand { until } | Rule::BeforeDeploy { until, .. } => Some(*until),
                 Rule::Window | Rule::Newest | Rule::LastProven => None,
             })
             .max()
@@ -263,15 +285,17 @@ pub struct Scene<'a> {
     pub policy: &'a Policy,
     /// See [`Unsaved`].
     pub unsaved: &'a Unsaved,
+    /// Deploys, in any order.
+    pub deploys: &'a [Deploy],
     /// How far time has come; `None`: it stands where the newest backup ended.
     pub reckoning: Option<&'a Reckoning>,
 }
 
 impl<'a> Scene<'a> {
     /// One of a future has none.
-    fn age(&self, newest: &Backup, of: &Backup) -> Duration {
+    fn age(&self, newest: &Backup, of: Timestamp) -> Duration {
         let at = self.reckoning.map_or(newest.ended, |reckoning| reckoning.at.min(newest.ended));
-        at.saturating_since(of.ended)
+        at.saturating_since(of)
     }
 
     /// Decides about every backup; the answer is in their order.
@@ -281,9 +305,10 @@ impl<'a> Scene<'a> {
         let proven = in_order.iter().rev().find(|backup| matches!(backup.proof, Some((_, Proof::Proven))));
         let anchors: BTreeSet<&str> = self.anchors(&in_order).values().map(|anchor| anchor.id.as_str()).collect();
         let firsts = self.firsts(&in_order);
+        let deploys = self.before_deploys(&in_order);
         let decide = |backup: &Backup| {
             let mut rules = Vec::new();
-            let age = self.age(newest, backup);
+            let age = self.age(newest, backup.ended);
             for family in firsts.get(backup.id.as_str()).into_iter().flatten() {
                 let kept = family.kept(&self.policy.keep);
                 if age < kept {
@@ -292,6 +317,10 @@ impl<'a> Scene<'a> {
             }
             if backup.is_by_hand && age < self.policy.keep.by_hand {
                 rules.push(Rule::ByHand { until: backup.ended.after(self.policy.keep.by_hand) });
+            }
+            for (deploy, _) in deploys.iter().filter(|(_, base)| base.id == backup.id) {
+                let until = deploy.at.after(self.policy.keep.deploys);
+                rules.push(Rule::BeforeDeploy { release: deploy.release, until });
             }
             let parts = [
                 (anchors.contains(backup.id.as_str()), Rule::Window),
@@ -302,6 +331,24 @@ impl<'a> Scene<'a> {
             Decision { id: backup.id.clone(), rules }
         };
         self.backups.iter().map(decide).collect()
+    }
+
+    /// Deploys that are kept, each with the backup that its state is reached from: the last before it. One whose restore
+    /// failed is none, while there is another. A timeline before the deploy's is taken for one that leads to it, as after
+    /// a failover; after a restore in place there is a base backup of the new one.
+    fn before_deploys(&self, in_order: &[&'a Backup]) -> Vec<(&'a Deploy, &'a Backup)> {
+        let Some(newest) = in_order.last() else { return Vec::new() };
+        let kept = self.deploys.iter().filter(|deploy| self.age(newest, deploy.at) < self.policy.keep.deploys);
+        let found = kept.filter_map(|deploy| {
+            let is_before = |backup: &&&Backup| {
+                backup.system == deploy.system && backup.timeline <= deploy.timeline && backup.needs <= deploy.lsn
+            };
+            let is_whole = |backup: &&&Backup| !matches!(backup.proof, Some((_, Proof::Failed)));
+            let last = in_order.iter().rev().filter(is_before).find(is_whole);
+            let base = last.or_else(|| in_order.iter().rev().find(is_before))?;
+            Some((deploy, *base))
+        });
+        found.collect()
     }
 
     /// The families of which each is the first of a period. Where a clock was set back into an earlier period it begins
@@ -336,7 +383,7 @@ impl<'a> Scene<'a> {
                 continue;
             }
             anchors.insert(backup.system, backup);
-            if self.age(newest, backup) >= self.policy.window {
+            if self.age(newest, backup.ended) >= self.policy.window {
                 found.insert(backup.system);
             }
         }
@@ -346,10 +393,17 @@ impl<'a> Scene<'a> {
     /// WAL that the backups need: each its own, and from the anchor of the window on all of it. What is in none of
     /// these, of a cluster that has a backup, is needed by nothing.
     pub fn needed(&self) -> Vec<Needed> {
-        let anchors = self.anchors(&in_order(self.backups));
+        let in_order = in_order(self.backups);
+        let anchors = self.anchors(&in_order);
         let own = |backup: &Backup| Needed { system: backup.system, from: backup.start, to: Some(backup.needs) };
         let mut needed: Vec<Needed> = self.backups.iter().map(own).collect();
         needed.extend(anchors.values().map(|anchor| Needed { system: anchor.system, from: anchor.start, to: None }));
+        let deploys = self.before_deploys(&in_order).into_iter();
+        needed.extend(deploys.map(|(deploy, base)| Needed {
+            system: base.system,
+            from: base.start,
+            to: Some(deploy.lsn),
+        }));
         // A cluster without one keeps everything: nobody knows what will be wanted.
         let without = self.backups.iter().filter(|backup| !anchors.contains_key(&backup.system));
         needed.extend(without.map(|backup| Needed { system: backup.system, from: Lsn::new(0), to: None }));

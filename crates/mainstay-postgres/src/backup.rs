@@ -133,13 +133,27 @@ pub async fn insert_position(primary: &Access) -> Result<Lsn, AccessError> {
     lsn.parse().map_err(|_| nonsense(primary, "where it writes", lsn))
 }
 
-/// Writes a named restore point: a record, so that what was written before is followed by something.
+/// Writes a named restore point: a record, so that what was written before is followed by something. Answers where it
+/// ends.
 ///
 /// **Errors**: as [`AccessError`].
-pub async fn restore_point(primary: &Access, name: &str) -> Result<(), AccessError> {
+pub async fn restore_point(primary: &Access, name: &str) -> Result<Lsn, AccessError> {
     let client = primary.client(Use::Work).await?;
     let query = format!("SELECT pg_create_restore_point('{}')", name.replace('\'', "''"));
-    client.simple_query(&query).await.map_err(|error| primary.explain(error)).map(drop)
+    let what = "where a restore point is";
+    let [lsn] = row(primary, &client, &query, what).await?.try_into().unwrap_or_default();
+    lsn.parse().map_err(|_| nonsense(primary, what, lsn))
+}
+
+/// The timeline that the primary writes.
+///
+/// **Errors**: as [`AccessError`].
+pub async fn timeline(primary: &Access) -> Result<u32, AccessError> {
+    let client = primary.client(Use::Work).await?;
+    let (what, query) =
+        ("its timeline", "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int");
+    let [timeline] = row(primary, &client, query, what).await?.try_into().unwrap_or_default();
+    timeline.parse().map_err(|_| nonsense(primary, what, timeline))
 }
 
 /// The archiver's last failure that no success followed, in the server's words.

@@ -560,7 +560,7 @@ impl List<'_> {
 
     fn backup(&mut self, backup: &Backup) {
         let Backup { target, rpo, day_begins, window, proof, keep, asserts, copy } = backup;
-        let Keep { hourly, daily, weekly, monthly, yearly, by_hand } = keep;
+        let Keep { hourly, daily, weekly, monthly, yearly, by_hand, deploys } = keep;
         self.push("database.backup.target", target.display());
         self.duration("database.backup.rpo", *rpo);
         let minutes = day_begins.as_secs() / 60;
@@ -575,6 +575,7 @@ impl List<'_> {
             ("monthly", monthly),
             ("yearly", yearly),
             ("by_hand", by_hand),
+            ("deploys", deploys),
         ] {
             self.duration(&format!("database.backup.keep.{family}"), *kept);
         }

@@ -534,6 +534,8 @@ pub struct Keep {
     pub yearly: Duration,
     /// Those that a person took. Default 30 d.
     pub by_hand: Duration,
+    /// The last one before each deploy, with the WAL up to it. Default 30 d.
+    pub deploys: Duration,
 }
 
 impl Default for Keep {
@@ -546,6 +548,7 @@ impl Default for Keep {
             monthly: days(365),
             yearly: Duration::ZERO,
             by_hand: days(30),
+            deploys: days(30),
         }
     }
 }

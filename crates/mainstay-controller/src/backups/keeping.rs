@@ -8,12 +8,12 @@ use mainstay_backup::place::Alone;
 use mainstay_backup::proof::{self, Proof};
 use mainstay_backup::repository::Backup;
 use mainstay_backup::wal::{self, Segment};
-use mainstay_decide::retention::{self, Decision, Needed, Reckoning, Scene, Unsaved};
+use mainstay_decide::retention::{self, Decision, Deploy, Needed, Reckoning, Scene, Unsaved};
 use mainstay_supervisor::durable;
 use mainstay_types::Lsn;
 
 use super::check::SEGMENT;
-use super::{Backups, Error};
+use super::{Backups, Error, deploys};
 
 /// A base backup, what its restore found, and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,8 @@ pub fn explain(backups: &Backups) -> Result<Vec<Explained>, Error> {
     let all = list(backups)?;
     let seen: Vec<retention::Backup> = all.iter().map(to_decide).collect();
     let (unsaved, reckoning) = (unsaved(backups, &seen)?, reckoning(backups, &seen));
-    let decided = scene(backups, &seen, &unsaved, reckoning.as_ref()).decide();
+    let deploys = deploys::all(&backups.layout.state)?;
+    let decided = scene(backups, &seen, (&unsaved, &deploys), reckoning.as_ref()).decide();
     let explained = all.into_iter().zip(decided);
     Ok(explained.map(|((backup, proof), decision)| Explained { backup, proof, decision }).collect())
 }
@@ -84,16 +85,17 @@ pub fn explain(backups: &Backups) -> Result<Vec<Explained>, Error> {
 fn scene<'a>(
     backups: &'a Backups,
     seen: &'a [retention::Backup],
-    unsaved: &'a Unsaved,
+    (unsaved, deploys): (&'a Unsaved, &'a [Deploy]),
     reckoning: Option<&'a Reckoning>,
 ) -> Scene<'a> {
-    Scene { backups: seen, policy: &backups.policy, unsaved, reckoning }
+    Scene { backups: seen, policy: &backups.policy, unsaved, deploys, reckoning }
 }
 
 /// WAL that is needed of what there is.
 pub(super) fn needed(backups: &Backups, seen: &[retention::Backup]) -> Result<Vec<Needed>, Error> {
     let (unsaved, reckoning) = (unsaved(backups, seen)?, reckoning(backups, seen));
-    Ok(scene(backups, seen, &unsaved, reckoning.as_ref()).needed())
+    let deploys = deploys::all(&backups.layout.state)?;
+    Ok(scene(backups, seen, (&unsaved, &deploys), reckoning.as_ref()).needed())
 }
 
 /// The lowest positions of timelines that no backup is of yet.

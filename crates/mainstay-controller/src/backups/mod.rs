@@ -7,6 +7,7 @@ mod base;
 pub mod card;
 mod check;
 pub mod compare;
+pub(crate) mod deploys;
 pub mod find;
 pub mod jobs;
 mod keeping;

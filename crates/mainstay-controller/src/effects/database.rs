@@ -429,15 +429,24 @@ impl Cluster {
     pub(super) async fn migrate_release(&self, next: &Settings, primary: Member) -> Result<String, String> {
         let database = next.stack.database.as_ref().ok_or("the stack has no database")?;
         let point = format!("release_v{}", next.launch.release);
-        let named = mainstay_postgres::backup::restore_point(self.access(primary)?, &point).await;
-        named.map_err(|error| full_text(&error))?;
-        let Some(folder) = &database.migrations else { return Ok(format!("restore point {point}; no migrations")) };
+        let access = self.access(primary)?;
+        let named = mainstay_postgres::backup::restore_point(access, &point).await;
+        let lsn = named.map_err(|error| full_text(&error))?;
+        let mut said = format!("restore point {point}");
+        if database.backup.is_some() {
+            // A deploy that keeps no snapshot is told as such, and goes on: the point is in the WAL all the same.
+            let state = &next.paths.state;
+            if let Err(error) = crate::backups::deploys::note(state, access, (next.launch.release, lsn)).await {
+                said.push_str(&format!(" (no base backup is kept for it: {error})"));
+            }
+        }
+        let Some(folder) = &database.migrations else { return Ok(format!("{said}; no migrations")) };
         let access = self.owner_of_schema(database, primary);
         let folder = next.launch.folder.join(folder);
         let (done, ran) = self.run_migrations((&access, primary), &folder, &[]).await?;
         let applied =
             if ran.is_empty() { "nothing was pending".to_owned() } else { format!("applied {}", ran.join(", ")) };
-        Ok(format!("restore point {point}; {applied}; schema is at {}", done.summary()))
+        Ok(format!("{said}; {applied}; schema is at {}", done.summary()))
     }
 
     /// Superuser DSNs, by member: the host is the socket folder.

@@ -35,7 +35,7 @@ fn backup(hours: i64) -> Backup {
 
 fn scene<'a>(backups: &'a [Backup], policy: &'a Policy) -> Scene<'a> {
     const NONE: &Unsaved = &Unsaved::new();
-    Scene { backups, policy, unsaved: NONE, reckoning: None }
+    Scene { backups, policy, unsaved: NONE, deploys: &[], reckoning: None }
 }
 
 fn decide(backups: &[Backup], policy: &Policy) -> Vec<Decision> {
@@ -44,6 +44,43 @@ fn decide(backups: &[Backup], policy: &Policy) -> Vec<Decision> {
 
 fn needed(backups: &[Backup], policy: &Policy) -> Vec<Needed> {
     scene(backups, policy).needed()
+}
+
+#[test]
+fn the_last_backup_before_a_deploy_and_the_wal_up_to_it_are_kept_and_go_in_time() {
+    let policy = policy(
+        "window = \"1d\"\n[database.backup.keep]\nhourly = \"6h\"\ndaily = \"0d\"\nweekly = \"0d\"\nmonthly = \"0d\"\ndeploys = \"10d\"\n",
+    );
+    let at = hour(30).after(Duration::from_secs(1800));
+    let deploy = Deploy { release: 4, at, system: 7, timeline: 1, lsn: Lsn::new(31 * 100 + 50) };
+    let all: Vec<Backup> = (28..=100).map(backup).collect();
+    let of = |backups: &[Backup], deploy: Deploy| {
+        let (decided, needed) = {
+            let deploys = [deploy];
+            let scene = Scene { deploys: &deploys, ..scene(backups, &policy) };
+            (scene.decide(), scene.needed())
+        };
+        let kept =
+            decided.into_iter().find(|one| one.rules.iter().any(|rule| matches!(rule, Rule::BeforeDeploy { .. })));
+        (kept.map(|one| (one.id.clone(), one.until())), needed)
+    };
+    let (kept, needed) = of(&all, deploy);
+    assert_eq!(kept, Some((backup(30).id, Some(at.after(Duration::from_secs(10 * 86_400))))));
+    assert!(needed.contains(&Needed { system: 7, from: backup(30).start, to: Some(deploy.lsn) }), "{needed:?}");
+    let failed: Vec<Backup> = all
+        .iter()
+        .cloned()
+        .map(|one| if one.id == backup(30).id { Backup { proof: Some((at, Proof::Failed)), ..one } } else { one })
+        .collect();
+    assert_eq!(
+        of(&failed, deploy).0.map(|(id, _)| id),
+        Some(backup(29).id),
+        "one that fails its restore is no snapshot"
+    );
+    assert_eq!(of(&all, Deploy { system: 8, ..deploy }).0, None, "of another cluster");
+    assert_eq!(of(&all, Deploy { lsn: Lsn::new(100), ..deploy }).0, None, "nothing was there before it");
+    let later: Vec<Backup> = (28..=30).chain(300..=310).map(backup).collect();
+    assert_eq!(of(&later, deploy).0, None, "ten days are over");
 }
 
 /// A stack that lives so many hours, and forgets once a day what may go.
@@ -85,7 +122,7 @@ fn each_rule_says_until_when_it_keeps() {
     let families = |index: usize| -> Vec<Family> {
         let of = |rule: &Rule| match rule {
             Rule::Family { family, .. } => Some(*family),
-            Rule::ByHand { .. } | Rule::Window | Rule::Newest | Rule::LastProven => None,
+            Rule::ByHand { .. } | Rule::BeforeDeploy { .. } | Rule::Window | Rule::Newest | Rule::LastProven => None,
         };
         decided[index].rules.iter().filter_map(of).collect()
     };
@@ -263,6 +300,7 @@ proptest! {
         let keep = Keep {
             hourly: Duration::from_secs(hourly * 3600), daily: Duration::from_secs(daily * 3600),
             weekly: Duration::ZERO, monthly: Duration::ZERO, yearly: Duration::ZERO, by_hand: Duration::ZERO,
+            deploys: Duration::ZERO,
         };
         let policy = Policy { keep, window: Duration::from_secs(window * 3600), ..policy("") };
         let all: Vec<Backup> = hours.iter().zip(&proofs).map(|(at, proof)| Backup {

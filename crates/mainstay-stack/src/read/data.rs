@@ -233,10 +233,21 @@ fn keep(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Keep {
         ("monthly", &mut keep.monthly),
         ("yearly", &mut keep.yearly),
         ("by_hand", &mut keep.by_hand),
+        ("deploys", &mut keep.deploys),
     ] {
         *value = table.duration(ctx, key, Duration::ZERO..=DAYS).unwrap_or(*value);
     }
-    table.finish(ctx, &[], &[("manual", "by_hand"), ("hours", "hourly"), ("days", "daily")]);
+    table.finish(
+        ctx,
+        &[],
+        &[
+            ("manual", "by_hand"),
+            ("deploy", "deploys"),
+            ("releases", "deploys"),
+            ("hours", "hourly"),
+            ("days", "daily"),
+        ],
+    );
     keep
 }
 

@@ -68,6 +68,9 @@ fn kept_by(one: &Explained) -> String {
     let name = |rule: &Rule| match rule {
         Rule::Family { family, until } => format!("{} until {}", family.name(), minute(*until)),
         Rule::ByHand { until } => format!("by hand until {}", minute(*until)),
+        Rule::BeforeDeploy { release, until } => {
+            format!("before the deploy of release {release} until {}", minute(*until))
+        }
         Rule::Window => "the window: from it every moment since is reached".to_owned(),
         Rule::Newest => "the newest".to_owned(),
         Rule::LastProven => "the last proven by a restore".to_owned(),
