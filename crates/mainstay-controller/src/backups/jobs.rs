@@ -54,7 +54,11 @@ pub async fn run(paths: &Paths, stack: &str, job: Job) -> Result<Done, Error> {
             let wanted = Wanted { name: None, is_scheduled: true };
             take_as(paths, backups, wanted, |_| {}).await.map(|backup| Done::Taken(Box::new(backup)))
         }
-        Job::Prove => prove(paths, backups, None, |_| {}).await.map(|proof| Done::Proven(Box::new(proof))),
+        Job::Prove => {
+            // A backup is listed before its source is counted: proven in between, nothing of it would be compared.
+            drop(backups.take_place().await?);
+            prove(paths, backups, None, |_| {}).await.map(|proof| Done::Proven(Box::new(proof)))
+        }
         Job::Prune => prune(paths, backups).await.map(Done::Pruned),
     }
 }
