@@ -176,9 +176,9 @@ impl<'a> Walk<'a> {
                 is_over = see(&record).is_break();
             });
             match read {
-                // Behind the last record there is nothing, and that is said as an error.
-                Err(DumpError::Stopped(words))
-                    if !has_more && furthest(&words) >= unfinished.get().or(laid.last().copied()) => {}
+                // Behind the last record there is nothing, and that is said as an error. Where more was expected the last
+                // segment is read again: damage in it is an error then, once it has a next one.
+                Err(DumpError::Stopped(words)) if furthest(&words) >= unfinished.get().or(laid.last().copied()) => {}
                 other => other?,
             }
             // The last is read again with the next: a record may begin in it and end there.
