@@ -117,4 +117,11 @@ install_missing() {
 
 # mainstay and the applications, always together: another choice of packages chooses other features of what they
 # share, and cargo would build all of that again.
-build_release() { cargo build --release --locked "$@" -p mainstay -p users -p integers; }
+# The program says in reports what it was built from; outside of a repository of its own it says nothing.
+commit_of_source() {
+  [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$(pwd -P)" ] || return 0
+  printf '%s%s' "$(git rev-parse --short=12 HEAD)" "$(git diff --quiet HEAD 2>/dev/null || printf -- -dirty)"
+}
+build_release() {
+  MAINSTAY_COMMIT=$(commit_of_source) cargo build --release --locked "$@" -p mainstay -p users -p integers
+}

@@ -661,6 +661,7 @@ fn report(stack: &Stack, options: &Options, began: Timestamp, all: Vec<(Timestam
         measured: Measured { rto_ms: Spread::of(&rto), counts, ..Measured::default() },
         latency: BTreeMap::new(),
         checks: Vec::new(),
+        alerts: Vec::new(),
         history_sha256: None,
         strip: None,
         environment: Some(Environment::look()),

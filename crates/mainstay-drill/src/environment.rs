@@ -13,6 +13,12 @@ pub struct Environment {
     pub stack_sha256: Option<String>,
     /// Version of mainstay, and how it was built.
     pub mainstay: Option<String>,
+    /// Commit that the program was built from, where whoever built it said so.
+    #[serde(default)]
+    pub commit: Option<String>,
+    /// Whether it had changes that are not in that commit.
+    #[serde(default)]
+    pub is_dirty: Option<bool>,
     /// SHA-256 of the program that runs the stack.
     pub program_sha256: Option<String>,
     /// Release of the kernel.

@@ -18,7 +18,7 @@ use crate::report::{Counts, Evidence, Promised, REPORT_VERSION, Report};
 use crate::round::{LEAST_LOAD, Round};
 use crate::run::Options;
 use crate::whole;
-use crate::{figures, findings, strip};
+use crate::{alerts, figures, findings, strip};
 
 /// What is judged, besides the rounds.
 pub(crate) struct Case<'a> {
@@ -52,6 +52,7 @@ pub(crate) fn judge(case: &Case<'_>, rounds: &[Round]) -> Report {
         measured,
         latency: figures::latency(rounds),
         checks: findings::summary(rounds),
+        alerts: alerts::over(figures::proven(rounds).map(|round| round.told.as_slice())),
         history_sha256: None,
         strip: strip::worst(rounds),
         environment: None,
@@ -518,6 +519,7 @@ mod tests {
             fault,
             timeline: BTreeMap::new(),
             reasons: Vec::new(),
+            told: Vec::new(),
         }
     }
 

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod aim;
+mod alerts;
 mod backups;
 pub mod chain;
 pub mod checker;
@@ -45,6 +46,7 @@ mod timeline;
 mod whole;
 mod workload;
 
+pub use alerts::Alert;
 pub use backups::{Fetched, Past, Repository, Unopened, backups};
 pub use dossier::{Control, Controls, DOSSIER_VERSION, Dossier, Sheet, Skipped};
 pub use environment::Environment;

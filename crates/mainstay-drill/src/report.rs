@@ -7,6 +7,7 @@ use mainstay_decide::drills::Fault;
 use mainstay_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::alerts::Alert;
 use crate::checker::{Anomaly, Tally, Validity};
 use crate::environment::Environment;
 use crate::loss::Gone;
@@ -291,6 +292,9 @@ pub struct Report {
     /// What the checkers say of the data; none without a database.
     #[serde(default)]
     pub checks: Vec<CheckReport>,
+    /// What told people of the fault: events that warn.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
     /// SHA-256 of the history of all rounds, in JSON lines.
     #[serde(default)]
     pub history_sha256: Option<String>,

@@ -11,6 +11,7 @@ use mainstay_types::Timestamp;
 use tokio::time::Instant;
 
 use crate::aim;
+use crate::alerts::{self, Told};
 use crate::fault;
 use crate::history::Operation;
 use crate::inject::{After, Hit, Injected, primary};
@@ -55,6 +56,8 @@ pub(crate) struct Round {
     pub(crate) timeline: BTreeMap<String, u64>,
     /// Promises that it broke besides those that figures tell.
     pub(crate) reasons: Vec<String>,
+    /// What told people of the fault.
+    pub(crate) told: Vec<Told>,
 }
 
 /// Its moments on the monotonic clock.
@@ -164,6 +167,7 @@ impl Arena<'_> {
             seen,
             load_before,
             load_after,
+            told: injected.as_ref().map_or_else(|_| Vec::new(), |i| alerts::told(i.wall, &events)),
             timeline: injected.as_ref().map_or_else(|_| BTreeMap::new(), |i| timeline::timeline(i.wall, &events)),
             fault: injected.map(|injected| proof(&injected, &after, &events)),
             reasons: after.reasons,

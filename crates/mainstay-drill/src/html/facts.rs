@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use mainstay_api::Verdict;
+use mainstay_api::{Level, Verdict};
 use mainstay_decide::drills::Fault;
 
 use super::text::{NOT_MEASURED, count, date, duration, escape, micros, number};
@@ -49,6 +49,7 @@ pub(super) fn hypothesis(page: &mut String, report: &Report) {
         ("Blast radius", words.blast_radius.to_owned()),
         ("Stops when", "the stack is not whole before a run; nobody is asked to approve a run".to_owned()),
     ];
+    rows.extend(report.evidence.notes.iter().map(|note| ("Mind", note.clone())));
     if let Some(mistake) = &report.sabotage {
         rows.push(("Put in on purpose", format!("{mistake}: a positive control, the drill must fail")));
     }
@@ -166,7 +167,11 @@ fn oldest(gone: &Gone) -> String {
     if gone.lost == 0 {
         return String::new();
     }
-    format!(" The oldest of what is lost was confirmed {} before the fault.", micros(gone.oldest_us))
+    match gone.oldest_us {
+        // Who was hit may serve on for a moment.
+        0 => " All of it was confirmed in the moment of the fault.".to_owned(),
+        us => format!(" The oldest of what is lost was confirmed {} before the fault.", micros(us)),
+    }
 }
 
 /// What a checker asks, in a line.
@@ -219,6 +224,7 @@ pub(super) fn impact(page: &mut String, report: &Report) {
                 format!("{}, {} operations", number(counts.refused), number(counts.broken)),
             ),
             ("Longest wait of one client", stall),
+            ("Error budget", budget(report)),
         ],
     );
     page.push_str("<h3>Time of a successful operation</h3>\n");
@@ -242,6 +248,72 @@ pub(super) fn impact(page: &mut String, report: &Report) {
             writeln!(page, "<li>{} × {}</li>", number(*many), escape(text)).ok();
         }
         page.push_str("</ul>\n");
+    }
+}
+
+/// What the longest time without service takes of the failures that an availability allows in a month.
+fn budget(report: &Report) -> String {
+    // Thirty days. **Unit**: milliseconds.
+    const MONTH: u64 = 30 * 86_400_000;
+    let measured = &report.measured;
+    let felt = if super::bounds_stall(report) { &measured.stall_ms } else { &measured.rto_ms };
+    let Some(worst) = felt.as_ref().map(|felt| felt.max) else { return NOT_MEASURED.to_owned() };
+    let share = |allowed: u64| {
+        // Thousandths of a percent.
+        let milli = worst.saturating_mul(100_000) / allowed.max(1);
+        format!("{}.{:03} % of the {}", milli / 1000, milli % 1000, duration(allowed))
+    };
+    format!(
+        "{} as in the worst run are {} that 99.9 % allow in a month, {} of 99.99 %; the stack file promises no availability",
+        duration(worst),
+        share(MONTH / 1000),
+        share(MONTH / 10_000),
+    )
+}
+
+/// What warned of the fault.
+pub(super) fn alerts(page: &mut String, report: &Report) {
+    page.push_str("<h2>Was anybody told?</h2>\n");
+    if report.alerts.is_empty() {
+        page.push_str("<p>No event warned of it.</p>\n");
+        return;
+    }
+    page.push_str(
+        "<div class=\"scroll\"><table><thead><tr><th>Event</th><th class=\"n\">Runs</th><th class=\"n\">After, median</th>\
+         <th class=\"n\">worst</th><th>Taken back, worst</th></tr></thead><tbody>\n",
+    );
+    for alert in &report.alerts {
+        let back = match (alert.lasts, alert.cleared_max_ms) {
+            (false, _) => "it says what happened".to_owned(),
+            (true, Some(ms)) if alert.cleared == alert.rounds => duration(ms),
+            (true, _) => format!("in {} of {} runs", alert.cleared, alert.rounds),
+        };
+        let class = if alert.lasts && alert.cleared < alert.rounds { "warn" } else { "" };
+        writeln!(
+            page,
+            "<tr><td>{} <small>{}<br>{}</small></td><td class=\"n\">{} of {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"{class}\">{back}</td></tr>",
+            escape(&alert.kind),
+            level(alert.level),
+            escape(&alert.text),
+            alert.rounds,
+            report.runs,
+            duration(alert.after_p50_ms),
+            duration(alert.after_max_ms),
+        )
+        .ok();
+    }
+    page.push_str(
+        "</tbody></table></div>\n<p class=\"soft\">Events of the stack that warn: the console, <code>mainstay events</code> \
+         and <code>GET /api/v1/events</code> show them.</p>\n",
+    );
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
     }
 }
 
@@ -296,6 +368,7 @@ pub(super) fn environment(page: &mut String, report: &Report) {
         ("Stack", known(&here.stack)),
         ("SHA-256 of its file", known(&here.stack_sha256)),
         ("mainstay", known(&here.mainstay)),
+        ("Commit", commit(here)),
         ("SHA-256 of the program", known(&here.program_sha256)),
         ("Kernel", known(&here.kernel)),
         ("Processors", known(&cpus)),
@@ -325,12 +398,25 @@ pub(super) fn environment(page: &mut String, report: &Report) {
     facts(page, &rows);
 }
 
+/// What it was built from.
+fn commit(here: &Environment) -> String {
+    match (&here.commit, here.is_dirty) {
+        (None, _) => "not known: `bin/build` says it, another build does not".to_owned(),
+        (Some(commit), Some(false)) => format!("{commit}, nothing changed"),
+        (Some(commit), Some(true)) => format!("{commit}, with changes that are not in it"),
+        (Some(commit), None) => format!("{commit}; whether anything was changed is not known"),
+    }
+}
+
 pub(super) fn not_tested(page: &mut String, report: &Report) {
     page.push_str("<h2>Not tested</h2>\n<ul>\n");
     for text in &report.evidence.not_tested {
         writeln!(page, "<li>{}</li>", escape(text)).ok();
     }
-    page.push_str("<li>whether anybody was alerted, and how soon</li>\n</ul>\n");
+    page.push_str(
+        "<li>whether anybody read what was told; the alerts of Prometheus, whose rules wait for a minute or longer</li>\n\
+         </ul>\n",
+    );
     writeln!(
         page,
         "<h2>Again</h2>\n<pre>{}</pre>\n<p class=\"soft\">Victims and moments come from the seed; what processes and the \

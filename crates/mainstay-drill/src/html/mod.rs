@@ -192,6 +192,9 @@ fn article(page: &mut String, sheet: &Sheet) {
     times::histogram(page, report);
     facts::data(page, report);
     facts::impact(page, report);
+    if !Fault::by_name(&report.drill).is_some_and(Fault::is_about_backups) && !is_null(report) {
+        facts::alerts(page, report);
+    }
     facts::controls(page, sheet);
     facts::environment(page, report);
     facts::not_tested(page, report);

@@ -64,6 +64,7 @@ pub(crate) fn report(runs: u32) -> Report {
             Phases { before: Latency { count: 9, p50_us: 830, ..Latency::default() }, ..Phases::default() },
         )]),
         checks: vec![check],
+        alerts: Vec::new(),
         history_sha256: Some("abc123".to_owned()),
         strip: Some(Strip {
             run: 1,
@@ -276,4 +277,33 @@ fn several_drills_begin_with_a_table() {
     has(&page, "1 of 2 drills did not pass.");
     has(&page, "<a href=\"#keep-crash\">Keep crash</a>");
     has(&page, "<td>Cache crash</td><td class=\"warn\">not run</td>");
+}
+
+#[test]
+fn a_reader_learns_who_was_told_and_when_and_what_it_costs_of_an_error_budget() {
+    let quiet = of(report(1));
+    has(&quiet, "No event warned of it.");
+    has(&quiet, "301 ms as in the worst run are 0.011 % of the 43 min");
+    has(&quiet, "not known: `bin/build` says it");
+    let mut told = report(2);
+    told.alerts = vec![crate::Alert {
+        kind: "CommitsAsynchronous".to_owned(),
+        level: mainstay_api::Level::Warn,
+        text: HOSTILE.to_owned(),
+        after_p50_ms: 41,
+        after_max_ms: 52,
+        rounds: 2,
+        lasts: true,
+        cleared: 2,
+        cleared_max_ms: Some(2900),
+    }];
+    let page = of(told.clone());
+    has(&page, "2 of 2</td><td class=\"n\">41 ms</td><td class=\"n\">52 ms</td><td class=\"\">2.90 s</td>");
+    assert!(!page.contains(HOSTILE));
+    told.alerts[0].cleared = 1;
+    has(&of(told.clone()), "<td class=\"warn\">in 1 of 2 runs</td>");
+    let environment =
+        crate::Environment { commit: Some("ee889fd".to_owned()), is_dirty: Some(true), ..Default::default() };
+    told.environment = Some(environment);
+    has(&of(told), "ee889fd, with changes that are not in it");
 }

@@ -213,6 +213,7 @@ fn complete(paths: &Paths, report: &mut Report) {
     let environment = report.environment.get_or_insert_default();
     let build = if cfg!(debug_assertions) { "unoptimised build" } else { "optimised build" };
     environment.mainstay = Some(format!("{}, {build}", env!("CARGO_PKG_VERSION")));
+    (environment.commit, environment.is_dirty) = commit(option_env!("MAINSTAY_COMMIT"));
     environment.program_sha256 = sum(&paths.program());
     environment.stack_sha256 = sum(&paths.stack_file());
     let mut folders = paths.state.components().rev().map(|part| part.as_os_str().to_string_lossy());
@@ -221,6 +222,14 @@ fn complete(paths: &Paths, report: &mut Report) {
     if let Some(version) = redis_version() {
         environment.programs.insert("Redis".to_owned(), version);
     }
+}
+
+/// What whoever built it said that it was built from: "COMMIT", or "COMMIT-dirty". Anything else is nothing.
+fn commit(said: Option<&str>) -> (Option<String>, Option<bool>) {
+    let Some(said) = said else { return (None, None) };
+    let (commit, is_dirty) = said.strip_suffix("-dirty").map_or((said, false), |commit| (commit, true));
+    let is_one = commit.len() >= 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_one { (Some(commit.to_owned()), Some(is_dirty)) } else { (None, None) }
 }
 
 /// "Redis server v=7.0.15 sha=…" → "7.0.15".
@@ -406,6 +415,15 @@ mod tests {
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_commit_is_what_looks_like_one_and_says_whether_anything_was_changed() {
+        assert_eq!(commit(Some("ee889fd1b469")), (Some("ee889fd1b469".to_owned()), Some(false)));
+        assert_eq!(commit(Some("ee889fd1b469-dirty")), (Some("ee889fd1b469".to_owned()), Some(true)));
+        for nothing in [None, Some(""), Some("-dirty"), Some("main"), Some("v1.0.0")] {
+            assert_eq!(commit(nothing), (None, None), "{nothing:?}");
+        }
     }
 
     #[test]

@@ -149,6 +149,17 @@ fn evidence(report: &Report) {
     if !is_null(&report.drill) {
         println!("  timeline, ms  {}", steps.join(" → "));
     }
+    for alert in &report.alerts {
+        let back = match (alert.lasts, alert.cleared_max_ms) {
+            (false, _) => String::new(),
+            (true, Some(ms)) if alert.cleared == alert.rounds => format!(", taken back after {ms} ms at worst"),
+            (true, _) => format!(", taken back in {} of {} runs", alert.cleared, alert.rounds),
+        };
+        println!(
+            "  told          {} after {} ms, worst {} ms{back}",
+            alert.kind, alert.after_p50_ms, alert.after_max_ms
+        );
+    }
     let evidence = &report.evidence;
     let least = match (evidence.least_load_before, evidence.least_load_after) {
         (Some(before), Some(after)) => format!("; at least {before} operations before and {after} after the fault"),
