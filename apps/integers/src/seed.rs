@@ -1,4 +1,5 @@
-//! The first administrator, and the user that drills count for. Several instances may start at once; the database decides who was first.
+//! The first administrator, and the user that drills count for. Several instances may start at once; the database
+//! decides who was first.
 
 use anyhow::{Context as _, bail};
 use mainstay_kit::audit;

@@ -30,10 +30,10 @@ pub(super) fn of(drill: &str) -> Words {
         ),
         "database-crash" => (
             "The primary database was killed",
-            "The standby holds every acknowledged write: it takes over once the old primary is proven dead, the router \
-             holds sessions meanwhile, and a new standby is made.",
+            "The standby holds every acknowledged write (with durability \"fast\", but for the last ones): it takes over once \
+             the old primary is proven dead, the router holds sessions meanwhile, and a new standby is made.",
             "The primary. Statements in flight end with an unknown outcome; open transactions are lost, acknowledged \
-             writes are not.",
+             writes are not, or with durability \"fast\" no more than the last ones.",
         ),
         "database-freeze" => (
             "The primary database was frozen and later thawed",
