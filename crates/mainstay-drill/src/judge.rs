@@ -409,8 +409,9 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
 /// What the kind of fault promises besides its RTO: who is not hit must not feel it.
 fn broken_by_fault(case: &Case<'_>, counts: &Counts, rounds: &[Round]) -> Vec<String> {
     let (mut broken, disturbed, unanswered) = (Vec::new(), findings::disturbed(rounds), findings::unanswered(rounds));
-    let stands = case.stack.services.values().filter(|service| service.schedule.is_none());
-    let instances = stands.map(|service| service.instances).min().unwrap_or(0);
+    // Of the service that is asked, which is the one that is hit: how many another has is no excuse.
+    let asked = aim::probe(case.stack).and_then(|(asked, _)| case.stack.services.get(asked));
+    let instances = asked.map_or(0, |service| service.instances);
     let (requests_count, writes_count) = match case.options.fault {
         // With one instance there is nobody to take over.
         Fault::InstanceCrash => (instances >= 2, false),
@@ -539,6 +540,26 @@ mod tests {
             let mut lost = round(Err("there is nobody to hit".to_owned()));
             lost.reasons.push("a row is lost".to_owned());
             assert_eq!(judge(&case, &[lost]).verdict, Verdict::Fail, "what was lost without a fault is not hidden");
+        }
+    }
+
+    /// A worker of one instance beside it made the drill pass.
+    #[test]
+    fn how_many_instances_another_service_has_excuses_no_failed_request() {
+        let options = options(Fault::InstanceCrash);
+        let worker = "[service.worker]\nrun = \"./work\"\nport = false\ninstances = 1\n";
+        let counts = Counts { failed_requests: 1, ..Counts::default() };
+        for (instances, is_broken) in [(1, false), (2, true)] {
+            for beside in ["", worker] {
+                let text = format!(
+                    "stack = \"shop\"\n[service.web]\nrun = \"./server\"\nhealth = \"/\"\ninstances = {instances}\n{beside}"
+                );
+                let parsed = mainstay_stack::parse(&text, "mainstay.toml", &mainstay_types::EnvironmentName::default());
+                let stack = parsed.expect("a stack").stack;
+                let case =
+                    Case { stack: &stack, options: &options, began: Timestamp::from_millis(1), load: String::new() };
+                assert_eq!(!broken_by_fault(&case, &counts, &[]).is_empty(), is_broken, "{text}");
+            }
         }
     }
 

@@ -72,7 +72,12 @@ pub(crate) fn state(state: mainstay_types::State, width: usize) -> String {
 pub(crate) fn took(millis: u64) -> String {
     match millis {
         0..1000 => format!("{millis} ms"),
-        1000..60_000 => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
+        // Rounded: cut off, what was measured would look better than it was.
+        1000..59_950 => {
+            let tenths = (millis + 50) / 100;
+            format!("{}.{} s", tenths / 10, tenths % 10)
+        }
+        59_950..60_000 => took(60_000),
         _ => format!("{} min {} s", millis / 60_000, millis % 60_000 / 1000),
     }
 }

@@ -40,10 +40,16 @@ pub(super) fn number(value: u64) -> String {
 pub(super) fn duration(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),
-        1000..10_000 if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
-        1000..10_000 => format!("{}.{:02} s", ms / 1000, ms % 1000 / 10),
-        10_000..120_000 if ms % 1000 < 100 => format!("{} s", ms / 1000),
-        10_000..120_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        // Rounded: cut off, what was measured would look better than it was.
+        1000..9995 => match (ms + 5) / 10 {
+            hundredths if hundredths.is_multiple_of(100) => format!("{} s", hundredths / 100),
+            hundredths => format!("{}.{:02} s", hundredths / 100, hundredths % 100),
+        },
+        9995..119_950 => match (ms + 50) / 100 {
+            tenths if tenths.is_multiple_of(10) => format!("{} s", tenths / 10),
+            tenths => format!("{}.{} s", tenths / 10, tenths % 10),
+        },
+        119_950..120_000 => duration(120_000),
         _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1000),
     }
 }
@@ -96,7 +102,7 @@ mod tests {
     fn figures_are_written_as_people_say_them() {
         assert_eq!([number(0), number(999), number(1000), number(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         let spoken = [363, 1024, 5000, 9999, 12_450, 60_000, 125_000].map(duration);
-        assert_eq!(spoken, ["363 ms", "1.02 s", "5 s", "9.99 s", "12.4 s", "60 s", "2 min 5 s"]);
+        assert_eq!(spoken, ["363 ms", "1.02 s", "5 s", "10 s", "12.5 s", "60 s", "2 min 5 s"]);
         assert_eq!([micros(830), micros(12_345), micros(1_500_000)], ["0.83 ms", "12 ms", "1.50 s"]);
         assert_eq!(title("database-crash"), "Database crash");
         assert_eq!(date(Timestamp::from_millis(0)), "1970-01-01 00:00 UTC");
