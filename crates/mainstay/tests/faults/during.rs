@@ -67,8 +67,8 @@ fn a_start_that_waiting_does_not_mend_is_given_up_with_its_reason() {
 fn a_service_that_is_never_ready_is_told_and_all_goes_down() {
     let world = World::new("dumb");
     world.write(&world.stack(r#"run = ["sh", "-c", "echo thinking; sleep 1000"]"#, "standbys = 0"));
-    let ran = world.run(&["up", "--detach", "--wait", "8"]);
-    ran.fails(1, "MS1007", &["web-1", "8 s", "thinking"]);
+    let ran = world.run(&["up", "--detach", "--wait", "20"]);
+    ran.fails(1, "MS1007", &["web-1", "20 s", "thinking"]);
     world.assert_nothing_runs();
 }
 
