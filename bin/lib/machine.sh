@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Optional: what needs a machine of its own. Boots Debian's own kernel and systemd in a virtual machine, installs by
-# bin/lib/install.sh there, installs the service, looks at control groups v2 with limits in force, kills, upgrades
-# PostgreSQL's package, reboots. Where it cannot run it says "untested" and why.
+# Optional: what needs a machine of its own. Boots Debian's own kernel and systemd in a virtual machine, installs and
+# runs by bin/demo there (with the programs that are built here: emulated, a compiler needs hours), installs the
+# service, also as an ordinary user, looks at control groups v2 with limits in force, kills, upgrades PostgreSQL's
+# package, reboots. Where it cannot run it says "untested" and why.
 #   bin/lib/machine.sh          needs root, qemu-system-x86_64, debootstrap, and built programs
 # MACHINE_CACHE=DIR keeps the base system between runs; MACHINE_ACCEL=kvm is faster where it works.
 set -euo pipefail
@@ -15,7 +16,9 @@ for program in qemu-system-x86_64 debootstrap mkfs.ext4; do
   command -v "$program" >/dev/null || untested "$program is not installed (apt-get install --no-install-recommends qemu-system-x86 debootstrap e2fsprogs)"
 done
 [ "$(uname -m)" = x86_64 ] || untested "only x86_64 is prepared"
-[ -x "$MAINSTAY" ] || { echo "error: build first: there is no $MAINSTAY" >&2; exit 2; }
+for program in "$MAINSTAY" "$(dirname "$MAINSTAY")/users"; do
+  [ -x "$program" ] || { echo "error: build first (bin/build): there is no $program" >&2; exit 2; }
+done
 
 began=$SECONDS
 step() { printf '== %s (after %d s)\n' "$1" $((SECONDS - began)); }
@@ -24,22 +27,23 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 base="$cache/bookworm"
-if [ ! -e "$base/complete" ]; then
+if [ ! -e "$base/complete-2" ]; then
   step "Debian's base system"
   rm -rf "$base"
   mkdir -p "$base"
   debootstrap --variant=minbase \
-    --include=systemd-sysv,dbus,linux-image-cloud-amd64,initramfs-tools,iproute2,procps,ca-certificates,curl,python3 \
+    --include=systemd-sysv,libpam-systemd,dbus,dbus-user-session,linux-image-cloud-amd64,initramfs-tools,iproute2,procps,ca-certificates,curl,python3 \
     bookworm "$base/root" >"$base/log" 2>&1 || { tail -n 5 "$base/log"; untested "debootstrap failed: no Debian mirror is reached"; }
-  touch "$base/complete"
+  touch "$base/complete-2"
 fi
 
 step "image"
 cp -a "$base/root" "$work/root"
 root="$work/root"
 rm -rf "$root"/var/cache/apt/archives/*.deb
-mkdir -p "$root/opt/mainstay" "$root/opt/machine" "$root/srv/shop" "$root/srv/built"
-cp -r bin docs README.md "$root/opt/mainstay/"
+mkdir -p "$root/opt/mainstay/target/release" "$root/opt/machine" "$root/srv/shop" "$root/srv/built"
+cp -r bin docs apps README.md "$root/opt/mainstay/"
+cp "$MAINSTAY" "$(dirname "$MAINSTAY")/users" "$root/opt/mainstay/target/release/"
 cp "$MAINSTAY" "$root/srv/built/mainstay"
 cp bin/lib/machine/inside.sh bin/lib/machine/shop.py "$root/opt/machine/"
 cp bin/lib/machine/shop.py bin/lib/machine/mainstay.toml "$root/srv/shop/"

@@ -11,7 +11,7 @@ ok() { printf '  ok    %s\n' "$1"; }
 fail() {
   printf '  FAIL  %s\n' "$1"
   journalctl -u "$UNIT" -n 30 --no-pager | sed 's/^/        /'
-  (cd /srv/shop && mainstay status 2>&1 && mainstay events 2>&1 | tail -n 40) | sed 's/^/        /'
+  (cd "${at:-/srv/shop}" && $MS status 2>&1 && $MS events 2>&1 | tail -n 40) | sed 's/^/        /'
   systemctl poweroff
   exit 1
 }
@@ -36,14 +36,67 @@ group() { sed -n 's/^0:://p' "/proc/$1/cgroup"; }
 ask() { curl --silent --max-time 20 --insecure --resolve "shop.localhost:8443:127.0.0.1" "https://shop.localhost:8443$1" "${@:2}"; }
 is_gone() { [ -z "$(pgrep -x postgres)$(pgrep -x redis-server)$(pgrep -x mainstay)" ]; }
 
+users() { curl --silent --max-time 20 --insecure --resolve "users.localhost:8443:127.0.0.1" "https://users.localhost:8443$1" "${@:2}"; }
+is_users() { users /api/v1/info | grep -q '"' && users / | grep -q '<title>Users</title>'; }
+is_users_ready() { grep -q "^ready in .* Ctrl-C brings it down" /var/log/demo; }
+signs_in() {
+  local password
+  password=$(cd /opt/mainstay/apps/users && $MS env backend --show-secrets | sed -n 's/^ADMIN_PASSWORD=//p')
+  users /api/auth/login --json "{\"username\":\"admin\",\"password\":\"$password\"}" | grep -q '"accessToken"'
+}
+
+# What the README begins with, as root, and Ctrl-C.
+demo() {
+  local demo at=/opt/mainstay/apps/users
+  say "bin/demo"
+  # What a shell puts in the background has SIGINT ignored; what a person starts has not.
+  (cd /opt/mainstay && MAINSTAY_BUILT=target/release/mainstay exec env --default-signal=INT setsid bin/demo) >/var/log/demo 2>&1 &
+  demo=$!
+  # Packages come over an emulated network, and a database is made twice.
+  soon "it installed what is missing, and the users application answers through the edge" 900 is_users
+  soon "its administrator signs in" 30 signs_in
+  soon "it says that everything is ready" 60 is_users_ready
+  kill -INT "$demo"
+  wait "$demo"
+  local code=$?
+  sed 's/^/        /' /var/log/demo
+  same "on Ctrl-C it ends well" "$code" 0
+  soon "nothing of it runs" 10 is_gone
+}
+
+# A stack of somebody who is not root, below that user's own systemd.
+ordinary_user() {
+  say "service install as an ordinary user"
+  local as unit=mainstay-own-development.service
+  useradd --create-home --shell /bin/bash op
+  cp -r /srv/shop /home/op/own
+  sed -i 's/^stack = .*/stack = "own"/; /^resources/d; /^\[cache\]/d' /home/op/own/mainstay.toml
+  chown -R op:op /home/op/own
+  loginctl enable-linger op
+  soon "the user's manager is there" 30 systemctl is-active --quiet "user@$(id -u op).service"
+  as() { runuser -u op -- env HOME=/home/op XDG_RUNTIME_DIR="/run/user/$(id -u op)" bash -c "cd /home/op/own && $1"; }
+  as "$MS service install" >/var/log/own 2>&1 || { sed 's/^/        /' /var/log/own; as "journalctl --user -n 30 --no-pager; $MS events" | sed 's/^/        /'; fail "service install as op"; }
+  sed 's/^/        /' /var/log/own
+  same "systemd says" "$(as "systemctl --user is-active $unit; systemctl --user is-enabled $unit" | tr '\n' ' ')" "active enabled "
+  soon "its stack is ready" 60 as "$MS status --json | grep -q '\"overall\":\"ready\"'"
+  same "all of it runs as that user" "$(as "$MS ps --json" | python3 -c 'import json, os, sys; print({os.stat("/proc/%d" % p["pid"]).st_uid for p in json.load(sys.stdin) if p.get("pid")})')" "{$(id -u op)}"
+  as "$MS db psql -- -qAtc 'create table own (id int); insert into own values (1)'" || fail "a write of the user's stack"
+  [ -x /home/op/.local/bin/mainstay ] || fail "the program is not in the user's own folder"
+  as "$MS service remove" | sed 's/^/        /'
+  same "after service remove nothing of it runs" "$(pgrep -u op -x postgres | wc -l) $(pgrep -u op -x mainstay | wc -l)" "0 0"
+  [ -d /home/op/.local/state/mainstay/own ] || fail "its data is gone"
+  ok "its data is still there"
+}
+
 first_boot() {
   say "a fresh Debian: $(. /etc/os-release; echo "$PRETTY_NAME"), kernel $(uname -r), systemd $(systemctl --version | sed -n 's/systemd \([0-9]*\).*/\1/p')"
   soon "the network is there" 60 curl --silent --head http://deb.debian.org/
-  (cd /opt/mainstay && . bin/lib/install.sh && install_missing run) >/var/log/install 2>&1 || { tail -n 5 /var/log/install; fail "bin/lib/install.sh"; }
-  ok "bin/lib/install.sh installed what running needs"
+  demo
   same "none of the packages' own services runs" \
     "$(systemctl is-active postgresql redis-server prometheus prometheus-alertmanager | sort | uniq -c | tr -s ' ')" " 4 inactive"
   $MS doctor | sed 's/^/        /'
+
+  ordinary_user
 
   say "service install"
   cd /srv/shop && $MS service install | sed 's/^/        /'
