@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::StatusCode;
 use mainstay_client::Client;
 use mainstay_stack::Stack;
@@ -37,6 +37,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 const READ_WITHIN: Duration = Duration::from_secs(20);
 /// Processes in the history.
 const FIRST_TAKER: u32 = 400;
+/// Longest answer that is read: a number has twenty digits, and a page that stands in its place some kilobytes.
+const LONGEST: usize = 64 << 10;
 /// Bytes of an answer that is no number that are quoted.
 const QUOTED: usize = 40;
 
@@ -135,7 +137,7 @@ impl Counter {
             Err(error) => return Ok(Answer::Unknown(format!("request: {error}"))),
         };
         let status = response.status();
-        let body = match response.into_body().collect().await {
+        let body = match Limited::new(response.into_body(), LONGEST).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) => return Ok(Answer::Unknown(format!("answer broke off: {error}"))),
         };

@@ -243,6 +243,8 @@ fn verdict(case: &Case<'_>, rounds: &[Round], promise: Promise) -> (Verdict, Vec
 fn broken_times(case: &Case<'_>, round: &Round, promise: Promise) -> Vec<String> {
     let (number, mut broken) = (round.number, Vec::new());
     match round.rto {
+        // Where nobody was served before, nobody is served after: that is for the bar of the load to say.
+        None if round.load_before < LEAST_LOAD => {}
         None => broken.push(format!("run {number}: service did not come back")),
         // Its promise is about the stall, over all rounds.
         Some(_) if case.options.fault.bounds_stall() => {}
@@ -541,6 +543,24 @@ mod tests {
             lost.reasons.push("a row is lost".to_owned());
             assert_eq!(judge(&case, &[lost]).verdict, Verdict::Fail, "what was lost without a fault is not hidden");
         }
+    }
+
+    #[test]
+    fn a_drill_without_load_proves_nothing() {
+        let stack = stack();
+        let options = options(Fault::InstanceCrash);
+        let case = Case { stack: &stack, options: &options, began: Timestamp::from_millis(1), load: String::new() };
+        let mut idle = round(Ok("it was hit".to_owned()));
+        (idle.whole, idle.load_before) = (Some(Duration::from_secs(1)), 0);
+        let report = judge(&case, &[idle]);
+        assert_eq!(report.verdict, Verdict::Void, "{:?}", report.evidence.reasons);
+        let mut served = round(Ok("it was hit".to_owned()));
+        served.whole = Some(Duration::from_secs(1));
+        assert_eq!(
+            judge(&case, &[served]).verdict,
+            Verdict::Fail,
+            "who was served before and is not after has lost it"
+        );
     }
 
     /// A worker of one instance beside it made the drill pass.

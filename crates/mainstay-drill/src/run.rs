@@ -53,6 +53,28 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
+    /// The drills that are shown to notice it. Any other would go by as if nothing had been put in.
+    pub fn fits(self) -> &'static [Fault] {
+        match self {
+            Self::PromoteWithoutFencing | Self::AcknowledgeBeforeCommit => &[Fault::DatabaseCrash],
+            Self::ThawWithoutFencing => &[Fault::DatabaseFreeze],
+            Self::CloseListeners => &[Fault::EdgeCrash, Fault::RouterCrash],
+            Self::StartLate => &[Fault::CacheCrash, Fault::RouterCrash],
+            Self::UnblockLate => &[Fault::StandbyLoss, Fault::ReplicationLag],
+            Self::FailoverInstead => &[Fault::Switchover],
+            Self::KeepBallast => &[Fault::DiskFull],
+            Self::LeakConnections => &[Fault::PoolExhaustion],
+            Self::EmptyTheStore => &[Fault::CacheLoss],
+            Self::StoreWithoutFile => &[Fault::StoreCrash],
+            Self::ServeDamaged => &[Fault::CorruptPage],
+            Self::HealLate | Self::DieTogether => &[Fault::ControlPlaneCrash, Fault::KeepCrash],
+            Self::PastTheEdge => &[Fault::InstanceCrash],
+            Self::LookElsewhere => {
+                &[Fault::BackupRestore, Fault::DropTable, Fault::CorruptBackup, Fault::MissingWal, Fault::MachineLoss]
+            }
+        }
+    }
+
     /// Its name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {

@@ -110,8 +110,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Lays a segment out; `None`: nobody has it; else whether it was archived. All bear the name of one timeline: a record may begin on one and end on
-    /// the next, and the reader goes by the names alone.
+    /// Lays a segment out; `None`: nobody has it; else whether it was archived. All bear the name of one timeline: a record
+    /// may begin on one and end on the next, and the reader goes by the names alone.
     fn lay(&self, start: u64, names: Option<&mut Names>) -> Result<Option<bool>, Error> {
         let Some((bytes, is_archived)) = self.content(start)? else { return Ok(None) };
         if let Some(names) = names {

@@ -220,7 +220,8 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
         println!(
             "{}",
             json!({
-                "asked": made.found.asked, "found_at": made.found.at, "notes": made.found.notes, "stack": stack, "environment": environment, "backup": made.plan.backup.id, "lsn": made.lsn,
+                "asked": made.found.asked, "found_at": made.found.at, "notes": made.found.notes,
+                "stack": stack, "environment": environment, "backup": made.plan.backup.id, "lsn": made.lsn,
                 "state": paths.state, "repository": folder, "restored_ms": millis(made.restored_in), "replayed_ms": millis(made.replayed_in),
             })
         );

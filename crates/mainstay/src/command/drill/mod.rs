@@ -148,10 +148,17 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         let text = format!("--runs {} is not within 1 to {MAX_RUNS}", options.runs);
         return Err(Failure::user("MS2021", text).help("59 runs are enough to speak of a 95th percentile"));
     }
+    let sabotage = options.sabotage.map(Sabotage::from);
     let Some(name) = name else {
+        if let Some(sabotage) = sabotage {
+            return Err(misplaced(sabotage, "--all"));
+        }
         return all::run(&Running::find(global, options).await?, options, global.json).await;
     };
     let fault = by_name(name)?;
+    if let Some(sabotage) = sabotage.filter(|sabotage| !sabotage.fits().contains(&fault)) {
+        return Err(misplaced(sabotage, fault.name()));
+    }
     let running = Running::find(global, options).await?;
     let mut files = options.report.as_deref().map(Files::create).transpose()?;
     let mut talk = Talk { is_quiet: global.json, name: None, files: files.as_mut() };
@@ -189,6 +196,13 @@ fn by_name(name: &str) -> Result<Fault, Failure> {
         let names: Vec<&str> = Fault::named().map(Fault::name).collect();
         Failure::user("MS2020", format!("there is no drill {name:?}")).help(format!("drills: {}", names.join(", ")))
     })
+}
+
+/// A mistake that a drill does not look for: it would pass, and stand in the history as a control.
+fn misplaced(sabotage: Sabotage, drill: &str) -> Failure {
+    let names: Vec<&str> = sabotage.fits().iter().map(|fault| fault.name()).collect();
+    let text = format!("the mistake {} does not belong to {drill}", sabotage.name());
+    Failure::user("MS2028", text).help(format!("it belongs to: {}", names.join(", ")))
 }
 
 fn code_of(verdict: Verdict) -> u8 {

@@ -49,6 +49,12 @@ pub(super) fn print(report: &Report) {
         marked(report.verdict, report.extended.as_ref(), 0),
         report.runs
     );
+    if let Some(sabotage) = &report.sabotage {
+        println!(
+            "                {}",
+            screen::yellow(&format!("positive control: {sabotage} was put in, it must fail"))
+        );
+    }
     if let Some(extended) = &report.extended {
         println!("                {}", screen::yellow(&format!("* {extended}")));
     }
