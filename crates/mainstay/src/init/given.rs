@@ -9,10 +9,11 @@ use super::{Part, Reason, Service};
 use address::Address;
 
 mod address;
+mod name;
 mod port;
 mod secret;
 
-pub(super) use secret::{is_secret, is_variable};
+pub(super) use name::{is_secret, is_variable};
 
 /// Where a command stands.
 #[derive(Clone, Copy)]
@@ -176,21 +177,21 @@ fn words(command: &mut [Word], taken: &mut Taken) {
             Some((name, _)) => (name.to_owned(), name.len() + 1),
             None => glued.map_or((last, 0), |option| (option.to_owned(), option.len())),
         };
+        let is_written = if at == 0 { secret::is_next } else { secret::is_value };
         let is_sshpass = name == "-p" && is_of_sshpass(if glued.is_some() { 1 } else { 2 });
         let value = &text[at..];
         let is_secret = |address: &Address<'_>| address.has_password() || address.is_ours() && address.has_user();
         if let Some(address) = Address::of(value).filter(|address| is_secret(address) && address.is_whole()) {
-            let about = if name.is_empty() { String::new() } else { secret::variable_of(&name) };
+            let about = if name.is_empty() { String::new() } else { name::variable_of(&name) };
             let new = taken.address(&about, &address);
             let place = if name.is_empty() { "an address" } else { &format!("the address of {name}") };
             taken.said.push((format!("{place} is {new}"), "another one with a password, not copied".to_owned()));
             word.put(at..text.len(), &as_shell(&new));
-        } else if (is_sshpass
-            || secret::is_option(&name) && secret::is_value(value)
-            || secret::is_of_option(&name, value, kind))
+        } else if (is_sshpass || name::is_option(&name, value) || secret::is_of_option(&name, value, kind))
+            && is_written(value)
             && !word.expands()
         {
-            let variable = secret::variable_of(&name);
+            let variable = name::variable_of(&name);
             taken.take(&variable, Setting::Secret);
             word.put(at..text.len(), &format!("${variable}"));
         }
@@ -239,8 +240,10 @@ impl Taken {
                 Setting::Given
             }
             _ if name.to_ascii_uppercase().starts_with("MAINSTAY_") => Setting::Given,
-            _ if is_secret(name) && secret::is_value(value) => Setting::Secret,
-            _ if secret::is_login(name, value) || secret::shows(value) => Setting::Withheld,
+            _ if is_secret(name, value) && secret::is_value(value) => Setting::Secret,
+            _ if secret::is_login(name, value) || secret::is_random(name, value) || secret::shows(value) => {
+                Setting::Withheld
+            }
             _ => Setting::Own,
         }
     }
@@ -254,9 +257,9 @@ impl Taken {
             self.add_secret(&secret);
             self.told.push(secret.clone());
             self.open.push(format!(
-                "the address with the scheme {}:// is of something that mainstay does not run, so the generated \
-                 {secret} is not its password: set it there, `mainstay env SERVICE --show-secrets` prints it",
-                address.scheme
+                "{} is of something that mainstay does not run, so the generated {secret} is not its password: set it \
+                 there, `mainstay env SERVICE --show-secrets` prints it",
+                address.kind_in_words()
             ));
         }
         template

@@ -51,7 +51,7 @@ fn one(taken: &mut Taken, variable: &Variable<'_>, entry: &Entry<'_>, place: giv
     };
     let setting = match taken.setting(name, value) {
         // Its value is said elsewhere, and is secret all the same.
-        Setting::Own if is_secret(name) && value.starts_with('$') => Setting::Secret,
+        Setting::Own if is_secret(name, value) && value.starts_with('$') => Setting::Secret,
         setting => setting,
     };
     let host = entry.hosts.iter().find(|host| leads_to(name, value, host));

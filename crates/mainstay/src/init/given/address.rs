@@ -1,13 +1,15 @@
 //! Addresses: of a database and a cache that the stack has itself, and of others, whose passwords are not copied.
 
-use super::secret;
+use super::{name, secret};
 
-/// `SCHEME://USER:PASSWORD@HOST/PATH?QUERY`.
+/// `SCHEME://USER:PASSWORD@HOST/PATH?QUERY`, or `USER:PASSWORD@HOST/PATH` as some drivers have it.
 pub(super) struct Address<'a> {
     whole: &'a str,
     /// `jdbc:` or `r2dbc:`, which say user and password elsewhere.
     kind: &'static str,
-    pub(super) scheme: &'a str,
+    /// It has no scheme; `scheme` is what it is for.
+    is_bare: bool,
+    scheme: &'a str,
     /// What stands behind the host: path and query.
     behind: &'a str,
     credentials: Option<&'a str>,
@@ -16,6 +18,9 @@ pub(super) struct Address<'a> {
 
 impl<'a> Address<'a> {
     pub(super) fn of(text: &'a str) -> Option<Self> {
+        if !text.contains("://") {
+            return Self::bare(text);
+        }
         let kind = ["jdbc:", "r2dbc:"].into_iter().find(|kind| text.starts_with(kind)).unwrap_or_default();
         let plain = &text[kind.len()..];
         let (scheme, rest) = plain.split_once("://")?;
@@ -31,7 +36,55 @@ impl<'a> Address<'a> {
             .map_or(end, |at| at + rest[at..].find(['/', '?', '#']).unwrap_or(rest.len() - at));
         let (authority, behind) = rest.split_at(end);
         let credentials = authority.rsplit_once('@').map(|(credentials, _)| credentials);
-        Some(Self { whole: text, kind, scheme, behind, credentials, rest })
+        Some(Self { whole: text, kind, is_bare: false, scheme, behind, credentials, rest })
+    }
+
+    /// `USER:PASSWORD@tcp(HOST:PORT)/NAME`, as Go's driver of MySQL has it, and `USER:PASSWORD@HOST:PORT`.
+    ///
+    /// **Source**: <https://github.com/go-sql-driver/mysql#dsn-data-source-name>: the name is behind the last slash,
+    /// and the password before the last `@` in front of it.
+    fn bare(text: &'a str) -> Option<Self> {
+        let slash = text.rfind('/').filter(|slash| text[..*slash].contains('@')).unwrap_or(text.len());
+        let at = text[..slash].rfind('@')?;
+        let (credentials, rest) = (&text[..at], &text[at + 1..]);
+        let (user, password) = credentials.split_once(':')?;
+        // `mailto:you@example.com` is nobody's password, and `npm:name@1.2.3` none either.
+        let is_other =
+            ["mailto", "acct", "sip", "sips", "xmpp", "npm", "jsr", "workspace", "git", "ssh"].contains(&user);
+        let is_number = !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit());
+        let is_user = !is_other && !is_number && !user.starts_with('-') && !user.contains(['/', '=', '"', '\'']);
+        let protocol = rest.split_once('(').filter(|(word, _)| {
+            !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        });
+        let host = rest.split(['/', '?']).next().unwrap_or_default();
+        let (host, port) = host.rsplit_once(':').unwrap_or((host, ""));
+        let is_host = !host.is_empty()
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+            && port.bytes().all(|byte| byte.is_ascii_digit());
+        let is_driver = protocol.is_some() || rest.starts_with('/');
+        let is_whole = is_user && !password.is_empty() && !text.contains(char::is_whitespace);
+        (is_whole && (is_driver || is_host)).then_some(Self {
+            whole: text,
+            kind: "",
+            is_bare: true,
+            scheme: if is_driver { "mysql" } else { "app" },
+            behind: "",
+            credentials: Some(credentials),
+            rest: text,
+        })
+    }
+
+    /// Whether it has no scheme.
+    pub(super) fn is_bare(&self) -> bool {
+        self.is_bare
+    }
+
+    pub(super) fn kind_in_words(&self) -> String {
+        if self.is_bare {
+            "the address without a scheme".to_owned()
+        } else {
+            format!("the address with the scheme {}://", self.scheme)
+        }
     }
 
     fn base(&self) -> &str {
@@ -99,9 +152,11 @@ impl<'a> Address<'a> {
         }
         let stem = name.trim_end_matches("_URL").trim_end_matches("_URI").trim_end_matches("_DSN");
         let stem = if stem.is_empty() { self.base() } else { stem };
-        let secret = format!("{}_PASSWORD", secret::variable_of(stem));
+        let secret = format!("{}_PASSWORD", name::variable_of(stem));
         let password = self.password().unwrap_or_default();
-        let at = self.whole.find(password).unwrap_or_default();
+        // Where it stands, and not where the same letters stand first: users have passwords that are their names.
+        let behind = |mark: &str, end: &str| Some(self.whole.find(&format!("{mark}{password}{end}"))? + mark.len());
+        let at = behind(":", "@").or_else(|| behind("password=", "")).unwrap_or_default();
         let (before, after) = (&self.whole[..at], &self.whole[at + password.len()..]);
         let plain = |text: &str| text.replace('$', "$$");
         (format!("{}${{{secret}}}{}", plain(before), plain(after)), Some(secret))

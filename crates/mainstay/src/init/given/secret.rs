@@ -1,101 +1,37 @@
-//! Which names and values are secret: rather one too many, which is generated anew, than one that is written down.
+//! Which values are secret: rather one too many, which is generated anew, than one that is written down.
 
-/// Whether this can be the name of a variable that a stack file sets.
-pub(crate) fn is_variable(name: &str) -> bool {
-    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    name.len() <= 64 && name.bytes().all(is_word) && name.starts_with(|first: char| !first.is_ascii_digit())
-}
+use super::address::Address;
+use super::name::{is_option, is_secret};
 
-/// Whether a variable of that name holds something secret.
-pub(crate) fn is_secret(name: &str) -> bool {
-    let upper = name.to_ascii_uppercase().replace(['-', '.'], "_");
-    let about = [
-        "_FILE",
-        "_PATH",
-        "_DIR",
-        "_TTL",
-        "_SECONDS",
-        "_MINUTES",
-        "_DAYS",
-        "_EXPIRY",
-        "_EXPIRES",
-        "_EXPIRES_IN",
-        "_EXPIRATION",
-        "_LIFETIME",
-        "_AGE",
-        "_NAME",
-        "_HEADER",
-        "_ALGORITHM",
-        "_LENGTH",
-        "_ROUNDS",
-        "_COST",
-        "_ID",
-        "_COUNT",
-        "_LIMIT",
-        "_SIZE",
-        "_MAX",
-        "_MIN",
-        "_PREFIX",
-        "_TYPE",
-        "_URL",
-        "_URI",
-        "_ENABLED",
-        "_REQUIRED",
-        "PUBLIC_KEY",
-        "PUBLISHABLE_KEY",
-    ];
-    if about.iter().any(|end| upper.ends_with(end)) {
-        return false;
-    }
-    let words = [
-        "SECRET",
-        "PASSWORD",
-        "PASSWD",
-        "PASSPHRASE",
-        "TOKEN",
-        "CREDENTIAL",
-        "APIKEY",
-        "API_KEY",
-        "PRIVATE_KEY",
-        "ACCESS_KEY",
-    ];
-    words.iter().any(|word| upper.contains(word))
-        || upper.ends_with("_KEY")
-        || upper.ends_with("_PWD")
-        || upper.ends_with("_PASS")
-        || upper.ends_with("_SALT")
-}
-
-/// `--password`, `--secret-key`; the file of a key is none.
-pub(super) fn is_option(name: &str) -> bool {
-    let bare = name.trim_start_matches('-');
-    name.starts_with('-') && bare.len() > 3 && !bare.eq_ignore_ascii_case("pass-env") && is_secret(bare)
-        || matches!(bare, "requirepass" | "masterauth" | "pass" | "pwd")
-}
-
-/// The variable for an option's value: `--secret-key` is `SECRET_KEY`.
-pub(super) fn variable_of(name: &str) -> String {
-    let bare = name.trim_start_matches('-');
-    let upper = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
-    let text: String = bare.chars().map(upper).collect();
-    let text = text.trim_matches('_').chars().take(48).collect::<String>();
-    // `-p` and its like say nothing.
-    let text = if text.len() == 1 { "APP_PASSWORD".to_owned() } else { text };
-    let is_odd = text.is_empty() || text.starts_with(|first: char| first.is_ascii_digit());
-    // What begins so is the stack's own.
-    let is_ours = ["MAINSTAY", "DATABASE", "REDIS"].iter().any(|ours| text.starts_with(ours));
-    // Every process has these, and they mean something else.
-    let is_ours = is_ours || matches!(text.as_str(), "USER" | "PASS" | "PWD");
-    if is_odd || is_ours { format!("APP_{text}") } else { text }
-}
-
-/// Whether a value is written out: neither empty, nor a switch, nor a variable and nothing else.
+/// Whether a value is written out: neither empty, nor a switch, nor a variable and nothing else. What stands behind an
+/// option may be the next one: [`is_next`].
 pub(super) fn is_value(value: &str) -> bool {
     let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let inner = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).or_else(|| value.strip_prefix('$'));
     let is_switch = ["true", "false", "yes", "no", "on", "off", "0", "1", "null", "none"];
     let is_switch = is_switch.iter().any(|word| value.eq_ignore_ascii_case(word));
-    !value.is_empty() && !is_switch && !value.starts_with('-') && !inner.is_some_and(is_name)
+    !value.is_empty() && !is_switch && !inner.is_some_and(is_name)
+}
+
+/// Whether the word behind an option is a value of it, and not the next option.
+pub(super) fn is_next(word: &str) -> bool {
+    is_value(word) && !word.starts_with('-')
+}
+
+/// Whether a value has the form of what a program draws at random: a long hexadecimal number, or letters of both kinds
+/// with digits, without a word between them. What is named as a revision or a checksum has that form, too.
+pub(super) fn is_random(name: &str, value: &str) -> bool {
+    let upper = name.to_ascii_uppercase().replace('-', "_");
+    let harmless = ["COMMIT", "SHA", "REV", "REVISION", "DIGEST", "CHECKSUM", "VERSION", "ID", "UUID", "BUILD", "TAG"];
+    let is_harmless = upper.split('_').any(|part| harmless.contains(&part));
+    let count = |is_it: fn(&u8) -> bool| value.bytes().filter(is_it).count();
+    let (digits, small, large) =
+        (count(u8::is_ascii_digit), count(u8::is_ascii_lowercase), count(u8::is_ascii_uppercase));
+    let is_hexadecimal = value.len() >= 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit()) && digits >= 4;
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'=' | b'_' | b'-' | b'/');
+    let is_mixed = value.len() >= 24 && digits >= 3 && small >= 3 && large >= 3 && value.bytes().all(is_letter);
+    let is_place = value.starts_with(['/', '-']);
+    (is_hexadecimal || is_mixed && !is_place) && !is_harmless
 }
 
 /// How keys begin that others give out, and how many letters are behind it at least.
@@ -163,14 +99,15 @@ fn has_key(text: &str) -> bool {
 /// `Bearer X`, `Basic X`, and headers that are named as something secret is.
 fn logs_in(text: &str) -> bool {
     let words: Vec<&str> = text.split(is_end).filter(|word| !word.is_empty()).collect();
-    let is_written = |word: Option<&&str>| word.is_some_and(|word| is_value(word) && !word.starts_with('$'));
+    let is_written = |word: Option<&&str>| word.is_some_and(|word| is_next(word) && !word.starts_with('$'));
     let is_scheme = |word: &str| ["bearer", "basic", "token"].iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
     words.iter().enumerate().any(|(at, word)| {
         if let Some(name) = word.strip_suffix(':') {
-            let is_login =
-                ["authorization", "proxy-authorization", "cookie"].contains(&name.to_ascii_lowercase().as_str());
+            let is_login = ["authorization", "proxy-authorization", "x-auth", "cookie"]
+                .contains(&name.to_ascii_lowercase().as_str());
             let behind = at + 1 + usize::from(words.get(at + 1).is_some_and(|word| is_scheme(word)));
-            return (is_login || is_secret(name)) && is_written(words.get(behind));
+            let value = words.get(behind);
+            return (is_login || value.is_some_and(|value| is_secret(name, value))) && is_written(value);
         }
         // `basic` is a word like any other, but where a value begins with it.
         let is_begun = at == 0 && matches!(*word, "Basic" | "basic");
@@ -180,6 +117,13 @@ fn logs_in(text: &str) -> bool {
 
 /// Addresses with a password, or with somebody who needs none.
 fn has_user(text: &str) -> bool {
+    let is_bare = |word: &str| Address::of(word).is_some_and(|address| address.is_bare() && address.has_password());
+    let mut words = text.split(|letter| is_end(letter) || matches!(letter, ',' | '`'));
+    words.any(|word| is_bare(word) || word.split_once('=').is_some_and(|(_, value)| is_bare(value)))
+        || has_user_of_scheme(text)
+}
+
+fn has_user_of_scheme(text: &str) -> bool {
     text.match_indices("://").any(|(at, mark)| {
         let rest = &text[at + mark.len()..];
         let authority = rest.split(|letter| is_end(letter) || matches!(letter, '/' | '?')).next().unwrap_or_default();
@@ -249,7 +193,7 @@ pub(super) fn is_of_option(option: &str, value: &str, kind: Kind) -> bool {
                 value.len() >= 8 && !value.contains(['/', '\\']) && value.bytes().any(|byte| byte.is_ascii_digit());
             is_long || is_told_by_value(value)
         }
-        _ => is_told_by_value(value),
+        _ => is_told_by_value(value) || is_random(option, value),
     }
 }
 
@@ -259,8 +203,8 @@ pub(super) fn shows(text: &str) -> bool {
 }
 
 /// Whether a name inside a value or a command holds something secret: of a driver's, of Java's, of a query's.
-fn is_secret_inside(name: &str) -> bool {
-    is_secret(name) || ["pass", "pwd"].iter().any(|word| name.eq_ignore_ascii_case(word))
+fn is_secret_inside(name: &str, value: &str) -> bool {
+    is_secret(name, value) || ["pass", "pwd"].iter().any(|word| name.eq_ignore_ascii_case(word))
 }
 
 fn is_written(value: &str) -> bool {
@@ -273,7 +217,7 @@ fn has_pair(text: &str) -> bool {
     text.split(is_of_value).filter_map(|word| word.split_once('=')).any(|(name, value)| {
         let name = name.trim().trim_start_matches('-');
         let is_path = name.eq_ignore_ascii_case("pwd") && value.starts_with('/');
-        !name.is_empty() && is_secret_inside(name) && is_written(value) && !is_path
+        !name.is_empty() && is_secret_inside(name, value) && is_written(value) && !is_path
     })
 }
 
@@ -287,7 +231,7 @@ fn has_member(text: &str) -> bool {
             Some("") => words.get(at + 2).map(String::as_str),
             value => value,
         };
-        is_secret_inside(&pair[0]) && value.is_some_and(is_written)
+        value.is_some_and(|value| is_secret_inside(&pair[0], value) && is_written(value))
     })
 }
 
@@ -298,11 +242,11 @@ fn has_option(command: &str) -> bool {
     let kind = Kind::of(words.iter().copied());
     let is_it = |name: &str, value: &str| {
         let is_name = !name.contains(['$', '=']);
-        is_name && is_written(value) && (is_option(name) || is_of_option(name, value, kind))
+        is_name && is_written(value) && (is_option(name, value) || is_of_option(name, value, kind))
     };
     let is_pair = |word: &&str| {
         let pair = word.split_once('=').or_else(|| kind.glued(word).map(|option| (option, &word[option.len()..])));
         pair.is_some_and(|(name, value)| is_it(name, value))
     };
-    words.iter().any(is_pair) || words.windows(2).any(|pair| is_it(pair[0], pair[1]))
+    words.iter().any(is_pair) || words.windows(2).any(|pair| is_next(pair[1]) && is_it(pair[0], pair[1]))
 }
