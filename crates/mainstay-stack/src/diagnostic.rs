@@ -96,7 +96,11 @@ impl fmt::Display for Diagnostics {
             write!(
                 f,
                 "{}:{}:{}: {severity}[{}]: {}",
-                self.source_name, diagnostic.line, diagnostic.column, diagnostic.code, diagnostic.message
+                tamed(&self.source_name),
+                diagnostic.line,
+                diagnostic.column,
+                diagnostic.code,
+                diagnostic.message
             )?;
         }
         Ok(())
@@ -126,7 +130,9 @@ pub fn render_one(diagnostic: &Diagnostic, text: &str, source_name: &str, colour
     };
     // A span that was made for another text must not bring the renderer down.
     let span = clamp(text, &diagnostic.span);
-    let snippet = Snippet::source(text).path(source_name.to_owned()).annotation(AnnotationKind::Primary.span(span));
+    // The renderer tames messages and lines of the file, and leaves the name as it is.
+    let path = tamed(source_name);
+    let snippet = Snippet::source(text).path(path).annotation(AnnotationKind::Primary.span(span));
     let group = level
         .primary_title(diagnostic.message.as_str())
         .id(diagnostic.code.as_str())
@@ -134,6 +140,13 @@ pub fn render_one(diagnostic: &Diagnostic, text: &str, source_name: &str, colour
         .element(Level::HELP.message(diagnostic.help.as_str()));
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     renderer.render(&[group])
+}
+
+/// A name of a file that acts on no terminal.
+fn tamed(name: &str) -> String {
+    let shown =
+        |letter: char| if letter.is_control() { letter.escape_unicode().to_string() } else { letter.to_string() };
+    name.chars().map(shown).collect()
 }
 
 /// The nearest span inside the text that begins and ends between characters.
@@ -215,6 +228,17 @@ mod tests {
     fn quotes_hold_no_control_characters_and_have_a_bound() {
         assert_eq!(quote("a\u{1b}[31m"), "a\\u{1b}[31m");
         assert_eq!(quote(&"x".repeat(1000)).chars().count(), MAX_QUOTE + 1);
+    }
+
+    #[test]
+    fn a_file_of_any_name_acts_on_no_terminal() {
+        let name = "a\u{1b}[31mb/\u{9b}mainstay.toml";
+        let text = "stack = \"shop\u{1b}[1m\"\n\"ru\\u001bn\" = \"x\"\n";
+        let found = crate::parse(text, name, &mainstay_types::EnvironmentName::default()).expect_err("broken");
+        for shown in [render(&found, text, name, false), found.to_string()] {
+            assert!(shown.contains("a\\u{1b}[31mb/\\u{9b}mainstay.toml"), "{shown}");
+            assert!(!shown.contains(|letter: char| letter.is_control() && letter != '\n'), "{shown:?}");
+        }
     }
 
     #[test]

@@ -67,6 +67,15 @@ pub(crate) fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
+    if word.contains(char::is_control) {
+        // It is printed: as it stands it would act on the terminal.
+        let shown = |letter: char| match letter {
+            '\'' | '\\' => format!("\\{letter}"),
+            letter if letter.is_control() => format!("\\u{:04x}", u32::from(letter)),
+            letter => letter.to_string(),
+        };
+        return format!("$'{}'", word.chars().map(shown).collect::<String>());
+    }
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
@@ -136,6 +145,7 @@ mod tests {
             format!("`./mainstay {options} run web -- ls` or `./mainstay init`, `--wait`")
         );
         assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(quoted("a\u{1b}[31m'"), "$'a\\u001b[31m\\''", "nothing acts on a terminal");
     }
 
     #[test]

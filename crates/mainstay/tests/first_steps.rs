@@ -104,6 +104,14 @@ fn init_says_what_it_understands_when_it_finds_nothing() {
     let nothing = mainstay(folder.path(), &["init"]);
     assert_eq!(nothing.status.code(), Some(2));
     assert!(err(&nothing).contains("MS2070") && err(&nothing).contains("Procfile"), "{}", err(&nothing));
+    // What is there is told with what it lacks, and a folder is no file.
+    std::fs::write(folder.path().join("package.json"), "{}").expect("written");
+    let lacking = mainstay(folder.path(), &["init"]);
+    assert!(err(&lacking).contains("package.json: it has no script `start`"), "{}", err(&lacking));
+    std::fs::create_dir(folder.path().join("Procfile")).expect("made");
+    let unread = mainstay(folder.path(), &["init"]);
+    assert!(err(&unread).contains("MS2073"), "{}", err(&unread));
+    assert!(err(&unread).contains("Procfile was not read: it is a folder"), "{}", err(&unread));
     let nowhere = mainstay(folder.path(), &["init", "nowhere"]);
     assert_eq!(nowhere.status.code(), Some(2));
     assert!(err(&nowhere).contains("MS2071"), "{}", err(&nowhere));
@@ -320,6 +328,25 @@ fn check_takes_the_file_as_an_option_and_as_an_argument() {
     // The nearer word wins.
     let both = mainstay(folder.path(), &["--file", "absent.toml", "check", "other.toml"]);
     assert!(both.status.success(), "{}", err(&both));
+}
+
+#[test]
+fn check_says_that_a_jar_is_not_built_and_acts_on_no_terminal() {
+    let above = tempfile::tempdir().expect("a folder");
+    let folder = above.path().join("a\u{1b}[31mb");
+    std::fs::create_dir(&folder).expect("made");
+    // Whether java is here is said apart.
+    let stack = "stack = \"shop\"\n[service.web]\nrun = \"java -jar target/x.jar\"\n";
+    std::fs::write(folder.join("mainstay.toml"), stack).expect("written");
+    std::fs::write(folder.join("pom.xml"), "<project/>").expect("written");
+    let missing = mainstay(&folder, &["check"]);
+    assert_eq!(missing.status.code(), Some(3), "{}", err(&missing));
+    assert!(err(&missing).contains("there is no file target/x.jar"), "{}", err(&missing));
+    assert!(err(&missing).contains("mvn --batch-mode package"), "{}", err(&missing));
+    let named = mainstay(above.path(), &["check", "a\u{1b}[31mb"]);
+    let said = format!("{}{}", out(&named), err(&named));
+    assert!(said.contains("a\\u{1b}[31mb"), "{said}");
+    assert!(!said.contains('\u{1b}'), "{said:?}");
 }
 
 #[test]

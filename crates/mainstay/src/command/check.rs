@@ -36,7 +36,8 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     }
     let services: Vec<String> = stack.services.iter().map(|(name, service)| described(name, service)).collect();
     let verdict = if missing.is_empty() { "is valid" } else { "has no mistake, but `up` would refuse it" };
-    println!("{} {verdict}: stack {}, environment {}", place.file.display(), stack.name, stack.environment);
+    let file = crate::screen::tame(&place.file.display().to_string());
+    println!("{file} {verdict}: stack {}, environment {}", stack.name, stack.environment);
     println!("  services   {}", if services.is_empty() { "none".to_owned() } else { services.join(", ") });
     let database = stack.database.as_ref().map_or("none".to_owned(), |database| {
         let standbys = if database.standbys == 1 { "standby" } else { "standbys" };

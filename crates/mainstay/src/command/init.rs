@@ -10,7 +10,7 @@ use mainstay_types::{EnvironmentName, exit_code};
 use crate::Global;
 use crate::again;
 use crate::failure::Failure;
-use crate::init::{self, Folder, Proposal, Reason, Unread};
+use crate::init::{self, Folder, Nothing, Proposal, Reason, Unread};
 use crate::screen;
 
 #[derive(Args)]
@@ -48,7 +48,7 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
         return Err(refuse(&file, &print));
     }
     let folder = look(&dir);
-    let proposal = init::propose(&folder).map_err(|unread| nothing(&dir, &unread))?;
+    let proposal = init::propose(&folder).map_err(|nothing| refused(&dir, &nothing))?;
     let text = init::render(&proposal);
     // What we propose must be right: else it is our bug, and no file is left behind.
     mainstay_stack::parse(&text, "mainstay.toml", &EnvironmentName::default())
@@ -67,22 +67,25 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     if options.print {
         print!("{text}");
     } else {
-        println!("wrote {}", file.display());
+        println!("wrote {}", screen::tame(&file.display().to_string()));
         eprintln!("next: read it, `mainstay check`, `mainstay up`");
     }
     Ok(exit_code::DONE)
 }
 
-/// Nothing is there, or nothing that can be read.
-fn nothing(dir: &Path, unread: &[Unread]) -> Failure {
-    let text = format!("nothing in {} says how the application is started", dir.display());
-    if unread.is_empty() {
+/// Nothing is there, or nothing that can be read, or what is there does not say enough.
+fn refused(dir: &Path, nothing: &Nothing) -> Failure {
+    let mut text = format!("nothing in {} says how the application is started", dir.display());
+    let lacking = nothing.lacking.iter().map(|line| tame(line));
+    if nothing.unread.is_empty() {
+        text.extend(lacking.map(|line| format!("\n  {line}")));
         return Failure::user("MS2070", text).help(format!(
             "it understands {}; docs/guide/stack-file.md shows a stack file to begin with",
             init::KNOWN
         ));
     }
-    let lines: Vec<String> = unread.iter().map(|one| tame(&one.to_string())).collect();
+    let unread = nothing.unread.iter().map(|one| tame(&one.to_string()));
+    let lines: Vec<String> = unread.chain(lacking).collect();
     Failure::user("MS2073", lines.join("\n")).help("mend the file, and `mainstay init` again")
 }
 
@@ -159,6 +162,9 @@ fn look(dir: &Path) -> Folder {
                 continue;
             }
             let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() && init::is_manifest(&name) {
+                folder.unread.insert(relative.clone(), Unread::new(&relative, None, "it is a folder, not a file"));
+            }
             if kind.is_dir() && !init::is_skipped(&name) {
                 if depth < DEPTH {
                     open.push_back((entry.path(), format!("{relative}/"), depth + 1));

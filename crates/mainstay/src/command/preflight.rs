@@ -9,6 +9,8 @@ use mainstay_controller::programs;
 use crate::failure::Failure;
 use crate::place::Place;
 
+mod program_file;
+
 /// Looks at everything, with nothing written. What the stack file names and is not there is told all at once; it ends
 /// `up`, as a full disk or a port in use does.
 pub(crate) fn run(place: &Place) -> Result<Doors, Failure> {
@@ -36,6 +38,10 @@ pub(crate) fn missing(place: &Place) -> Vec<Failure> {
         let from = Origin { dir: &dir, project: &project, path };
         for command in [Some(&service.run), service.before.as_ref()].into_iter().flatten() {
             missing.extend(program_of(name.as_str(), command, &from).err());
+        }
+        // What runs once before may be what makes it.
+        if service.before.is_none() {
+            missing.extend(program_file::check(name.as_str(), &service.run, &dir).err());
         }
     }
     for (name, site) in &stack.sites {

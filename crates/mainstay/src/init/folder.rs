@@ -43,7 +43,7 @@ pub(crate) fn is_skipped(name: &str) -> bool {
 }
 
 /// Files whose text is wanted, by name.
-const READ: [&str; 17] = [
+const READ: [&str; 20] = [
     "Procfile",
     "Cargo.toml",
     "package.json",
@@ -61,6 +61,9 @@ const READ: [&str; 17] = [
     "routes.rb",
     "urls.py",
     "celery.py",
+    "application.properties",
+    "application.yaml",
+    "application.yml",
 ];
 
 /// Names of program texts that may hold the application's start and its routes.
@@ -71,6 +74,11 @@ pub(crate) fn is_read(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let is_wanted = name.rsplit_once('.').is_some_and(|(stem, _)| PROGRAMS.contains(&stem)) && is_program(name);
     READ.contains(&name) || is_wanted || is_compose(name) || is_dockerfile(name)
+}
+
+/// Whether a file of this name says how an application runs, whatever else is there.
+pub(crate) fn is_manifest(name: &str) -> bool {
+    super::KNOWN.split(", ").any(|known| known == name) || is_compose(name)
 }
 
 /// `Dockerfile.prod` and `prod.Dockerfile`, as a compose file names them.

@@ -3,6 +3,7 @@
 use roxmltree::{Document, Node};
 
 use super::folder::View;
+use super::spring::Settings;
 use super::text::{Command, add_service, line_of, reason};
 use super::{Part, Service};
 
@@ -38,20 +39,14 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
         .named
         .map(|(file, line)| (build.name.clone(), reason("", &view.full(file), line, "the name of the project")));
     let mut part = Part { name, ..Part::default() };
-    let mut web = Service::new(&build.name, Command::new(format!("java -jar {}", build.jar)), true);
-    web.env.insert("SERVER_PORT".to_owned(), "${PORT}".to_owned());
-    web.env.insert("SERVER_ADDRESS".to_owned(), "127.0.0.1".to_owned());
-    web.env.insert("SERVER_SHUTDOWN".to_owned(), "graceful".to_owned());
-    add_service(&mut part, view, web, (build.file, Some(spring), "Spring Boot".to_owned()));
-    if let Some(line) = build.line_of("spring-boot-starter-actuator") {
-        set_health(&mut part, "/actuator/health");
-        let why = "`spring-boot-starter-actuator`";
-        part.reasons.push(reason("health /actuator/health", &file, Some(line), why));
-    } else {
-        part.open.push(
-            "no health path was seen: spring-boot-starter-actuator gives `health = \"/actuator/health\"`".to_owned(),
-        );
+    let web = Service::new(&build.name, Command::new(format!("java -jar {}", build.jar)), true);
+    // A Procfile's programs are given these, too.
+    for (name, value) in [("SERVER_PORT", "${PORT}"), ("SERVER_ADDRESS", "127.0.0.1"), ("SERVER_SHUTDOWN", "graceful")]
+    {
+        part.env.insert(name.to_owned(), value.to_owned());
     }
+    add_service(&mut part, view, web, (build.file, Some(spring), "Spring Boot".to_owned()));
+    health(&mut part, view, &build);
     data(&mut part, view, &build);
     if build.jar.contains("${") {
         part.open.push(format!("{file} makes the jar's name of what init does not know: put its name into `run`"));
@@ -60,11 +55,33 @@ pub(super) fn read(view: &View<'_>) -> Option<Part> {
     Some(part)
 }
 
-fn set_health(part: &mut Part, path: &str) {
-    part.health = Some(path.to_owned());
+/// Where it answers whether it is well, by its dependencies and its own settings.
+fn health(part: &mut Part, view: &View<'_>, build: &Build) {
+    let settings = Settings::read(part, view);
+    settings.port(part);
+    let Some(line) = build.line_of("spring-boot-starter-actuator") else {
+        part.open.push(
+            "no health path was seen: spring-boot-starter-actuator gives `health = \"/actuator/health\"`".to_owned(),
+        );
+        return;
+    };
+    let health = match settings.health() {
+        Ok(health) => health,
+        Err(open) => return part.open.push(open),
+    };
+    part.health = Some(health.path.clone());
+    part.has_management_port = health.is_on_management;
+    if health.is_on_management {
+        part.env.insert("MANAGEMENT_SERVER_PORT".to_owned(), "${MANAGEMENT_PORT}".to_owned());
+        part.env.insert("MANAGEMENT_SERVER_ADDRESS".to_owned(), "127.0.0.1".to_owned());
+    }
     for service in &mut part.services {
         service.health.clone_from(&part.health);
+        service.has_management_port = part.has_management_port;
     }
+    let why = "`spring-boot-starter-actuator`";
+    part.reasons.push(reason(format!("health {}", health.path), &view.full(build.file), Some(line), why));
+    settings.say(part, &health);
 }
 
 fn data(part: &mut Part, view: &View<'_>, build: &Build) {

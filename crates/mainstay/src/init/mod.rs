@@ -9,6 +9,7 @@ mod docker;
 mod folder;
 mod given;
 mod java;
+mod lacking;
 mod node;
 mod procfile;
 mod python;
@@ -16,6 +17,7 @@ mod render;
 mod ruby;
 mod rust;
 mod shell;
+mod spring;
 mod text;
 mod unread;
 mod yaml;
@@ -25,7 +27,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use folder::View;
-pub(crate) use folder::{Folder, is_program, is_read, is_skipped};
+pub(crate) use folder::{Folder, is_manifest, is_program, is_read, is_skipped};
 pub(crate) use render::render;
 use text::{Command, name_of};
 pub(crate) use unread::Unread;
@@ -51,6 +53,8 @@ pub(crate) struct Service {
     /// Folder below the stack file's.
     pub(crate) dir: Option<String>,
     pub(crate) has_port: bool,
+    /// It answers whether it is well on a port of its own.
+    pub(crate) has_management_port: bool,
     pub(crate) before: Option<Command>,
     pub(crate) health: Option<String>,
     /// How many, where a file says so.
@@ -68,6 +72,7 @@ impl Service {
             run,
             dir: None,
             has_port,
+            has_management_port: false,
             before: None,
             health: None,
             instances: None,
@@ -102,6 +107,8 @@ struct Part {
     /// Runs before the first instance, unless the Procfile says another.
     before: Option<Command>,
     health: Option<String>,
+    /// `health` is asked on a port of its own.
+    has_management_port: bool,
     reasons: Vec<Reason>,
     open: Vec<String>,
 }
@@ -137,11 +144,20 @@ pub(crate) const KNOWN: &str = "Procfile, Cargo.toml, package.json, Gemfile, req
 /// Folders of a repository with several applications that are looked at; more is a collection, not an application.
 const MOST_PARTS: usize = 8;
 
+/// Why there is no proposal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nothing {
+    /// What could not be read.
+    pub(crate) unread: Vec<Unread>,
+    /// Files that were read and do not say enough, each with what it lacks.
+    pub(crate) lacking: Vec<String>,
+}
+
 /// Proposes a stack file.
 ///
 /// # Errors
-/// What could not be read, when nothing else that `init` understands is there.
-pub(crate) fn propose(folder: &Folder) -> Result<Proposal, Vec<Unread>> {
+/// What could not be read and what is lacking, when nothing says how the application is started.
+pub(crate) fn propose(folder: &Folder) -> Result<Proposal, Nothing> {
     let root = View::root(folder);
     let mut unread = unread::of(folder, &root);
     let procfile = procfile::read(&root);
@@ -163,7 +179,10 @@ pub(crate) fn propose(folder: &Folder) -> Result<Proposal, Vec<Unread>> {
     let has_services = procfile.is_some() || parts.iter().any(|part| !part.services.is_empty());
     parts.extend(compose::read(&root, has_services));
     if procfile.is_none() && !parts.iter().any(Part::says_something) {
-        return Err(unread);
+        let inner = folder.folders().into_iter().take(MOST_PARTS);
+        let views = std::iter::once(View::root(folder)).chain(inner.map(|inner| View::below(folder, &inner)));
+        let lacking = views.flat_map(|view| lacking::of(&view, &unread)).collect();
+        return Err(Nothing { unread, lacking });
     }
     let mut proposal = lay_together(folder, procfile, parts);
     proposal.open.splice(0..0, unread.iter().map(ToString::to_string));
@@ -275,7 +294,8 @@ fn put_on(service: &mut Service, env: &BTreeMap<String, String>, secrets: &[Stri
     for (key, value) in env {
         // What says where it listens is nothing to a worker.
         let is_sealed = service.secrets.contains(key);
-        if !is_sealed && (service.has_port || !value.contains("${PORT}")) {
+        let is_of_port = value.contains("${PORT}") || value.contains("${MANAGEMENT_PORT}");
+        if !is_sealed && (service.has_port || !is_of_port) {
             service.env.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
@@ -290,6 +310,7 @@ fn dress(proposal: &mut Proposal, part: &Part) {
         put_on(service, &part.env, &part.secrets);
         if service.has_port && service.health.is_none() {
             service.health.clone_from(&part.health);
+            service.has_management_port = part.has_management_port;
         }
     }
     let has_before = proposal.services.iter().any(|service| service.before.is_some());

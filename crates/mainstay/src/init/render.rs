@@ -84,7 +84,13 @@ fn service_table(out: &mut String, service: &Service) {
             Some(number) => out.push_str(&format!("instances = {number} # as the compose file says\n")),
             None => out.push_str("instances = 2 # one may die, and the other serves\n"),
         }
+        if service.has_management_port {
+            out.push_str("management_port = true # given as MANAGEMENT_PORT\n");
+        }
         match &service.health {
+            Some(path) if service.has_management_port => {
+                out.push_str(&format!("health = {{ path = {}, port = \"management\" }}\n", quoted(path)));
+            }
             Some(path) => out.push_str(&format!("health = {}\n", quoted(path))),
             None => out.push_str("# health = \"/healthz\" # a path that answers 200 when ready\n"),
         }
@@ -110,6 +116,9 @@ fn service_table(out: &mut String, service: &Service) {
 fn comment(out: &mut String, first: &str, next: &str, text: &str) {
     let mut line = first.to_owned();
     let mut is_empty = true;
+    // Names of files may hold anything, and TOML takes no such letter even in a comment.
+    let text: String =
+        text.chars().map(|letter| if letter.is_control() && letter != '\n' { '?' } else { letter }).collect();
     for word in text.split_whitespace() {
         let width = line.trim_start_matches('\n').chars().count() + word.chars().count();
         if !is_empty && width > WIDTH {

@@ -115,11 +115,10 @@ fn no_password_reaches_the_stack_file_or_what_is_said() {
 
 #[test]
 fn a_folder_without_any_known_file_has_no_proposal() {
-    assert_eq!(propose(&folder("notes", "== README.md\nhello\n== data/a.csv\n1\n")), Err(Vec::new()));
-    assert_eq!(
-        propose(&folder("library", "== Cargo.toml\n[package]\nname = \"lib\"\n== src/lib.rs\n")),
-        Err(Vec::new())
-    );
+    assert_eq!(propose(&folder("notes", "== README.md\nhello\n== data/a.csv\n1\n")), Err(Nothing::default()));
+    let nothing = propose(&folder("library", "== Cargo.toml\n[package]\nname = \"lib\"\n== src/lib.rs\n"))
+        .expect_err("a library starts nothing");
+    assert_eq!((nothing.unread.len(), nothing.lacking.len()), (0, 1), "{nothing:?}");
 }
 
 #[test]
@@ -152,7 +151,7 @@ fn unread(file: &str, bytes: &[u8]) -> String {
     let mut folder = Folder { name: "x".to_owned(), ..Folder::default() };
     folder.put(file.to_owned(), bytes);
     let all = propose(&folder).expect_err("nothing else is there");
-    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    all.unread.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 #[test]
@@ -212,6 +211,16 @@ fn no_proposal_has_the_name_of_a_part_of_ours() {
         assert_eq!(proposal.services[0].name, format!("my-{part}"));
         assert!(mainstay_stack::parse(&render(&proposal), "x", &EnvironmentName::default()).is_ok(), "{part}");
     }
+}
+
+#[test]
+fn a_file_whose_name_holds_control_characters_breaks_no_proposal() {
+    let mut folder = Folder { name: "x".to_owned(), ..Folder::default() };
+    folder.put("Procfile".to_owned(), b"web: ./server --port $PORT\n");
+    folder.put_unread("a\u{1b}[31m\u{7}".to_owned(), "it is not a file");
+    let text = render(&propose(&folder).expect("a proposal"));
+    assert!(text.contains("a?[31m?"), "{text}");
+    assert!(mainstay_stack::parse(&text, "x", &EnvironmentName::default()).is_ok(), "{text}");
 }
 
 #[test]

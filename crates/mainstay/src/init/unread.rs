@@ -45,7 +45,8 @@ pub(crate) fn decoded(path: &str, bytes: &[u8]) -> Result<String, Unread> {
         }
         [0xef, 0xbb, 0xbf, rest @ ..] | rest => match std::str::from_utf8(rest) {
             Ok(text) => text.to_owned(),
-            Err(_) if is_program(path) => String::from_utf8_lossy(rest).into_owned(),
+            // Java's properties are Latin 1 of old.
+            Err(_) if is_program(path) || path.ends_with(".properties") => String::from_utf8_lossy(rest).into_owned(),
             Err(error) => {
                 let at = error.valid_up_to();
                 let line = rest.get(..at).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count() + 1;
