@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The database cluster with 0, 2 and 3 standbys and every durability: used, attacked, looked at; on real processes.
+# The database cluster with 0, 2, 3 and 5 standbys and every durability: used, attacked, looked at; on real processes.
 # Needs a built program (MAINSTAY names another than the release build's) and psql; leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -115,6 +115,28 @@ two_standbys() {
   [ "$(told StandbyRepointed 'postgres-b follows postgres-c')" -ge 1 ] || fail "no event StandbyRepointed"
   on_new_timeline() { [ "$(direct b 'SELECT received_tli FROM pg_stat_wal_receiver') $(direct a 'SELECT received_tli FROM pg_stat_wal_receiver')" = "2 2" ]; }
   until_so "all are on the new timeline" on_new_timeline
+}
+
+# The most that there may be: one takes over, four follow it, and the former primary comes back.
+five_standbys() {
+  local one
+  waits_for "five standbys: any one of five" "ANY 1 (mainstay_b, mainstay_c, mainstay_d, mainstay_e, mainstay_f)"
+  : >"$SCRATCH/acknowledged"
+  start_writer 0
+  until_so "writes are acknowledged" wrote 5
+  kill -KILL "$(pid_of postgres-a)"
+  another() { [ "$(primary)" != a ]; }
+  until_so "another takes over" another
+  all_stream() { [ "$(ms db replicas | grep -c 'streaming  wait')" = 5 ]; }
+  until_so "five follow it, and commits wait for any of them" all_stream
+  stop_writer
+  nothing_lost 10
+  one=$(primary)
+  [ "$(told StandbyRepointed "follows postgres-$one")" -ge 1 ] || fail "no event StandbyRepointed"
+  for one in $(for one in a b c d e f; do [ "$one" = "$(primary)" ] || echo "$one"; done); do
+    has_all() { [ "$(direct "$one" "SELECT count(*) FROM ledger")" = "$(sql "SELECT count(*) FROM ledger")" ]; }
+    until_so "$one has every row" has_all
+  done
 }
 
 # Every member is started anew, and nobody notices.
@@ -238,6 +260,11 @@ nothing_runs
 say "three standbys, strict"
 bring_up three 3 strict
 strict
+ms down >/dev/null
+nothing_runs
+say "five standbys, balanced"
+bring_up five 5 balanced
+five_standbys
 ms down >/dev/null
 nothing_runs
 say "no standby"

@@ -337,7 +337,9 @@ impl Tracker {
     /// All that is in flight belongs to one transaction that has an end of its own, and no end was sent.
     fn is_uncommitted(&self) -> bool {
         let all = || self.doings();
-        let is_text_passing = matches!(self.passing, Some(Passing::Text { .. }));
+        // A server does not begin a message that it does not have to its end. Outside of a transaction that is not told
+        // apart: what follows it there is none of one.
+        let is_text_passing = self.status == IDLE && matches!(self.passing, Some(Passing::Text { .. }));
         // Behind a BEGIN that fails, the next cycle would be a transaction of its own.
         let is_opened = || all().count() == 1 && all().all(|doing| doing.opens);
         !is_text_passing && !all().any(|doing| doing.ends) && (self.status != IDLE || is_opened())

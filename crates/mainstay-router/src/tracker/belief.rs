@@ -89,7 +89,12 @@ impl Tracker {
             Effect::Forget { name } => Some((name.to_vec(), None)),
             Effect::Nothing | Effect::Unnamed { .. } => None,
         });
-        coming.chain([(Vec::new(), self.unnamed_leaves)]).collect()
+        let unnamed = match &self.passing {
+            // What takes its place, of the part that was seen: a Bind that comes means this one.
+            Some(Passing::Text { glance, text: Text::Unnamed { .. } }) => leaves((**glance).clone().finish()),
+            Some(_) | None => self.unnamed_leaves,
+        };
+        coming.chain([(Vec::new(), unnamed)]).collect()
     }
 
     /// A text that is all there goes to the server.

@@ -297,6 +297,46 @@ fn a_prepared_set_that_sql_names_changes_settings() {
 }
 
 #[test]
+fn a_text_that_has_not_come_to_its_end_is_not_executed() {
+    let begun = |tracker: &mut Tracker, message: &[u8]| {
+        tracker.sent(message[0], &message[..9_000], false, Instant::now());
+    };
+    let long = "x".repeat(20_000);
+    for message in
+        [simple(&format!("insert into t values ('{long}')")), parse("", &format!("insert into t values ('{long}')"))]
+    {
+        let mut tracker = in_transaction();
+        begun(&mut tracker, &message);
+        assert_eq!(tracker.fate(), Fate::Abort);
+        // Behind a COMMIT that is not answered.
+        let mut tracker = in_transaction();
+        sent(&mut tracker, &simple("commit"));
+        begun(&mut tracker, &message);
+        assert_eq!(tracker.fate(), Fate::Unknown);
+    }
+    // Once it is whole it may have been.
+    let mut tracker = in_transaction();
+    let message = simple(&format!("insert into t values ('{long}'); commit"));
+    begun(&mut tracker, &message);
+    assert_eq!(tracker.fate(), Fate::Abort);
+    tracker.sent_more(&message[9_000..], true);
+    assert_eq!(tracker.fate(), Fate::Unknown);
+}
+
+#[test]
+fn an_unnamed_statement_that_streams_takes_the_place_of_the_former_one() {
+    let mut tracker = Tracker::new();
+    sent(&mut tracker, &parse("", "begin"));
+    assert_eq!(tracker.meant().get([].as_slice()), Some(&Some(true)));
+    for (text, leaves) in [("insert into t values ('", None), ("begin --", Some(true)), ("commit --", Some(false))] {
+        let message = parse("", &format!("{text}{}')", "x".repeat(20_000)));
+        tracker.sent(message[0], &message[..9_000], false, Instant::now());
+        assert_eq!(tracker.meant().get([].as_slice()), Some(&leaves), "{text}");
+        tracker.sent_more(&message[9_000..], true);
+    }
+}
+
+#[test]
 fn a_prepared_set_that_streams_changes_settings_whenever_it_is_executed() {
     let mut tracker = Tracker::new();
     let message = parse("", &format!("set search_path = '{}'", "y".repeat(20_000)));

@@ -9,12 +9,29 @@ use tokio::net::TcpStream;
 
 pub(crate) struct Raw {
     pub(crate) stream: TcpStream,
+    address: SocketAddr,
+    /// Process and secret, as a cancel request names them.
+    key: Vec<u8>,
+    /// Read already, and not taken yet.
+    back: Option<(u8, Vec<u8>)>,
+    /// The newest error, for who finds the connection closed.
+    last: String,
+}
+
+/// What was answered up to and with ReadyForQuery.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Kinds of the messages; for errors their SQLSTATE.
+    pub(crate) kinds: Vec<String>,
+    /// The first column of each row, or each line of a COPY.
+    pub(crate) rows: Vec<String>,
 }
 
 impl Raw {
     /// Logged in, ready for a query.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let mut raw = Self { stream: TcpStream::connect(address).await.unwrap() };
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut raw = Self { stream, address, key: Vec::new(), back: None, last: String::new() };
         let mut startup = vec![0, 3, 0, 0];
         startup.extend_from_slice(b"user\0app\0database\0app\0\0");
         raw.send_sized(&[], &startup).await;
@@ -28,8 +45,31 @@ impl Raw {
         let last = scram.message().to_vec();
         raw.send(b'p', &last).await;
         scram.finish(&raw.next().await.1[4..]).unwrap();
-        while raw.next().await.0 != b'Z' {}
-        raw
+        loop {
+            match raw.next().await {
+                (b'K', key) => raw.key = key,
+                (b'Z', _) => return raw,
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks on a connection of its own that what this session does is ended.
+    pub(crate) async fn cancel(&self) {
+        let mut message = vec![0, 0, 0, 16, 4, 210, 22, 46];
+        message.extend_from_slice(&self.key);
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(&message).await.unwrap();
+        // Closed by the other side when it was taken.
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    }
+
+    /// The first message of an answer, which is read again with the rest.
+    pub(crate) async fn peek(&mut self) -> u8 {
+        let message = self.next().await;
+        let kind = message.0;
+        self.back = Some(message);
+        kind
     }
 
     async fn send_sized(&mut self, head: &[u8], body: &[u8]) {
@@ -68,13 +108,20 @@ impl Raw {
 
     /// The next message; notices and parameters are passed over.
     pub(crate) async fn next(&mut self) -> (u8, Vec<u8>) {
+        if let Some(message) = self.back.take() {
+            return message;
+        }
         loop {
             let mut head = [0; 5];
             let read = tokio::time::timeout(Duration::from_secs(30), self.stream.read_exact(&mut head));
-            read.await.expect("a message in 30 s").unwrap();
+            let read = read.await.expect("a message in 30 s");
+            assert!(read.is_ok(), "{read:?} after {:?}", self.last);
             let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize - 4;
             let mut body = vec![0; length];
             self.stream.read_exact(&mut body).await.unwrap();
+            if head[0] == b'E' {
+                self.last = String::from_utf8_lossy(&body).replace('\0', " ");
+            }
             if !matches!(head[0], b'N' | b'S') {
                 return (head[0], body);
             }
@@ -96,20 +143,30 @@ impl Raw {
 
     /// Kinds of the messages up to and with ReadyForQuery; for errors their SQLSTATE.
     pub(crate) async fn cycle(&mut self) -> Vec<String> {
-        let mut kinds = Vec::new();
+        self.whole().await.kinds
+    }
+
+    /// The same with what it brought.
+    pub(crate) async fn whole(&mut self) -> Answer {
+        let mut answer = Answer::default();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         loop {
             let (kind, body) = self.next().await;
             match kind {
                 b'E' => {
                     let at = body.windows(2).position(|part| part == b"\0C").unwrap();
-                    kinds.push(String::from_utf8_lossy(&body[at + 2..at + 7]).into_owned());
+                    answer.kinds.push(text(&body[at + 2..at + 7]));
+                    continue;
                 }
                 b'Z' => {
-                    kinds.push(format!("Z{}", char::from(body[0])));
-                    return kinds;
+                    answer.kinds.push(format!("Z{}", char::from(body[0])));
+                    return answer;
                 }
-                kind => kinds.push(char::from(kind).to_string()),
+                b'D' => answer.rows.push(text(&body[6..])),
+                b'd' => answer.rows.push(text(&body)),
+                _ => {}
             }
+            answer.kinds.push(char::from(kind).to_string());
         }
     }
 }
