@@ -164,6 +164,27 @@ fn end_quietly_when_nobody_reads() {
     }));
 }
 
+/// clap's error without commands that nobody types: it takes them for what was meant.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    use clap::CommandFactory;
+    use clap::error::{ContextKind, ContextValue};
+    let root = Cli::command();
+    let is_shown = |name: &String| root.find_subcommand(name).is_none_or(|command| !command.is_hide_set());
+    let names: Vec<String> = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(names)) => names.iter().filter(|name| is_shown(name)).cloned().collect(),
+        Some(ContextValue::String(name)) => vec![name.clone()].into_iter().filter(is_shown).collect(),
+        _ => return error,
+    };
+    error.remove(ContextKind::SuggestedSubcommand);
+    if !names.is_empty() {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+    } else if matches!(error.get(ContextKind::Suggested), Some(ContextValue::StyledStrs(tips)) if tips.is_empty()) {
+        // An empty list of further tips is a blank line.
+        error.remove(ContextKind::Suggested);
+    }
+    error
+}
+
 /// clap's own words, with the code that other errors have.
 fn print_usage(error: &clap::Error) {
     let words = error.render();
@@ -177,6 +198,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = without_hidden(error);
             let mut arguments = std::env::args_os().skip(1).take_while(|argument| argument != "--");
             if error.use_stderr() && arguments.any(|argument| argument == "--json") {
                 let failure = Failure::usage(&error);
@@ -277,5 +299,25 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         | Command::Manual(_)
         | Command::Check(_)
         | Command::Config(_) => Err(Failure::bug("a command without async runtime was sent to it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_nobody_types_is_never_what_was_meant() {
+        for (typed, wanted) in
+            [("walget", None), ("thaw", None), ("backupjob", Some("'backup'")), ("statsu", Some("'status'"))]
+        {
+            let error = Cli::try_parse_from(["mainstay", typed]).map(|_| ()).expect_err("unknown");
+            let text = without_hidden(error).to_string();
+            assert!(!text.contains("\n\n\n"), "{typed}: {text}");
+            for hidden in ["wal-get", "wal-push", "thaw-later", "backup-job", "store-copy"] {
+                assert!(!text.contains(hidden), "{typed}: {text}");
+            }
+            assert!(wanted.is_none_or(|wanted| text.contains(wanted)), "{typed}: {text}");
+        }
     }
 }

@@ -224,6 +224,17 @@ fn bash_completes_commands_and_options() {
     };
     assert_eq!(complete("mainstay dri").trim(), "drill");
     assert_eq!(complete("mainstay up --det").trim(), "--detach");
+    // Names, and nothing that nobody types.
+    assert_eq!(complete("mainstay drill database-cr").trim(), "database-crash");
+    assert_eq!(complete("mainstay explain MS207").trim(), "MS2070 MS2071 MS2072 MS2073");
+    for hidden in ["thaw", "backup-j", "store-c", "wal"] {
+        assert_eq!(complete(&format!("mainstay {hidden}")).trim(), "", "{hidden}");
+    }
+    let stack = "stack = \"shop\"\n[service.front-page]\nrun = \"./x\"\n";
+    std::fs::write(folder.path().join("mainstay.toml"), stack).expect("written");
+    for command in ["logs", "env", "run", "exec", "scale", "explain"] {
+        assert_eq!(complete(&format!("mainstay {command} fro")).trim(), "front-page", "{command}");
+    }
 }
 
 /// Not by a macro of printing: the harness keeps that to itself while a test passes.
@@ -259,10 +270,12 @@ fn zsh_and_fish_load_their_completions() {
     if let Some(said) = in_shell("zsh", folder.path(), zsh) {
         assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["_mainstay", "loaded"]);
     }
-    let fish = "source mainstay.fish; complete -C 'mainstay dri'; complete -C 'mainstay up --det'";
+    std::fs::write(folder.path().join("mainstay.toml"), "[service.front-page]\n").expect("written");
+    let fish = "source mainstay.fish; complete -C 'mainstay dri'; complete -C 'mainstay up --det'; \
+                complete -C 'mainstay drill database-cr'; complete -C 'mainstay env fro'";
     if let Some(said) = in_shell("fish", folder.path(), fish) {
         let words: Vec<&str> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
-        assert_eq!(words, ["drill", "--detach"]);
+        assert_eq!(words, ["drill", "--detach", "database-crash", "front-page"]);
     }
 }
 

@@ -32,7 +32,8 @@ pub(crate) struct Options {
     /// A dump (SQL text, custom or tar archive, each also gzipped; a folder of pg_dump), `-` for one on the standard
     /// input, or a postgres:// URL
     source: String,
-    /// Tables that are there already move to a schema before_import_TIME first, in the same transaction
+    /// All of the schema public (tables, views, functions, types) becomes the schema before_import_TIME first, in the same
+    /// transaction; other schemas stay
     #[arg(long)]
     replace: bool,
 }
@@ -104,7 +105,7 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
         Some(format!("before_import_{}", stamp(screen::now())))
     } else {
         return Err(Failure::refused("MS4004", "the database has tables already; an import would mix with them").help(
-            "--replace moves them to a schema of their own first (nothing is deleted); `mainstay db psql -- -c '\\dt'` lists them",
+            "--replace moves all of the schema public aside first (nothing is deleted); `mainstay db psql -- -c '\\dt'` lists them",
         ));
     };
     if let Some((scheme, _)) = options.source.split_once("://").filter(|_| !is_url(&options.source)) {
@@ -504,9 +505,13 @@ fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) ->
     let mut said = Said::of(psql.stderr.take());
     let mut rows = Rows::of(psql.stdout.take());
     let progress = Progress::begin(talk && std::io::stderr().is_terminal(), &rows.count);
-    let filter = match feed(&mut source, &mut psql, aside, &progress) {
+    let key = format!("mainstay{:x}", screen::now().as_micros());
+    let preamble = preamble(&key, aside);
+    // What psql counts as well, and is no line of the dump.
+    let before = preamble.lines().count();
+    let filter = match feed(&mut source, &mut psql, (&preamble, &key), &progress) {
         Ok(filter) => filter,
-        Err(Fault::Psql) => return Err(psql_failed(psql, &mut said)),
+        Err(Fault::Psql) => return Err(psql_failed(psql, &mut said, before)),
         Err(Fault::Source(failure)) => {
             psql.kill().ok();
             psql.wait().ok();
@@ -517,7 +522,7 @@ fn pump(mut source: Source, target: &Target, aside: Option<&str>, talk: bool) ->
     drop(psql.stdin.take());
     let status = psql.wait().map_err(|error| no_psql(&error))?;
     if !status.success() {
-        return Err(refused_by_psql(&said.all()));
+        return Err(refused_by_psql(&said.all(), before));
     }
     Ok((filter, rows.all()))
 }
@@ -541,16 +546,20 @@ fn stop(makers: &mut [Maker]) {
     }
 }
 
-fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, progress: &Progress) -> Result<Filter, Fault> {
+/// What is said before the dump.
+fn preamble(key: &str, aside: Option<&str>) -> String {
+    let preamble = import::preamble(key);
+    let Some(schema) = aside else { return preamble };
+    // In the same transaction, but before psql is restricted to what the dump says.
+    let moved = format!("ALTER SCHEMA public RENAME TO {schema};\nCREATE SCHEMA public;\n\\restrict");
+    preamble.replacen("\\restrict", &moved, 1)
+}
+
+/// `around`: what is said before the dump, and the key that ends it.
+fn feed(source: &mut Source, psql: &mut Child, around: (&str, &str), progress: &Progress) -> Result<Filter, Fault> {
+    let (preamble, key) = around;
     let mut out = psql.stdin.take().ok_or_else(|| Failure::bug("psql has no input"))?;
-    let key = format!("mainstay{:x}", screen::now().as_micros());
     let mut send = |bytes: &[u8]| out.write_all(bytes).map_err(|_| Fault::Psql);
-    let mut preamble = import::preamble(&key);
-    if let Some(schema) = aside {
-        // In the same transaction, but before psql is restricted to what the dump says.
-        let moved = format!("ALTER SCHEMA public RENAME TO {schema};\nCREATE SCHEMA public;\n\\restrict");
-        preamble = preamble.replacen("\\restrict", &moved, 1);
-    }
     send(preamble.as_bytes())?;
     let mut filter = Filter::default();
     let mut part = Vec::new();
@@ -566,6 +575,9 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, progress: &P
             Ok(taken) => {
                 if taken.passes {
                     send(part.get(..taken.bytes).unwrap_or_default())?;
+                } else if part.get(..taken.bytes).is_some_and(|bytes| bytes.ends_with(b"\n")) {
+                    // psql counts lines, and names those of the dump.
+                    send(b"\n")?;
                 }
                 part.drain(..taken.bytes);
             }
@@ -586,7 +598,7 @@ fn feed(source: &mut Source, psql: &mut Child, aside: Option<&str>, progress: &P
         let why = if filter.is_empty() && !filter.is_cut_off() { "nothing is in it" } else { "it is cut off" };
         return Err(Failure::user("MS2031", format!("{}: {why}", source.what)).help("nothing was imported").into());
     }
-    send(import::end(&key).as_bytes())?;
+    send(import::end(key).as_bytes())?;
     psql.stdin = Some(out);
     Ok(filter)
 }
@@ -613,16 +625,17 @@ fn ended_well(maker: &mut Maker) -> Result<(), Failure> {
         .help("nothing was imported, the database is as it was"))
 }
 
-fn psql_failed(mut psql: Child, said: &mut Said) -> Failure {
+fn psql_failed(mut psql: Child, said: &mut Said, before: usize) -> Failure {
     drop(psql.stdin.take());
     match psql.wait() {
-        Ok(_) => refused_by_psql(&said.all()),
+        Ok(_) => refused_by_psql(&said.all(), before),
         Err(error) => no_psql(&error),
     }
 }
 
-fn refused_by_psql(stderr: &[u8]) -> Failure {
-    let words = last_words(stderr);
+/// `before`: lines of psql's input that are none of the dump.
+fn refused_by_psql(stderr: &[u8], before: usize) -> Failure {
+    let words = of_dump(&last_words(stderr), before);
     let help = if words.contains("\\restrict") {
         "this psql is too old to run a foreign dump safely: apt-get install --only-upgrade postgresql-client"
     } else {
@@ -631,10 +644,41 @@ fn refused_by_psql(stderr: &[u8]) -> Failure {
     Failure::failed("MS1013", format!("PostgreSQL refused the dump: {words}")).help(help)
 }
 
+/// `psql:<stdin>:12: ERROR` as `line 7: ERROR`, when five lines of psql's input stand before the dump.
+fn of_dump(words: &str, before: usize) -> String {
+    const MARK: &str = "psql:<stdin>:";
+    let mut parts = words.split(MARK);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let number = part.split_once(':').and_then(|(number, rest)| Some((number.parse::<usize>().ok()?, rest)));
+        match number.filter(|(number, _)| *number > before) {
+            Some((number, rest)) => out.push_str(&format!("line {}:{rest}", number - before)),
+            None => out.push_str(&format!("{MARK}{part}")),
+        }
+    }
+    out
+}
+
 /// The last lines of what a program said.
 fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let from = lines.len().saturating_sub(5);
     lines.get(from..).unwrap_or_default().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_psql_names_are_those_of_the_dump() {
+        let words = "psql:<stdin>:12: ERROR:  no table x; LINE 1: SELECT; psql:<stdin>:5: error: invalid \\restrict";
+        let of_dump = of_dump(words, 5);
+        assert_eq!(of_dump, "line 7: ERROR:  no table x; LINE 1: SELECT; psql:<stdin>:5: error: invalid \\restrict");
+        // As many lines as psql is given.
+        let count = |aside| preamble("k", aside).matches('\n').count();
+        assert_eq!((count(None), preamble("k", None).lines().count()), (3, 3));
+        assert_eq!((count(Some("x")), preamble("k", Some("x")).lines().count()), (5, 5));
+    }
 }

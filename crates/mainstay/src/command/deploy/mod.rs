@@ -109,24 +109,20 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     let took = screen::took(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
     let release = incoming.release(&place, options, &packed)?;
     let live = releases::load(&place.paths, known.live).ok();
-    if !global.json {
-        let commit = release.commit.as_ref().map(|commit| {
-            let dirty = if release.is_dirty { ", files differ from it" } else { "" };
-            format!("; commit {}{dirty}", commit.get(..9).unwrap_or(commit))
-        });
-        let text = format!(
-            "{}, {}…{}  {took}",
-            pack::size(packed.files, packed.bytes),
-            &packed.hash[..12],
-            commit.unwrap_or_default()
-        );
-        board::say("release", &text);
+    let changes = (!global.json || options.plan).then(|| {
         let text = std::fs::read_to_string(place.paths.stack_file()).unwrap_or_default();
-        for line in
-            show::changes(&text, &incoming.text()?, &release, live.as_ref(), place.parsed.stack.environment.as_str())
-        {
-            board::say("changes", &line);
-        }
+        let environment = place.parsed.stack.environment.as_str();
+        Ok::<_, Failure>(show::changes(&text, &incoming.text()?, &release, live.as_ref(), environment))
+    });
+    let changes = changes.transpose()?.unwrap_or_default();
+    if global.json && options.plan {
+        // Nothing but this: a plan is no deployment.
+        println!("{}", show::plan(&release, known.live, live.as_ref(), &changes));
+        return Ok(exit_code::DONE);
+    }
+    if !global.json {
+        board::say("release", &format!("{}  {took}", described(&release, &packed)));
+        changes.iter().for_each(|line| board::say("changes", line));
     }
     if options.plan {
         println!("{}", again::text("nothing was changed: `mainstay deploy` does it"));
@@ -144,6 +140,15 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         return show::rollout(global, &status);
     }
     follow::run(global, &client, &logs, (status.release, false)).await
+}
+
+fn described(release: &Release, packed: &pack::Packed) -> String {
+    let commit = release.commit.as_ref().map(|commit| {
+        let dirty = if release.is_dirty { ", files differ from it" } else { "" };
+        format!("; commit {}{dirty}", commit.get(..9).unwrap_or(commit))
+    });
+    let size = pack::size(packed.files, packed.bytes);
+    format!("{size}, {}…{}", &packed.hash[..12], commit.unwrap_or_default())
 }
 
 pub(crate) async fn rollback(global: &Global, options: &RollbackOptions) -> Result<u8, Failure> {

@@ -169,6 +169,14 @@ fn print_evidence(evidence: &[serde_json::Value]) {
     }
 }
 
+/// What a deployment would do, for programs. `same_files` is null where nobody can tell.
+pub(super) fn plan(release: &Release, live: u64, before: Option<&Release>, changes: &[String]) -> serde_json::Value {
+    let same_files = before.map(|before| before.hash == release.hash);
+    serde_json::json!({"live": live, "hash": release.hash, "files": release.files, "bytes": release.bytes,
+        "source": release.source, "commit": release.commit, "is_dirty": release.is_dirty,
+        "migrations": release.migrations, "same_files": same_files, "changes": changes, "is_deployed": false})
+}
+
 /// What a release changes, a line each.
 pub(super) fn changes(
     live: &str,
@@ -232,4 +240,44 @@ fn parts(old: &Stack, new: &Stack) -> Vec<String> {
         lines.push("[target]: changed".to_owned());
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::Timestamp;
+
+    use super::*;
+
+    fn release(hash: &str) -> Release {
+        Release {
+            number: 2,
+            made_at: Timestamp::from_micros(0),
+            by: "ada".to_owned(),
+            environment: EnvironmentName::default(),
+            hash: hash.repeat(12),
+            files: 2,
+            bytes: 463,
+            source: "folder".to_owned(),
+            commit: None,
+            is_dirty: false,
+            migrations: Vec::new(),
+            folder: String::new(),
+            state: mainstay_api::ReleaseState::Live,
+            since: Timestamp::from_micros(0),
+            reason: None,
+        }
+    }
+
+    /// `deploy --plan --json` printed words when there was nothing to do.
+    #[test]
+    fn a_plan_says_to_programs_that_nothing_would_change() {
+        let stack = "stack = \"shop\"\n[service.web]\nrun = \"./web\"\n";
+        let (new, same, other) = (release("ab"), release("ab"), release("cd"));
+        let changes = changes(stack, stack, &new, Some(&same), "development");
+        let value = plan(&new, 2, Some(&same), &changes);
+        assert_eq!(value["changes"], serde_json::json!(["files: none"]));
+        assert_eq!((&value["same_files"], &value["is_deployed"]), (&true.into(), &false.into()));
+        assert_eq!(plan(&new, 2, Some(&other), &[])["same_files"], false);
+        assert!(plan(&new, 1, None, &[])["same_files"].is_null(), "nobody can tell");
+    }
 }

@@ -102,6 +102,9 @@ const REPORT: &str = "report";
 /// What stands in place of a name to see whether a report is what was written.
 const VERIFY: &str = "verify";
 
+/// All of these.
+pub(super) const WORDS: [&str; 3] = [HISTORY, REPORT, VERIFY];
+
 /// Says how rounds went.
 struct Talk<'a> {
     is_quiet: bool,

@@ -44,7 +44,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ("db", &[("mainstay db info", "who is primary, how far standbys are, what is set")]),
     ("db import", &[
         ("mainstay db import dump.sql.gz", "a dump, in one transaction"),
-        ("mainstay db import --replace postgres://db.example.org/shop", "a database that runs; tables of the same name step aside"),
+        ("mainstay db import --replace postgres://db.example.org/shop", "a database that runs; all of the schema public steps aside"),
     ]),
     ("db psql", &[("mainstay db psql -- -c 'select count(*) from users'", "a statement through the router")]),
     ("db info", &[("mainstay db info", "who is primary, how far standbys are, what is set")]),
