@@ -211,10 +211,15 @@ fn is_written(value: &str) -> bool {
     is_value(value) && !value.starts_with(['$', '%'])
 }
 
+/// `/NAME:VALUE`, as programs from Windows have it.
+fn slashed(word: &str) -> Option<(&str, &str)> {
+    word.strip_prefix('/')?.split_once(':').filter(|(name, _)| !name.contains('/'))
+}
+
 /// `NAME=VALUE`, as in `-Dapp.password=X`, `?token=X`, `Host=db;Password=X`.
 fn has_pair(text: &str) -> bool {
     let is_of_value = |letter: char| is_end(letter) || matches!(letter, ',' | '?' | '#');
-    text.split(is_of_value).filter_map(|word| word.split_once('=')).any(|(name, value)| {
+    text.split(is_of_value).filter_map(|word| word.split_once('=').or_else(|| slashed(word))).any(|(name, value)| {
         let name = name.trim().trim_start_matches('-');
         let is_path = name.eq_ignore_ascii_case("pwd") && value.starts_with('/');
         !name.is_empty() && is_secret_inside(name, value) && is_written(value) && !is_path
