@@ -233,10 +233,40 @@ async fn install(global: &Global, unit: &Unit, start: bool) -> Result<u8, Failur
     }
     println!("{}", if start { "runs now, and from now on with the machine" } else { "runs from the next boot on" });
     if !unit.is_root {
-        println!("it ends with your last session, unless: loginctl enable-linger");
+        println!("{}", lingering(is_lingering(Path::new(LINGER), &user_name())));
     }
     println!("undo: {}", again::command("service remove"));
     Ok(exit_code::DONE)
+}
+
+/// Where systemd notes whose units outlive their sessions, a file for each user.
+const LINGER: &str = "/var/lib/systemd/linger";
+
+fn is_lingering(folder: &Path, user: &str) -> bool {
+    !user.is_empty() && folder.join(user).exists()
+}
+
+fn lingering(is_on: bool) -> &'static str {
+    if is_on {
+        "it outlives your sessions: lingering is on"
+    } else {
+        "it ends with your last session, unless: loginctl enable-linger"
+    }
+}
+
+/// The name of who calls; of users who stand elsewhere than in the machine's own list, as their session says.
+fn user_name() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name_in(&users, uid).or_else(|| std::env::var("USER").ok()).filter(|name| !name.contains('/')).unwrap_or_default()
+}
+
+fn name_in(users: &str, uid: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
 }
 
 /// Copies the running program to where the unit looks for it, if it is not that one.
@@ -358,6 +388,19 @@ mod tests {
         ] {
             assert!(text.lines().any(|one| one == line), "{line:?} is not in:\n{text}");
         }
+    }
+
+    #[test]
+    fn lingering_is_asked_for_only_where_it_is_off() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::write(folder.path().join("ada"), "").expect("written");
+        assert!(lingering(is_lingering(folder.path(), "ada")).contains("lingering is on"));
+        for other in ["ben", ""] {
+            assert!(lingering(is_lingering(folder.path(), other)).contains("loginctl enable-linger"));
+        }
+        let users = "root:x:0:0:root:/root:/bin/sh\nbroken\nada:x:1000:1000::/home/ada:/bin/sh\n";
+        assert_eq!(name_in(users, 1000).as_deref(), Some("ada"));
+        assert_eq!(name_in(users, 4711), None);
     }
 
     #[test]
