@@ -151,6 +151,34 @@ impl Secrets {
     }
 }
 
+/// Hides a stack's secrets in what programs print: a release command that fails tells what it was given.
+#[derive(Debug)]
+pub struct Mask(Vec<Secret>);
+
+/// What stands for a secret.
+const HIDDEN: &str = "***";
+/// Shorter ones are words like any other: ours have 40 letters, those that people set are longer than this.
+const SHORTEST: usize = 6;
+
+impl Mask {
+    /// Of the stack with this state folder. Where its secrets cannot be opened there is nothing to hide by; nothing is
+    /// made there.
+    pub fn of(state: &Path) -> Self {
+        let is_there = ["secrets.age", "identity.age"].iter().all(|file| state.join(file).exists());
+        let secrets = is_there.then(|| Secrets::open(state).ok()).flatten();
+        let mut values: Vec<Secret> = secrets.map(|secrets| secrets.values.into_values().collect()).unwrap_or_default();
+        values.retain(|value| value.expose().len() >= SHORTEST);
+        // One may be a part of another.
+        values.sort_by_key(|value| std::cmp::Reverse(value.expose().len()));
+        Self(values)
+    }
+
+    /// The text without them.
+    pub fn hide(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), HIDDEN))
+    }
+}
+
 fn expose(identity: &age::x25519::Identity) -> String {
     use age::secrecy::ExposeSecret;
     identity.to_string().expose_secret().to_owned()
@@ -171,6 +199,19 @@ mod tests {
         assert_eq!(again.get("app"), Some(&made));
         let sealed = std::fs::read(folder.path().join("secrets.age")).expect("reads");
         assert!(!sealed.windows(made.expose().len()).any(|part| part == made.expose().as_bytes()));
+    }
+
+    #[test]
+    fn a_mask_hides_every_secret_and_makes_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        assert_eq!(Mask::of(folder.path()).hide("a b"), "a b");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0, "a look makes no identity");
+        let mut secrets = Secrets::open(folder.path()).expect("opens");
+        let made = secrets.get_or_make("named:API_TOKEN").expect("makes");
+        secrets.set("named:LONG", &Secret::new(format!("{}x", made.expose()))).expect("sealed");
+        secrets.set("named:SHORT", &Secret::new("at")).expect("sealed");
+        let text = format!("cannot log in at http://u:{0}@h/ with {0}x", made.expose());
+        assert_eq!(Mask::of(folder.path()).hide(&text), "cannot log in at http://u:***@h/ with ***");
     }
 
     #[test]

@@ -18,14 +18,14 @@ const ABOUT_NO_STACK: [&str; 5] = ["init", "explain", "schema", "completions", "
 #[derive(Debug, PartialEq, Eq)]
 struct Call {
     program: String,
-    /// Options that choose the stack, with a space before each; empty when none was given.
-    options: String,
+    /// Options that choose the stack, with their values.
+    options: Vec<(&'static str, String)>,
 }
 
 impl Call {
     fn new(program: &str, global: &Global) -> Self {
-        let mut options = String::new();
-        let mut option = |name: &str, value: &str| options.push_str(&format!(" {name} {}", quoted(value)));
+        let mut options = Vec::new();
+        let mut option = |name: &'static str, value: &str| options.push((name, quoted(value)));
         if let Some(file) = &global.file {
             option("--file", &file.display().to_string());
         }
@@ -41,9 +41,20 @@ impl Call {
     fn command(&self, rest: &str) -> String {
         let verb = rest.split(' ').next().unwrap_or_default();
         // A text that went through here before has them.
-        let has_them = format!(" {rest} ").starts_with(&format!("{} ", self.options));
-        let options = if ABOUT_NO_STACK.contains(&verb) || has_them { "" } else { &self.options };
+        let has_them = format!(" {rest} ").starts_with(&format!("{} ", self.words(|_| true)));
+        if ABOUT_NO_STACK.contains(&verb) || has_them {
+            return format!("{} {rest}", self.program);
+        }
+        // One that the command names itself would stand there twice, which is refused.
+        let own = rest.split(" -- ").next().unwrap_or(rest);
+        let options = self.words(|name| !own.split(' ').any(|word| word == name));
         format!("{}{options} {rest}", self.program)
+    }
+
+    /// The options with a space before each; empty when none was given.
+    fn words(&self, is_wanted: impl Fn(&str) -> bool) -> String {
+        let wanted = self.options.iter().filter(|(name, _)| is_wanted(name));
+        wanted.map(|(name, value)| format!(" {name} {value}")).collect()
     }
 
     /// Options stand before the command's name: after it they could belong to a command that is run.
@@ -89,7 +100,7 @@ pub(crate) fn remember(global: &Global, about: Option<&Path>) {
 }
 
 fn call() -> &'static Call {
-    CALL.get_or_init(|| Call { program: "mainstay".to_owned(), options: String::new() })
+    CALL.get_or_init(|| Call { program: "mainstay".to_owned(), options: Vec::new() })
 }
 
 /// A command about this stack: `status` becomes `mainstay --state /srv/s status`.
@@ -100,7 +111,7 @@ pub(crate) fn command(rest: &str) -> String {
 /// What stands before the name of a command about this stack.
 pub(crate) fn prefix() -> String {
     let call = call();
-    format!("{}{}", call.program, call.options)
+    format!("{}{}", call.program, call.words(|_| true))
 }
 
 /// The commands that a text names between backticks, as they are to be typed.
@@ -143,6 +154,10 @@ mod tests {
         assert_eq!(
             call.text("`mainstay run web -- ls` or `mainstay init`, `--wait`"),
             format!("`./mainstay {options} run web -- ls` or `./mainstay init`, `--wait`")
+        );
+        assert_eq!(
+            call.command("up --state DIR"),
+            "./mainstay --file 'my shop/mainstay.toml' --env staging up --state DIR"
         );
         assert_eq!(quoted("it's"), "'it'\\''s'");
         assert_eq!(quoted("a\u{1b}[31m'"), "$'a\\u001b[31m\\''", "nothing acts on a terminal");

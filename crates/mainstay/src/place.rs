@@ -28,6 +28,8 @@ pub(crate) fn stack_file(global: &Global) -> Result<PathBuf, Failure> {
         let file = if given.is_dir() { given.join("mainstay.toml") } else { given.clone() };
         return if file.is_file() {
             Ok(file)
+        } else if let Some(kind) = no_file(&file) {
+            Err(not_a_file(&file, kind))
         } else {
             Err(Failure::user("MS2001", format!("there is no stack file {}", file.display()))
                 .help("name it with --file FILE"))
@@ -35,9 +37,52 @@ pub(crate) fn stack_file(global: &Global) -> Result<PathBuf, Failure> {
     }
     let here = std::env::current_dir()
         .map_err(|error| Failure::environment("MS3002", format!("cannot see the current folder: {error}")))?;
-    here.ancestors().map(|folder| folder.join("mainstay.toml")).find(|file| file.is_file()).ok_or_else(|| {
-        Failure::user("MS2001", format!("no mainstay.toml in {} or a folder above it", here.display()))
-            .help("name one with --file FILE")
+    let all = || here.ancestors().map(|folder| folder.join("mainstay.toml"));
+    if let Some(file) = all().find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    match all().find_map(|file| no_file(&file).map(|kind| (file, kind))) {
+        Some((file, kind)) => Err(not_a_file(&file, kind)),
+        None => Err(Failure::user("MS2001", format!("no mainstay.toml in {} or a folder above it", here.display()))
+            .help("name one with --file FILE")),
+    }
+}
+
+/// What is there instead of a file; `None`: a file, or nothing.
+fn no_file(path: &Path) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = path.metadata().ok()?.file_type();
+    match () {
+        () if kind.is_file() => None,
+        () if kind.is_dir() => Some("a folder"),
+        // It would be read once, and `deploy` and `up` after a crash read it again.
+        () if kind.is_fifo() => Some("a pipe"),
+        () if kind.is_socket() => Some("a socket"),
+        () => Some("a device"),
+    }
+}
+
+fn not_a_file(file: &Path, kind: &str) -> Failure {
+    Failure::user("MS2003", format!("cannot read {}: it is {kind}, not a file", file.display()))
+        .help("a stack file is read again and again: write it to a file, and name that with --file FILE")
+}
+
+/// The text of a stack file.
+fn text_of(file: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(file).map_err(|error| {
+        Failure::user("MS2003", format!("cannot read {}: {error}", file.display()))
+            .help("the stack file must be readable for this user; another one: --file FILE")
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let bytes = error.as_bytes();
+        let before = bytes.get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let column = String::from_utf8_lossy(&before[begin..]).chars().count() + 1;
+        let from = if matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) { "UTF-16" } else { "ISO-8859-1" };
+        let name = file.display();
+        Failure::user("MS2003", format!("cannot read {name}: it is not UTF-8 at {name}:{line}:{column}"))
+            .help(format!("save it as UTF-8; if it is {from}: `iconv -f {from} -t UTF-8 {name} > new.toml`"))
     })
 }
 
@@ -60,8 +105,7 @@ pub(crate) fn state_base(global: &Global) -> Result<PathBuf, Failure> {
 pub(crate) fn read(global: &Global) -> Result<Place, Failure> {
     let file = stack_file(global)?;
     let environment = environment(global)?;
-    let text = std::fs::read_to_string(&file)
-        .map_err(|error| Failure::user("MS2003", format!("cannot read {}: {error}", file.display())))?;
+    let text = text_of(&file)?;
     let name = file.display().to_string();
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let parsed = mainstay_stack::parse(&text, &name, &environment).map_err(|diagnostics| {
@@ -138,8 +182,7 @@ fn only_stack(base: &Path) -> Option<StackName> {
 }
 
 fn name_of(file: &Path) -> Result<StackName, Failure> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::user("MS2003", format!("cannot read {}: {error}", file.display())))?;
+    let text = text_of(file)?;
     mainstay_stack::name_of(&text).ok_or_else(|| {
         Failure::user("MS2004", format!("{} does not say stack = \"NAME\"", file.display()))
             .help("`mainstay check` shows all its mistakes")
@@ -149,4 +192,41 @@ fn name_of(file: &Path) -> Result<StackName, Failure> {
 /// The admin API of the stack that `global` names.
 pub(crate) fn client(global: &Global) -> Result<Client, Failure> {
     Ok(Client::new(paths(global)?.api_socket()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(file: &Path) -> Global {
+        Global { file: Some(file.to_owned()), env: None, state: None, json: false }
+    }
+
+    #[test]
+    fn a_stack_file_that_is_no_text_is_told_with_the_place() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("mainstay.toml");
+        std::fs::write(&file, b"stack = \"shop\"\n# \xc3\xa9 caf\xe9\n").expect("written");
+        let failure = text_of(&file).expect_err("no text");
+        assert_eq!(failure.name, "MS2003");
+        assert!(failure.text.ends_with("mainstay.toml:2:8"), "{}", failure.text);
+        assert!(failure.help.as_deref().is_some_and(|help| help.contains("iconv -f ISO-8859-1")), "{failure:?}");
+        std::fs::write(&file, b"\xff\xfes\0").expect("written");
+        let help = text_of(&file).expect_err("no text").help.expect("a hint");
+        assert!(help.contains("iconv -f UTF-16"), "{help}");
+        assert!(name_of(&file).is_err(), "commands that only read the name say the same");
+    }
+
+    #[test]
+    fn a_pipe_or_a_folder_in_place_of_a_stack_file_is_told_as_such() {
+        let folder = tempfile::tempdir().expect("folder");
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).expect("made");
+        let failure = stack_file(&named(&pipe)).expect_err("no file");
+        assert!(failure.text.ends_with("it is a pipe, not a file"), "{}", failure.text);
+        std::fs::create_dir(folder.path().join("mainstay.toml")).expect("made");
+        let failure = stack_file(&named(folder.path())).expect_err("no file");
+        assert!(failure.text.ends_with("it is a folder, not a file"), "{}", failure.text);
+        assert_eq!(stack_file(&named(&folder.path().join("none"))).expect_err("nothing").name, "MS2001");
+    }
 }

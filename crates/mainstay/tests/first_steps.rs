@@ -318,6 +318,42 @@ fn doctor_says_the_same_as_text_within_80_columns_and_as_json() {
     assert!(!folder.path().join("s").exists(), "looking makes no state folder");
 }
 
+/// As an ordinary user: to root no folder is closed.
+#[test]
+fn doctor_says_that_a_state_folder_cannot_be_written_to() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    // The program where every user reaches it.
+    let program = folder.path().join("mainstay");
+    std::fs::copy(env!("CARGO_BIN_EXE_mainstay"), &program).expect("copied");
+    let closed = folder.path().join("closed");
+    std::fs::create_dir(&closed).expect("made");
+    std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o555)).expect("set");
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("set");
+    let mut command = Command::new(&program);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let state = closed.join("state").display().to_string();
+    let told = command.args(["--state", &state, "doctor"]).current_dir(&folder).output().expect("runs");
+    assert_eq!(told.status.code(), Some(3), "{}", err(&told));
+    let said = out(&told).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        said.contains(&format!("missing state {}, in which it would be made, cannot be", closed.display())),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_drill_that_cannot_end_well_is_refused_before_anything_is_broken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let few = mainstay(folder.path(), &["drill", "database-crash", "--runs", "-1"]);
+    assert!(few.status.code() == Some(2) && err(&few).contains("--runs -1 is not within 1"), "{}", err(&few));
+    let nowhere = mainstay(folder.path(), &["drill", "database-crash", "--junit", "none/x.xml"]);
+    assert!(nowhere.status.code() == Some(3) && err(&nowhere).contains("mkdir -p none"), "{}", err(&nowhere));
+}
+
 #[test]
 fn every_command_takes_the_options_of_all() {
     let folder = tempfile::tempdir().expect("a folder");

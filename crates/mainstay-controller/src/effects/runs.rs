@@ -134,7 +134,8 @@ impl Effects {
         };
         if !reason.is_success() {
             let (lines, _) = mainstay_supervisor::logs::read_tail_since(&log, begin, 10).unwrap_or_default();
-            let tail = lines.join("\n");
+            // It goes into events and answers, and it was given the service's secrets.
+            let tail = crate::secrets::Mask::of(&settings.paths.state).hide(&lines.join("\n"));
             let next = format!("all of its output: `mainstay logs {service_name}`");
             return Err(format!("the release command of {service_name} ended: {reason}\n{tail}\n{next}"));
         }

@@ -87,13 +87,15 @@ fn last_words(paths: &Paths, what: &str, said: &str, since: Option<Timestamp>) -
     let is_its = |name: &String| name == what || name.strip_prefix(what).is_some_and(|rest| rest.starts_with('-'));
     let mut names: Vec<String> = names.filter(is_its).collect();
     names.sort();
+    // What is said here is copied to others.
+    let mask = mainstay_controller::secrets::Mask::of(&paths.state);
     let mut shown: Vec<(Vec<String>, Vec<String>)> = Vec::new();
     for name in names.into_iter().filter(|name| is_written_since(&paths.log(name), since)) {
         let lines = mainstay_supervisor::logs::read_tail(&paths.log(&name), LAST_WORDS).map(|(lines, _)| lines);
         let lines = lines.unwrap_or_default();
         // Of a release command the last try was told, with its output; its log ends with those before, too.
         let is_told = name.ends_with("-before") && said.contains("the release command of");
-        if is_told || !lines.is_empty() && said.contains(&lines.join("\n")) {
+        if is_told || !lines.is_empty() && said.contains(&mask.hide(&lines.join("\n"))) {
             continue;
         }
         // Instances that fail alike say the same.
@@ -106,7 +108,7 @@ fn last_words(paths: &Paths, what: &str, said: &str, since: Option<Timestamp>) -
     let words = |(names, lines): &(Vec<String>, Vec<String>)| {
         format!("\nthe last words of {}:\n    {}", names.join(", "), lines.join("\n    "))
     };
-    shown.iter().map(words).collect()
+    mask.hide(&shown.iter().map(words).collect::<String>())
 }
 
 /// Whether a log has words of this run. One whose time cannot be told is taken for one that has.
@@ -134,6 +136,17 @@ fn or_full_disk(paths: &Paths, failure: Failure) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn last_words_show_no_secret_of_the_stack() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = Paths { state: folder.path().to_owned(), runtime: folder.path().join("run") };
+        std::fs::create_dir(folder.path().join("logs")).expect("made");
+        let mut secrets = mainstay_controller::secrets::Secrets::open(folder.path()).expect("opens");
+        let secret = secrets.get_or_make("named:API_TOKEN").expect("makes");
+        std::fs::write(paths.log("web-before"), format!("API_TOKEN={}\n", secret.expose())).expect("written");
+        assert_eq!(last_words(&paths, "web", "", None), "\nthe last words of web-before:\n    API_TOKEN=***");
+    }
 
     #[test]
     fn words_of_an_earlier_run_or_that_were_said_already_are_not_the_last_ones_of_this() {

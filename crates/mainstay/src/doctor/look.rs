@@ -31,6 +31,7 @@ pub(crate) async fn machine(global: &Global) -> Result<Machine, Failure> {
         descriptors: hard(Resource::Nofile),
         processes: hard(Resource::Nproc),
         state: base.display().to_string(),
+        state_fault: state_fault(&base, &there),
         free: stat.f_bavail.saturating_mul(stat.f_frsize),
         // btrfs and others make inodes as they go.
         free_inodes: (stat.f_files > 0).then_some(stat.f_favail),
@@ -38,6 +39,20 @@ pub(crate) async fn machine(global: &Global) -> Result<Machine, Failure> {
         is_synchronised: mainstay_supervisor::clock_is_synchronised(),
         stack: stack(global).await,
     })
+}
+
+/// Why nothing can be kept in the state folder, which may not be there yet; `there` is it or the first folder above it.
+fn state_fault(base: &Path, there: &Path) -> Option<String> {
+    use rustix::fs::Access;
+    // A file in its place, or in that of a folder above it.
+    if !there.is_dir() {
+        return Some(format!("{} is not a folder", there.display()));
+    }
+    let is_its = if there == base { "" } else { ", in which it would be made," };
+    match rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => None,
+        Err(error) => Some(format!("{}{is_its} cannot be written to: {error}", there.display())),
+    }
 }
 
 fn programs() -> Vec<Program> {
@@ -224,6 +239,15 @@ mod tests {
         assert_eq!(controller("cpu", "", V1), Controller::Disabled);
         assert_eq!(controller("net_cls", "", V1), Controller::Absent);
         assert_eq!(controller("pids", "", V1), Controller::Absent);
+    }
+
+    #[test]
+    fn a_state_folder_that_cannot_be_one_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(state_fault(folder.path(), folder.path()), None);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        assert!(state_fault(&file.join("state"), &file).is_some_and(|fault| fault.ends_with("file is not a folder")));
     }
 
     #[test]

@@ -143,6 +143,8 @@ pub(crate) struct Machine {
     pub(crate) descriptors: u64,
     pub(crate) processes: u64,
     pub(crate) state: String,
+    /// Why nothing can be kept there.
+    pub(crate) state_fault: Option<String>,
     pub(crate) free: u64,
     /// Free inodes; `None` where the file system has no fixed number.
     pub(crate) free_inodes: Option<u64>,
@@ -180,6 +182,7 @@ pub(crate) fn judge(machine: &Machine) -> Vec<Finding> {
     findings.push(descriptors(machine));
     findings.push(processes(machine));
     findings.extend(memory(machine));
+    findings.push(state(machine));
     findings.push(disk(machine));
     findings.extend(inodes(machine));
     findings.push(clock(machine));
@@ -277,6 +280,12 @@ fn memory(machine: &Machine) -> Option<Finding> {
         Finding::limited("memory", found, "the kernel may kill parts of the stack for want of memory")
             .mend("ps -eo rss,pid,args --sort=-rss | head  # who has it")
     })
+}
+
+fn state(machine: &Machine) -> Finding {
+    let Some(fault) = &machine.state_fault else { return Finding::fine("state", &machine.state) };
+    Finding::missing("state", fault, "databases, logs and passwords of a stack are kept there, so none can be started")
+        .mend("mainstay --state DIR up  # a folder that this user may write to")
 }
 
 fn disk(machine: &Machine) -> Finding {

@@ -51,8 +51,9 @@ impl Logs {
         if !lines.is_empty() {
             eprintln!("last lines of {instance}:");
         }
+        let mask = mainstay_controller::secrets::Mask::of(&self.paths.state);
         for line in lines {
-            eprintln!("  | {}", screen::tame(&line));
+            eprintln!("  | {}", screen::tame(&mask.hide(&line)));
         }
     }
 }

@@ -32,10 +32,10 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "name")]
     all: bool,
     /// How many rounds; 59 are needed to speak of a 95th percentile
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    runs: u32,
+    #[arg(long, default_value_t = 1, value_name = "N", allow_negative_numbers = true)]
+    runs: i64,
     /// Seed of victims and moments (printed with each report)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Write a report for people to this file: one page, and beside it the data, the history and their sums
     #[arg(long, value_name = "FILE.html")]
@@ -147,22 +147,21 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if name.is_none() && !options.all {
         return list::list(global);
     }
-    if !(1..=MAX_RUNS).contains(&options.runs) {
-        let text = format!("--runs {} is not within 1 to {MAX_RUNS}", options.runs);
-        return Err(Failure::user("MS2021", text).help("59 runs are enough to speak of a 95th percentile"));
-    }
+    let runs = runs(options.runs)?;
+    // Before anything is broken: a result that cannot be written would be lost.
+    options.junit.as_deref().map_or(Ok(()), can_write)?;
     let sabotage = options.sabotage.map(Sabotage::from);
     let Some(name) = name else {
         if let Some(sabotage) = sabotage {
             return Err(misplaced(sabotage, "--all"));
         }
-        return all::run(&Running::find(global, options).await?, options, global.json).await;
+        return all::run(&Running::find(global, options, runs).await?, options, global.json).await;
     };
     let fault = by_name(name)?;
     if let Some(sabotage) = sabotage.filter(|sabotage| !sabotage.fits().contains(&fault)) {
         return Err(misplaced(sabotage, fault.name()));
     }
-    let running = Running::find(global, options).await?;
+    let running = Running::find(global, options, runs).await?;
     let mut files = options.report.as_deref().map(Files::create).transpose()?;
     let mut talk = Talk { is_quiet: global.json, name: None, files: files.as_mut() };
     let sheet = match running.drill(fault, &mut talk).await {
@@ -187,11 +186,35 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     Ok(code_of(report.verdict))
 }
 
+fn runs(wanted: i64) -> Result<u32, Failure> {
+    let runs = u32::try_from(wanted).ok().filter(|runs| (1..=MAX_RUNS).contains(runs));
+    runs.ok_or_else(|| {
+        let text = format!("--runs {wanted} is not within 1 to {MAX_RUNS}");
+        Failure::user("MS2021", text).help("59 runs are enough to speak of a 95th percentile")
+    })
+}
+
+/// Whether a file can be made there, as far as can be told without making it.
+fn can_write(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let (text, help) = match folder.filter(|folder| !folder.is_dir()) {
+        Some(folder) => {
+            let help = format!("`mkdir -p {}` makes it, or name a file in another one", folder.display());
+            (format!("there is no folder {}", folder.display()), help)
+        }
+        None if path.is_dir() => ("it is a folder".to_owned(), "name a file in it".to_owned()),
+        None => return Ok(()),
+    };
+    Err(Failure::environment("MS3041", format!("cannot write {}: {text}", path.display())).help(help))
+}
+
 /// Writes the result for systems that run tests, if that was asked for.
 fn junit(path: Option<&Path>, dossier: &Dossier) -> Result<(), Failure> {
     let Some(path) = path else { return Ok(()) };
-    std::fs::write(path, mainstay_drill::junit(dossier))
-        .map_err(|error| Failure::environment("MS3041", format!("cannot write {}: {error}", path.display())))
+    std::fs::write(path, mainstay_drill::junit(dossier)).map_err(|error| {
+        Failure::environment("MS3041", format!("cannot write {}: {error}", path.display()))
+            .help("name a file in a folder that this user may write to, on a disk that has space")
+    })
 }
 
 fn by_name(name: &str) -> Result<Fault, Failure> {
@@ -256,7 +279,7 @@ struct Running {
 }
 
 impl Running {
-    async fn find(global: &Global, options: &Options) -> Result<Self, Failure> {
+    async fn find(global: &Global, options: &Options, runs: u32) -> Result<Self, Failure> {
         let paths = crate::place::paths(global)?;
         let client = crate::place::client(global)?;
         client.status().await?;
@@ -265,7 +288,7 @@ impl Running {
         let sabotage = options.sabotage.map(Sabotage::from);
         let lacks = crate::command::doctor::lacking(global).await;
         let stop = stop::listen()?;
-        Ok(Self { client, paths, stack, lacks, runs: options.runs, seed, sabotage, stop })
+        Ok(Self { client, paths, stack, lacks, runs, seed, sabotage, stop })
     }
 
     /// Runs one and keeps what it found.
@@ -318,6 +341,25 @@ fn running_stack(paths: &Paths) -> Result<RunningStack, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_result_that_has_no_place_is_told_with_what_to_do() {
+        let folder = tempfile::tempdir().expect("folder");
+        let help = |path: &str| can_write(&folder.path().join(path)).map_err(|failure| failure.help.expect("a hint"));
+        assert!(help("none/x.xml").is_err_and(|help| help.contains("mkdir -p")));
+        assert!(help(".").is_err_and(|help| help.contains("name a file in it")));
+        assert_eq!(help("x.xml"), Ok(()));
+    }
+
+    #[test]
+    fn numbers_of_rounds_that_are_none_are_told_as_such() {
+        assert_eq!(runs(5).ok(), Some(5));
+        for wrong in [-1, 0, i64::from(MAX_RUNS) + 1] {
+            let failure = runs(wrong).expect_err("refused");
+            assert_eq!(failure.name, "MS2021");
+            assert!(failure.text.contains(&format!("--runs {wrong} ")), "{}", failure.text);
+        }
+    }
 
     #[test]
     fn a_drill_that_cannot_go_on_ends_as_aborted_whatever_kept_it() {
