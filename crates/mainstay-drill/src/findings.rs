@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checker::{Anomaly, Checked, Tally, Validity, append, monotonic};
+use crate::counter::NoNumbers;
 use crate::figures;
 use crate::report::{CheckReport, Counts};
 use crate::round::Round;
@@ -30,7 +31,9 @@ pub(crate) fn unjudged(round: &Round) -> Vec<String> {
     if let Some(error) = &round.seen.examined.contradiction {
         return vec![format!("run {number}: its history contradicts itself: {error}")];
     }
-    if let Some(gone) = round.seen.examined.loss.numbers.filter(|gone| gone.acknowledged < LEAST_NUMBERS) {
+    let is_counter = round.seen.no_numbers == NoNumbers::default();
+    let numbers = round.seen.examined.loss.numbers.filter(|_| is_counter);
+    if let Some(gone) = numbers.filter(|gone| gone.acknowledged < LEAST_NUMBERS) {
         let given = gone.acknowledged;
         return vec![format!("run {number}: the application gave {given} numbers, {LEAST_NUMBERS} are needed")];
     }
@@ -66,10 +69,27 @@ pub(crate) fn disturbed(rounds: &[Round]) -> u64 {
     writes.map(|writes| writes.failed + writes.ambiguous).sum()
 }
 
-/// Numbers that the application did not give when it was asked, of rounds with a fault.
+/// Numbers that the application did not give when it was asked, of rounds with a fault. An answer that is no number is not
+/// among them: it says that no counter was asked, not what became of one.
 pub(crate) fn unanswered(rounds: &[Round]) -> u64 {
-    let numbers = figures::proven(rounds).filter_map(|round| round.seen.examined.loss.numbers);
-    numbers.map(|gone| gone.failed + gone.ambiguous).sum()
+    let of = |round: &Round| {
+        let numbers = round.seen.examined.loss.numbers?;
+        Some((numbers.failed + numbers.ambiguous).saturating_sub(round.seen.no_numbers.takes))
+    };
+    figures::proven(rounds).filter_map(of).sum()
+}
+
+/// Why nothing is proven of the application's counter where its answers are no numbers, over all rounds.
+pub(crate) fn no_numbers(rounds: &[Round]) -> Option<String> {
+    let strange = |round: &&Round| round.seen.no_numbers != NoNumbers::default();
+    let of = rounds.iter().filter(strange).count();
+    let first = rounds.iter().find_map(|round| round.seen.no_numbers.first.as_deref())?;
+    let count: u64 = rounds.iter().map(|round| round.seen.no_numbers.takes + round.seen.no_numbers.reads).sum();
+    let runs = rounds.len();
+    Some(format!(
+        "{count} answers of the application's counter are no number, in {of} of {runs} runs, so nothing is proven of it; \
+         the first: {first}"
+    ))
 }
 
 /// Each checker over all rounds.

@@ -231,6 +231,7 @@ fn verdict(case: &Case<'_>, rounds: &[Round], promise: Promise) -> (Verdict, Vec
         failures.extend(broken_times(case, round, promise));
         failures.extend(broken_doors(case, round));
     }
+    voids.extend(findings::no_numbers(rounds));
     failures.extend(broken_stalls(case, rounds, promise));
     failures.extend(broken_by_fault(case, &figures::counts(figures::proven(rounds)), rounds));
     if !failures.is_empty() {
@@ -461,6 +462,7 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, rounds: &[Round]) -> Vec<St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::NoNumbers;
     use crate::data::Examined;
     use crate::load::Seen;
     use crate::run::Stop;
@@ -516,6 +518,7 @@ mod tests {
                     loss: crate::loss::Loss::default(),
                 },
                 keys_read: None,
+                no_numbers: NoNumbers::default(),
             },
             load_before: LEAST_LOAD,
             load_after: LEAST_LOAD,
@@ -561,6 +564,32 @@ mod tests {
             Verdict::Fail,
             "who was served before and is not after has lost it"
         );
+    }
+
+    /// It said that none may end unknown, and failed.
+    #[test]
+    fn a_counter_that_answers_with_no_number_proves_nothing_and_breaks_nothing() {
+        let (stack, options) = (stack(), options(Fault::ControlPlaneCrash));
+        let case = Case { stack: &stack, options: &options, began: Timestamp::from_millis(1), load: String::new() };
+        let served = |takes: u64, acknowledged: u64, ambiguous: u64| {
+            let mut round = round(Ok("it was hit".to_owned()));
+            (round.rto, round.stall, round.whole) =
+                (Some(Duration::ZERO), Duration::ZERO, Some(Duration::from_secs(1)));
+            round.seen.writes.clear();
+            let numbers = crate::loss::Gone { acknowledged, ambiguous, ..crate::loss::Gone::default() };
+            round.seen.examined.loss.numbers = Some(numbers);
+            let first = (takes > 0).then(|| "POST /n: \"<html>\"".to_owned());
+            round.seen.no_numbers = NoNumbers { takes, reads: 0, first };
+            round
+        };
+        assert_eq!(judge(&case, &[served(0, 80, 0)]).verdict, Verdict::Pass);
+        let report = judge(&case, &[served(37, 0, 37), served(5, 0, 5)]);
+        assert_eq!(report.verdict, Verdict::Void, "{:?}", report.evidence.reasons);
+        let line = "42 answers of the application's counter are no number, in 2 of 2 runs, so nothing is proven of it; the \
+                    first: POST /n: \"<html>\"";
+        assert_eq!(report.evidence.reasons, [line]);
+        let report = judge(&case, &[served(37, 0, 38)]);
+        assert_eq!(report.verdict, Verdict::Fail, "one ended unknown: {:?}", report.evidence.reasons);
     }
 
     /// A worker of one instance beside it made the drill pass.

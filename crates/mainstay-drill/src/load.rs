@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::aim;
-use crate::counter::{Counter, Receipts};
+use crate::counter::{Counter, NoNumbers, Receipts};
 use crate::data::{self, Data, Examined, Recorded};
 use crate::history::{History, Operation};
 use crate::http::{self, Probe};
@@ -74,6 +74,8 @@ pub(crate) struct Seen {
     /// The history and what the checkers say.
     pub(crate) examined: Examined,
     pub(crate) keys_read: Option<Readback>,
+    /// What the application's counter answered in place of numbers.
+    pub(crate) no_numbers: NoNumbers,
 }
 
 /// Port of a DSN.
@@ -326,9 +328,10 @@ impl Running {
         if let Some(data) = &self.data {
             data.read_back(&self.record).await?;
         }
-        if let Some(receipts) = &self.receipts {
-            receipts.read_back().await?;
-        }
+        let no_numbers = match &self.receipts {
+            Some(receipts) => receipts.read_back().await?,
+            None => NoNumbers::default(),
+        };
         let keys_read = match &self.keys {
             Some(keys) => Some(keys.read_back().await.map_err(|error| Error::Keys(error.to_string()))?),
             None => None,
@@ -344,7 +347,7 @@ impl Running {
                 writes: &writes,
                 requests: &requests,
                 has_rows: self.data.is_some(),
-                counter: self.receipts.as_ref().map(|receipts| receipts.base),
+                counter: self.receipts.as_ref().and_then(|receipts| receipts.base),
             }),
             errors: History::errors_of(&[&self.writes, &self.requests, &self.keys_set, &self.knocks]),
             writes,
@@ -352,6 +355,7 @@ impl Running {
             keys: self.keys_set.all(),
             knocks: self.knocks.all(),
             keys_read,
+            no_numbers,
         })
     }
 }

@@ -621,7 +621,8 @@ impl List<'_> {
 
     fn drills(&mut self, drills: &Drills) {
         let Drills { counter } = drills;
-        let Some(Counter { take, read, header, variable }) = counter else {
+        // The service is no key: it follows from `take` and the routes.
+        let Some(Counter { take, read, header, variable, service: _ }) = counter else {
             self.push("drills.counter", "none");
             return;
         };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mainstay_types::ServiceName;
 use serde::{Deserialize, Serialize};
 
 /// What drills use of the application. Default: nothing, only their own ledger.
@@ -21,8 +22,11 @@ pub struct Counter {
     pub read: Call,
     /// Header that says who counts. Default `X-API-Key`.
     pub header: String,
-    /// Variable of a service, in its `env` or its `secrets`, that has what is sent there. Default: nothing is sent.
+    /// Variable of [`Self::service`], in its `env` or its `secrets`, that has what is sent there. Default: nothing is
+    /// sent.
     pub variable: Option<String>,
+    /// The service that the route of `take` leads to: it counts, so it knows whose key it is.
+    pub service: ServiceName,
 }
 
 /// A request that is answered with a number alone, as text.

@@ -10,6 +10,7 @@ use crate::cursor::{Cursor, Text};
 use crate::diagnostic::quote;
 use crate::drills::{Call, Counter, Drills};
 use crate::model::{Edge, RouteTarget, Service};
+use crate::read::edits;
 use crate::routing;
 use crate::words::nearest;
 
@@ -19,6 +20,9 @@ const READ: &str = "read = \"GET /api/current\"";
 const HEADER: &str = "X-API-Key";
 /// A header's name that is longer is a mistake.
 const LONGEST_HEADER: usize = 64;
+/// Headers that end at the edge, or that a drill's request has already: a key in them would not arrive.
+const NO_KEY: [&str; 6] =
+    ["accept", "http2-settings", "proxy-authenticate", "proxy-authorization", "proxy-connection", "user-agent"];
 
 pub(super) fn drills(
     top: &mut Cursor<'_>,
@@ -41,44 +45,76 @@ fn counter(
 ) -> Option<Counter> {
     let take = call(table, ctx, edge, ("take", TAKE), &["POST", "PUT"]);
     let read = call(table, ctx, edge, ("read", READ), &["GET"]);
-    let header = table.text(ctx, "header", "header = \"X-API-Key\"").map_or(HEADER.to_owned(), |text| {
-        let is_token = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
-        if text.text.is_empty() || text.text.len() > LONGEST_HEADER || !text.text.chars().all(is_token) {
-            let message =
-                format!("`{}` is \"{}\", which is no name of a header", table.at("header"), quote(&text.text));
-            ctx.error(Code::BadValue, &text.span, message, format!("write for example \"{HEADER}\""));
-        }
-        text.text
-    });
-    let variable = table.text(ctx, "variable", "variable = \"DRILL_KEY\"").map(|text| {
-        let known: Vec<&str> =
-            services.values().flat_map(|one| one.secrets.iter().chain(one.env.keys())).map(String::as_str).collect();
-        if !known.contains(&text.text.as_str()) {
-            let message = format!("`{}` is \"{}\", which no service has", table.at("variable"), quote(&text.text));
-            let help = match nearest(&text.text, known.iter().copied()) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => "add it to `env` or `secrets` of the service that knows whose key it is".to_owned(),
-            };
-            ctx.error(Code::BadValue, &text.span, message, help);
-        }
-        text.text
-    });
+    let header = header(table, ctx);
+    let variable = variable(table, ctx, services, take.as_ref().map(|(_, service)| service));
     table.finish(
         ctx,
         &[("url", "it is asked through the edge: `take` and `read`")],
         &[("next", "take"), ("key", "variable"), ("secret", "variable")],
     );
-    Some(Counter { take: take?, read: read?, header, variable })
+    let ((take, service), (read, _)) = (take?, read?);
+    Some(Counter { take, read, header, variable, service })
 }
 
-/// "POST /path": a method of these, and a path that leads to a service.
+fn header(table: &mut Cursor<'_>, ctx: &mut Context<'_>) -> String {
+    let Some(Text { text, span }) = table.text(ctx, "header", "header = \"X-API-Key\"") else {
+        return HEADER.to_owned();
+    };
+    let is_token = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    let lower = text.to_ascii_lowercase();
+    let problem = if text.is_empty() || text.len() > LONGEST_HEADER || !text.chars().all(is_token) {
+        Some("is no name of a header")
+    } else if edits::NOT_OF_REQUESTS.contains(&lower.as_str()) || NO_KEY.contains(&lower.as_str()) {
+        Some("belongs to the connection or to the edge: a key in it would not arrive")
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        let message = format!("`{}` is \"{}\", which {problem}", table.at("header"), quote(&text));
+        ctx.error(Code::BadValue, &span, message, format!("write for example \"{HEADER}\""));
+    }
+    text
+}
+
+/// The variable with the key; `counts` is the service that `take` leads to. Another's variable of that name may have another
+/// value.
+fn variable(
+    table: &mut Cursor<'_>,
+    ctx: &mut Context<'_>,
+    services: &BTreeMap<ServiceName, Service>,
+    counts: Option<&ServiceName>,
+) -> Option<String> {
+    let Text { text, span } = table.text(ctx, "variable", "variable = \"DRILL_KEY\"")?;
+    let of =
+        |service: &'_ Service| -> Vec<String> { service.secrets.iter().chain(service.env.keys()).cloned().collect() };
+    let known: Vec<String> = match counts {
+        Some(counts) => services.get(counts).map(of).unwrap_or_default(),
+        None => services.values().flat_map(of).collect(),
+    };
+    if !known.contains(&text) {
+        let whose =
+            counts.map_or("no service has".to_owned(), |one| format!("{one}, where `take` leads to, does not have"));
+        let message = format!("`{}` is \"{}\", which {whose}", table.at("variable"), quote(&text));
+        let help = match nearest(&text, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => {
+                let service = counts.map_or("the service that knows whose key it is".to_owned(), ToString::to_string);
+                format!("add it to `env` or `secrets` of {service}")
+            }
+        };
+        ctx.error(Code::BadValue, &span, message, help);
+    }
+    Some(text)
+}
+
+/// "POST /path": a method of these, and a path that leads to a service; which.
 fn call(
     table: &mut Cursor<'_>,
     ctx: &mut Context<'_>,
     edge: &Edge,
     (key, example): (&'static str, &str),
     methods: &[&str],
-) -> Option<Call> {
+) -> Option<(Call, ServiceName)> {
     let Some(text) = table.text(ctx, key, example) else {
         if !ctx.is_said(&table.at(key)) {
             table.missing(ctx, key, "drills count with it", &format!("`{example}`"));
@@ -101,8 +137,69 @@ fn call(
     let bare = path.split('?').next().unwrap_or(path);
     let found = routing::candidates(edge.routes.iter().map(|route| route.path.as_str()), bare);
     let leads = found.first().and_then(|index| edge.routes.get(*index)).map(|route| &route.to);
-    if !matches!(leads, Some(RouteTarget::Service { .. })) {
+    let Some(RouteTarget::Service { name, .. }) = leads else {
         return wrong(ctx, "no route leads from there to a service", "add the route, or name another path".to_owned());
+    };
+    Some((Call { method: method.to_owned(), path: path.to_owned() }, name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_types::EnvironmentName;
+
+    use crate::parse;
+
+    /// What `check` says of a stack whose counter has these lines more; nothing: it is content.
+    fn said(lines: &str) -> Vec<String> {
+        let text = format!(
+            "stack = \"shop\"\n[service.api]\nrun = \"./api\"\nenv = {{ COUNT_KEY = \"a\", BOTH = \"api\" }}\n\
+             [service.aa]\nrun = \"./web\"\nenv = {{ DRILL_KEY = \"b\", BOTH = \"aa\" }}\n\
+             [drills.counter]\ntake = \"POST /api/next?by=1\"\nread = \"GET /api/current\"\n{lines}\n\
+             [[edge.route]]\npath = \"/*\"\nto = \"aa\"\n[[edge.route]]\npath = \"/api/*\"\nto = \"api\"\n"
+        );
+        match parse(&text, "mainstay.toml", &EnvironmentName::default()) {
+            Ok(parsed) => {
+                let counter = parsed.stack.drills.counter.expect("is declared");
+                assert_eq!(counter.service.as_str(), "api", "the route that takes it, not the first service");
+                Vec::new()
+            }
+            Err(all) => all.list.into_iter().map(|one| one.message).collect(),
+        }
     }
-    Some(Call { method: method.to_owned(), path: path.to_owned() })
+
+    /// Each passed, and the drill ended when it had begun.
+    #[test]
+    fn a_header_that_frames_or_leads_the_request_has_no_key() {
+        let framing = [
+            "Host",
+            "content-length",
+            "Transfer-Encoding",
+            "Connection",
+            "Keep-Alive",
+            "Proxy-Connection",
+            "TE",
+            "Trailer",
+            "Upgrade",
+            "Expect",
+            "Proxy-Authorization",
+            "HTTP2-Settings",
+            "Accept",
+            "X-Forwarded-For",
+        ];
+        for name in framing {
+            let said = said(&format!("header = \"{name}\""));
+            assert!(said.len() == 1 && said[0].contains(&format!("`drills.counter.header` is \"{name}\"")), "{said:?}");
+        }
+        for name in ["X-API-Key", "Authorization", "Cookie"] {
+            assert_eq!(said(&format!("header = \"{name}\"")), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn the_key_is_the_one_of_the_service_that_counts() {
+        assert_eq!(said("variable = \"COUNT_KEY\""), Vec::<String>::new());
+        assert_eq!(said("variable = \"BOTH\""), Vec::<String>::new());
+        let said = said("variable = \"DRILL_KEY\"");
+        assert!(said.len() == 1 && said[0].contains("api, where `take` leads to, does not have"), "{said:?}");
+    }
 }

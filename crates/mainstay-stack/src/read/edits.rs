@@ -20,7 +20,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const MOST: usize = 32;
 
 /// Headers of requests that frame the message, lead it to its place, or say what only the edge knows.
-const NOT_OF_REQUESTS: [&str; 24] = [
+pub(super) const NOT_OF_REQUESTS: [&str; 24] = [
     "connection",
     "content-length",
     "expect",

@@ -1,6 +1,6 @@
 //! `mainstay drill --all`: every drill that applies, one after the other, and one table of what they said.
 
-use mainstay_drill::{Dossier, Error, Fault, Sheet, Skipped, Verdict};
+use mainstay_drill::{Dossier, Error, Fault, Report, Sheet, Skipped, Verdict};
 
 use super::{Options, Running, Talk, code_of, print};
 use crate::command::drill_report::{self, Files};
@@ -88,10 +88,30 @@ fn in_json(fault: Fault, row: &Row) -> serde_json::Value {
     }
 }
 
+const HEADING: &str = "DRILL                VERDICT  PROMISED           RTO p95    STALL p95  LOST          RECEIPTS LOST  \
+                       EVICTED  REQUESTS FAILED";
+
+/// What a drill measured, below [`HEADING`].
+fn line(name: &str, report: &Report) -> String {
+    let (measured, counts) = (&report.measured, &report.measured.counts);
+    let promised = format!("{}, {}", screen::took(report.promise.rto_ms), screen::took(report.promise.rpo_ms));
+    let (lost, acknowledged) = report.lost();
+    let receipts = measured.numbers.map(|numbers| format!("{} of {}", numbers.lost, numbers.acknowledged));
+    format!(
+        "{name:<20} {} {promised:<18} {:<10} {:<10} {:<13} {:<14} {:<8} {} of {}",
+        print::marked(report.verdict, report.extended.as_ref(), 8),
+        print::p95(measured.rto_ms.as_ref()),
+        print::p95(measured.stall_ms.as_ref()),
+        format!("{lost} of {acknowledged}"),
+        receipts.unwrap_or("–".to_owned()),
+        report.evicted().map_or("–".to_owned(), |(gone, _)| gone.to_string()),
+        counts.failed_requests,
+        counts.requests
+    )
+}
+
 fn table(rows: &[(Fault, Row)]) {
-    println!(
-        "DRILL                VERDICT  PROMISED           RTO p95    STALL p95  LOST          EVICTED  REQUESTS FAILED"
-    );
+    println!("{HEADING}");
     for (fault, row) in rows {
         let name = fault.name();
         match row {
@@ -99,20 +119,7 @@ fn table(rows: &[(Fault, Row)]) {
             Row::Aborted(reason) => println!("{name:<20} {} {reason}", print::verdict(Verdict::Aborted, 8)),
             Row::Done(sheet) => {
                 let report = &sheet.report;
-                let (measured, counts) = (&report.measured, &report.measured.counts);
-                let promised =
-                    format!("{}, {}", screen::took(report.promise.rto_ms), screen::took(report.promise.rpo_ms));
-                let (lost, acknowledged) = report.lost();
-                println!(
-                    "{name:<20} {} {promised:<18} {:<10} {:<10} {:<13} {:<8} {} of {}",
-                    print::marked(report.verdict, report.extended.as_ref(), 8),
-                    print::p95(measured.rto_ms.as_ref()),
-                    print::p95(measured.stall_ms.as_ref()),
-                    format!("{lost} of {acknowledged}"),
-                    report.evicted().map_or("–".to_owned(), |(gone, _)| gone.to_string()),
-                    counts.failed_requests,
-                    counts.requests
-                );
+                println!("{}", line(name, report));
                 if let Some(extended) = &report.extended {
                     println!("{:<20} {}", "", screen::yellow(&format!("* {extended}")));
                 }
@@ -125,7 +132,38 @@ fn table(rows: &[(Fault, Row)]) {
     if rows.iter().any(|(fault, row)| fault.may_evict() && matches!(row, Row::Done(_))) {
         println!("EVICTED: keys that a cache held and that went with it, which is allowed");
     }
+    let is_counted = |row: &Row| matches!(row, Row::Done(sheet) if sheet.report.measured.numbers.is_some());
+    if rows.iter().any(|(_, row)| is_counted(row)) {
+        println!("RECEIPTS LOST: numbers that the application's own counter gave and does not know of any more");
+    }
     if rows.iter().any(|(_, row)| matches!(row, Row::Aborted(_))) {
         eprintln!("hint: `mainstay status` shows what the stack waits for");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_drill::{Evidence, Gone, Measured};
+
+    use super::*;
+
+    fn report(numbers: Option<Gone>) -> Report {
+        let value = serde_json::json!({
+            "version": 1, "drill": "edge-crash", "verdict": "PASS", "runs": 1, "seed": 7, "began": 1, "ended": 2,
+            "promise": {"rto_ms": 1000, "rpo_ms": 0, "source": "default"}, "latency": {}, "timeline_ms": {},
+            "rounds": [], "evidence": Evidence::default(), "measured": Measured { numbers, ..Measured::default() },
+        });
+        serde_json::from_value(value).expect("a report")
+    }
+
+    #[test]
+    fn numbers_of_the_application_that_are_lost_have_a_column() {
+        let at = HEADING.find("RECEIPTS LOST").expect("a column");
+        let cell = |numbers| {
+            let line = line("edge-crash", &report(numbers));
+            line.chars().skip(at).take(14).collect::<String>().trim().to_owned()
+        };
+        assert_eq!(cell(Some(Gone { acknowledged: 412, lost: 3, ..Gone::default() })), "3 of 412");
+        assert_eq!(cell(None), "–", "a stack without such a counter");
     }
 }

@@ -257,8 +257,14 @@ fn failure(error: Error) -> Failure {
             let help = "`mainstay status` shows when the stack is whole again";
             Failure::new(exit_code::DRILL_ABORTED, "MS1061", error.to_string()).help(help)
         }
-        Error::Ledger(_) | Error::Keys(_) | Error::Counter(_) | Error::Trust(_) | Error::Backups(_) => {
-            Failure::new(exit_code::DRILL_ABORTED, "MS1011", error.to_string())
+        Error::Counter(_) => {
+            let help = "`mainstay logs` shows what the application says of it; [drills.counter] in the stack file says how \
+                        it is asked";
+            Failure::new(exit_code::DRILL_ABORTED, "MS1011", error.to_string()).help(help)
+        }
+        Error::Ledger(_) | Error::Keys(_) | Error::Trust(_) | Error::Backups(_) => {
+            let help = "`mainstay status` shows what is not ready, `mainstay events` what happened to it";
+            Failure::new(exit_code::DRILL_ABORTED, "MS1011", error.to_string()).help(help)
         }
         Error::Busy => Failure::refused("MS4020", error.to_string()).help("wait for its end"),
         Error::History(_) => Failure::environment("MS3040", error.to_string()),
@@ -365,6 +371,7 @@ mod tests {
     fn a_drill_that_cannot_go_on_ends_as_aborted_whatever_kept_it() {
         let errors = [
             Error::Keys("connection closed".to_owned()),
+            Error::Counter("GET /n: status 403".to_owned()),
             Error::Backups("no repository".to_owned()),
             Error::Trust(std::io::Error::other("no certificate")),
             Error::NotWhole("edge is starting".to_owned()),
@@ -372,7 +379,9 @@ mod tests {
         ];
         for error in errors {
             let text = error.to_string();
-            assert_eq!(failure(error).code, exit_code::DRILL_ABORTED, "{text}");
+            let failure = failure(error);
+            assert_eq!(failure.code, exit_code::DRILL_ABORTED, "{text}");
+            assert!(failure.help.is_some(), "{text}");
         }
     }
 }
