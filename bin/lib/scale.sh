@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Numbers of instances: the load adds some and removes them, a person does, the control plane dies meanwhile; no request
-# fails, POST among them. Then the same with an application that ends without finishing its requests: there some must
+# fails, POST among them. The drills of it, and the mistakes that they must see. Then the same with an application that ends without finishing its requests: there some must
 # fail, or nothing here could. Leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -181,6 +181,23 @@ until_so "the load takes them away again" are_running 1
 say "as drills"
 drill scale-up 1
 drill scale-down 1
+# MISTAKE DRILL WHAT: with the mistake put in the drill fails, and says so in these words.
+control() {
+  local code=0
+  ms drill "$2" --sabotage "$1" >"$SCRATCH/control" 2>&1 || code=$?
+  if [ "$code" != 10 ] || ! grep -qE "$3" "$SCRATCH/control"; then
+    cat "$SCRATCH/control"
+    fail "$2 with $1: exit $code, not 10 with \"$3\""
+  fi
+  grep -E "$3" "$SCRATCH/control" | head -2 | sed 's/^/        /'
+  ok "$2 sees $1"
+}
+control leave-out scale-up "not asked by the edge within .* web-2, web-3, web-4"
+control kill-undrained scale-down "the edge ejected web-[2-4].* taken away while requests were led to it"
+code=0
+ms drill scale-up --sabotage kill-undrained >"$SCRATCH/refused" 2>&1 || code=$?
+same "a mistake of the other" "$code $(grep -c MS2028 "$SCRATCH/refused" || true)" "2 1"
+until_so "the load's number again" are_running 1
 same "the number is the load's again" "$(scale "web['is_auto']")" True
 
 say "the control: an application that does not finish its requests"

@@ -697,6 +697,10 @@ pub enum Sabotage {
     UnblockLate,
     /// The ballast is not thrown off when the disk is full.
     KeepBallast,
+    /// The edge is not told of instances that are started.
+    LeaveOut,
+    /// Instances that nobody wants any more are killed at once, and the edge is told a second later.
+    KillUndrained,
 }
 
 /// Any error of the API, as `application/problem+json`.

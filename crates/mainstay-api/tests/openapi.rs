@@ -533,6 +533,22 @@ fn put<T: Serialize>(name: &'static str, value: T) -> (&'static str, Value) {
     (name, serde_json::to_value(value).expect("serializes"))
 }
 
+/// Every mistake that can be planted.
+fn sabotages() -> [Sabotage; 10] {
+    [
+        Sabotage::Off,
+        Sabotage::PromoteWithoutFencing,
+        Sabotage::ThawWithoutFencing,
+        Sabotage::CloseEdgeListeners,
+        Sabotage::CloseRouterListeners,
+        Sabotage::StartLate,
+        Sabotage::UnblockLate,
+        Sabotage::KeepBallast,
+        Sabotage::LeaveOut,
+        Sabotage::KillUndrained,
+    ]
+}
+
 /// A value of every type, with every variant: a new one must be added here, which the compiler says for structs and
 /// `every_schema_is_compared` for the rest.
 fn samples() -> Vec<(&'static str, Value)> {
@@ -585,17 +601,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("Login", json!({"token": "x"})),
         ("ComputedValue", json!({"path": "stack", "value": "shop", "origin": {}, "note": "x"})),
     ];
-    let sabotages = [
-        Sabotage::Off,
-        Sabotage::PromoteWithoutFencing,
-        Sabotage::ThawWithoutFencing,
-        Sabotage::CloseEdgeListeners,
-        Sabotage::CloseRouterListeners,
-        Sabotage::StartLate,
-        Sabotage::UnblockLate,
-        Sabotage::KeepBallast,
-    ];
-    all.extend(sabotages.map(|one| put("Sabotage", one)));
+    all.extend(sabotages().map(|one| put("Sabotage", one)));
     all.extend(drills());
     all.extend(errands().into_iter().chain(releases()));
     all.extend(STATES.map(|one| put("State", one)));

@@ -104,7 +104,9 @@ impl Effects {
             | Sabotage::ThawWithoutFencing
             | Sabotage::StartLate
             | Sabotage::UnblockLate
-            | Sabotage::KeepBallast => return,
+            | Sabotage::KeepBallast
+            | Sabotage::LeaveOut
+            | Sabotage::KillUndrained => return,
         };
         if let Ok(keep) = self.keep() {
             tokio::spawn(async move {
@@ -149,8 +151,11 @@ impl Effects {
                 }
                 let planned = plan.endpoints.get(&key).or_else(|| plan.endpoints.get(name.as_str()));
                 let (shown, share) = match (planned, before.upstreams.get(&key)) {
-                    (Some(endpoints), _) => (
-                        endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint, management)).collect(),
+                    (Some(endpoints), known) => (
+                        self.mistakes.told(
+                            endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint, management)).collect(),
+                            known.map_or(&[], Vec::as_slice),
+                        ),
                         plan.shares.get(&key).or_else(|| plan.shares.get(name.as_str())),
                     ),
                     (None, Some(known)) => (known.clone(), before.shares.get(&key)),

@@ -1,12 +1,13 @@
 //! The injection of a fault, and what is done about it until the stack is whole again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mainstay_api::Status;
 use mainstay_decide::drills::Fault;
 use mainstay_decide::pressure;
 use mainstay_supervisor::proc::{self, Resource};
-use mainstay_types::{BoxId, ChildName, Member, State, Timestamp, Waiting};
+use mainstay_types::{BoxId, ChildName, InstanceId, Member, State, Timestamp, Waiting};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -97,6 +98,8 @@ pub(crate) struct After {
     pub(crate) proof: Vec<String>,
     /// Promises that were broken.
     pub(crate) reasons: Vec<String>,
+    /// Instances that were taken away: the edge must have been told before they went.
+    pub(crate) left: BTreeSet<InstanceId>,
     /// Asks the former primary until the load ends.
     pub(crate) former: Option<JoinHandle<Answers>>,
 }
@@ -214,7 +217,7 @@ impl Arena<'_> {
             }
             Hit::Scaled(scaled) => {
                 let mut after =
-                    After { was_pressed: is_pressed(), ..self.see_scaled(injected.at, scaled, progress).await };
+                    After { was_pressed: is_pressed(), ..self.see_scaled(injected.at, scaled, load, progress).await };
                 after.was_pressed |= is_pressed();
                 after
             }

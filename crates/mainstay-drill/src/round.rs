@@ -150,6 +150,7 @@ impl Arena<'_> {
         if let Ok(injected) = &injected {
             let standbys = self.stack.database.as_ref().map_or(0, |database| database.standbys);
             after.reasons.extend(timeline::untold(options.fault, standbys, injected.wall, &events));
+            after.reasons.extend(timeline::unannounced(&after.left, injected.wall, &events));
         }
         let felt = self.felt(&seen);
         let rto = after.right.unwrap_or_else(|| measure::rto(felt, at));
@@ -244,6 +245,8 @@ impl Arena<'_> {
             Some(Sabotage::StartLate) => Planted::StartLate,
             Some(Sabotage::UnblockLate) => Planted::UnblockLate,
             Some(Sabotage::KeepBallast) => Planted::KeepBallast,
+            Some(Sabotage::LeaveOut) => Planted::LeaveOut,
+            Some(Sabotage::KillUndrained) => Planted::KillUndrained,
             Some(
                 Sabotage::AcknowledgeBeforeCommit
                 | Sabotage::StoreWithoutFile

@@ -48,6 +48,10 @@ pub enum Sabotage {
     DieTogether,
     /// Each client asks one instance, past the edge.
     PastTheEdge,
+    /// The edge is not told of the instances that are started.
+    LeaveOut,
+    /// Instances are killed in place of their drain, and the edge is told late.
+    KillUndrained,
     /// The drill looks at another moment, or not at all: it must say so itself.
     LookElsewhere,
 }
@@ -69,6 +73,8 @@ impl Sabotage {
             Self::ServeDamaged => &[Fault::CorruptPage],
             Self::HealLate | Self::DieTogether => &[Fault::ControlPlaneCrash, Fault::KeepCrash],
             Self::PastTheEdge => &[Fault::InstanceCrash],
+            Self::LeaveOut => &[Fault::ScaleUp],
+            Self::KillUndrained => &[Fault::ScaleDown],
             Self::LookElsewhere => {
                 &[Fault::BackupRestore, Fault::DropTable, Fault::CorruptBackup, Fault::MissingWal, Fault::MachineLoss]
             }
@@ -93,6 +99,8 @@ impl Sabotage {
             Self::HealLate => "heal-late",
             Self::DieTogether => "die-together",
             Self::PastTheEdge => "past-the-edge",
+            Self::LeaveOut => "leave-out",
+            Self::KillUndrained => "kill-undrained",
             Self::LookElsewhere => "look-elsewhere",
         }
     }

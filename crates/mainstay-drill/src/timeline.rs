@@ -1,10 +1,10 @@
 //! What the stack's own events tell of a fault and of the recovery from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_api::{Event, Level};
 use mainstay_decide::drills::Fault;
-use mainstay_types::Timestamp;
+use mainstay_types::{InstanceId, Timestamp};
 
 use crate::fault::Victim;
 use crate::measure::millis;
@@ -67,6 +67,17 @@ pub(crate) fn untold(fault: Fault, standbys: u32, injected: Timestamp, events: &
     if found.is_some() { Vec::new() } else { vec!["no event warns that the standby is lost".to_owned()] }
 }
 
+/// Who is taken away is out of the rotation before it ends. Where the edge had to find out by itself, requests were led to
+/// an instance that was gone, whatever became of them: one that may be repeated was, and its client noticed nothing.
+pub(crate) fn unannounced(left: &BTreeSet<InstanceId>, injected: Timestamp, events: &[Event]) -> Vec<String> {
+    let is_of = |event: &Event, id: &InstanceId| event.subject.as_deref() == Some(id.to_string().as_str());
+    let found = events.iter().filter(|event| event.kind == "EndpointEjected" && event.at >= injected);
+    let of_those = found.filter(|event| left.iter().any(|id| is_of(event, id)));
+    of_those
+        .map(|event| format!("event {}: {}; it was taken away while requests were led to it", event.seq, event.text))
+        .collect()
+}
+
 /// Steps of recovery by their first event after the fault.
 pub(crate) fn timeline(injected: Timestamp, events: &[Event]) -> BTreeMap<String, u64> {
     const STEPS: [(&str, &str); 14] = [
@@ -110,6 +121,22 @@ mod tests {
             fields: BTreeMap::new(),
         };
         (1..).zip(kinds).map(event).collect()
+    }
+
+    #[test]
+    fn who_is_taken_away_is_out_of_the_rotation_before_it_ends() {
+        let id = |slot| InstanceId { service: mainstay_types::ServiceName::new("web").expect("a name"), slot };
+        let mut events = events(&["EndpointEjected", "EndpointEjected", "ChildStopped"]);
+        for (event, slot) in events.iter_mut().zip([1, 3, 3]) {
+            event.subject = Some(id(slot).to_string());
+        }
+        let reasons = |left: &[u32], since| {
+            let left = left.iter().map(|slot| id(*slot)).collect();
+            unannounced(&left, Timestamp::from_millis(since), &events).len()
+        };
+        assert_eq!(reasons(&[2, 3], 0), 1);
+        assert_eq!(reasons(&[2, 3], 2), 0, "it was before");
+        assert_eq!(reasons(&[], 0), 0, "another was left out");
     }
 
     /// With `durability = "fast"` the proof comes before the failover begins: each such drill failed for that.

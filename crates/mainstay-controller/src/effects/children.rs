@@ -19,6 +19,8 @@ use crate::settings::Settings;
 const OUT_OF_ROTATION: Duration = Duration::from_millis(100);
 /// Pause between two looks at a child that is being stopped.
 const LOOK: Duration = Duration::from_millis(20);
+/// SIGKILL.
+const KILL: i32 = 9;
 /// Time to kill what survived its grace.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -360,7 +362,9 @@ impl Effects {
         signal: i32,
         grace: Duration,
     ) -> Result<Outcome, String> {
-        if self.role_of(name) == ChildRole::Instance {
+        let is_instance = self.role_of(name) == ChildRole::Instance;
+        let signal = if is_instance && self.mistakes.kills() { KILL } else { signal };
+        if is_instance && signal != KILL {
             tokio::time::sleep(OUT_OF_ROTATION).await;
         }
         let keep = self.keep()?;

@@ -67,6 +67,8 @@ enum SabotageName {
     HealLate,
     DieTogether,
     PastTheEdge,
+    LeaveOut,
+    KillUndrained,
     LookElsewhere,
 }
 
@@ -88,6 +90,8 @@ impl From<SabotageName> for Sabotage {
             SabotageName::HealLate => Self::HealLate,
             SabotageName::DieTogether => Self::DieTogether,
             SabotageName::PastTheEdge => Self::PastTheEdge,
+            SabotageName::LeaveOut => Self::LeaveOut,
+            SabotageName::KillUndrained => Self::KillUndrained,
             SabotageName::LookElsewhere => Self::LookElsewhere,
         }
     }
@@ -319,7 +323,7 @@ impl Running {
             // Large: it restores beside the present.
             Box::pin(mainstay_drill::backups(&self.client, stack, &options, &own, talk)).await?
         } else {
-            mainstay_drill::drill(&self.client, stack, &options, talk).await?
+            Box::pin(mainstay_drill::drill(&self.client, stack, &options, talk)).await?
         };
         Ok(drill_report::keep(&self.paths, &self.lacks, report))
     }
