@@ -1,11 +1,11 @@
 //! What a fallen primary had written and its successor does not have: read from the log that it left.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 
 use mainstay_types::{Lsn, Member, Timeline};
 
 use crate::layout::Layout;
+use crate::waldump;
 
 /// Records that are counted; beyond that the answer is "at least".
 const MOST_RECORDS: u64 = 5_000_000;
@@ -29,15 +29,10 @@ pub struct Loss {
 /// **Errors**: the log is not there any more or cannot be read from there on, or `pg_waldump` is missing, in words for people.
 pub fn after(layout: &Layout, fallen: Member, timeline: Timeline, from: Lsn) -> Result<Loss, String> {
     let folder = layout.data(fallen).join("pg_wal");
-    let mut child = Command::new(layout.program("pg_waldump"))
+    let mut child = waldump::command(layout)
         .arg(format!("--path={}", folder.display()))
         .arg(format!("--timeline={}", timeline.0))
         .arg(format!("--start={from}"))
-        .env_clear()
-        .env("LC_ALL", "C.UTF-8")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot run pg_waldump: {error}"))?;
     let Some(output) = child.stdout.take() else { return Err("pg_waldump has no output".to_owned()) };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -58,18 +59,17 @@ pub struct Files<'a> {
     pub to: Lsn,
 }
 
-/// Gives the records of some files, in order.
+/// Gives the records of some files, in order. The program runs as the server's user, who must be able to read them: what
+/// it reads was written by a server, and may be made to mislead it.
 ///
 /// **Errors**: see [`DumpError`]; [`DumpError::Stopped`] after every record that could be read.
 pub fn read(layout: &Layout, files: Files<'_>, see: &mut dyn FnMut(Record)) -> Result<(), DumpError> {
     let program = layout.program("pg_waldump");
     let failed = |source| DumpError::Run { program: program.clone(), source };
-    let mut command = Command::new(&program);
+    let mut command = command(layout);
     command.args(["--rmgr", "Transaction", "--rmgr", "XLOG", "--path"]).arg(files.folder);
     command.args(["--timeline", &files.timeline.to_string()]);
     command.args(["--start", &files.from.to_string(), "--end", &files.to.to_string()]);
-    command.env_clear().env("TZ", "UTC").env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
     // Its few words of complaint come at its end; a pipe holds them.
@@ -97,6 +97,17 @@ pub fn read(layout: &Layout, files: Files<'_>, see: &mut dyn FnMut(Record)) -> R
         return Err(failed(error));
     }
     if status.success() { Ok(()) } else { Err(DumpError::Stopped(words.trim().replace('\n', " / "))) }
+}
+
+/// The program as the server's user.
+pub(crate) fn command(layout: &Layout) -> Command {
+    let mut command = Command::new(layout.program("pg_waldump"));
+    command.env_clear().env("TZ", "UTC").env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(user) = &layout.user {
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
 }
 
 /// A line of `pg_waldump`; `None`: a record of another kind, or no record.
@@ -246,6 +257,34 @@ fn table(row: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It ran as root.
+    #[test]
+    fn the_program_runs_as_the_servers_user() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("sets");
+        let (text, program) = (folder.path().join("text"), folder.path().join("pg_waldump"));
+        std::fs::write(&text, "#!/bin/sh\necho \"user $(id -u), group $(id -g)\" >&2\nexit 1\n").expect("writes");
+        // By another process: a file that we have open, or a child of ours, cannot be run.
+        let made = Command::new("install").args(["-m", "755"]).args([&text, &program]).status();
+        assert!(made.expect("runs").success());
+        let words = |user: Option<mainstay_supervisor::protocol::User>| {
+            let (state, runtime, bin) = (folder.path().into(), folder.path().into(), folder.path().into());
+            let layout = Layout { state, runtime, bin, user };
+            let files = Files { folder: folder.path(), timeline: 1, from: Lsn::new(0), to: Lsn::new(1) };
+            match read(&layout, files, &mut |_| ()) {
+                Err(DumpError::Stopped(words)) => words,
+                other => panic!("{other:?}"),
+            }
+        };
+        let ours = words(None);
+        assert!(ours.starts_with("user "), "{ours}");
+        if ours.starts_with("user 0,") {
+            let user = mainstay_supervisor::protocol::User { uid: 65_533, gid: 65_532 };
+            assert_eq!(words(Some(user)), "user 65533, group 65532");
+        }
+    }
 
     fn of(line: &str) -> Record {
         parse(line).unwrap_or_else(|| panic!("no record: {line}"))

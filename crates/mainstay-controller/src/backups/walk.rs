@@ -2,8 +2,9 @@
 //! own, for `pg_waldump`. What is not archived yet is read from the primary's own folder where that is wanted.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use mainstay_backup::wal::{self, GetError, Segment};
@@ -59,8 +60,11 @@ impl<'a> Walk<'a> {
         };
         let folder = walk.folder();
         std::fs::create_dir(&folder).map_err(io("make the folder", &folder))?;
-        // Decrypted: nobody else's.
-        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).map_err(io("set the mode of", &folder))?;
+        // Decrypted: for the server's user, who reads it, and nobody else. He writes nothing there: we follow what lies in it.
+        if let Some(user) = &backups.layout.user {
+            chown(&folder, None, Some(user.gid)).map_err(io("give away", &folder))?;
+        }
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o750)).map_err(io("set the mode of", &folder))?;
         Ok(walk)
     }
 
@@ -87,11 +91,11 @@ impl<'a> Walk<'a> {
         }
         let Some(live) = &self.live else { return Ok(None) };
         let segment = Segment::of(self.timeline, start, SEGMENT);
-        let path = live.join(segment.to_string());
-        let bytes = match std::fs::read(&path) {
+        let name = segment.to_string();
+        let bytes = match of_the_server(live, &name) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(io("read", &path)(error)),
+            Err(error) => return Err(io("read", &live.join(name))(error)),
         };
         let address = bytes.get(ADDRESS).and_then(|address| address.try_into().ok()).map(u64::from_ne_bytes);
         if address == Some(start) {
@@ -119,6 +123,8 @@ impl<'a> Walk<'a> {
         }
         let path = self.path(start);
         std::fs::write(&path, &bytes).map_err(io("write", &path))?;
+        // The folder keeps others out; our umask may keep him out, too.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).map_err(io("set the mode of", &path))?;
         Ok(Some(is_archived))
     }
 
@@ -197,6 +203,21 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// A segment in the server's own folder, which is its user's: what bears such a name there may be a pipe, on which we would
+/// wait for ever, or a link to what is not his to read.
+fn of_the_server(folder: &Path, name: &str) -> std::io::Result<Vec<u8>> {
+    use rustix::fs::{Mode, OFlags, open, openat};
+    let safely = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = open(folder, safely | OFlags::DIRECTORY, Mode::empty())?;
+    let file = std::fs::File::from(openat(&folder, name, safely | OFlags::NONBLOCK, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is no plain file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(SEGMENT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The highest position that a text names.
 fn furthest(words: &str) -> Option<u64> {
     let plain = |word: &str| word.trim_end_matches([':', ',', '.', ';']).parse::<Lsn>().ok();
@@ -206,6 +227,29 @@ fn furthest(words: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pipe kept a restore waiting for ever, and a link was followed as root.
+    #[test]
+    fn what_the_servers_user_puts_in_the_place_of_a_segment_is_not_read() {
+        let state = tempfile::tempdir().expect("folder");
+        let at = |name: &str| state.path().join(name);
+        std::fs::create_dir(at("pg_wal")).expect("a folder");
+        let wal = at("pg_wal");
+        std::fs::write(wal.join("plain"), "wal").expect("writes");
+        std::fs::write(at("secret"), "secret").expect("writes");
+        std::os::unix::fs::symlink(at("secret"), wal.join("link")).expect("links");
+        let made = std::process::Command::new("mkfifo").arg(wal.join("pipe")).status();
+        assert!(made.expect("runs").success());
+        std::fs::create_dir(wal.join("folder")).expect("a folder");
+        std::os::unix::fs::symlink(&wal, at("elsewhere")).expect("links");
+        assert_eq!(of_the_server(&wal, "plain").expect("reads"), b"wal");
+        let missing = of_the_server(&wal, "missing").expect_err("there is none");
+        assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+        for name in ["link", "pipe", "folder"] {
+            assert!(of_the_server(&wal, name).is_err(), "{name}");
+        }
+        assert!(of_the_server(&at("elsewhere"), "plain").is_err(), "the folder itself may be a link");
+    }
 
     #[test]
     fn where_the_reader_stopped_is_in_its_words() {
