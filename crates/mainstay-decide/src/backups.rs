@@ -103,6 +103,9 @@ pub struct BackupsSeen {
     pub jobs: BTreeMap<Job, JobRecord>,
     /// The place cannot be read: why.
     pub trouble: Option<String>,
+    /// Which deploys there were is not known: why.
+    #[serde(default)]
+    pub unknown_deploys: Option<String>,
     /// The second copy; `None`: the stack file asks for none, or nothing was noted of it yet.
     #[serde(default)]
     pub copy: Option<CopySeen>,
@@ -119,6 +122,7 @@ impl BackupsSeen {
             archive: ArchiveSeen::default(),
             jobs: BTreeMap::new(),
             trouble: trouble.map(str::to_owned),
+            unknown_deploys: None,
             copy: None,
         }
     }
@@ -139,6 +143,7 @@ pub fn faults(policy: &Policy, seen: &BackupsSeen, now: Timestamp) -> Vec<String
         faults.push("the last restore of a backup failed: `mainstay backup list` says which, and why".to_owned());
     }
     faults.extend(seen.archive.gaps.iter().take(3).cloned());
+    faults.extend(seen.unknown_deploys.clone());
     if let Some(since) = seen.archive.waiting_since.filter(|since| now.saturating_since(*since) > ARCHIVED_WITHIN) {
         let (count, seconds) = (seen.archive.waiting, now.saturating_since(since).as_secs());
         faults.push(format!("{count} segments of WAL are not archived, the oldest waits for {seconds} s"));

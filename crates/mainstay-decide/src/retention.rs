@@ -188,6 +188,11 @@ pub enum Rule {
         /// Until then.
         until: Timestamp,
     },
+    /// Which deploys there were is not known: the state before one may be reached from it.
+    PerhapsBeforeDeploy {
+        /// Until then.
+        until: Timestamp,
+    },
     /// From it every moment of the window is reached.
     Window,
     /// It is the newest.
@@ -216,7 +221,10 @@ impl Decision {
         self.rules
             .iter()
             .filter_map(|rule| match rule {
-                Rule::Family { until, .. } | Rule::ByHand { until } | Rule::BeforeDeploy { until, .. } => Some(*until),
+                Rule::Family { until, .. }
+                | Rule::ByHand { until }
+                | Rule::BeforeDeploy { until, .. }
+                | Rule::PerhapsBeforeDeploy { until } => Some(*until),
                 Rule::Window | Rule::Newest | Rule::LastProven => None,
             })
             .max()
@@ -285,8 +293,8 @@ pub struct Scene<'a> {
     pub policy: &'a Policy,
     /// See [`Unsaved`].
     pub unsaved: &'a Unsaved,
-    /// Deploys, in any order.
-    pub deploys: &'a [Deploy],
+    /// Deploys, in any order; `None`: nobody knows which there were.
+    pub deploys: Option<&'a [Deploy]>,
     /// How far time has come; `None`: it stands where the newest backup ended.
     pub reckoning: Option<&'a Reckoning>,
 }
@@ -306,6 +314,7 @@ impl<'a> Scene<'a> {
         let anchors: BTreeSet<&str> = self.anchors(&in_order).values().map(|anchor| anchor.id.as_str()).collect();
         let firsts = self.firsts(&in_order);
         let deploys = self.before_deploys(&in_order);
+        let perhaps = self.perhaps_before_deploys(&in_order);
         let decide = |backup: &Backup| {
             let mut rules = Vec::new();
             let age = self.age(newest, backup.ended);
@@ -321,6 +330,9 @@ impl<'a> Scene<'a> {
             for (deploy, _) in deploys.iter().filter(|(_, base)| base.id == backup.id) {
                 let until = deploy.at.after(self.policy.keep.deploys);
                 rules.push(Rule::BeforeDeploy { release: deploy.release, until });
+            }
+            if let Some((_, until)) = perhaps.iter().find(|(base, _)| base.id == backup.id) {
+                rules.push(Rule::PerhapsBeforeDeploy { until: *until });
             }
             let parts = [
                 (anchors.contains(backup.id.as_str()), Rule::Window),
@@ -338,7 +350,8 @@ impl<'a> Scene<'a> {
     /// a failover; after a restore in place there is a base backup of the new one.
     fn before_deploys(&self, in_order: &[&'a Backup]) -> Vec<(&'a Deploy, &'a Backup)> {
         let Some(newest) = in_order.last() else { return Vec::new() };
-        let kept = self.deploys.iter().filter(|deploy| self.age(newest, deploy.at) < self.policy.keep.deploys);
+        let deploys = self.deploys.unwrap_or_default();
+        let kept = deploys.iter().filter(|deploy| self.age(newest, deploy.at) < self.policy.keep.deploys);
         let found = kept.filter_map(|deploy| {
             let is_before = |backup: &&&Backup| {
                 backup.system == deploy.system && backup.timeline <= deploy.timeline && backup.needs <= deploy.lsn
@@ -347,6 +360,20 @@ impl<'a> Scene<'a> {
             let last = in_order.iter().rev().filter(is_before).find(is_whole);
             let base = last.or_else(|| in_order.iter().rev().find(is_before))?;
             Some((deploy, *base))
+        });
+        found.collect()
+    }
+
+    /// When nobody knows which deploys there were: each backup that one may have come after, as late as the next began
+    /// whose restore did not fail, and until when it is kept for that.
+    fn perhaps_before_deploys(&self, in_order: &[&'a Backup]) -> Vec<(&'a Backup, Timestamp)> {
+        let (Some(newest), None) = (in_order.last(), self.deploys) else { return Vec::new() };
+        let found = in_order.iter().enumerate().filter_map(|(at, base)| {
+            let later = in_order.get(at + 1..).unwrap_or_default();
+            let next = later.iter().find(|next| !matches!(next.proof, Some((_, Proof::Failed))));
+            let last = next.or(later.last())?.began;
+            let keep = self.policy.keep.deploys;
+            (self.age(newest, last) < keep).then(|| (*base, last.after(keep)))
         });
         found.collect()
     }
@@ -404,6 +431,8 @@ impl<'a> Scene<'a> {
             from: base.start,
             to: Some(deploy.lsn),
         }));
+        let perhaps = self.perhaps_before_deploys(&in_order).into_iter();
+        needed.extend(perhaps.map(|(base, _)| Needed { system: base.system, from: base.start, to: None }));
         // A cluster without one keeps everything: nobody knows what will be wanted.
         let without = self.backups.iter().filter(|backup| !anchors.contains_key(&backup.system));
         needed.extend(without.map(|backup| Needed { system: backup.system, from: Lsn::new(0), to: None }));

@@ -76,8 +76,8 @@ pub fn explain(backups: &Backups) -> Result<Vec<Explained>, Error> {
     let all = list(backups)?;
     let seen: Vec<retention::Backup> = all.iter().map(to_decide).collect();
     let (unsaved, reckoning) = (unsaved(backups, &seen)?, reckoning(backups, &seen));
-    let deploys = deploys::all(&backups.layout.state)?;
-    let decided = scene(backups, &seen, (&unsaved, &deploys), reckoning.as_ref()).decide();
+    let deploys = deploys::known(&backups.layout.state, backups.policy.keep.deploys).ok();
+    let decided = scene(backups, &seen, (&unsaved, deploys.as_deref()), reckoning.as_ref()).decide();
     let explained = all.into_iter().zip(decided);
     Ok(explained.map(|((backup, proof), decision)| Explained { backup, proof, decision }).collect())
 }
@@ -85,7 +85,7 @@ pub fn explain(backups: &Backups) -> Result<Vec<Explained>, Error> {
 fn scene<'a>(
     backups: &'a Backups,
     seen: &'a [retention::Backup],
-    (unsaved, deploys): (&'a Unsaved, &'a [Deploy]),
+    (unsaved, deploys): (&'a Unsaved, Option<&'a [Deploy]>),
     reckoning: Option<&'a Reckoning>,
 ) -> Scene<'a> {
     Scene { backups: seen, policy: &backups.policy, unsaved, deploys, reckoning }
@@ -94,8 +94,8 @@ fn scene<'a>(
 /// WAL that is needed of what there is.
 pub(super) fn needed(backups: &Backups, seen: &[retention::Backup]) -> Result<Vec<Needed>, Error> {
     let (unsaved, reckoning) = (unsaved(backups, seen)?, reckoning(backups, seen));
-    let deploys = deploys::all(&backups.layout.state)?;
-    Ok(scene(backups, seen, (&unsaved, &deploys), reckoning.as_ref()).needed())
+    let deploys = deploys::known(&backups.layout.state, backups.policy.keep.deploys).ok();
+    Ok(scene(backups, seen, (&unsaved, deploys.as_deref()), reckoning.as_ref()).needed())
 }
 
 /// The lowest positions of timelines that no backup is of yet.

@@ -106,6 +106,14 @@ pub(crate) fn events(before: &BackupsSeen, after: &BackupsSeen, proofs: &[Proof]
             );
         }
     }
+    match (&before.unknown_deploys, &after.unknown_deploys) {
+        (None, Some(why)) => events.push(about(NewEvent::error(at, "ReleasePointsUnknown", why.clone()))),
+        (Some(_), None) => {
+            let text = "which deploys there were is known again, as far back as the state before one is kept";
+            events.push(about(NewEvent::info(at, "ReleasePointsKnown", text)));
+        }
+        (None, None) | (Some(_), Some(_)) => {}
+    }
     for (job, record) in &after.jobs {
         let is_new = before.jobs.get(job) != Some(record) && record.ended.is_some();
         if let Some(error) = record.error.as_ref().filter(|_| is_new) {
@@ -277,6 +285,7 @@ mod tests {
             archive: ArchiveSeen::default(),
             jobs: BTreeMap::new(),
             trouble: None,
+            unknown_deploys: None,
             copy: None,
         };
         let ill = BackupsSeen::broken(at);
@@ -286,5 +295,9 @@ mod tests {
         assert_eq!(codes(&well, &ill), ["BackupsUnreadable"]);
         assert_eq!(codes(&ill, &ill), Vec::<&str>::new());
         assert_eq!(codes(&ill, &well), ["BackupsReadable"]);
+        let unknown = BackupsSeen { unknown_deploys: Some("damaged".to_owned()), ..well.clone() };
+        assert_eq!(codes(&well, &unknown), ["ReleasePointsUnknown"]);
+        assert_eq!(codes(&unknown, &unknown), Vec::<&str>::new());
+        assert_eq!(codes(&unknown, &well), ["ReleasePointsKnown"]);
     }
 }

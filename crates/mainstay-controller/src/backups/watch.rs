@@ -12,7 +12,7 @@ use mainstay_decide::backups::{ArchiveSeen, BackupsSeen, Job, JobRecord};
 use mainstay_types::{Seen, Timestamp, full_text};
 use tokio::sync::mpsc;
 
-use super::{Backups, check, jobs, keeping, second};
+use super::{Backups, check, deploys, jobs, keeping, second};
 use crate::clock::now;
 use crate::effects::Effects;
 use crate::message::Message;
@@ -79,6 +79,7 @@ impl Memory {
             archive: ArchiveSeen::default(),
             jobs: jobs.clone(),
             trouble: None,
+            unknown_deploys: None,
             copy: None,
         };
         seen.copy = second::record(paths);
@@ -126,6 +127,7 @@ impl Memory {
         }
         seen.archive = self.archive.as_ref().map(|(_, archive)| archive.clone()).unwrap_or_default();
         (seen.archive.waiting, seen.archive.waiting_since) = waiting(opened);
+        seen.unknown_deploys = deploys::known(&opened.layout.state, opened.policy.keep.deploys).err();
         Ok(())
     }
 }

@@ -35,7 +35,7 @@ fn backup(hours: i64) -> Backup {
 
 fn scene<'a>(backups: &'a [Backup], policy: &'a Policy) -> Scene<'a> {
     const NONE: &Unsaved = &Unsaved::new();
-    Scene { backups, policy, unsaved: NONE, deploys: &[], reckoning: None }
+    Scene { backups, policy, unsaved: NONE, deploys: Some(&[]), reckoning: None }
 }
 
 fn decide(backups: &[Backup], policy: &Policy) -> Vec<Decision> {
@@ -44,6 +44,33 @@ fn decide(backups: &[Backup], policy: &Policy) -> Vec<Decision> {
 
 fn needed(backups: &[Backup], policy: &Policy) -> Vec<Needed> {
     scene(backups, policy).needed()
+}
+
+/// Retention stopped for good, and the disk filled.
+#[test]
+fn who_does_not_know_the_deploys_keeps_what_they_may_need_and_forgets_all_else() {
+    let policy = policy(
+        "window = \"1d\"\n[database.backup.keep]\nhourly = \"6h\"\ndaily = \"0d\"\nweekly = \"0d\"\nmonthly = \"0d\"\ndeploys = \"2d\"\n",
+    );
+    let all: Vec<Backup> = (0..=100).map(backup).collect();
+    let of = |backups: &[Backup], deploys| {
+        let scene = Scene { deploys, ..scene(backups, &policy) };
+        let kept = scene.decide().into_iter().filter(|one| !one.goes()).map(|one| one.id).collect::<Vec<_>>();
+        (kept, scene.needed())
+    };
+    let known = of(&all, Some(&[])).0;
+    let (kept, needed) = of(&all, None);
+    // Whatever was deployed within two days, the last backup before it is there, and the WAL from there on.
+    let ids: Vec<String> = (52..=100).map(|hours| backup(hours).id).collect();
+    assert_eq!(kept, ids);
+    assert!(known.len() < kept.len() && known.iter().all(|id| kept.contains(id)), "{known:?}");
+    assert!(needed.contains(&Needed { system: 7, from: backup(52).start, to: None }), "{needed:?}");
+    assert!(needed.iter().all(|one| one.to.is_some() || one.from >= backup(52).start), "all before may go");
+    // One whose restore failed stands for nothing: the one before it may be needed as long.
+    let mut failed = all.clone();
+    failed[52].proof = Some((hour(60), Proof::Failed));
+    failed[53].proof = Some((hour(60), Proof::Failed));
+    assert!(of(&failed, None).0.contains(&backup(51).id));
 }
 
 #[test]
@@ -57,7 +84,7 @@ fn the_last_backup_before_a_deploy_and_the_wal_up_to_it_are_kept_and_go_in_time(
     let of = |backups: &[Backup], deploy: Deploy| {
         let (decided, needed) = {
             let deploys = [deploy];
-            let scene = Scene { deploys: &deploys, ..scene(backups, &policy) };
+            let scene = Scene { deploys: Some(&deploys), ..scene(backups, &policy) };
             (scene.decide(), scene.needed())
         };
         let kept =
@@ -122,7 +149,12 @@ fn each_rule_says_until_when_it_keeps() {
     let families = |index: usize| -> Vec<Family> {
         let of = |rule: &Rule| match rule {
             Rule::Family { family, .. } => Some(*family),
-            Rule::ByHand { .. } | Rule::BeforeDeploy { .. } | Rule::Window | Rule::Newest | Rule::LastProven => None,
+            Rule::ByHand { .. }
+            | Rule::BeforeDeploy { .. }
+            | Rule::PerhapsBeforeDeploy { .. }
+            | Rule::Window
+            | Rule::Newest
+            | Rule::LastProven => None,
         };
         decided[index].rules.iter().filter_map(of).collect()
     };

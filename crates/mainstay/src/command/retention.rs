@@ -71,6 +71,7 @@ fn kept_by(one: &Explained) -> String {
         Rule::BeforeDeploy { release, until } => {
             format!("before the deploy of release {release} until {}", minute(*until))
         }
+        Rule::PerhapsBeforeDeploy { until } => format!("perhaps before a deploy until {}", minute(*until)),
         Rule::Window => "the window: from it every moment since is reached".to_owned(),
         Rule::Newest => "the newest".to_owned(),
         Rule::LastProven => "the last proven by a restore".to_owned(),
