@@ -68,8 +68,10 @@ pub(super) fn proof(page: &mut String, report: &Report) {
         let unproven = report.rounds.iter().filter(|round| !round.is_proven).count();
         writeln!(page, "<li>and {more} more; {unproven} of all are not proven</li>").ok();
     }
-    write!(page, "<li>Load: {}", escape(&evidence.load)).ok();
-    if let (Some(before), Some(after)) = (evidence.least_load_before, evidence.least_load_after) {
+    let has_load = !evidence.load.is_empty();
+    write!(page, "<li>Load: {}", if has_load { escape(&evidence.load) } else { "none".to_owned() }).ok();
+    let least = evidence.least_load_before.zip(evidence.least_load_after).filter(|_| has_load);
+    if let Some((before, after)) = least {
         let (before, after) = (number(before), number(after));
         let text =
             format!("at least {before} operations succeeded before the fault and {after} after it, in every run");

@@ -307,3 +307,13 @@ fn a_reader_learns_who_was_told_and_when_and_what_it_costs_of_an_error_budget() 
     told.environment = Some(environment);
     has(&of(told), "ee889fd, with changes that are not in it");
 }
+
+/// It was an empty text, and "at least 0 operations succeeded".
+#[test]
+fn a_load_that_was_not_there_is_none() {
+    let mut idle = report(1);
+    idle.evidence.load = String::new();
+    (idle.evidence.least_load_before, idle.evidence.least_load_after) = (Some(0), Some(0));
+    let page = of(idle);
+    assert!(page.contains("<li>Load: none</li>"), "{page}");
+}

@@ -1,6 +1,6 @@
 //! A drill's report as text.
 
-use mainstay_drill::{Counts, Extended, Fault, Gone, Report, Spread, Verdict};
+use mainstay_drill::{Counts, Evidence, Extended, Fault, Gone, Report, Spread, Verdict};
 
 use crate::screen;
 
@@ -167,11 +167,7 @@ fn evidence(report: &Report) {
         );
     }
     let evidence = &report.evidence;
-    let least = match (evidence.least_load_before, evidence.least_load_after) {
-        (Some(before), Some(after)) => format!("; at least {before} operations before and {after} after the fault"),
-        _ => String::new(),
-    };
-    println!("  load          {}{least}", evidence.load);
+    println!("  load          {}", load(evidence));
     for fault in evidence.faults.iter().take(3) {
         println!("  fault         {fault}");
     }
@@ -188,9 +184,30 @@ fn evidence(report: &Report) {
     println!("  again         {}", evidence.reproduce);
 }
 
+/// What the load was, and how much of it there was at least.
+fn load(evidence: &Evidence) -> String {
+    match (evidence.load.as_str(), evidence.least_load_before, evidence.least_load_after) {
+        ("", ..) => "none: the stack has no database, and no route to a service".to_owned(),
+        (load, Some(before), Some(after)) => {
+            format!("{load}; at least {before} operations before and {after} after the fault")
+        }
+        (load, ..) => load.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It said "load          ; at least 0 operations before and 0 after the fault".
+    #[test]
+    fn a_load_that_was_not_there_is_said_to_be_none() {
+        let (least_load_before, least_load_after) = (Some(0), Some(0));
+        let nothing = Evidence { least_load_before, least_load_after, ..Evidence::default() };
+        assert_eq!(load(&nothing), "none: the stack has no database, and no route to a service");
+        let some = Evidence { load: "4 writers".to_owned(), ..nothing };
+        assert_eq!(load(&some), "4 writers; at least 0 operations before and 0 after the fault");
+    }
 
     #[test]
     fn what_was_lost_is_one_number_with_its_parts_where_rows_and_keys_count() {
