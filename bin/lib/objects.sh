@@ -5,22 +5,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
+. bin/lib/objects/moto.sh
 
 began=$SECONDS
 # A base backup is taken behind everything else: on a busy machine it takes its time.
 PATIENCE=${OBJECTS_PATIENCE:-150}
-pins=bin/lib/objects/requirements.txt
-venv="${XDG_CACHE_HOME:-$HOME/.cache}/mainstay/objects-$(sha256sum "$pins" | cut -c1-12)"
-if [ ! -e "$venv/complete" ]; then
-  rm -rf "$venv"
-  /usr/bin/python3 -m venv "$venv"
-  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$pins" >"$venv/pip.log" 2>&1; then
-    tail -n 20 "$venv/pip.log" >&2
-    echo "error: moto could not be installed from PyPI" >&2
-    exit 1
-  fi
-  touch "$venv/complete"
-fi
+install_moto
 
 work_folder
 SERVER="" DOOR="" OTHER=""
@@ -34,7 +24,7 @@ clean_up() { rm -rf "$work"; [ -z "$OTHER" ] || rm -rf "$OTHER"; }
 read -r server_port door_port <<<"$(free_ports 2)"
 endpoint="http://127.0.0.1:$door_port"
 # Not in the environment of this script: the stack would inherit it, and be found to know it.
-bucket() { ACCESS=${ACCESS:-} SECRET=${SECRET:-} "$venv/bin/python" bin/lib/objects/bucket.py "http://127.0.0.1:$server_port" "$@"; }
+bucket() { ACCESS=${ACCESS:-} SECRET=${SECRET:-} "$MOTO/bin/python" bin/lib/objects/bucket.py "http://127.0.0.1:$server_port" "$@"; }
 open_door() {
   /usr/bin/python3 bin/lib/objects/door.py "$door_port" "$server_port" "$@" & DOOR=$!
   for _ in $(seq 50); do (exec 3<>"/dev/tcp/127.0.0.1/$door_port") 2>/dev/null && return 0; sleep 0.1; done
@@ -58,7 +48,7 @@ secret_key = "SHOP_SECRET_KEY"
 rpo = "30s"
 EOF
 begin_stack "$work/shop"
-INITIAL_NO_AUTH_ACTION_COUNT=4 "$venv/bin/python" bin/lib/objects/server.py "$server_port" >"$SCRATCH/moto" 2>&1 & SERVER=$!
+INITIAL_NO_AUTH_ACTION_COUNT=4 "$MOTO/bin/python" bin/lib/objects/server.py "$server_port" >"$SCRATCH/moto" 2>&1 & SERVER=$!
 for _ in $(seq 150); do (exec 3<>"/dev/tcp/127.0.0.1/$server_port") 2>/dev/null && break; sleep 0.2; done
 keys=$(bucket make) || { tail -n 20 "$SCRATCH/moto"; fail "the bucket cannot be made"; }
 ACCESS=${keys% *} SECRET=${keys#* }

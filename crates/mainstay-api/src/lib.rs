@@ -178,6 +178,9 @@ pub struct BackupsStatus {
 pub struct CopyStatus {
     /// Where it is.
     pub to: String,
+    /// It is no copy: backups are there and nowhere else.
+    #[serde(default)]
+    pub is_target: bool,
     /// What was archived until then can be restored from it; `None`: no base backup is in it.
     pub up_to: Option<Timestamp>,
     /// How far it is behind. **Unit**: milliseconds.

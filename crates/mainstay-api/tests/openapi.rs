@@ -197,6 +197,7 @@ fn copy(is_there: bool) -> CopyStatus {
     let maybe = is_there.then(at);
     CopyStatus {
         to: "s3://off-site/shop".to_owned(),
+        is_target: false,
         up_to: maybe,
         behind_ms: is_there.then_some(1),
         rpo_ms: 2,

@@ -1,7 +1,6 @@
 //! What opens a repository: the password of the recovery card, the key that seals archived WAL, and the card.
 
 use std::io::{self, Read, Write};
-use std::path::Path;
 use std::str::FromStr;
 
 use age::secrecy::{ExposeSecret, SecretString};
@@ -74,7 +73,7 @@ pub(crate) fn open<R: Read>(key: &Secret, from: R) -> Result<age::stream::Stream
 }
 
 /// The recovery card: all that a restore on another machine needs besides the repository.
-pub fn card(stack: &str, environment: &str, place: &Path, password: &Secret) -> String {
+pub fn card(stack: &str, environment: &str, place: &str, password: &Secret) -> String {
     format!(
         "mainstay recovery card\n\
          \x20 stack       {stack} ({environment})\n\
@@ -82,7 +81,7 @@ pub fn card(stack: &str, environment: &str, place: &Path, password: &Secret) -> 
          \x20 password    {}\n\
          Keep it off this machine. Whoever has it and the repository can read every backup; without it, when this\n\
          machine is lost, nobody can. README.txt in the repository says how to restore.\n",
-        place.display(),
+        place,
         password.expose()
     )
 }
@@ -103,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_place_of_the_copy_stands_on_the_card_above_the_password() {
-        let card = with_copy(&card("shop", "production", Path::new("/srv/b"), &Secret::new("abc")), "s3://b/shop");
+        let card = with_copy(&card("shop", "production", "/srv/b", &Secret::new("abc")), "s3://b/shop");
         assert!(card.contains("  repository  /srv/b\n  copy        s3://b/shop\n  password    abc\n"), "{card}");
     }
 

@@ -19,6 +19,8 @@ pub mod proof;
 pub mod repository;
 pub mod wal;
 
+use sha2::Digest as _;
+
 pub use holder::Holder;
 pub use label::Label;
 pub use place::Place;
@@ -27,4 +29,11 @@ pub use repository::{Repository, RepositoryError};
 /// Bytes as hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of a content in parts.
+fn hash_of(parts: &[bytes::Bytes]) -> String {
+    let mut hash = sha2::Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    hex(&hash.finalize())
 }

@@ -222,8 +222,8 @@ fn observe(effects: &Arc<Effects>, sender: &mpsc::Sender<Message>, has_servers: 
     }
     if let Some(backup) = stack.database.as_ref().and_then(|database| database.backup.as_ref()) {
         tokio::spawn(crate::backups::watch::observe(Arc::clone(effects), sender.clone()));
-        if let Some(copy) = backup.copy.clone() {
-            crate::backups::second::start(effects.paths().clone(), copy, effects.settings.launch.origin.clone());
+        if let Some(wanted) = crate::backups::second::Wanted::of(backup) {
+            crate::backups::second::start(effects.paths().clone(), wanted, effects.settings.launch.origin.clone());
         }
     }
     if effects.cluster.is_some() {

@@ -155,8 +155,8 @@ pub fn faults(policy: &Policy, seen: &BackupsSeen, now: Timestamp) -> Vec<String
     }
     let looks_long = now.saturating_since(seen.since) > COPY_BEGUN_WITHIN;
     let is_noted = |to: &str| seen.copy.as_ref().is_some_and(|copy| copy.to == to);
-    let of_copy = policy.copy.iter().filter(|copy| looks_long || is_noted(&copy.to.to_string()));
-    faults.extend(of_copy.flat_map(|copy| crate::copy::faults(copy, seen.copy.as_ref(), now)));
+    let away = policy.away().filter(|away| looks_long || is_noted(&away.store.address.to_string()));
+    faults.extend(away.into_iter().flat_map(|away| crate::copy::faults(away, seen.copy.as_ref(), now)));
     let oldest = seen.list.iter().map(|one| one.ended).min();
     let proven = last_proven(seen, now).map(|(at, _)| at);
     let counts_from = proven.or(oldest);

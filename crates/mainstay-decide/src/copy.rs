@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_stack::model::BackupCopy;
+use mainstay_stack::model::Away;
 use mainstay_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub struct CopySeen {
     pub version: u32,
     /// Where it is.
     pub to: String,
+    /// It is no copy: backups are there and nowhere else.
+    #[serde(default)]
+    pub is_target: bool,
     /// When the folder was last looked through and compared with what is in the copy.
     pub looked: Timestamp,
     /// Whole base backups that are in the copy with all that they need.
@@ -54,56 +57,69 @@ impl CopySeen {
     }
 }
 
-/// What is wrong with the second copy, the worst first.
-pub fn faults(policy: &BackupCopy, seen: Option<&CopySeen>, now: Timestamp) -> Vec<String> {
+/// What is wrong with what is off the machine, the worst first.
+pub fn faults(away: Away<'_>, seen: Option<&CopySeen>, now: Timestamp) -> Vec<String> {
     let mut faults = Vec::new();
     // A record of another place says nothing of this one.
-    let to = policy.to.to_string();
+    let to = away.store.address.to_string();
     let Some(copy) = seen.filter(|copy| copy.to == to) else {
-        faults.push(format!("the second copy to {to} has not begun"));
+        faults.push(match away.is_target {
+            true => format!("nothing was sent to the store {to} yet"),
+            false => format!("the second copy to {to} has not begun"),
+        });
         return faults;
     };
     if let (Some(since), Some(error)) = (copy.failing_since, &copy.error)
         && now.saturating_since(since) > FAILING_WITHIN
     {
         let seconds = now.saturating_since(since).as_secs();
-        faults.push(format!("the second copy to {to} does not go on since {seconds} s: {error}"));
+        faults.push(match away.is_target {
+            true => format!("the store {to} takes nothing since {seconds} s: {error}"),
+            false => format!("the second copy to {to} does not go on since {seconds} s: {error}"),
+        });
     }
-    if let Some(behind) = copy.behind(now).filter(|behind| *behind > policy.rpo) {
-        let (behind, promised) = (behind.as_secs(), policy.rpo.as_secs());
-        faults.push(format!("the second copy is {behind} s behind, promised are {promised} s"));
+    let named = if away.is_target { "the store" } else { "the second copy" };
+    if let Some(behind) = copy.behind(now).filter(|behind| *behind > away.rpo) {
+        let (behind, promised) = (behind.as_secs(), away.rpo.as_secs());
+        faults.push(format!("{named} is {behind} s behind, promised are {promised} s"));
     }
     if let Some(since) = copy.base_waits_since.filter(|since| now.saturating_since(*since) > FIRST_WITHIN) {
         let (files, since) = (copy.waiting, crate::schedule::moment(since));
-        faults.push(format!("files of base backups wait for the second copy since {since}: {files} are missing there"));
+        faults.push(format!("files of base backups wait for {named} since {since}: {files} are missing there"));
     }
     faults
 }
 
 #[cfg(test)]
 mod tests {
+    use mainstay_stack::model::ObjectStore;
+
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
     }
 
-    fn policy() -> BackupCopy {
-        BackupCopy {
-            to: "s3://bucket/shop".parse().expect("an address"),
+    fn store() -> ObjectStore {
+        ObjectStore {
+            address: "s3://bucket/shop".parse().expect("an address"),
             endpoint: None,
             region: "us-east-1".to_owned(),
             access_key: "A".to_owned(),
-            secret_key: "B".to_owned(),
+            secret_key: "S".to_owned(),
             ca: None,
-            rpo: Duration::from_secs(300),
         }
+    }
+
+    fn faults(seen: Option<&CopySeen>, now: Timestamp) -> Vec<String> {
+        super::faults(Away { store: &store(), rpo: Duration::from_secs(300), is_target: false }, seen, now)
     }
 
     fn copy() -> CopySeen {
         CopySeen {
             version: 1,
             to: "s3://bucket/shop".to_owned(),
+            is_target: false,
             looked: at(1000),
             backups: 1,
             files: 10,
@@ -121,40 +137,50 @@ mod tests {
     #[test]
     fn a_copy_that_has_everything_is_as_far_as_the_last_look() {
         assert_eq!(copy().up_to(), Some(at(1000)));
-        assert_eq!(faults(&policy(), Some(&copy()), at(1002)), Vec::<String>::new());
+        assert_eq!(faults(Some(&copy()), at(1002)), Vec::<String>::new());
     }
 
     #[test]
     fn a_segment_that_waits_longer_than_promised_is_told_and_a_shorter_wait_is_not() {
         let late = CopySeen { wal_waits_since: Some(at(690)), ..copy() };
-        assert_eq!(faults(&policy(), Some(&late), at(990)), Vec::<String>::new());
-        assert!(faults(&policy(), Some(&late), at(1000))[0].contains("310 s behind, promised are 300 s"));
+        assert_eq!(faults(Some(&late), at(990)), Vec::<String>::new());
+        assert!(faults(Some(&late), at(1000))[0].contains("310 s behind, promised are 300 s"));
     }
 
     #[test]
     fn a_copy_that_nobody_makes_any_more_falls_behind_although_nothing_waited() {
-        assert!(faults(&policy(), Some(&copy()), at(1400))[0].contains("400 s behind"));
+        assert!(faults(Some(&copy()), at(1400))[0].contains("400 s behind"));
     }
 
     #[test]
     fn a_failure_is_told_in_the_stores_words_once_it_lasts() {
         let failing = CopySeen { error: Some("no".to_owned()), failing_since: Some(at(1000)), ..copy() };
-        assert_eq!(faults(&policy(), Some(&failing), at(1010)), Vec::<String>::new());
-        assert!(faults(&policy(), Some(&failing), at(1020))[0].ends_with("since 20 s: no"));
+        assert_eq!(faults(Some(&failing), at(1010)), Vec::<String>::new());
+        assert!(faults(Some(&failing), at(1020))[0].ends_with("since 20 s: no"));
     }
 
     #[test]
     fn without_a_base_backup_the_copy_is_as_far_as_nothing() {
         let first = CopySeen { backups: 0, base_waits_since: Some(at(0)), ..copy() };
         assert_eq!(first.up_to(), None);
-        assert_eq!(faults(&policy(), Some(&first), at(80_000)), Vec::<String>::new());
-        assert!(faults(&policy(), Some(&first), at(90_000))[0].contains("files of base backups wait"));
+        assert_eq!(faults(Some(&first), at(80_000)), Vec::<String>::new());
+        assert!(faults(Some(&first), at(90_000))[0].contains("files of base backups wait"));
     }
 
     #[test]
     fn what_was_noted_of_another_place_is_not_taken_for_this_one() {
         let other = CopySeen { to: "s3://other/shop".to_owned(), ..copy() };
-        assert!(faults(&policy(), Some(&other), at(100))[0].contains("has not begun"));
-        assert!(faults(&policy(), None, at(100))[0].contains("has not begun"));
+        assert!(faults(Some(&other), at(100))[0].contains("has not begun"));
+        assert!(faults(None, at(100))[0].contains("has not begun"));
+    }
+
+    #[test]
+    fn of_a_store_that_is_the_target_nobody_says_that_it_is_a_copy() {
+        let failing = CopySeen { error: Some("no".to_owned()), failing_since: Some(at(1000)), ..copy() };
+        let store = store();
+        let away = Away { store: &store, rpo: Duration::from_secs(10), is_target: true };
+        let found = super::faults(away, Some(&failing), at(1020));
+        assert_eq!(found[0], "the store s3://bucket/shop takes nothing since 20 s: no");
+        assert_eq!(found[1], "the store is 20 s behind, promised are 10 s");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::{DrillRecord, DrillStanding, Extended, Standing, Verdict, newest_by_drill};
 use mainstay_stack::Stack;
-use mainstay_stack::model::{Durability, PoolMode, Promise, Service};
+use mainstay_stack::model::{BackupTarget, Durability, PoolMode, Promise, Service};
 use mainstay_types::Timestamp;
 
 /// Age past which a drill says little of the stack as it is. The documents want failovers tried every month.
@@ -307,6 +307,7 @@ impl Fault {
     pub fn applies(self, stack: &Stack) -> Result<(), String> {
         let need = |has: bool, reason: &str| if has { Ok(()) } else { Err(reason.to_owned()) };
         let standbys = stack.database.as_ref().map(|database| database.standbys);
+        let backup = stack.database.as_ref().and_then(|database| database.backup.as_ref());
         let uses_cache = stack.cache.is_some() && stack.services.values().any(|service| service.uses_cache);
         match self {
             Self::InstanceCrash => need(!stack.services.is_empty(), "the stack has no service to crash"),
@@ -352,14 +353,18 @@ impl Fault {
                 let persists = stack.cache.as_ref().is_some_and(|cache| cache.store_persists);
                 need(persists, "the stack file says cache.persist = \"none\": the store promises nothing")
             }
-            Self::BackupRestore | Self::DropTable | Self::CorruptBackup | Self::MissingWal => {
-                let has = stack.database.as_ref().is_some_and(|database| database.backup.is_some());
-                need(has, "the stack has no [database.backup]")
+            Self::BackupRestore | Self::DropTable => need(backup.is_some(), "the stack has no [database.backup]"),
+            Self::CorruptBackup | Self::MissingWal => {
+                need(backup.is_some(), "the stack has no [database.backup]")?;
+                let is_folder = backup.is_some_and(|backup| matches!(backup.target, BackupTarget::Folder(_)));
+                need(is_folder, "it damages a copy of the folder of backups, and these are in an object store")
             }
             Self::MachineLoss => {
-                let backup = stack.database.as_ref().and_then(|database| database.backup.as_ref());
-                let has = backup.is_some_and(|backup| backup.copy.is_some());
-                need(has, "the stack has no [database.backup.copy]: with the machine everything is gone")
+                let has = backup.is_some_and(|backup| backup.away().is_some());
+                need(
+                    has,
+                    "the stack has no [database.backup.copy], nor a store as target: with the machine everything is gone",
+                )
             }
             Self::ControlPlaneCrash | Self::KeepCrash | Self::Null => Ok(()),
         }

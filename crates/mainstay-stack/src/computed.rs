@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use mainstay_types::Bytes;
+use mainstay_types::{Bytes, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use crate::Parsed;
@@ -18,9 +18,9 @@ use crate::edits::{Edits, Lines};
 use crate::identity::{Entry, Issuer, Keys};
 use crate::limit::Limit;
 use crate::model::{
-    Backup, BackupCopy, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep, Observe,
-    OwnCertificate, PoolLimits, PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service, Site, SiteCache,
-    Stack, StoreCopies, Target, TlsVersion,
+    Backup, BackupCopy, BackupTarget, Cache, Console, Database, DatabaseRole, DatabaseUse, Edge, Health, Keep,
+    ObjectStore, Observe, OwnCertificate, PoolLimits, PoolMode, Probe, Promise, Route, RouteTarget, Schedule, Service,
+    Site, SiteCache, Stack, StoreCopies, Target, TlsVersion,
 };
 use crate::network::Admission;
 use crate::origin::{Origin, Origins};
@@ -561,7 +561,10 @@ impl List<'_> {
     fn backup(&mut self, backup: &Backup) {
         let Backup { target, rpo, day_begins, window, proof, keep, asserts, copy } = backup;
         let Keep { hourly, daily, weekly, monthly, yearly, by_hand, deploys } = keep;
-        self.push("database.backup.target", target.display());
+        self.push("database.backup.target", target);
+        if let BackupTarget::Store(store) = target {
+            self.store("database.backup", store);
+        }
         self.duration("database.backup.rpo", *rpo);
         let minutes = day_begins.as_secs() / 60;
         self.push("database.backup.at", format!("{:02}:{:02}", minutes / 60, minutes % 60));
@@ -580,16 +583,25 @@ impl List<'_> {
             self.duration(&format!("database.backup.keep.{family}"), *kept);
         }
         let Some(copy) = copy else { return self.push("database.backup.copy", "none") };
-        let BackupCopy { to, endpoint, region, access_key, secret_key, ca, rpo } = copy;
-        self.push("database.backup.copy.to", to);
-        let endpoint = endpoint.as_ref().map_or("Amazon's".to_owned(), ToString::to_string);
-        self.push("database.backup.copy.endpoint", endpoint);
-        self.push("database.backup.copy.region", region);
-        self.push("database.backup.copy.access_key", access_key);
-        self.push("database.backup.copy.secret_key", secret_key);
-        let ca = ca.as_ref().map_or("the system's".to_owned(), |ca| ca.display().to_string());
-        self.push("database.backup.copy.ca", ca);
+        let BackupCopy { store, rpo } = copy;
+        self.push("database.backup.copy.to", &store.address);
+        self.store("database.backup.copy", store);
         self.duration("database.backup.copy.rpo", *rpo);
+    }
+
+    fn store(&mut self, at: &str, store: &ObjectStore) {
+        let ObjectStore { address, endpoint, region, access_key, secret_key, ca } = store;
+        let whose = match address.kind() {
+            StoreKind::S3 => "Amazon's",
+            StoreKind::Google => "Google's",
+            StoreKind::Azure => "Azure's",
+        };
+        self.push(&format!("{at}.endpoint"), endpoint.as_ref().map_or(whose.to_owned(), ToString::to_string));
+        self.push(&format!("{at}.region"), region);
+        self.push(&format!("{at}.access_key"), access_key);
+        self.push(&format!("{at}.secret_key"), secret_key);
+        let ca = ca.as_ref().map_or("the system's".to_owned(), |ca| ca.display().to_string());
+        self.push(&format!("{at}.ca"), ca);
     }
 
     fn cache(&mut self, cache: &Cache) {

@@ -482,8 +482,8 @@ pub struct Database {
 /// Backups of the database: base backups and continuous WAL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
-    /// Folder that holds them; relative to the stack file's, and may lie outside it.
-    pub target: PathBuf,
+    /// Where they are.
+    pub target: BackupTarget,
     /// Most that may be lost with the machine, in time: WAL is archived at least twice as often. Default 1 min.
     pub rpo: Duration,
     /// When a day of backups begins, from midnight UTC. Default 3 h.
@@ -500,12 +500,52 @@ pub struct Backup {
     pub copy: Option<BackupCopy>,
 }
 
-/// A copy of the folder of backups in an object store.
+impl Backup {
+    /// The object store that they are in, or are copied to, if there is one.
+    pub fn away(&self) -> Option<Away<'_>> {
+        match (&self.target, &self.copy) {
+            (BackupTarget::Store(store), _) => Some(Away { store, rpo: self.rpo, is_target: true }),
+            (BackupTarget::Folder(_), Some(copy)) => Some(Away { store: &copy.store, rpo: copy.rpo, is_target: false }),
+            (BackupTarget::Folder(_), None) => None,
+        }
+    }
+}
+
+/// Where base backups and archived WAL are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackupCopy {
+pub enum BackupTarget {
+    /// A folder; relative to the stack file's, and may lie outside it.
+    Folder(PathBuf),
+    /// An object store.
+    Store(ObjectStore),
+}
+
+impl std::fmt::Display for BackupTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(folder) => folder.display().fmt(f),
+            Self::Store(store) => store.address.fmt(f),
+        }
+    }
+}
+
+/// Backups off the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Away<'a> {
+    /// Where.
+    pub store: &'a ObjectStore,
+    /// How far they may be behind before an alert.
+    pub rpo: Duration,
+    /// They are there and nowhere else; else it is a copy of a folder.
+    pub is_target: bool,
+}
+
+/// An object store, and how it is opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectStore {
     /// Bucket and prefix.
-    pub to: ObjectAddress,
-    /// The server that has the bucket. Default: that of Amazon in the region.
+    pub address: ObjectAddress,
+    /// The server that has the bucket. Default: that of Amazon in the region, of Google, of Azure.
     pub endpoint: Option<Endpoint>,
     /// The region that requests are signed for. Default `us-east-1`.
     pub region: String,
@@ -515,6 +555,13 @@ pub struct BackupCopy {
     pub secret_key: String,
     /// Certificates that the server's is signed by; relative to the stack file. Default: those of the system.
     pub ca: Option<PathBuf>,
+}
+
+/// A copy of the folder of backups in an object store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupCopy {
+    /// Where.
+    pub store: ObjectStore,
     /// How far the copy may be behind before an alert. Default 5 min.
     pub rpo: Duration,
 }

@@ -18,7 +18,7 @@ pub use id::{
     BoxId, ChildName, EnvironmentName, Generation, IdError, InstanceId, Member, Nonce, ServiceName, StackName,
 };
 pub use lsn::{Lsn, ParseLsnError, Timeline};
-pub use objects::{Endpoint, EndpointError, ObjectAddress, ObjectAddressError};
+pub use objects::{Endpoint, EndpointError, ObjectAddress, ObjectAddressError, StoreKind};
 pub use process::{ChildRole, ExitReason, Pid};
 pub use secret::Secret;
 pub use state::{Seen, State, Waiting};

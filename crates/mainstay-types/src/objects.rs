@@ -11,11 +11,8 @@ const LONGEST_PREFIX: usize = 512;
 /// Why a text names no place in an object store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectAddressError {
-    /// Another kind of store.
-    #[error("{0}:// is not supported yet: stores that speak S3 are, as s3://BUCKET/PREFIX")]
-    NotYet(String),
     /// Not of this form.
-    #[error("it is written s3://BUCKET/PREFIX")]
+    #[error("it is written s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX")]
     Form,
     /// The bucket's name.
     #[error("\"{0}\" is no name of a bucket: 3 to 63 of a-z, 0-9, - and .")]
@@ -25,16 +22,53 @@ pub enum ObjectAddressError {
     Prefix(String),
 }
 
+/// How a store is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Amazon's S3, and every store that speaks as it does: `s3://`.
+    S3,
+    /// Google Cloud Storage, by the part of it that speaks S3, with HMAC keys: `gs://`.
+    Google,
+    /// Azure Blob Storage, with the keys of a storage account: `az://`.
+    Azure,
+}
+
+impl StoreKind {
+    /// Before `://`.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Google => "gs",
+            Self::Azure => "az",
+        }
+    }
+
+    /// Variables that tools for such stores read: of who asks, and of the secret.
+    pub fn variables(self) -> (&'static str, &'static str) {
+        match self {
+            Self::S3 => ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+            Self::Google => ("GS_ACCESS_KEY_ID", "GS_SECRET_ACCESS_KEY"),
+            Self::Azure => ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY"),
+        }
+    }
+}
+
 /// A prefix in a bucket: `s3://BUCKET/PREFIX`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ObjectAddress {
+    kind: StoreKind,
     bucket: String,
     prefix: String,
 }
 
 impl ObjectAddress {
-    /// The bucket.
+    /// How its store is spoken to.
+    pub fn kind(&self) -> StoreKind {
+        self.kind
+    }
+
+    /// The bucket; for Azure the container.
     pub fn bucket(&self) -> &str {
         &self.bucket
     }
@@ -55,13 +89,12 @@ impl FromStr for ObjectAddress {
 
     fn from_str(text: &str) -> Result<Self, ObjectAddressError> {
         let (kind, rest) = text.split_once("://").ok_or(ObjectAddressError::Form)?;
-        match kind {
-            "s3" => {}
-            "gs" | "gcs" | "az" | "azure" | "abfs" | "abfss" => {
-                return Err(ObjectAddressError::NotYet(kind.to_owned()));
-            }
+        let kind = match kind {
+            "s3" => StoreKind::S3,
+            "gs" => StoreKind::Google,
+            "az" => StoreKind::Azure,
             _ => return Err(ObjectAddressError::Form),
-        }
+        };
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
         let has_ends = |text: &str| [text.bytes().next(), text.bytes().last()].iter().all(|b| b.is_some_and(is_end));
@@ -76,7 +109,7 @@ impl FromStr for ObjectAddress {
         if !is_fine {
             return Err(ObjectAddressError::Prefix(prefix.to_owned()));
         }
-        Ok(Self { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+        Ok(Self { kind, bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }
 }
 
@@ -87,7 +120,7 @@ fn is_end(byte: u8) -> bool {
 impl fmt::Display for ObjectAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slash = if self.prefix.is_empty() { "" } else { "/" };
-        write!(f, "s3://{}{slash}{}", self.bucket, self.prefix)
+        write!(f, "{}://{}{slash}{}", self.kind.scheme(), self.bucket, self.prefix)
     }
 }
 
@@ -196,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_address_is_read_and_written_alike() {
-        for text in ["s3://backups", "s3://my.bucket-1/shop", "s3://abc/a/b=c/d_e.f+g"] {
+        for text in ["s3://backups", "s3://my.bucket-1/shop", "s3://abc/a/b=c/d_e.f+g", "gs://abc/a", "az://abc/a"] {
             assert_eq!(text.parse::<ObjectAddress>().map(|address| address.to_string()), Ok(text.to_owned()));
         }
         let address: ObjectAddress = "s3://backups/shop/".parse().expect("an address");
@@ -206,8 +239,7 @@ mod tests {
     #[test]
     fn what_is_no_address_says_why() {
         let error = |text: &str| text.parse::<ObjectAddress>().expect_err(text);
-        assert!(matches!(error("gs://bucket/x"), ObjectAddressError::NotYet(_)));
-        assert!(matches!(error("az://bucket/x"), ObjectAddressError::NotYet(_)));
+        assert_eq!(error("gcs://bucket/x"), ObjectAddressError::Form);
         assert_eq!(error("/srv/backups"), ObjectAddressError::Form);
         assert_eq!(error("https://host/x"), ObjectAddressError::Form);
         for text in ["s3://", "s3://ab", "s3://Upper/x", "s3://user:word@bucket/x", "s3://-ab/x"] {

@@ -276,7 +276,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Store(options) => Box::pin(command::store::run(&global, &options)).await,
         Command::StoreCopy(options) => command::store::job(&options).await,
         Command::Retention(options) => command::retention::run(&global, &options),
-        Command::Drill(options) => command::drill::run(&global, &options).await,
+        Command::Drill(options) => Box::pin(command::drill::run(&global, &options)).await,
         Command::Deploy(options) => Box::pin(command::deploy::run(&global, &options)).await,
         Command::Rollback(options) => Box::pin(command::deploy::rollback(&global, &options)).await,
         Command::Releases(options) => command::deploy::releases(&global, &options).await,

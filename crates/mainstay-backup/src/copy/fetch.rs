@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::{CopyError, Kind, at, folder};
 use crate::holder;
-use crate::objects::{Object, Store, StoreError};
+use crate::objects::{CLAIM, Object, Store, StoreError};
 use crate::place::PlaceError;
 
 /// Objects at once: on a long way most of the time of a small one is waiting.
@@ -68,7 +68,7 @@ pub async fn fetch(store: Arc<Store>, into: &Path, tell: &mut dyn FnMut(Fetching
     let mut wanted: Vec<(Kind, String, Object)> = Vec::new();
     for (name, object) in listed {
         let Some(kind) = Kind::of(&name) else {
-            fetched.foreign += 1;
+            fetched.foreign += u64::from(name != CLAIM);
             continue;
         };
         so_far.all_files += 1;
@@ -99,7 +99,8 @@ pub async fn fetch(store: Arc<Store>, into: &Path, tell: &mut dyn FnMut(Fetching
                 rustix::fs::sync();
             }
             let Some((_, name, object)) = queue.pop_front() else { break };
-            running.spawn(one(Arc::clone(&store), into.to_owned(), name, object));
+            let (store, into) = (Arc::clone(&store), into.to_owned());
+            running.spawn(async move { one(&store, into, name, object).await });
         }
         let Some(done) = running.join_next().await else { break };
         let bytes = done.map_err(|error| at("fetch into", into)(io::Error::other(error)))??;
@@ -123,7 +124,7 @@ fn has_space(into: &Path, missing: u64) -> Result<(), CopyError> {
     Ok(())
 }
 
-async fn one(store: Arc<Store>, into: PathBuf, name: String, object: Object) -> Result<u64, CopyError> {
+pub(super) async fn one(store: &Store, into: PathBuf, name: String, object: Object) -> Result<u64, CopyError> {
     let path = into.join(&name);
     let parent = path.parent().unwrap_or(&into).to_owned();
     fs::create_dir_all(&parent).map_err(at("make the folder", &parent))?;

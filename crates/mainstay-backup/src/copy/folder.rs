@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mainstay_types::Timestamp;
 
-use crate::wal;
+use crate::wal::{self, spool};
 
 /// A folder that was changed just before it was looked at may change once more within the same tick of its clock.
 const TICK: Duration = Duration::from_secs(2);
@@ -183,7 +183,8 @@ fn read(path: &Path, name: &str) -> io::Result<Entries> {
         if metadata.is_dir() {
             folders.push(inner);
         } else if Kind::of(&inner).is_some() {
-            files.push((inner, local(&metadata)?));
+            let seen = spool::look(&entry.path(), &metadata)?;
+            files.push((inner, Local { bytes: seen.bytes, written: seen.at }));
         }
     }
     Ok((files, folders))
@@ -219,6 +220,7 @@ mod tests {
         for name in [
             "",
             "lock",
+            crate::objects::CLAIM,
             "/etc/passwd",
             "../mainstay.json",
             "proofs/../x.age",

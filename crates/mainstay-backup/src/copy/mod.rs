@@ -8,6 +8,7 @@
 mod check;
 mod fetch;
 mod folder;
+mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,13 +19,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mainstay_types::{Bytes, Timestamp};
 use sha2::{Digest, Sha256};
 
-use crate::objects::{Put, Store, StoreError, Upload};
+use crate::objects::{Asked, CLAIM, CLAIMED_WITHIN, Put, Store, StoreError, Upload};
 use crate::place::{About, Place, PlaceError};
 use crate::repository::Repository;
+use crate::wal::spool::{self, Spooled};
 
 pub use check::{Compared, How, check};
 pub use fetch::{Fetched, Fetching, fetch};
 pub use folder::{Files, Folders, Kind, Local};
+pub use target::{Sender, compare, gather};
 
 /// The store is asked for all its objects this often: what somebody removed there is put again.
 const LIST_AGAIN: Duration = Duration::from_secs(3600);
@@ -146,6 +149,9 @@ pub struct Copier {
     place: Place,
     store: Store,
     repository: Repository,
+    /// The store is the place itself, and who adds to it: packs and WAL are there by themselves, see [`Sender`].
+    holder: Option<String>,
+    asked: Asked,
     /// Snapshots of backups that are being taken, or were cut off: no base backups, and not for the copy.
     unmarked: BTreeSet<String>,
     folders: Folders,
@@ -153,6 +159,7 @@ pub struct Copier {
     listed: Option<Instant>,
     base: Files,
     wal: Files,
+    spooled: Vec<Spooled>,
     looked: Timestamp,
     wal_looked: Instant,
     /// What cannot go as it is damaged here.
@@ -160,18 +167,21 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// For a place, its repository, and the store that it is copied to.
-    pub fn new(place: Place, repository: Repository, store: Store) -> Self {
+    /// For a place, its repository, and the store that it is copied to; with a `holder` the store that it is in.
+    pub fn new(place: Place, repository: Repository, store: Store, holder: Option<String>) -> Self {
         Self {
             place,
             store,
             repository,
+            holder,
+            asked: Asked::default(),
             unmarked: BTreeSet::new(),
             folders: Folders::default(),
             held: BTreeMap::new(),
             listed: None,
             base: Files::new(),
             wal: Files::new(),
+            spooled: Vec::new(),
             looked: now(),
             wal_looked: Instant::now(),
             damaged: None,
@@ -192,6 +202,9 @@ impl Copier {
         if self.listed.is_none_or(|at| at.elapsed() > LIST_AGAIN) {
             self.list().await?;
             tell(self.standing());
+        }
+        if let Some(holder) = &self.holder {
+            self.asked.again(&self.store, holder, CLAIMED_WITHIN).await?;
         }
         for kind in [Kind::Opening, Kind::Name] {
             self.put_kind(kind, tell).await?;
@@ -245,7 +258,7 @@ impl Copier {
             match self.store.remove(name).await {
                 Ok(()) => drop(self.held.remove(name)),
                 // A key that may only add is a good one: then all is kept.
-                Err(StoreError::Refused { status: 401 | 403 | 405 | 409, .. }) => return Ok(LetGo::Denied),
+                Err(error) if error.is_denied() => return Ok(LetGo::Denied),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -276,13 +289,25 @@ impl Copier {
                 Some(_) | None => {}
             }
         }
-        let is_extra = |name: &&String| !self.base.contains_key(*name) && !self.wal.contains_key(*name);
+        for spooled in &self.spooled {
+            standing.waiting += 1;
+            standing.waiting_bytes += spooled.bytes;
+            let since = standing.wal_waits_since.map_or(spooled.at, |at| at.min(spooled.at));
+            standing.wal_waits_since = Some(since);
+        }
+        let is_of_folder = |name: &str| !(self.holder.is_some() && Kind::of(name) == Some(Kind::Pack));
+        let is_extra =
+            |name: &&String| is_of_folder(name) && !self.base.contains_key(*name) && !self.wal.contains_key(*name);
         standing.extra = self.held.keys().filter(is_extra).count() as u64;
         standing
     }
 
     fn has(&self, name: &str, local: &Local) -> bool {
-        let is_fixed = Kind::of(name).is_some_and(Kind::is_fixed);
+        let kind = Kind::of(name);
+        if self.holder.is_some() && kind == Some(Kind::Wal) {
+            return true;
+        }
+        let is_fixed = kind.is_some_and(Kind::is_fixed);
         self.held.get(name).is_some_and(|held| held.bytes == local.bytes && (is_fixed || local.written <= held.of))
     }
 
@@ -292,7 +317,8 @@ impl Copier {
         let path = self.place.folder().join("mainstay.json");
         let ours = fs::read(&path).map_err(at("read", &path))?;
         let about = self.place.about()?.ok_or_else(|| PlaceError::Missing(self.place.folder().to_owned()))?;
-        let there = self.store.list().await?;
+        let mut there = self.store.list().await?;
+        there.remove(CLAIM);
         let mut theirs = self.store.get_small("mainstay.json").await?;
         if theirs.is_none() {
             if !there.is_empty() && !self.is_ours().await? {
@@ -307,6 +333,9 @@ impl Copier {
             if theirs.repository != about.repository {
                 return Err(CopyError::Other { to, stack: theirs.stack, environment: theirs.environment });
             }
+        }
+        if self.holder.is_some() {
+            target::drop_lost(&self.place, &self.wal, &there)?;
         }
         let before = std::mem::take(&mut self.held);
         for (name, object) in there {
@@ -338,6 +367,9 @@ impl Copier {
         let folder = self.place.folder().to_owned();
         let looked = now();
         self.wal = self.folders.wal(&folder).map_err(at("list", &folder))?;
+        if self.holder.is_some() {
+            self.spooled = spool::spooled(&self.place.wal()).map_err(at("list", &folder))?;
+        }
         (self.looked, self.wal_looked) = (looked, Instant::now());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Connections to the store's server: HTTP/1.1, by TLS or plain, kept open between requests. No other address is
 //! ever spoken to: no proxy, no redirect.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -175,6 +176,48 @@ impl Pieces {
         }
         self.moved.fetch_add(length as u64, Ordering::Relaxed);
         Ok(piece.into())
+    }
+}
+
+/// A content in memory on its way, piece by piece, so that it is seen to move.
+pub(super) struct Parts {
+    parts: VecDeque<Bytes>,
+    left: u64,
+    moved: Arc<AtomicU64>,
+}
+
+impl Parts {
+    pub(super) fn new(parts: Vec<Bytes>, moved: Arc<AtomicU64>) -> Self {
+        let left = parts.iter().map(|part| part.len() as u64).sum();
+        Self { parts: parts.into(), left, moved }
+    }
+
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+impl Body for Parts {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(mut part) = self.parts.pop_front() else { return Poll::Ready(None) };
+        let piece = part.split_to(part.len().min(PIECE));
+        if !part.is_empty() {
+            self.parts.push_front(part);
+        }
+        self.left -= piece.len() as u64;
+        self.moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }
 

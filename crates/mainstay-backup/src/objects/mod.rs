@@ -1,10 +1,13 @@
-//! Objects in a store that speaks S3. Puts, gets, lists and removes whole objects below one prefix, and nothing else.
+//! Objects in a store that speaks S3, or Azure's own. Puts, gets, lists and removes whole objects below one prefix, and nothing else.
 //!
 //! Speaks only to the endpoint that it was given. It signs requests itself and speaks HTTP by the client that is in the
 //! tree anyway: the crates for such stores bring a second HTTP client, and most a second TLS.
 
+mod azure;
+mod claim;
 mod link;
 mod sign;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,19 +23,22 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::HeaderMap;
 use hyper::{Method, Request, Response, StatusCode};
-use mainstay_types::{Endpoint, ObjectAddress, Timestamp, full_text};
+use mainstay_types::{Endpoint, ObjectAddress, StoreKind, Timestamp, full_text};
 use sha2::{Digest, Sha256};
 
+pub(crate) use claim::{AGAIN as CLAIMED_WITHIN, Asked};
+pub use claim::{CLAIM, Claim};
 use link::{Link, Pieces, Sent, patient};
 pub use sign::Keys;
 use sign::Unsigned;
+pub use waiting::Waiting;
 
 /// A request that failed by chance is made again after these pauses; what lasts longer is for who asked.
 const AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(1500)];
 /// Longest answer that is kept in memory: a list of 1000 objects has some 400 KiB.
 const LONGEST_ANSWER: usize = 8 << 20;
-/// When the file was written, milliseconds since 1970: a store knows only when it got it.
-const WRITTEN: &str = "x-amz-meta-written";
+/// When the file was written, milliseconds since 1970: a store knows only when it got it. That of S3, and of Azure.
+const WRITTEN: [&str; 2] = ["x-amz-meta-written", "x-ms-meta-written"];
 /// SHA-256 of nothing.
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -74,6 +80,16 @@ pub enum StoreError {
         /// Its code and text.
         words: String,
     },
+    /// Another state folder adds to it by now.
+    #[error("{store} was taken over by the machine {machine} at {since}: nothing is added or removed from here")]
+    Taken {
+        /// Which.
+        store: String,
+        /// By whom.
+        machine: String,
+        /// When.
+        since: Timestamp,
+    },
     /// It has no such object.
     #[error("{0} is not there")]
     Missing(String),
@@ -100,6 +116,13 @@ pub enum StoreError {
     /// The certificates to trust.
     #[error("cannot trust any server")]
     Trust(#[source] io::Error),
+}
+
+impl StoreError {
+    /// The key may not do that.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Refused { status: 401 | 403 | 405 | 409, .. })
+    }
 }
 
 /// An object as a list has it.
@@ -167,6 +190,8 @@ enum Payload<'a> {
     Nothing,
     File(&'a Upload<'a>),
     Bytes(&'a [u8]),
+    /// Parts of one content, with its hash.
+    Parts(&'a [Bytes], &'a str),
 }
 
 struct Ask<'a> {
@@ -179,6 +204,9 @@ struct Ask<'a> {
     /// For people: "put wal/…".
     action: String,
 }
+
+/// Headers, and the signature over all that is asked.
+type Signed<'a> = (Vec<(&'a str, String)>, String);
 
 /// An answer whose head is there.
 struct Answer {
@@ -195,16 +223,31 @@ impl Store {
     /// **Errors**: the certificates to trust cannot be read. Nothing is asked of the server yet.
     pub fn new(options: Options) -> Result<Self, StoreError> {
         let bucket = options.address.bucket();
+        let kind = options.address.kind();
+        let account = options.keys.access.expose();
         // Amazon names the bucket in the host, and its certificate knows no dots there; others want it in the path.
-        let (endpoint, is_in_path) = match &options.endpoint {
-            Some(endpoint) => (endpoint.clone(), true),
-            None if bucket.contains('.') => (Endpoint::of_host(format!("s3.{}.amazonaws.com", options.region)), true),
-            None => (Endpoint::of_host(format!("{bucket}.s3.{}.amazonaws.com", options.region)), false),
+        let (endpoint, root) = match (&options.endpoint, kind) {
+            // Azure names the account in the host, and who stands in for it before the container.
+            (Some(endpoint), StoreKind::Azure) if !endpoint.host().starts_with(&format!("{account}.")) => {
+                (endpoint.clone(), format!("/{account}/{bucket}"))
+            }
+            (Some(endpoint), _) => (endpoint.clone(), format!("/{bucket}")),
+            (None, StoreKind::Azure) => {
+                (Endpoint::of_host(format!("{account}.blob.core.windows.net")), format!("/{bucket}"))
+            }
+            (None, StoreKind::Google) => (Endpoint::of_host("storage.googleapis.com".to_owned()), format!("/{bucket}")),
+            (None, StoreKind::S3) if bucket.contains('.') => {
+                (Endpoint::of_host(format!("s3.{}.amazonaws.com", options.region)), format!("/{bucket}"))
+            }
+            (None, StoreKind::S3) => {
+                (Endpoint::of_host(format!("{bucket}.s3.{}.amazonaws.com", options.region)), String::new())
+            }
         };
-        let root = if is_in_path { format!("/{bucket}") } else { String::new() };
         let host = endpoint.authority();
         let link = Link::new(endpoint, options.ca.as_deref()).map_err(StoreError::Trust)?;
-        Ok(Self { options, link, host, root, knows_conditions: AtomicBool::new(true) })
+        // Google's part that speaks S3 has other words for conditions.
+        let knows_conditions = AtomicBool::new(kind != StoreKind::Google);
+        Ok(Self { options, link, host, root, knows_conditions })
     }
 
     /// Where it is.
@@ -216,20 +259,34 @@ impl Store {
     ///
     /// **Errors**: see [`StoreError`].
     pub async fn list(&self) -> Result<BTreeMap<String, Object>, StoreError> {
-        let prefix = self.key("");
+        self.list_below("").await
+    }
+
+    /// Those whose name below the prefix begins with `folder`, which ends with `/` or is empty.
+    ///
+    /// **Errors**: see [`StoreError`].
+    pub async fn list_below(&self, folder: &str) -> Result<BTreeMap<String, Object>, StoreError> {
+        let (root, prefix) = (self.key(""), self.key(folder));
         let mut found = BTreeMap::new();
         let mut after: Option<String> = None;
         loop {
-            let mut query = vec![("list-type", "2".to_owned()), ("prefix", prefix.clone())];
-            query.extend(after.clone().map(|token| ("continuation-token", token)));
+            let is_azure = self.is_azure();
+            let (mut query, next) = if is_azure {
+                (vec![("restype", "container".to_owned()), ("comp", "list".to_owned())], "marker")
+            } else {
+                (vec![("list-type", "2".to_owned())], "continuation-token")
+            };
+            query.push(("prefix", prefix.clone()));
+            query.extend(after.clone().map(|token| (next, token)));
             let action = format!("list {}", self.options.address);
             let (method, headers) = (Method::GET, Vec::new());
             let ask = Ask { method, name: None, query, headers, payload: Payload::Nothing, action };
             let (_, body) = self.whole(&ask).await?;
-            let page = page(&body).map_err(|reason| self.strange(reason))?;
+            let page = if is_azure { azure::page(&body) } else { page(&body) };
+            let page = page.map_err(|reason| self.strange(reason))?;
             let known = found.len();
             for (key, object) in page.objects {
-                if let Some(name) = key.strip_prefix(&prefix) {
+                if let Some(name) = key.strip_prefix(&root) {
                     found.insert(name.to_owned(), object);
                 }
             }
@@ -247,7 +304,7 @@ impl Store {
     ///
     /// **Errors**: see [`StoreError`]; [`StoreError::File`] when it is damaged or gone.
     pub async fn put(&self, upload: &Upload<'_>) -> Result<Put, StoreError> {
-        let headers = vec![(WRITTEN, upload.written.as_millis().to_string())];
+        let headers = vec![(WRITTEN[usize::from(self.is_azure())], upload.written.as_millis().to_string())];
         let payload = || Payload::File(upload);
         self.put_any(upload.name, headers, &payload, upload.only_new).await
     }
@@ -257,6 +314,13 @@ impl Store {
     /// **Errors**: see [`StoreError`].
     pub async fn put_new(&self, name: &str, content: &[u8]) -> Result<Put, StoreError> {
         self.put_any(name, Vec::new(), &|| Payload::Bytes(content), true).await
+    }
+
+    /// Puts a content that lies in memory in parts, and has the hash. One of this name is replaced.
+    ///
+    /// **Errors**: see [`StoreError`].
+    pub async fn put_parts(&self, name: &str, parts: &[Bytes], hash: &str) -> Result<(), StoreError> {
+        self.put_any(name, Vec::new(), &|| Payload::Parts(parts, hash), false).await.map(drop)
     }
 
     async fn put_any<'a>(
@@ -278,6 +342,11 @@ impl Store {
         match self.whole(&put(is_asked)).await {
             Ok(_) => Ok(Put::Stored),
             Err(StoreError::Refused { status: 412, .. }) if is_asked => Ok(Put::AlreadyThere),
+            Err(StoreError::Refused { status: 409, words, .. })
+                if is_asked && words.starts_with("BlobAlreadyExists") =>
+            {
+                Ok(Put::AlreadyThere)
+            }
             // It knows no condition; names bear hashes, so that another put of the same is the same.
             Err(StoreError::Refused { status: 501, .. }) if is_asked => {
                 self.knows_conditions.store(false, Ordering::Relaxed);
@@ -291,11 +360,35 @@ impl Store {
     ///
     /// **Errors**: see [`StoreError`]. What came until then is in the sink.
     pub async fn get(&self, name: &str, sink: &mut impl Write) -> Result<Got, StoreError> {
-        let (method, query, headers) = (Method::GET, Vec::new(), Vec::new());
+        self.get_with(name, Vec::new(), sink).await
+    }
+
+    /// Fetches a part of an object.
+    ///
+    /// **Errors**: see [`StoreError`]; [`StoreError::Strange`] when it has not so many bytes.
+    pub async fn get_part(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>, StoreError> {
+        let Some(last) = length.checked_sub(1) else { return Ok(Vec::new()) };
+        let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        let headers = vec![("range", format!("bytes={offset}-{}", offset + last))];
+        let got = self.get_with(name, headers, &mut content).await?;
+        if got.bytes != length {
+            return Err(self.strange(format!("{} bytes of {name} instead of {length}", got.bytes)));
+        }
+        Ok(content)
+    }
+
+    async fn get_with(
+        &self,
+        name: &str,
+        headers: Vec<(&'static str, String)>,
+        sink: &mut impl Write,
+    ) -> Result<Got, StoreError> {
+        let (method, query) = (Method::GET, Vec::new());
         let action = format!("get {name}");
         let ask = Ask { method, name: Some(name), query, headers, payload: Payload::Nothing, action };
         let mut answer = self.ask(&ask).await?;
-        let written = number(answer.response.headers(), WRITTEN).map(Timestamp::from_millis);
+        let written = WRITTEN.iter().find_map(|name| number(answer.response.headers(), name));
+        let written = written.map(Timestamp::from_millis);
         let promised = number(answer.response.headers(), "content-length").and_then(|bytes| u64::try_from(bytes).ok());
         let (mut bytes, mut hash) = (0_u64, Sha256::new());
         while let Some(piece) = self.piece(&mut answer.response).await? {
@@ -333,6 +426,10 @@ impl Store {
             Ok(_) | Err(StoreError::Missing(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    fn is_azure(&self) -> bool {
+        self.options.address.kind() == StoreKind::Azure
     }
 
     fn key(&self, name: &str) -> String {
@@ -406,7 +503,10 @@ impl Store {
         // It may not have read all that was sent: the connection is not used again.
         drop(sender);
         let words = words(&body, status);
-        if status == StatusCode::NOT_FOUND && !words.starts_with("NoSuchBucket") {
+        if status == StatusCode::NOT_FOUND
+            && !words.starts_with("NoSuchBucket")
+            && !words.starts_with("ContainerNotFound")
+        {
             return Err(StoreError::Missing(ask.name.unwrap_or_default().to_owned()));
         }
         let (server, action) = (self.host.clone(), ask.action.clone());
@@ -421,7 +521,7 @@ impl Store {
                 path: upload.path.to_owned(),
                 source: io::Error::new(io::ErrorKind::InvalidData, link::DAMAGED),
             },
-            Payload::File(_) | Payload::Bytes(_) | Payload::Nothing => self.away(text),
+            Payload::File(_) | Payload::Bytes(_) | Payload::Parts(..) | Payload::Nothing => self.away(text),
         }
     }
 
@@ -432,13 +532,8 @@ impl Store {
             None if self.root.is_empty() => "/".to_owned(),
             None => self.root.clone(),
         };
-        let at = now();
-        let mut headers =
-            vec![("host", self.host.clone()), ("x-amz-date", sign::moment(at)), ("x-amz-content-sha256", hash.clone())];
-        headers.extend(ask.headers.iter().cloned());
-        let unsigned =
-            Unsigned { method: ask.method.as_str(), path: &path, query: &ask.query, headers: &headers, payload: &hash };
-        let authorization = sign::authorization(&unsigned, &self.options.keys, &self.options.region, at);
+        let (headers, authorization) =
+            if self.is_azure() { self.sign_for_azure(ask, &path, length)? } else { self.sign(ask, &path, &hash) };
         let query = sign::query(&ask.query);
         let target = if query.is_empty() { path } else { format!("{path}?{query}") };
         let mut request = Request::builder().method(&ask.method).uri(target).header("authorization", authorization);
@@ -446,10 +541,47 @@ impl Store {
             request = request.header(name, value);
         }
         request = request.header("user-agent", "mainstay");
-        if ask.method == Method::PUT {
+        if ask.method == Method::PUT && !self.is_azure() {
             request = request.header("content-length", length);
         }
         request.body(body).map_err(|error| self.strange(error))
+    }
+
+    /// What goes with a request besides what it asks, and the signature over all of it.
+    fn sign<'a>(&self, ask: &Ask<'a>, path: &str, hash: &str) -> Signed<'a> {
+        let at = now();
+        let mut headers = vec![
+            ("host", self.host.clone()),
+            ("x-amz-date", sign::moment(at)),
+            ("x-amz-content-sha256", hash.to_owned()),
+        ];
+        headers.extend(ask.headers.iter().cloned());
+        let unsigned =
+            Unsigned { method: ask.method.as_str(), path, query: &ask.query, headers: &headers, payload: hash };
+        let authorization = sign::authorization(&unsigned, &self.options.keys, &self.options.region, at);
+        (headers, authorization)
+    }
+
+    fn sign_for_azure<'a>(&self, ask: &Ask<'a>, path: &str, length: u64) -> Result<Signed<'a>, StoreError> {
+        let mut headers = vec![
+            ("host", self.host.clone()),
+            ("x-ms-date", azure::moment(now())),
+            ("x-ms-version", azure::VERSION.to_owned()),
+        ];
+        headers.extend(ask.headers.iter().cloned());
+        if ask.method == Method::PUT {
+            headers.push(("x-ms-blob-type", "BlockBlob".to_owned()));
+            headers.push(("content-length", length.to_string()));
+        }
+        let unsigned = azure::Unsigned { method: ask.method.as_str(), path, query: &ask.query, headers: &headers };
+        let authorization = azure::authorization(&unsigned, &self.options.keys);
+        let wrong = || StoreError::Refused {
+            server: self.host.clone(),
+            action: ask.action.clone(),
+            status: 403,
+            words: "the secret key is no key of a storage account, which is base64".to_owned(),
+        };
+        Ok((headers, authorization.ok_or_else(wrong)?))
     }
 }
 
@@ -461,6 +593,10 @@ fn body_of(payload: &Payload<'_>, moved: &Arc<AtomicU64>) -> Result<(String, u64
     match payload {
         Payload::Nothing => Ok(whole(&[])),
         Payload::Bytes(bytes) => Ok(whole(bytes)),
+        Payload::Parts(parts, hash) => {
+            let parts = link::Parts::new(parts.to_vec(), Arc::clone(moved));
+            Ok(((*hash).to_owned(), parts.left(), parts.boxed_unsync()))
+        }
         Payload::File(upload) => {
             let at = |source| StoreError::File { path: upload.path.to_owned(), source };
             let file = File::open(upload.path).map_err(at)?;

@@ -6,6 +6,7 @@
 //! everything is checked; one without the mark is never listed or restored.
 
 mod disk;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,10 +16,11 @@ use mainstay_types::{Secret, Timestamp};
 use rustic_core::repofile::{Chunker, MasterKey, SnapshotFile};
 use rustic_core::{
     BackupOptions, CheckOptions, ConfigOptions, Credentials, KeyOptions, LimitOption, LocalDestination, LsOptions,
-    OpenStatus, PruneOptions, RepositoryBackends, RepositoryOptions, RestoreOptions, SnapshotOptions,
+    OpenStatus, PruneOptions, RepositoryBackends, RepositoryOptions, RestoreOptions, SnapshotOptions, WriteBackend,
 };
 
 use crate::label::{LABEL_VERSION, Label};
+use crate::objects::Waiting;
 
 pub(crate) use rustic_core::repofile::{Metadata, Node, NodeType};
 pub(crate) use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
@@ -107,6 +109,8 @@ pub struct Unmarked {
 /// A repository in a folder, and the key that opens it.
 pub struct Repository {
     folder: PathBuf,
+    /// Where its packs are, when they are not in the folder.
+    store: Option<Arc<Waiting>>,
     key: MasterKey,
 }
 
@@ -145,20 +149,20 @@ impl Repository {
             .set_extra_verify(true);
         config.set_chunk_size = chunk.parse().ok();
         let credentials = Credentials::password(password.expose());
-        let open = raw(folder)
+        let open = raw(folder, None)
             .and_then(|raw| raw.init(&credentials, &KeyOptions::default(), &config))
             .map_err(|error| failed("make a repository", folder, &error))?;
-        Ok(Self { folder: folder.to_owned(), key: open.key() })
+        Ok(Self { folder: folder.to_owned(), store: None, key: open.key() })
     }
 
     /// With the password of the recovery card. Slow on purpose: the password is stretched.
     ///
     /// **Errors**: it does not fit, or the folder is no repository.
     pub fn open_with_password(folder: &Path, password: &Secret) -> Result<Self, RepositoryError> {
-        let open = raw(folder)
+        let open = raw(folder, None)
             .and_then(|raw| raw.open(&Credentials::password(password.expose())))
             .map_err(|source| RepositoryError::Key { path: folder.to_owned(), source })?;
-        Ok(Self { folder: folder.to_owned(), key: open.key() })
+        Ok(Self { folder: folder.to_owned(), store: None, key: open.key() })
     }
 
     /// With the key itself, as [`Self::key`] gave it.
@@ -170,7 +174,13 @@ impl Repository {
             path: folder.to_owned(),
             reason: "it is no key".to_owned(),
         })?;
-        Ok(Self { folder: folder.to_owned(), key })
+        Ok(Self { folder: folder.to_owned(), store: None, key })
+    }
+
+    /// The same with its packs in a store, and its small files in the folder and there.
+    #[must_use]
+    pub fn backed_by(self, store: Option<Arc<Waiting>>) -> Self {
+        Self { store, ..self }
     }
 
     /// The key, to be sealed in the state folder: it opens the repository at once.
@@ -186,7 +196,7 @@ impl Repository {
     }
 
     fn open(&self) -> Result<rustic_core::Repository<OpenStatus>, RepositoryError> {
-        raw(&self.folder)
+        raw(&self.folder, self.store.as_ref())
             .and_then(|raw| raw.open(&Credentials::Masterkey(self.key.clone())))
             .map_err(|source| RepositoryError::Key { path: self.folder.clone(), source })
     }
@@ -289,9 +299,19 @@ impl Repository {
             path: self.folder.clone(),
             reason: error.to_string(),
         };
-        let before = disk::bytes(&self.folder).map_err(io)?;
         disk::remove_unfinished(&self.folder).map_err(io)?;
         let failed = self.failed("free space");
+        let bytes = || -> Result<u64, RepositoryError> {
+            let here = disk::bytes(&self.folder).map_err(io)?;
+            let Some(store) = &self.store else { return Ok(here) };
+            let packs = store.list_below(remote::PACKS).map_err(|error| RepositoryError::Failed {
+                action: "list the packs of",
+                path: self.folder.clone(),
+                reason: error.to_string(),
+            })?;
+            Ok(here + packs.values().map(|pack| pack.bytes).sum::<u64>())
+        };
+        let before = bytes()?;
         let repository = self.open()?;
         let mut options = PruneOptions::default();
         // The lock of the place says that nobody else is here: no reason to wait a day before files go.
@@ -299,8 +319,7 @@ impl Repository {
         options.max_repack = LimitOption::Unlimited;
         let plan = repository.prune_plan(&options).map_err(&failed)?;
         repository.prune(&options, plan).map_err(&failed)?;
-        let after = disk::bytes(&self.folder).map_err(io)?;
-        Ok(before.saturating_sub(after))
+        Ok(before.saturating_sub(bytes()?))
     }
 
     /// Reads everything and compares it with its hashes: index, trees, and with `read_data` every byte.
@@ -401,8 +420,13 @@ fn marked(snapshot: &SnapshotFile) -> Option<Backup> {
     Some(Backup { id: snapshot.id.to_string(), label })
 }
 
-fn raw(folder: &Path) -> RusticResult<rustic_core::Repository<()>> {
-    let backends = RepositoryBackends::new(Arc::new(disk::Disk::new(folder)), None);
+fn raw(folder: &Path, store: Option<&Arc<Waiting>>) -> RusticResult<rustic_core::Repository<()>> {
+    let disk = disk::Disk::new(folder);
+    let backend: Arc<dyn WriteBackend> = match store {
+        Some(store) => Arc::new(remote::Remote::new(disk, Arc::clone(store))),
+        None => Arc::new(disk),
+    };
+    let backends = RepositoryBackends::new(backend, None);
     // The cache would be a second place on this machine in which backups lie.
     rustic_core::Repository::new(&RepositoryOptions::default().no_cache(true), &backends)
 }

@@ -53,44 +53,56 @@ pub fn get(archive: &Path, key: &Secret, system: u64, name: &str, into: &Path) -
     })
 }
 
-/// Reads a file and compares it with its hash.
+/// An archived file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where it is; of one that is in a store a link lies there, see [`super::spool`].
+    pub path: PathBuf,
+    /// The hash of what it holds.
+    pub hash: String,
+}
+
+/// Where a file of a cluster is; `None`: nowhere.
 ///
-/// **Errors**: see [`GetError`].
-pub fn verify(archive: &Path, key: &Secret, system: u64, name: &str) -> Result<(), GetError> {
-    content(archive, key, system, name).map(drop)
+/// **Errors**: there is more than one of its name, or see [`GetError`].
+pub fn locate(archive: &Path, system: u64, name: &str) -> Result<Option<Located>, GetError> {
+    let Some(name) = Name::parse(name) else { return Ok(None) };
+    let cluster = folder_of(archive, system);
+    let mut found =
+        find(&cluster, &name).map_err(|source| GetError::Io { action: "list", path: cluster.clone(), source })?;
+    let count = found.len();
+    match (found.pop(), count) {
+        (None, _) => Ok(None),
+        (Some((path, hash)), 1) => Ok(Some(Located { path, hash })),
+        (Some((path, _)), _) => Err(GetError::Damaged { path, why: format!("there are {count} of its name") }),
+    }
 }
 
 /// What a file of a cluster holds.
 ///
 /// **Errors**: see [`GetError`].
 pub fn content(archive: &Path, key: &Secret, system: u64, name: &str) -> Result<Vec<u8>, GetError> {
-    let missing = || GetError::Missing(name.to_owned());
-    let name = Name::parse(name).ok_or_else(missing)?;
-    let cluster = folder_of(archive, system);
-    let found =
-        find(&cluster, &name).map_err(|source| GetError::Io { action: "list", path: cluster.clone(), source })?;
-    let (path, hash) = match found.as_slice() {
-        [] => return Err(missing()),
-        [one] => one,
-        [first, ..] => {
-            let why = format!("there are {} of its name", found.len());
-            return Err(GetError::Damaged { path: first.0.clone(), why });
-        }
-    };
-    let content = read(key, path).map_err(|why| GetError::Damaged { path: path.clone(), why })?;
+    let located = locate(archive, system, name)?.ok_or_else(|| GetError::Missing(name.to_owned()))?;
+    let Located { path, hash } = &located;
+    let damaged = |why: String| GetError::Damaged { path: path.clone(), why };
+    let file = File::open(path).map_err(|error| damaged(error.to_string()))?;
+    sealed_content(key, hash, io::BufReader::new(file)).map_err(damaged)
+}
+
+/// What an archived file holds, wherever it comes from: compared with the hash that its name bears.
+///
+/// **Errors**: why it cannot be trusted.
+pub fn sealed_content(key: &Secret, hash: &str, sealed: impl io::BufRead) -> Result<Vec<u8>, String> {
+    let content = read(key, sealed)?;
     let real = hex(&Sha256::digest(&content));
-    if real != *hash {
-        return Err(GetError::Damaged { path: path.clone(), why: format!("its content has the hash {real}") });
-    }
-    Ok(content)
+    if real == hash { Ok(content) } else { Err(format!("its content has the hash {real}")) }
 }
 
 /// Largest segment of WAL there can be.
 const LARGEST: u64 = 1 << 30;
 
-fn read(key: &Secret, path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let sealed = keys::open(key, io::BufReader::new(file)).map_err(|error| error.to_string())?;
+fn read(key: &Secret, sealed: impl io::BufRead) -> Result<Vec<u8>, String> {
+    let sealed = keys::open(key, sealed).map_err(|error| error.to_string())?;
     let mut content = Vec::new();
     let mut plain = zstd::Decoder::new(sealed).map_err(|error| error.to_string())?.take(LARGEST + 1);
     plain.read_to_end(&mut content).map_err(|error| error.to_string())?;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
-use std::time::UNIX_EPOCH;
+use std::path::{Path, PathBuf};
 
 use mainstay_types::Timestamp;
 
+use super::spool::look;
 use super::{Name, Segment, folder_of, parse};
 
 /// Segments in a row on one timeline.
@@ -62,7 +62,14 @@ impl Archive {
 ///
 /// **Errors**: the file system's; an archive that is not there is empty.
 pub fn names(archive: &Path, system: u64) -> io::Result<BTreeSet<Name>> {
-    let mut found = BTreeSet::new();
+    Ok(files(archive, system)?.into_keys().collect())
+}
+
+/// The same with the path of each; of more than one of a name, any.
+///
+/// **Errors**: the same.
+pub fn files(archive: &Path, system: u64) -> io::Result<BTreeMap<Name, PathBuf>> {
+    let mut found = BTreeMap::new();
     let folders = match fs::read_dir(folder_of(archive, system)) {
         Ok(folders) => folders,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
@@ -72,7 +79,8 @@ pub fn names(archive: &Path, system: u64) -> io::Result<BTreeSet<Name>> {
         let folder = folder?;
         if folder.file_type()?.is_dir() {
             for entry in fs::read_dir(folder.path())? {
-                found.extend(parse(&entry?.file_name().to_string_lossy()).map(|(name, _)| name));
+                let entry = entry?;
+                found.extend(parse(&entry.file_name().to_string_lossy()).map(|(name, _)| (name, entry.path())));
             }
         }
     }
@@ -99,10 +107,8 @@ pub fn list(archive: &Path, system: u64) -> io::Result<Archive> {
             let Some((name, _)) = parse(&entry.file_name().to_string_lossy()) else { continue };
             match name {
                 Name::Segment(segment) => {
-                    let metadata = entry.metadata()?;
-                    let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-                    let at = Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-                    found.segments.insert(segment, (metadata.len(), at));
+                    let seen = look(&entry.path(), &entry.metadata()?)?;
+                    found.segments.insert(segment, (seen.bytes, seen.at));
                 }
                 Name::Partial(segment) => found.partials.push(segment),
                 Name::History(timeline) => found.histories.push(timeline),

@@ -10,11 +10,13 @@ mod list;
 mod name;
 mod push;
 mod remove;
+pub mod spool;
+pub mod supply;
 
-pub use get::{GetError, content, get, verify};
-pub use list::{Archive, Run, list, names};
+pub use get::{GetError, Located, content, get, locate, sealed_content};
+pub use list::{Archive, Run, files, list, names};
 pub use name::{Name, Segment};
-pub use push::{PushError, Pushed, push};
+pub use push::{PushError, Pushed, Until, push};
 pub use remove::{Removed, remove};
 
 use std::fs;

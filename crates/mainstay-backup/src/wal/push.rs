@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
-use super::{Name, SUFFIX, find, folder_of, hex};
+use super::{Name, SUFFIX, find, folder_of, hex, spool};
 use crate::keys;
 
 /// WAL compresses well at the fastest level, and an idle segment is mostly zeros.
@@ -42,6 +43,14 @@ pub enum PushError {
         /// The file that is there.
         there: PathBuf,
     },
+    /// It is on disk here, and the store does not have it yet.
+    #[error("{name} waits in the spool for the store, {why}: it counts as archived when the store has it")]
+    Waits {
+        /// Which.
+        name: String,
+        /// What ended the wait.
+        why: &'static str,
+    },
     /// The file system said no.
     #[error("cannot {action} {path}")]
     Io {
@@ -64,16 +73,33 @@ pub enum Pushed {
     AlreadyThere,
 }
 
+/// When a file counts as archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// It is on disk.
+    OnDisk,
+    /// The store of the place has it, see [`super::spool`].
+    InStore,
+}
+
+/// So long the store is waited for. **Basis**: 16 MiB of WAL that do not compress take 13 s at 10 Mbit/s; a line that is
+/// slower goes on by itself, and PostgreSQL asks again.
+const STORE_WITHIN: Duration = Duration::from_secs(30);
+/// The same while the server ends: its end waits for the archiver, and it sends the file after its next start too.
+const STORE_WITHIN_AT_END: Duration = Duration::from_secs(2);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
 fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PushError {
     let path = path.to_owned();
     move |source| PushError::Io { action, path, source }
 }
 
 /// Puts `file` of the cluster in `data` into the archive, sealed to `recipient`. When it returns well, the file is
-/// on disk to stay.
+/// where it is to stay.
 ///
 /// **Errors**: see [`PushError`].
-pub fn push(archive: &Path, recipient: &str, data: &Path, file: &Path) -> Result<Pushed, PushError> {
+pub fn push(archive: &Path, recipient: &str, (data, file): (&Path, &Path), until: Until) -> Result<Pushed, PushError> {
     let text = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = Name::parse(&text).ok_or_else(|| PushError::Name(file.display().to_string()))?;
     let path = data.join(file);
@@ -99,9 +125,52 @@ pub fn push(archive: &Path, recipient: &str, data: &Path, file: &Path) -> Result
         return Ok(Pushed::AlreadyThere);
     }
     let path = folder.join(format!("{name}-{hash}{SUFFIX}"));
-    let stored = write(&folder, &path, &content, recipient).map_err(at("write", &path))?;
+    if until == Until::OnDisk {
+        let stored = write(&folder, &path, &content, recipient).map_err(at("write", &path))?;
+        sync_folders(&folder, archive).map_err(at("sync", &folder))?;
+        return Ok(Pushed::Stored(stored));
+    }
+    let folder = spool::folder_of(&cluster);
+    fs::create_dir_all(&folder).map_err(at("make the folder", &folder))?;
+    if let Some(there) = spool::other(&cluster, &name, &hash).map_err(at("list", &folder))? {
+        return Err(PushError::Different { name: text, there });
+    }
+    let spooled = spool::path_of(&cluster, &name, &hash);
+    let stored = match fs::metadata(&spooled) {
+        // By an attempt that did not wait for its end, or by another member.
+        Ok(there) => there.len(),
+        Err(_) => write(&folder, &spooled, &content, recipient).map_err(at("write", &spooled))?,
+    };
     sync_folders(&folder, archive).map_err(at("sync", &folder))?;
+    // Another member may send the same meanwhile.
+    drop(alone);
+    wait_for_store(data, &path).map_err(|why| PushError::Waits { name: text, why })?;
     Ok(Pushed::Stored(stored))
+}
+
+/// The link in its place says that the store has it.
+fn wait_for_store(data: &Path, path: &Path) -> Result<(), &'static str> {
+    let begun = Instant::now();
+    loop {
+        if fs::symlink_metadata(path).is_ok() {
+            return Ok(());
+        }
+        if begun.elapsed() > STORE_WITHIN {
+            return Err("which did not take it within 30 s");
+        }
+        if begun.elapsed() > STORE_WITHIN_AT_END && is_ending(data) {
+            return Err("and the server ends");
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Whether the server in `data` ends: the eighth line of its `postmaster.pid`.
+///
+/// **Source**: `src/include/utils/pidfile.h`.
+fn is_ending(data: &Path) -> bool {
+    let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    text.lines().nth(7).is_some_and(|status| status.trim() == "stopping")
 }
 
 fn write(folder: &Path, path: &Path, content: &[u8], recipient: &str) -> io::Result<u64> {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use super::spool::look;
 use super::{Name, Segment, folder_of, parse};
 
 /// What went.
@@ -44,7 +45,7 @@ pub fn remove(archive: &Path, system: u64, is_needed: impl Fn(Segment) -> bool) 
                 left += 1;
                 continue;
             }
-            let bytes = entry.metadata()?.len();
+            let bytes = look(&entry.path(), &entry.metadata()?)?.bytes;
             fs::remove_file(entry.path())?;
             has_removed = true;
             removed.segments += 1;

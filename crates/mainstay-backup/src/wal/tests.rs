@@ -41,7 +41,7 @@ impl Scene {
     }
 
     fn push(&self, name: &str, content: &[u8]) -> Result<Pushed, PushError> {
-        push(&self.archive(), &self.recipient, &self.data(), &self.write(name, content))
+        push(&self.archive(), &self.recipient, (&self.data(), &self.write(name, content)), Until::OnDisk)
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>, GetError> {
@@ -156,4 +156,58 @@ fn a_gap_in_the_archive_is_two_runs() {
     let runs = list(&scene.archive(), SYSTEM).expect("lists").runs(SIZE);
     let runs: Vec<(u32, u32)> = runs.iter().map(|run| (run.first.part, run.last.part)).collect();
     assert_eq!(runs, [(3, 4), (6, 6)]);
+}
+
+/// A file of which the store has nothing yet counts for nothing, and one that the store has leaves a link that leads
+/// nowhere: no look through the archive opens it.
+#[test]
+fn a_segment_is_archived_when_the_store_has_it_and_not_before() {
+    let scene = Scene::new();
+    let pid = scene.data().join("postmaster.pid");
+    fs::write(&pid, "1\n\n\n\n\n\n\nstopping\n").expect("writes");
+    let send = |content: &[u8]| {
+        let file = scene.write(&name(3), content);
+        push(&scene.archive(), &scene.recipient, (&scene.data(), &file), Until::InStore)
+    };
+    let error = send(&segment(3, 9)).expect_err("the store has nothing");
+    assert!(matches!(error, PushError::Waits { .. }), "{error}");
+    assert!(error.to_string().contains("the server ends"), "{error}");
+    assert!(list(&scene.archive(), SYSTEM).expect("lists").segments.is_empty());
+    let waiting = spool::spooled(&scene.archive()).expect("looks");
+    assert_eq!(waiting.len(), 1);
+    let error = send(&segment(3, 8)).expect_err("another content");
+    assert!(matches!(error, PushError::Different { .. }), "{error}");
+
+    let file = waiting[0].name.rsplit('/').next().expect("a name").to_owned();
+    assert_eq!(waiting[0].name, format!("wal/{SYSTEM}/0000000100000000/{file}"));
+    spool::arrived(&waiting[0]).expect("makes the link");
+    spool::arrived(&waiting[0]).expect_err("it is not in the spool any more");
+    assert_eq!(send(&segment(3, 9)).expect("knows it"), Pushed::AlreadyThere);
+    assert!(matches!(send(&segment(3, 8)), Err(PushError::Different { .. })));
+    let listed = list(&scene.archive(), SYSTEM).expect("lists");
+    assert_eq!(listed.segments.values().copied().collect::<Vec<_>>(), [(waiting[0].bytes, waiting[0].at)]);
+    assert!(matches!(scene.get(&name(3)), Err(GetError::Damaged { .. })), "nobody takes it for the end of the archive");
+    assert!(spool::spooled(&scene.archive()).expect("looks").is_empty());
+    let removed = remove(&scene.archive(), SYSTEM, |_| false).expect("removes");
+    assert_eq!((removed.segments, removed.bytes), (1, waiting[0].bytes));
+}
+
+#[test]
+fn a_segment_that_the_store_takes_meanwhile_is_archived_by_the_call_that_waits() {
+    let scene = Scene::new();
+    std::thread::scope(|scope| {
+        let sends = scope.spawn(|| {
+            let file = scene.write(&name(3), &segment(3, 9));
+            push(&scene.archive(), &scene.recipient, (&scene.data(), &file), Until::InStore)
+        });
+        let waiting = loop {
+            if let Some(waiting) = spool::spooled(&scene.archive()).expect("looks").pop() {
+                break waiting;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        };
+        assert!(!sends.is_finished());
+        spool::arrived(&waiting).expect("makes the link");
+        assert!(matches!(sends.join().expect("ends"), Ok(Pushed::Stored(bytes)) if bytes == waiting.bytes));
+    });
 }

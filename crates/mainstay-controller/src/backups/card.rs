@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_backup::objects::Waiting;
 use mainstay_backup::place::About;
 use mainstay_backup::{Place, Repository, RepositoryError};
 use mainstay_decide::observed::{DataDirectory, Record};
 use mainstay_decide::past::Moment;
 use mainstay_postgres::{Layout, RecordFile, adopt};
-use mainstay_stack::model::{Backup as Policy, Keep};
+use mainstay_stack::model::{Backup as Policy, BackupTarget, Keep};
 use mainstay_types::{EnvironmentName, Member, Secret, StackName};
 
 use super::find::{self, Asked, Found};
@@ -24,6 +25,8 @@ pub struct Opened {
     pub about: About,
     place: Place,
     repository: Repository,
+    /// Where packs and WAL are, when it is no folder.
+    store: Option<Arc<Waiting>>,
     wal_key: Secret,
     password: Secret,
     /// For who works on the repository.
@@ -80,7 +83,16 @@ pub fn open(folder: &Path, password: Secret, says: Option<String>) -> Result<Ope
     };
     let repository = Repository::open_with_password(&place.repository(), &password).map_err(other)?;
     let wal_key = place.wal_key(&password)?;
-    Ok(Opened { about, place, repository, wal_key, password, patience: Patience::default() })
+    Ok(Opened { about, place, repository, store: None, wal_key, password, patience: Patience::default() })
+}
+
+impl Opened {
+    /// The same whose packs and WAL stay in a store; its folder was made by [`super::second::gather`].
+    #[must_use]
+    pub fn in_store(self, store: Arc<Waiting>) -> Self {
+        let repository = self.repository.backed_by(Some(Arc::clone(&store)));
+        Self { repository, store: Some(store), ..self }
+    }
 }
 
 /// The folders of the stack that the repository is of.
@@ -134,7 +146,7 @@ pub async fn restore(opened: Opened, paths: &Paths, asked: &Asked) -> Result<Mad
 /// What a card opens, as the repository of a stack without a stack file.
 fn backups_of(opened: Opened, layout: Layout, superuser: Secret) -> Arc<Backups> {
     let policy = Policy {
-        target: opened.place.folder().to_owned(),
+        target: BackupTarget::Folder(opened.place.folder().to_owned()),
         rpo: Duration::from_secs(60),
         day_begins: Duration::ZERO,
         window: Duration::MAX,
@@ -147,6 +159,7 @@ fn backups_of(opened: Opened, layout: Layout, superuser: Secret) -> Arc<Backups>
         stack: opened.about.stack.clone(),
         place: opened.place,
         repository: opened.repository,
+        store: opened.store,
         policy,
         database: String::new(),
         environment: opened.about.environment.clone(),
@@ -196,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_password_is_read_off_a_card_or_stands_alone() {
-        let card = mainstay_backup::keys::card("shop", "production", Path::new("/srv/b"), &Secret::new("abc-def"));
+        let card = mainstay_backup::keys::card("shop", "production", "/srv/b", &Secret::new("abc-def"));
         assert_eq!(password(&card), Some(Secret::new("abc-def")));
         assert_eq!(password("abc-def\n"), Some(Secret::new("abc-def")));
         for text in ["", "two words", "no\ncard"] {
@@ -206,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_card_says_what_it_is_of_and_a_password_does_not() {
-        let card = mainstay_backup::keys::card("shop", "production", Path::new("/srv/b"), &Secret::new("abc-def"));
+        let card = mainstay_backup::keys::card("shop", "production", "/srv/b", &Secret::new("abc-def"));
         assert_eq!(says(&card).as_deref(), Some("shop (production), /srv/b"), "of an earlier release");
         let card = mainstay_backup::keys::with_identity(&card, "3f0c2a91");
         assert_eq!(says(&card).as_deref(), Some("shop (production), repository 3f0c2a91"));

@@ -9,7 +9,7 @@ use mainstay_backup::wal::{self, GetError, Name, Segment};
 use mainstay_decide::retention;
 use mainstay_types::{Lsn, Member, Timestamp, full_text};
 
-use super::{Backups, Error, keeping, lineage, prove};
+use super::{Backups, Error, keeping, lineage, prove, second};
 
 /// Size of segments of a cluster that mainstay made: `initdb`'s default. **Unit**: bytes.
 pub(super) const SEGMENT: u64 = 16 << 20;
@@ -39,10 +39,16 @@ pub struct Checked {
 ///
 /// **Errors**: nothing could be read at all.
 pub fn check(backups: &Backups, read_data: bool) -> Result<Checked, Error> {
+    if let Some(store) = &backups.store {
+        store.answers().map_err(|error| Error::Copy(error.into()))?;
+    }
     let _held = backups.hold_blocking()?;
     let found = backups.repository.check(read_data)?;
     let mut faults = found.faults;
     faults.extend(doors(backups)?);
+    if let Some(store) = &backups.store {
+        faults.extend(second::compare(store, &backups.place, read_data, backups.policy.rpo)?);
+    }
     let unreadable = keeping::unreadable(backups)?;
     faults.extend(unreadable.into_iter().map(|what| format!("{what} cannot be read")));
     let listed = keeping::list(backups)?;
@@ -167,10 +173,13 @@ fn doors(backups: &Backups) -> Result<Vec<String>, Error> {
 }
 
 fn read(backups: &Backups, system: u64, name: &Name) -> Result<Option<String>, Error> {
-    match wal::verify(&backups.place.wal(), &backups.wal_key, system, &name.to_string()) {
-        Ok(()) => Ok(None),
-        Err(error @ (GetError::Damaged { .. } | GetError::Missing(_))) => Ok(Some(error.to_string())),
-        Err(GetError::Io { action, path, source }) => Err(Error::Io { action, path, source }),
+    match backups.archived(system, &name.to_string()) {
+        Ok(_) => Ok(None),
+        // Of a store that was told, by its name there.
+        Err(Error::Get(GetError::Missing(_))) if backups.store.is_some() => Ok(None),
+        Err(Error::Get(error @ (GetError::Damaged { .. } | GetError::Missing(_)))) => Ok(Some(error.to_string())),
+        Err(Error::Get(GetError::Io { action, path, source })) => Err(Error::Io { action, path, source }),
+        Err(error) => Err(error),
     }
 }
 

@@ -18,24 +18,29 @@ mod prove;
 pub mod rehearse;
 pub mod scratch;
 pub mod second;
+mod sending;
 pub(crate) mod status;
+mod supply;
 pub mod swap;
 mod waiting;
 mod walk;
 pub(crate) mod watch;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_backup::copy::CopyError;
+use mainstay_backup::objects::{StoreError, Waiting};
 use mainstay_backup::place::PlaceError;
+use mainstay_backup::wal::{self, GetError, Until};
 use mainstay_backup::{Place, Repository, RepositoryError};
 use mainstay_decide::observed::Record;
 use mainstay_decide::past::Unreachable;
 use mainstay_postgres::access::AccessError;
 use mainstay_postgres::{Access, Layout, RecordFile, layout};
 use mainstay_stack::Stack;
-use mainstay_stack::model::Backup as Policy;
+use mainstay_stack::model::{Backup as Policy, BackupTarget};
 use mainstay_supervisor::ids::user_for;
 use mainstay_types::{Bytes, ChildRole, Lsn, Member, Secret, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -61,10 +66,10 @@ pub enum Error {
     #[error("the stack has no [database.backup], or was not up since it has")]
     NotConfigured,
     /// The folder is another's.
-    #[error("{folder} holds the backups of the stack {stack} ({environment}): not of this one")]
+    #[error("{target} holds the backups of the stack {stack} ({environment}): not of this one")]
     OtherStack {
-        /// The folder.
-        folder: PathBuf,
+        /// The folder or store.
+        target: String,
         /// Whose.
         stack: String,
         /// Its environment.
@@ -128,6 +133,9 @@ pub enum Error {
     /// What to run with is not in the state folder.
     #[error("cannot read the stack file that is running: {0}")]
     Stack(String),
+    /// The repository is in a store, and nothing lies in the folder beside it.
+    #[error("{0} holds backups of this stack that this state folder did not make and cannot open")]
+    OtherStore(String),
     /// A stack's data is there.
     #[error("{0} holds data of this stack already: a restore by the card makes a new one")]
     InUse(PathBuf),
@@ -268,7 +276,9 @@ pub(crate) fn archive(paths: &Paths, stack: &Stack) -> std::io::Result<Option<ma
         "--recipient".to_owned(),
         target.recipient,
     ];
-    Ok(Some(mainstay_postgres::config::Archive { argv: argv.to_vec(), timeout: backup.rpo / 2 }))
+    let is_store = matches!(backup.target, BackupTarget::Store(_));
+    let argv = argv.into_iter().chain(is_store.then(|| "--store".to_owned())).collect();
+    Ok(Some(mainstay_postgres::config::Archive { argv, timeout: backup.rpo / 2 }))
 }
 
 /// A stack's backups, opened with what its state folder holds.
@@ -280,6 +290,8 @@ pub struct Backups {
     pub place: Place,
     /// The base backups.
     pub repository: Repository,
+    /// Where they are, when it is no folder: then the place beside it holds what is small.
+    pub store: Option<Arc<Waiting>>,
     /// What the stack file says of backups.
     pub policy: Policy,
     /// Database of the application.
@@ -295,13 +307,13 @@ pub struct Backups {
 }
 
 /// What the stack file says that this state folder was up with last.
-fn policy(paths: &Paths) -> Result<(Policy, String, String), Error> {
+fn policy(paths: &Paths) -> Result<(Policy, String, Launch), Error> {
     let launch = Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
     let text = std::fs::read_to_string(paths.stack_file()).map_err(|error| Error::Stack(error.to_string()))?;
     let parsed = mainstay_stack::parse(&text, "mainstay.toml", &launch.environment)
         .map_err(|found| Error::Stack(found.to_string()))?;
     let database = parsed.stack.database.ok_or(Error::NotConfigured)?;
-    Ok((database.backup.ok_or(Error::NotConfigured)?, database.name, launch.environment.to_string()))
+    Ok((database.backup.ok_or(Error::NotConfigured)?, database.name, launch))
 }
 
 impl Backups {
@@ -316,8 +328,16 @@ impl Backups {
         let secret = |purpose: &str| secrets.get(purpose).cloned().ok_or(Error::NotConfigured);
         let place = target.place();
         let key = secret(&place::key_of(&target.repository))?;
-        let repository = Repository::with_key(&place.repository(), &key)?;
-        let (policy, database, environment) = policy(paths)?;
+        let (policy, database, launch) = policy(paths)?;
+        let store = match &policy.target {
+            BackupTarget::Store(wanted) => {
+                let store = second::store(paths, wanted, &launch.origin)?;
+                Some(second::waiting(store, Some(second::holder(paths)?))?)
+            }
+            BackupTarget::Folder(_) => None,
+        };
+        let repository = Repository::with_key(&place.repository(), &key)?.backed_by(store.clone());
+        let environment = launch.environment.to_string();
         Ok(Self {
             policy,
             database,
@@ -327,6 +347,7 @@ impl Backups {
             stack: stack.to_owned(),
             place,
             repository,
+            store,
             wal_key: secret(&place::wal_key_of(&target.repository))?,
             layout: cluster(paths, stack),
             superuser: secret("postgres:superuser")?,
@@ -339,7 +360,12 @@ impl Backups {
     /// **Errors**: the key does not open it.
     pub fn at(self, place: Place) -> Result<Self, Error> {
         let repository = Repository::with_key(&place.repository(), &self.repository.key()?)?;
-        Ok(Self { place, repository, ..self })
+        Ok(Self { place, repository, store: None, ..self })
+    }
+
+    /// When WAL counts as archived.
+    fn until(&self) -> Until {
+        if self.store.is_some() { Until::InStore } else { Until::OnDisk }
     }
 
     /// Makes the primary finish its segment of WAL.
@@ -366,6 +392,30 @@ impl Backups {
         let from = newest.map_or(0, |backup| backup.label.needs().as_u64());
         let after = archive.segments.keys().filter(|segment| segment.start(check::SEGMENT) > from);
         Ok(after.map(ToString::to_string).collect())
+    }
+
+    /// What a file of archived WAL holds, wherever it lies. Blocks.
+    ///
+    /// **Errors**: it is nowhere, damaged, or the store does not answer.
+    pub(crate) fn archived(&self, system: u64, name: &str) -> Result<Vec<u8>, Error> {
+        let folder = self.place.wal();
+        let Some(store) = &self.store else { return Ok(wal::content(&folder, &self.wal_key, system, name)?) };
+        let missing = || Error::Get(GetError::Missing(name.to_owned()));
+        let located = wal::locate(&folder, system, name)?.ok_or_else(missing)?;
+        if !located.path.is_symlink() {
+            return Ok(wal::content(&folder, &self.wal_key, system, name)?);
+        }
+        let object = located.path.strip_prefix(self.place.folder()).unwrap_or(&located.path).display().to_string();
+        let sealed = store.get(&object).map_err(|error| match error {
+            // Retention let it go meanwhile, or somebody else did.
+            StoreError::Missing(_) => missing(),
+            error => Error::Copy(error.into()),
+        })?;
+        let opened = wal::sealed_content(&self.wal_key, &located.hash, sealed.as_slice());
+        opened.map_err(|why| {
+            let path = Path::new(&store.store().address().to_string()).join(&object);
+            Error::Get(GetError::Damaged { path, why })
+        })
     }
 
     fn newest_archive(

@@ -20,6 +20,7 @@ use tokio::process::Child;
 
 use super::check::SEGMENT;
 use super::lineage::{self, Lineage};
+use super::supply::Supply;
 use super::{Backups, Error, Held};
 use crate::clock::now;
 use crate::paths::Paths;
@@ -77,6 +78,9 @@ pub struct Open {
     // In front of the server: it ends it in a way that leaves no shared memory behind.
     place: Place,
     server: Child,
+    /// Asked also later: for histories, when it comes out of recovery.
+    #[expect(dead_code, reason = "supplies until it is dropped")]
+    supply: Supply,
     /// As superuser.
     pub access: Access,
     /// Loopback port.
@@ -135,6 +139,8 @@ pub(super) struct Reachable {
     pub(super) lineage: Lineage,
     pub(super) archive: Archive,
     pub(super) system: u64,
+    /// WAL comes from a store, and lies beside the files until the end.
+    is_away: bool,
 }
 
 impl Reachable {
@@ -160,7 +166,7 @@ impl Reachable {
                 (vec![named], lineage)
             }
         };
-        Ok(Self { all, lineage, archive, system })
+        Ok(Self { all, lineage, archive, system, is_away: backups.store.is_some() })
     }
 
     /// The base backup for a moment.
@@ -198,8 +204,9 @@ pub(super) fn plan_on(reachable: &Reachable, paths: &Paths, moment: &Moment) -> 
         Duration::from_secs_f64(files + replay)
     });
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    // Some segments lie beside the files while they are replayed.
-    let wanted_bytes = backup.label.bytes + SEGMENT * 8;
+    // Some segments lie beside the files while they are replayed, and what comes from a store stays until the end.
+    let fetched = if reachable.is_away { wal_bytes } else { 0 };
+    let wanted_bytes = backup.label.bytes + SEGMENT * 8 + fetched;
     let moment = moment.clone();
     let timeline = lineage.timeline.to_string();
     let (end, missing) = (end.1, missing(lineage, archive, &backup.label));
@@ -414,7 +421,9 @@ async fn open_in(
     let key = past::write_key(&layout, &backups.wal_key)?;
     let port = free_port().map_err(io("find a port for", &layout.state))?;
     let log = layout.member_dir(past::MEMBER).join("log");
-    let restore = restore_command(&backups, paths, &key, plan.backup.label.system);
+    let system = plan.backup.label.system;
+    let supply = Supply::begin(&backups, system, &layout)?;
+    let restore = supply.command(paths, &key, system);
     let past = Past {
         layout: &layout,
         port,
@@ -442,22 +451,7 @@ async fn open_in(
         }
     }
     remember(paths, plan, restored_in, replayed_in);
-    Ok(Open { place, server, access, port, replay, restored_in, replayed_in, log })
-}
-
-/// What brings a file of WAL from the archive.
-pub(super) fn restore_command(backups: &Backups, paths: &Paths, key: &Path, system: u64) -> [String; 8] {
-    let text = |path: &Path| path.display().to_string();
-    [
-        text(&paths.program()),
-        "wal-get".to_owned(),
-        "--archive".to_owned(),
-        text(&backups.place.wal()),
-        "--key".to_owned(),
-        text(key),
-        "--system".to_owned(),
-        system.to_string(),
-    ]
+    Ok(Open { place, server, supply, access, port, replay, restored_in, replayed_in, log })
 }
 
 fn remember(paths: &Paths, plan: &Plan, restored_in: Duration, replayed_in: Duration) {

@@ -3,14 +3,16 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use mainstay_backup::objects::Store;
 use mainstay_backup::place::About;
 use mainstay_backup::{Place, Repository, keys};
-use mainstay_stack::model::{Backup, BackupCopy};
+use mainstay_stack::model::{Backup, BackupTarget, ObjectStore};
 use mainstay_supervisor::durable;
 use mainstay_supervisor::ids::user_for;
 use mainstay_supervisor::protocol::User;
-use mainstay_types::{ChildRole, Secret};
+use mainstay_types::{ChildRole, ObjectAddress, Secret, StoreKind};
 
+use super::second::{self, Wanted};
 use super::{Error, PASSWORD, Target, VERSION, file};
 use crate::paths::Paths;
 use crate::secrets::Secrets;
@@ -29,7 +31,9 @@ pub struct Stack<'a> {
 /// What `up` should tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Established {
-    /// Where backups go.
+    /// Where backups go, as people name it.
+    pub target: String,
+    /// The folder of them, or beside their store.
     pub folder: PathBuf,
     /// The repository was made just now.
     pub is_new: bool,
@@ -65,29 +69,21 @@ pub fn establish(paths: &Paths, stack: Stack<'_>, backup: Option<&Backup>) -> Re
             _ => Ok(None),
         };
     };
-    let folder = stack.folder.join(&backup.target);
-    let place = Place::new(&folder);
-    let about = place.about()?;
-    if let Some(about) = about
-        .as_ref()
-        .filter(|about| (about.stack.as_str(), about.environment.as_str()) != (stack.name, stack.environment))
-    {
-        let About { stack, environment, .. } = about.clone();
-        return Err(Error::OtherStack { folder, stack, environment });
-    }
+    let (folder, wanted) = match &backup.target {
+        BackupTarget::Folder(target) => (stack.folder.join(target), None),
+        BackupTarget::Store(store) => (paths.state.join(BESIDE_STORE).join(beside(&store.address)), Some(store)),
+    };
     let mut secrets = Secrets::open(&paths.state)?;
     let password = secrets.get_or_make(PASSWORD)?;
-    let (about, is_new) = match about {
-        Some(about) => {
-            open_again(&place, &about, &password, &mut secrets)?;
-            (about, false)
+    let store = |wanted: &ObjectStore| second::store(paths, wanted, stack.folder);
+    let found = match wanted {
+        // The store may be away when a stack begins that was up with it before.
+        Some(wanted) if Place::new(&folder).about()?.is_none() => {
+            in_store(paths, store(wanted)?, stack, (&backup.target, &folder), &mut secrets, &password)?
         }
-        None => {
-            let new = place.create(stack.name, stack.environment, &password)?;
-            keep_keys(&mut secrets, &new.about, &new.key, &new.wal_key)?;
-            (new.about, true)
-        }
+        Some(_) | None => in_folder(stack, (&backup.target, &folder), &mut secrets, &password)?,
     };
+    let (about, is_new) = found;
     // As people name it, without the way there from the stack file; it is there by now.
     let folder = folder.canonicalize().unwrap_or(folder);
     let place = Place::new(&folder);
@@ -107,16 +103,90 @@ pub fn establish(paths: &Paths, stack: Stack<'_>, backup: Option<&Backup>) -> Re
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     Ok(Some(Established {
         is_new,
-        card: (shown(paths).as_deref() != Some(target.repository.as_str())).then(|| {
-            on_card(
-                &keys::card(stack.name, stack.environment, &folder, &password),
-                (&target.repository, backup.copy.as_ref()),
-            )
-        }),
-        copy: backup.copy.as_ref().map(|copy| copy.to.to_string()),
-        is_same_device: device(&folder).is_some() && device(&folder) == device(&paths.state),
+        card: (shown(paths).as_deref() != Some(target.repository.as_str()))
+            .then(|| on_card((stack.name, stack.environment), (&target, &password), Wanted::of(backup).as_ref())),
+        copy: backup.copy.as_ref().map(|copy| copy.store.address.to_string()),
+        is_same_device: wanted.is_none() && device(&folder).is_some() && device(&folder) == device(&paths.state),
+        target: wanted.map_or_else(|| folder.display().to_string(), |store| store.address.to_string()),
         folder,
     }))
+}
+
+/// What a folder says of itself, and whether that was made now.
+fn in_folder(
+    stack: Stack<'_>,
+    (target, folder): (&BackupTarget, &Path),
+    secrets: &mut Secrets,
+    password: &Secret,
+) -> Result<(About, bool), Error> {
+    let place = Place::new(folder);
+    let Some(about) = place.about()? else {
+        let new = place.create(stack.name, stack.environment, password)?;
+        keep_keys(secrets, &new.about, &new.key, &new.wal_key)?;
+        return Ok((new.about, true));
+    };
+    check_stack(&about, stack, target)?;
+    open_again(&place, &about, password, secrets)?;
+    Ok((about, false))
+}
+
+/// The same of a store beside which there is no folder yet: this state folder adds to it from then on.
+fn in_store(
+    paths: &Paths,
+    store: Store,
+    stack: Stack<'_>,
+    (target, folder): (&BackupTarget, &Path),
+    secrets: &mut Secrets,
+    password: &Secret,
+) -> Result<(About, bool), Error> {
+    let may = |about: &About| {
+        check_stack(about, stack, target)?;
+        let is_known = secrets.get(&key_of(&about.repository)).is_some();
+        if is_known { Ok(()) } else { Err(Error::OtherStore(target.to_string())) }
+    };
+    // Until the store has all that opens it, a new one lies beside its folder: whoever is interrupted goes on with that.
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let begun = Place::new(&folder.with_file_name(format!("begun~{name}")));
+    let begun_as = begun.about()?.map(|about| about.repository);
+    let may = |about: &About| if begun_as.as_ref() == Some(&about.repository) { Ok(()) } else { may(about) };
+    if let Some(about) = second::known(&store, (folder, begun_as.as_deref()), may)? {
+        second::hand_over(&Place::new(folder), stack.name)?;
+        second::take_over(paths, &store)?;
+        return Ok((about, false));
+    }
+    if begun_as.is_none() {
+        let new = begun.create(stack.name, stack.environment, password)?;
+        keep_keys(secrets, &new.about, &new.key, &new.wal_key)?;
+    }
+    let about = begun.about()?.ok_or_else(|| Error::Unreadable(begun.folder().display().to_string()))?;
+    open_again(&begun, &about, password, secrets)?;
+    let key = secrets.get(&key_of(&about.repository)).ok_or(Error::NotConfigured)?;
+    second::take_over(paths, &store)?;
+    second::begin(store, &begun, Repository::with_key(&begun.repository(), key)?, second::holder(paths)?)?;
+    let (from, to) = (begun.folder(), folder.to_owned());
+    std::fs::rename(from, folder).map_err(|source| Error::Io { action: "rename to", path: to, source })?;
+    Ok((about, true))
+}
+
+/// Below the state folder: what lies here of repositories in stores.
+const BESIDE_STORE: &str = "backups";
+
+/// A folder for each address: what lies here of one says nothing of another. No address has a `~`.
+fn beside(address: &ObjectAddress) -> String {
+    let text = format!("{}~{}~{}", address.kind().scheme(), address.bucket(), address.prefix().replace('/', "~"));
+    text.trim_end_matches('~').to_owned()
+}
+
+fn check_stack(about: &About, whose: Stack<'_>, target: &BackupTarget) -> Result<(), Error> {
+    if (about.stack.as_str(), about.environment.as_str()) == (whose.name, whose.environment) {
+        return Ok(());
+    }
+    let About { stack, environment, .. } = about.clone();
+    let target = match target {
+        BackupTarget::Folder(folder) => whose.folder.join(folder).display().to_string(),
+        BackupTarget::Store(store) => store.address.to_string(),
+    };
+    Err(Error::OtherStack { target, stack, environment })
 }
 
 /// Names the repository whose card was shown: an `up` that failed after it was made showed none.
@@ -182,16 +252,25 @@ pub fn card(paths: &Paths, stack: &str, environment: &str) -> Result<String, Err
     let target = target.ok_or(Error::NotConfigured)?;
     let secrets = Secrets::open(&paths.state)?;
     let password = secrets.get(PASSWORD).ok_or(Error::NotConfigured)?;
-    let card = keys::card(stack, environment, &target.folder, password);
     // A card without the copy is better than none.
-    let copy = super::second::standing(paths).ok().flatten().map(|(copy, _)| copy);
-    Ok(on_card(&card, (&target.repository, copy.as_ref())))
+    let wanted = second::standing(paths).ok().flatten().map(|(wanted, _)| wanted);
+    Ok(on_card((stack, environment), (&target, password), wanted.as_ref()))
 }
 
-/// With what a restore from the second copy needs besides its keys.
-fn on_card(card: &str, (repository, copy): (&str, Option<&BackupCopy>)) -> String {
-    let card = keys::with_identity(card, repository);
-    let Some(copy) = copy else { return card };
-    let endpoint = copy.endpoint.as_ref().map_or("Amazon's".to_owned(), ToString::to_string);
-    keys::with_copy(&card, &format!("{} (endpoint {endpoint}, region {})", copy.to, copy.region))
+/// With what a restore from a store needs besides its keys.
+fn on_card(
+    (stack, environment): (&str, &str),
+    (target, password): (&Target, &Secret),
+    wanted: Option<&Wanted>,
+) -> String {
+    let card = |place: &str| keys::with_identity(&keys::card(stack, environment, place, password), &target.repository);
+    let here = target.folder.display().to_string();
+    let Some(Wanted { store, is_target, .. }) = wanted else { return card(&here) };
+    let address = &store.address;
+    let at = match (&store.endpoint, address.kind()) {
+        (Some(endpoint), _) => format!("{address} (endpoint {endpoint}, region {})", store.region),
+        (None, StoreKind::S3) => format!("{address} (endpoint Amazon's, region {})", store.region),
+        (None, StoreKind::Google | StoreKind::Azure) => address.to_string(),
+    };
+    if *is_target { card(&at) } else { keys::with_copy(&card(&here), &at) }
 }

@@ -8,14 +8,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_backup::copy::{self, Compared, Copier, CopyError, Fetched, Fetching, How, LetGo, Standing};
-use mainstay_backup::objects::{Keys, Options, Store};
+use mainstay_backup::objects::{CLAIM, Claim, Keys, Options, Store, Waiting};
+use mainstay_backup::place::About;
 use mainstay_backup::{Place, Repository};
 use mainstay_decide::backups::CopySeen;
-use mainstay_stack::model::BackupCopy;
+use mainstay_stack::model::{Away, Backup as Policy, ObjectStore};
+use mainstay_supervisor::durable;
 use mainstay_supervisor::ids::user_for;
 use mainstay_types::{ChildRole, Endpoint, ObjectAddress, Secret, Timestamp, full_text};
 
@@ -51,19 +53,42 @@ pub(super) fn record(paths: &Paths) -> Option<CopySeen> {
 /// How far the copy is that the stack file asks for; `None`: it asks for none.
 ///
 /// **Errors**: the stack file that is running cannot be read.
-pub fn standing(paths: &Paths) -> Result<Option<(BackupCopy, Option<CopySeen>)>, Error> {
-    let Some(copy) = policy(paths)?.0.copy else { return Ok(None) };
-    let to = copy.to.to_string();
+pub fn standing(paths: &Paths) -> Result<Option<(Wanted, Option<CopySeen>)>, Error> {
+    let Some(wanted) = Wanted::of(&policy(paths)?.0) else { return Ok(None) };
+    let to = wanted.store.address.to_string();
     let seen = record(paths).filter(|seen| seen.to == to);
-    Ok(Some((copy, seen)))
+    Ok(Some((wanted, seen)))
+}
+
+/// What the stack file asks for off the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where.
+    pub store: ObjectStore,
+    /// How far it may be behind.
+    pub rpo: Duration,
+    /// Backups are there and nowhere else; else it is a copy of their folder.
+    pub is_target: bool,
+}
+
+impl Wanted {
+    /// Of a stack's backups; `None`: all stay on the machine.
+    pub fn of(policy: &Policy) -> Option<Self> {
+        let away = policy.away()?;
+        Some(Self { store: away.store.clone(), rpo: away.rpo, is_target: away.is_target })
+    }
+
+    fn away(&self) -> Away<'_> {
+        Away { store: &self.store, rpo: self.rpo, is_target: self.is_target }
+    }
 }
 
 /// What is wrong with the copy, one line each.
 ///
 /// **Errors**: the stack file that is running cannot be read.
 pub fn faults(paths: &Paths) -> Result<Vec<String>, Error> {
-    let Some((copy, seen)) = standing(paths)? else { return Ok(Vec::new()) };
-    Ok(mainstay_decide::backups::copy_faults(&copy, seen.as_ref(), now()))
+    let Some((wanted, seen)) = standing(paths)? else { return Ok(Vec::new()) };
+    Ok(mainstay_decide::backups::copy_faults(wanted.away(), seen.as_ref(), now()))
 }
 
 /// A key that a variable holds, or a file that another one names; `None`: neither is there.
@@ -88,7 +113,7 @@ pub fn key_of(variable: &str) -> Result<Option<Secret>, Error> {
 /// Seals the keys that the stack file names, for `up`. Those of an earlier `up` stay when none are given now.
 ///
 /// **Errors**: there are none, neither now nor from earlier.
-pub fn seal_keys(paths: &Paths, wanted: &BackupCopy) -> Result<(), Error> {
+pub fn seal_keys(paths: &Paths, wanted: &ObjectStore) -> Result<(), Error> {
     let mut secrets = Secrets::open(&paths.state)?;
     for (purpose, variable) in [(ACCESS, &wanted.access_key), (SECRET, &wanted.secret_key)] {
         match key_of(variable)? {
@@ -102,12 +127,12 @@ pub fn seal_keys(paths: &Paths, wanted: &BackupCopy) -> Result<(), Error> {
 }
 
 /// The store that the stack file asks for, opened with what is sealed.
-fn store(paths: &Paths, wanted: &BackupCopy, folder: &Path) -> Result<Store, Error> {
+pub(super) fn store(paths: &Paths, wanted: &ObjectStore, folder: &Path) -> Result<Store, Error> {
     let secrets = Secrets::open(&paths.state)?;
     let key = |purpose: &str, name: &str| secrets.get(purpose).cloned().ok_or_else(|| Error::NoKey(name.to_owned()));
     let keys = Keys { access: key(ACCESS, &wanted.access_key)?, secret: key(SECRET, &wanted.secret_key)? };
     let store = Store::new(Options {
-        address: wanted.to.clone(),
+        address: wanted.address.clone(),
         endpoint: wanted.endpoint.clone(),
         region: wanted.region.clone(),
         keys,
@@ -116,8 +141,102 @@ fn store(paths: &Paths, wanted: &BackupCopy, folder: &Path) -> Result<Store, Err
     Ok(store.map_err(CopyError::from)?)
 }
 
+/// For callers without a runtime; with a holder for who adds to it.
+pub(super) fn waiting(store: Store, holder: Option<String>) -> Result<Arc<Waiting>, Error> {
+    let broken = |error: io::Error| Error::NoServer(format!("no thread for the store: {error}"));
+    let waiting = Waiting::new(store).map_err(broken)?;
+    Ok(Arc::new(match holder {
+        Some(id) => waiting.held_by(id),
+        None => waiting,
+    }))
+}
+
+/// How this state folder is known to a store that its backups are in.
+///
+/// **Errors**: the file system's.
+pub(super) fn holder(paths: &Paths) -> Result<String, Error> {
+    let path = paths.state.join("backup-holder");
+    let io = |action: &'static str| {
+        let path = path.clone();
+        move |source| Error::Io { action, path, source }
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => return Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io("read")(error)),
+    }
+    let id = mainstay_supervisor::ids::nonce().map_err(io("make"))?.to_string();
+    durable::replace(&path, id.as_bytes(), 0o600).map_err(io("write"))?;
+    Ok(id)
+}
+
+/// From now on this state folder adds to the store, and nobody else.
+///
+/// **Errors**: the store takes nothing.
+pub(super) fn take_over(paths: &Paths, store: &Store) -> Result<(), Error> {
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let claim = Claim { id: holder(paths)?, machine, since: now() };
+    wait_for(async { Ok(store.take_over(&claim).await?) })
+}
+
+/// Runs to its end on a thread of its own: who asks may be in a runtime.
+fn wait_for<T: Send>(work: impl Future<Output = Result<T, CopyError>> + Send) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::NoServer(format!("no thread for the store: {error}")))?;
+    // It ends there too: nobody in a runtime may wait for the end of another.
+    let done = std::thread::scope(|scope| scope.spawn(move || runtime.block_on(work)).join());
+    done.map_err(|_| Error::NoServer("what asked the store broke off".to_owned()))?.map_err(Error::from)
+}
+
+/// What a store holds that is a place already, when it `may` be gone on with: then what is small is brought into the
+/// folder beside it. `None`: there is nothing in it, or no more than one that was `begun` here.
+///
+/// **Errors**: it holds something else, or does not answer.
+pub(super) fn known(
+    store: &Store,
+    (folder, begun_as): (&Path, Option<&str>),
+    may: impl Fn(&About) -> Result<(), Error>,
+) -> Result<Option<About>, Error> {
+    let foreign = || Error::from(CopyError::Foreign(store.address().to_string()));
+    let Some(text) = wait_for(async { Ok(store.get_small("mainstay.json").await?) })? else {
+        let is_empty = wait_for(async { Ok(store.list().await?.keys().all(|name| name == CLAIM)) })?;
+        return if is_empty { Ok(None) } else { Err(foreign()) };
+    };
+    let about: About = serde_json::from_slice(&text).map_err(|_| foreign())?;
+    may(&about)?;
+    if begun_as == Some(about.repository.as_str()) {
+        return Ok(None);
+    }
+    wait_for(copy::gather(store, folder))?;
+    Ok(Some(about))
+}
+
+/// What of the small files and of archived WAL a store does not have.
+///
+/// **Errors**: nothing could be said.
+pub(super) fn compare(
+    store: &Waiting,
+    place: &Place,
+    reads_data: bool,
+    patience: Duration,
+) -> Result<Vec<String>, Error> {
+    wait_for(copy::compare(store.store(), place, reads_data, patience))
+}
+
+/// Puts what opens a new place into its store.
+///
+/// **Errors**: the store takes nothing.
+pub(super) fn begin(store: Store, place: &Place, repository: Repository, holder: String) -> Result<(), Error> {
+    let mut copier = Copier::new(place.clone(), repository, store, Some(holder));
+    wait_for(async move { copier.round(&mut |_| {}).await })
+}
+
 /// Starts to copy; nothing waits for it.
-pub(crate) fn start(paths: Paths, wanted: BackupCopy, folder: PathBuf) {
+pub(crate) fn start(paths: Paths, wanted: Wanted, folder: PathBuf) {
+    let trouble = Trouble::default();
+    if wanted.is_target {
+        super::sending::start(paths.clone(), wanted.store.clone(), folder.clone(), Arc::clone(&trouble));
+    }
     let thread = std::thread::Builder::new().name("backup-copy".to_owned());
     let begun = thread.spawn(move || {
         // Of this thread alone; whoever may not be nicer goes on as it is.
@@ -127,7 +246,7 @@ pub(crate) fn start(paths: Paths, wanted: BackupCopy, folder: PathBuf) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let ended = match runtime {
                 Ok(runtime) => catch_unwind(AssertUnwindSafe(|| {
-                    runtime.block_on(copy_for_ever(&paths, &wanted, &folder, &mut notes));
+                    runtime.block_on(copy_for_ever(&paths, &wanted, (&folder, &trouble), &mut notes));
                 })),
                 Err(error) => {
                     notes.fails(error.to_string());
@@ -144,13 +263,19 @@ pub(crate) fn start(paths: Paths, wanted: BackupCopy, folder: PathBuf) {
     drop(begun);
 }
 
-async fn copy_for_ever(paths: &Paths, wanted: &BackupCopy, folder: &Path, notes: &mut Notes<'_>) {
+/// What the thread that sends WAL has met.
+pub(super) type Trouble = Arc<Mutex<Option<String>>>;
+
+async fn copy_for_ever(paths: &Paths, wanted: &Wanted, (folder, trouble): (&Path, &Trouble), notes: &mut Notes<'_>) {
     let mut copier: Option<Copier> = None;
     let mut pause = FIRST_PAUSE;
     loop {
         match round(paths, wanted, folder, &mut copier, notes).await {
             Ok(()) => {
-                notes.is_well();
+                match trouble.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                    Some(error) => notes.fails(error),
+                    None => notes.is_well(),
+                }
                 pause = FIRST_PAUSE;
                 tokio::time::sleep(LOOK).await;
             }
@@ -165,7 +290,7 @@ async fn copy_for_ever(paths: &Paths, wanted: &BackupCopy, folder: &Path, notes:
 
 async fn round(
     paths: &Paths,
-    wanted: &BackupCopy,
+    wanted: &Wanted,
     folder: &Path,
     copier: &mut Option<Copier>,
     notes: &mut Notes<'_>,
@@ -180,7 +305,8 @@ async fn round(
             let key = secrets.get(&super::place::key_of(&target.repository)).ok_or(Error::NotConfigured)?;
             let place = target.place();
             let repository = Repository::with_key(&place.repository(), key)?;
-            copier.insert(Copier::new(place, repository, store(paths, wanted, folder)?))
+            let holder = wanted.is_target.then(|| holder(paths)).transpose()?;
+            copier.insert(Copier::new(place, repository, store(paths, &wanted.store, folder)?, holder))
         }
     };
     copier.round(&mut |standing| notes.is_at(standing)).await?;
@@ -196,7 +322,7 @@ impl Retention {
     /// Before it lets go.
     pub(super) fn begins(backups: &super::Backups) -> Self {
         // What cannot be listed now is not noted, and stays in the copy.
-        Self { before: backups.policy.copy.as_ref().and_then(|_| copy::names(&backups.place).ok()) }
+        Self { before: backups.policy.away().and_then(|_| copy::names(&backups.place).ok()) }
     }
 
     /// After it did. Killed before, the copy keeps what went.
@@ -242,23 +368,26 @@ struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
-    fn new(paths: &'a Paths, wanted: &BackupCopy) -> Self {
-        let to = wanted.to.to_string();
-        let seen = record(paths).filter(|seen| seen.to == to && seen.version == VERSION).unwrap_or(CopySeen {
-            version: VERSION,
-            to,
-            looked: now(),
-            backups: 0,
-            files: 0,
-            bytes: 0,
-            waiting: 0,
-            waiting_bytes: 0,
-            wal_waits_since: None,
-            base_waits_since: None,
-            extra: 0,
-            error: None,
-            failing_since: None,
-        });
+    fn new(paths: &'a Paths, wanted: &Wanted) -> Self {
+        let to = wanted.store.address.to_string();
+        let seen = record(paths)
+            .filter(|seen| seen.to == to && seen.version == VERSION && seen.is_target == wanted.is_target)
+            .unwrap_or(CopySeen {
+                version: VERSION,
+                to,
+                is_target: wanted.is_target,
+                looked: now(),
+                backups: 0,
+                files: 0,
+                bytes: 0,
+                waiting: 0,
+                waiting_bytes: 0,
+                wal_waits_since: None,
+                base_waits_since: None,
+                extra: 0,
+                error: None,
+                failing_since: None,
+            });
         Self { paths, seen }
     }
 
@@ -298,9 +427,9 @@ impl<'a> Notes<'a> {
 ///
 /// **Errors**: no copy is configured, or nothing could be compared.
 pub async fn check(paths: &Paths, backups: &super::Backups, reads_data: bool, mends: bool) -> Result<Compared, Error> {
-    let (wanted, _) = standing(paths)?.ok_or(Error::NoCopy)?;
+    let (wanted, _) = standing(paths)?.filter(|(wanted, _)| !wanted.is_target).ok_or(Error::NoCopy)?;
     let launch = crate::launch::Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
-    let store = Arc::new(store(paths, &wanted, &launch.origin)?);
+    let store = Arc::new(store(paths, &wanted.store, &launch.origin)?);
     let how = How { reads_data, mends, patience: wanted.rpo };
     Ok(copy::check(store, &backups.place, &backups.repository, how).await?)
 }
@@ -327,11 +456,25 @@ pub async fn fetch(
     into: &Path,
     tell: &mut dyn FnMut(Fetching),
 ) -> Result<Fetched, Error> {
-    let key = |variable: &str| key_of(variable)?.ok_or_else(|| Error::NoKey(variable.to_owned()));
-    let keys = Keys { access: key(access_key)?, secret: key(secret_key)? };
-    let Named { address, endpoint, region, ca } = named;
-    let store = Store::new(Options { address, endpoint, region, keys, ca }).map_err(CopyError::from)?;
-    Ok(copy::fetch(Arc::new(store), into, tell).await?)
+    Ok(copy::fetch(Arc::new(named.open((access_key, secret_key))?), into, tell).await?)
+}
+
+/// What is small comes into a folder, links stand for WAL, and base backups stay where they are.
+///
+/// **Errors**: the same.
+pub async fn gather(named: Named, keys: (&str, &str), into: &Path) -> Result<Arc<Waiting>, Error> {
+    let store = waiting(named.open(keys)?, None)?;
+    copy::gather(store.store(), into).await?;
+    Ok(store)
+}
+
+impl Named {
+    fn open(self, (access_key, secret_key): (&str, &str)) -> Result<Store, Error> {
+        let key = |variable: &str| key_of(variable)?.ok_or_else(|| Error::NoKey(variable.to_owned()));
+        let keys = Keys { access: key(access_key)?, secret: key(secret_key)? };
+        let Self { address, endpoint, region, ca } = self;
+        Ok(Store::new(Options { address, endpoint, region, keys, ca }).map_err(CopyError::from)?)
+    }
 }
 
 /// The same from the copy of this stack, with the keys that are sealed here: for drills.
@@ -340,7 +483,7 @@ pub async fn fetch(
 pub async fn fetch_own(paths: &Paths, into: &Path) -> Result<Fetched, Error> {
     let (wanted, _) = standing(paths)?.ok_or(Error::NoCopy)?;
     let launch = crate::launch::Launch::load(paths).map_err(|error| Error::Stack(error.to_string()))?;
-    let store = store(paths, &wanted, &launch.origin)?;
+    let store = store(paths, &wanted.store, &launch.origin)?;
     Ok(copy::fetch(Arc::new(store), into, &mut |_| {}).await?)
 }
 
@@ -358,7 +501,7 @@ pub fn hand_over(place: &Place, stack: &str) -> Result<(), Error> {
             let path = entry.map_err(at)?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if !path.is_symlink() {
                 give(&path).map_err(at)?;
             }
         }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use mainstay_api::{BackupsStatus, CopyStatus, ProvenRestore};
 use mainstay_backup::proof::Proof;
-use mainstay_decide::backups::{self, BackupsSeen, Job};
+use mainstay_decide::backups::{self, BackupsSeen, CopySeen, Job};
 use mainstay_decide::retention;
 use mainstay_stack::model::Backup as Policy;
 use mainstay_types::{Bytes, ChildName, Timestamp};
@@ -33,7 +33,7 @@ pub(crate) fn status(scene: &Scene<'_>) -> Option<BackupsStatus> {
     let running = seen.jobs.iter().filter(|(_, record)| is_running && record.ended.is_none());
     let newest = seen.list.last();
     Some(BackupsStatus {
-        folder: policy.target.display().to_string(),
+        folder: policy.target.to_string(),
         count: seen.list.len() as u64,
         last: newest.map(|one| one.ended),
         next: retention::next(policy, scene.now),
@@ -59,10 +59,11 @@ pub(crate) fn status(scene: &Scene<'_>) -> Option<BackupsStatus> {
 }
 
 fn copy(policy: &Policy, seen: &BackupsSeen, at: Timestamp) -> Option<CopyStatus> {
-    let wanted = policy.copy.as_ref()?;
-    let copy = seen.copy.as_ref().filter(|copy| copy.to == wanted.to.to_string())?;
+    let wanted = policy.away()?;
+    let copy = seen.copy.as_ref().filter(|copy| copy.to == wanted.store.address.to_string())?;
     Some(CopyStatus {
         to: copy.to.clone(),
+        is_target: wanted.is_target,
         up_to: copy.up_to(),
         behind_ms: copy.behind(at).map(millis),
         rpo_ms: millis(wanted.rpo),
@@ -130,22 +131,25 @@ pub(crate) fn events(before: &BackupsSeen, after: &BackupsSeen, proofs: &[Proof]
     let gaps = after.archive.gaps.iter().filter(is_new);
     events.extend(gaps.map(|gap| about(NewEvent::error(at, "WalMissing", gap.clone()))));
     let changes = second::changed(before.copy.as_ref(), after.copy.as_ref());
-    let to = after.copy.as_ref().map(|copy| copy.to.as_str()).unwrap_or_default();
-    events.extend(changes.into_iter().map(|change| about(of_copy(to, change, at))));
+    if let Some(copy) = &after.copy {
+        events.extend(changes.into_iter().map(|change| about(of_copy(copy, change, at))));
+    }
     events
 }
 
-fn of_copy(to: &str, change: Change, at: Timestamp) -> NewEvent {
+fn of_copy(copy: &CopySeen, change: Change, at: Timestamp) -> NewEvent {
+    let named = format!("the {} {}", if copy.is_target { "store" } else { "second copy to" }, copy.to);
     match change {
         Change::Stopped(error) => {
-            NewEvent::error(at, "CopyStopped", format!("the second copy to {to} does not go on: {error}"))
+            let what = if copy.is_target { "takes nothing" } else { "does not go on" };
+            NewEvent::error(at, "CopyStopped", format!("{named} {what}: {error}"))
         }
         Change::GoesOn { waiting } => {
-            let text = format!("the second copy to {to} goes on: {waiting} files wait");
-            NewEvent::info(at, "CopyResumed", text).with("waiting", waiting)
+            let what = if copy.is_target { "takes again what is archived" } else { "goes on" };
+            NewEvent::info(at, "CopyResumed", format!("{named} {what}: {waiting} files wait")).with("waiting", waiting)
         }
         Change::BackupThere { backups } => {
-            let text = format!("a base backup is in the second copy to {to} with all that it needs: {backups} by now");
+            let text = format!("a base backup is in {named} with all that it needs: {backups} by now");
             NewEvent::info(at, "BackupCopied", text).with("backups", backups)
         }
     }

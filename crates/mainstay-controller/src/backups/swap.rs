@@ -14,6 +14,7 @@ use mainstay_types::{Lsn, Member, Timeline};
 
 use super::check::SEGMENT;
 use super::past::{self, Open};
+use super::supply::Supply;
 use super::{Backups, Error};
 use crate::clock::now;
 use crate::paths::Paths;
@@ -122,11 +123,13 @@ fn make_known(backups: &Backups, primary: Member) -> Result<(), Error> {
     });
     let Some(newest) = histories.max() else { return Ok(()) };
     let (archive, file) = (backups.place.wal(), Path::new("pg_wal").join(Name::History(newest).to_string()));
-    match wal::push(&archive, &backups.recipient, &data, &file) {
+    match wal::push(&archive, &backups.recipient, (&data, &file), backups.until()) {
         Ok(Pushed::Stored(_)) => give_tree(backups, &archive),
         // What cannot be read of a present that is broken is seen to when the copy is laid beside it.
         Ok(Pushed::AlreadyThere) | Err(PushError::Io { .. } | PushError::Content { .. } | PushError::Name(_)) => Ok(()),
-        Err(error @ PushError::Different { .. }) => Err(Error::NoServer(mainstay_types::full_text(&error))),
+        Err(error @ (PushError::Different { .. } | PushError::Waits { .. })) => {
+            Err(Error::NoServer(mainstay_types::full_text(&error)))
+        }
     }
 }
 
@@ -162,7 +165,7 @@ fn give_tree(backups: &Backups, folder: &Path) -> Result<(), Error> {
             if path.is_dir() {
                 folders.push(path.clone());
             }
-            if is_history || name == "lock" {
+            if is_history || name == "lock" || name == "spool" {
                 chown(&path, Some(user.uid), Some(user.gid)).map_err(io("give to the server's user", &path))?;
             }
         }
@@ -221,7 +224,8 @@ async fn come_out(backups: &Backups, paths: &Paths, layout: &Layout, primary: Me
     let key = server::write_key(layout, &backups.wal_key)?;
     let port = past::free_port().map_err(io("find a port for", &layout.state))?;
     let log = layout.member_dir(server::MEMBER).join("log");
-    let restore = past::restore_command(backups, paths, &key, system);
+    let supply = Supply::begin(backups, system, layout)?;
+    let restore = supply.command(paths, &key, system);
     let nonce = ids::nonce().map_err(io("make an identity for", &layout.state))?;
     let moment = Moment::Latest;
     let spec = server::Past { layout, port, restore: &restore, moment: &moment, timeline: None, log: &log };

@@ -38,6 +38,7 @@ impl Scene {
             stack: "shop".to_owned(),
             repository: Repository::with_key(&place.repository(), &new.key).expect("opens"),
             place,
+            store: None,
             policy: policy(),
             database: "shop".to_owned(),
             environment: "test".to_owned(),
@@ -150,7 +151,7 @@ fn a_byte_that_changed_in_any_file_that_a_restore_needs_is_found_by_the_check() 
     std::fs::write(data.join("global/pg_control"), 77_u64.to_le_bytes()).expect("writes");
     std::fs::write(data.join("00000002.history"), "1\t0/3000000\tno reason\n").expect("writes");
     let history = std::path::Path::new("00000002.history");
-    mainstay_backup::wal::push(&place.wal(), &backups.recipient, &data, history).expect("archives");
+    mainstay_backup::wal::push(&place.wal(), &backups.recipient, (&data, history), Until::OnDisk).expect("archives");
     // No segment was archived: that is a fault of its own, and the only one.
     let faults = || check(backups, true).map(|checked| checked.faults);
     let before = faults().expect("checks");

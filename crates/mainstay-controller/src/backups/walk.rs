@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use mainstay_backup::wal::{self, GetError, Segment};
+use mainstay_backup::wal::{GetError, Segment};
 use mainstay_decide::past::Record;
 use mainstay_postgres::waldump::{self, DumpError, Files, Names};
 use mainstay_types::Lsn;
@@ -106,11 +106,10 @@ impl<'a> Walk<'a> {
     }
 
     fn archived(&self, segment: Segment) -> Result<Option<Vec<u8>>, Error> {
-        let folder = self.backups.place.wal();
-        match wal::content(&folder, &self.backups.wal_key, self.system, &segment.to_string()) {
+        match self.backups.archived(self.system, &segment.to_string()) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(GetError::Missing(_)) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(Error::Get(GetError::Missing(_))) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

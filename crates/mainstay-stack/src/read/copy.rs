@@ -1,22 +1,18 @@
-//! `[database.backup.copy]`: the second copy of the backups, off the machine.
+//! Object stores of backups: the target itself, and `[database.backup.copy]`, the second copy off the machine.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use mainstay_types::{Endpoint, ObjectAddress};
+use mainstay_types::{Endpoint, ObjectAddress, StoreKind};
 
 use crate::code::Code;
 use crate::context::Context;
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Text};
 use crate::diagnostic::quote;
-use crate::model::BackupCopy;
+use crate::model::{BackupCopy, ObjectStore};
 use crate::read::variables::is_variable;
 
-const REGION: &str = "us-east-1";
-/// The names that every tool for such stores reads.
-const ACCESS_KEY: &str = "AWS_ACCESS_KEY_ID";
-const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 /// A look every second or two and a segment's way to another continent fit in.
 const RPO_LEAST: Duration = Duration::from_secs(30);
 const RPO_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -35,20 +31,68 @@ const RENAMED: [(&str, &str); 6] = [
     ("server", "endpoint"),
 ];
 
+/// What requests are signed for where no region is named. Google takes any, and Azure knows none.
+fn region_of(kind: StoreKind) -> &'static str {
+    match kind {
+        StoreKind::S3 => "us-east-1",
+        StoreKind::Google | StoreKind::Azure => "auto",
+    }
+}
+
+/// Keys of a table that say how a store is opened.
+const OF_STORE: [&str; 5] = ["endpoint", "region", "access_key", "secret_key", "ca"];
+
 pub(super) fn copy(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<BackupCopy> {
     let mut table = cursor.table(ctx, "copy")?;
     let to = place::<ObjectAddress>(&mut table, ctx, "to", "to = \"s3://my-backups/shop\"");
-    let endpoint = place::<Endpoint>(&mut table, ctx, "endpoint", "endpoint = \"https://s3.example.com\"");
-    let region = region(&mut table, ctx).unwrap_or_else(|| REGION.to_owned());
-    let access_key = variable(&mut table, ctx, "access_key", ACCESS_KEY);
-    let secret_key = variable(&mut table, ctx, "secret_key", SECRET_KEY);
-    let ca = table.text(ctx, "ca", "ca = \"store-ca.pem\"").map(|text| PathBuf::from(text.text));
+    let store = store(&mut table, ctx, to.as_ref());
     let rpo = table.duration(ctx, "rpo", RPO_LEAST..=RPO_MOST).unwrap_or(Duration::from_secs(300));
     table.finish(ctx, &LATER, &RENAMED);
     if to.is_none() && !ctx.is_said(&table.at("to")) {
         table.missing(ctx, "to", "the copy goes there", "to = \"s3://my-backups/shop\"");
     }
-    Some(BackupCopy { to: to?, endpoint, region, access_key, secret_key, ca, rpo })
+    Some(BackupCopy { store: store?, rpo })
+}
+
+/// What opens the store at an address; all its keys are read also when there is none.
+pub(super) fn store(
+    table: &mut Cursor<'_>,
+    ctx: &mut Context<'_>,
+    address: Option<&ObjectAddress>,
+) -> Option<ObjectStore> {
+    let kind = address.map_or(StoreKind::S3, ObjectAddress::kind);
+    let (access, secret) = kind.variables();
+    let endpoint = place::<Endpoint>(table, ctx, "endpoint", "endpoint = \"https://s3.example.com\"");
+    let region = region(table, ctx).unwrap_or_else(|| region_of(kind).to_owned());
+    let access_key = variable(table, ctx, "access_key", access);
+    let secret_key = variable(table, ctx, "secret_key", secret);
+    let ca = table.text(ctx, "ca", "ca = \"store-ca.pem\"").map(|text| PathBuf::from(text.text));
+    Some(ObjectStore { address: address?.clone(), endpoint, region, access_key, secret_key, ca })
+}
+
+/// The target as a store, with what opens it.
+pub(super) fn target(table: &mut Cursor<'_>, ctx: &mut Context<'_>, text: &Text) -> Option<ObjectStore> {
+    let address = match text.text.parse::<ObjectAddress>() {
+        Ok(address) => Some(address),
+        Err(error) => {
+            let message = format!("`{}` is \"{}\": {error}", table.at("target"), quote(&text.text));
+            let help = "write a folder, or a store as target = \"s3://my-backups/shop\"".to_owned();
+            ctx.error(Code::BadValue, &text.span, message, help);
+            None
+        }
+    };
+    store(table, ctx, address.as_ref())
+}
+
+/// A folder needs nothing that opens it.
+pub(super) fn no_store(table: &mut Cursor<'_>, ctx: &mut Context<'_>) {
+    for key in OF_STORE {
+        let Some(text) = table.text(ctx, key, "") else { continue };
+        let message = format!("`{}` is for a store, and `{}` is a folder", table.at(key), table.at("target"));
+        let help =
+            "write target = \"s3://my-backups/shop\", or the second copy's into [database.backup.copy]".to_owned();
+        ctx.error(Code::BadValue, &text.span, message, help);
+    }
 }
 
 fn place<T: FromStr<Err: std::fmt::Display>>(

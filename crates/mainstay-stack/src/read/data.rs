@@ -12,11 +12,12 @@ use crate::context::Context;
 use crate::cursor::{Cursor, wrong_type};
 use crate::diagnostic::quote;
 use crate::model::{
-    Backup, Cache, Database, DatabaseRole, Durability, Keep, PoolLimits, PoolMode, RoleAccess, StoreCopies,
+    Backup, BackupTarget, Cache, Database, DatabaseRole, Durability, Keep, PoolLimits, PoolMode, RoleAccess,
+    StoreCopies,
 };
 use crate::origin::Origin;
 use crate::raw::Value;
-use crate::read::copy::copy;
+use crate::read::copy::{self, copy};
 use crate::read::{inner_path, one_of};
 use crate::units::show_duration;
 use crate::words::nearest;
@@ -191,6 +192,14 @@ fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
     let asserts = table.texts(ctx, "assert", example).unwrap_or_default();
     let keep = keep(&mut table, ctx);
     let copy = copy(&mut table, ctx);
+    let is_store = target.as_ref().is_some_and(|target| target.text.contains("://"));
+    let store = match &target {
+        Some(target) if is_store => copy::target(&mut table, ctx, target),
+        Some(_) | None => {
+            copy::no_store(&mut table, ctx);
+            None
+        }
+    };
     table.finish(ctx, &BACKUP_LATER, &BACKUP_RENAMED);
     let Some(target) = target else {
         if !ctx.is_said("database.backup.target") {
@@ -198,15 +207,26 @@ fn backup(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<Backup> {
         }
         return None;
     };
-    let is_path = !target.text.is_empty() && !target.text.contains("://") && !target.text.contains(['\n', '\0']);
-    if !is_path {
-        let message = format!("`database.backup.target` is \"{}\"; it is a folder", quote(&target.text));
-        let help = "write a folder here, best on another disk; `copy = { to = \"s3://…\" }` below it copies the folder to an object store";
-        ctx.error(Code::BadValue, &target.span, message, help.to_owned());
+    if is_store && copy.is_some() {
+        let message = "`database.backup.copy` is a second copy of a folder, and the target is a store";
+        let help = "leave it out; the bucket's own replication makes a second one, or make the target a folder";
+        ctx.error(Code::BadValue, &target.span, message.to_owned(), help.to_owned());
         return None;
     }
+    let is_path = !target.text.is_empty() && !target.text.contains(['\n', '\0']);
+    let target = match store {
+        _ if is_store => BackupTarget::Store(store?),
+        _ if is_path => BackupTarget::Folder(PathBuf::from(target.text)),
+        _ => {
+            let message = format!("`database.backup.target` is \"{}\", which is no folder", quote(&target.text));
+            let help =
+                "write a folder here, best on another disk, or an object store: target = \"s3://my-backups/shop\"";
+            ctx.error(Code::BadValue, &target.span, message, help.to_owned());
+            return None;
+        }
+    };
     let asserts = asserts.into_iter().map(|text| text.text).collect();
-    Some(Backup { target: PathBuf::from(target.text), rpo, day_begins, window, proof, keep, asserts, copy })
+    Some(Backup { target, rpo, day_begins, window, proof, keep, asserts, copy })
 }
 
 /// `at = "03:00"`.

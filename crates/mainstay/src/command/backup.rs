@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use mainstay_backup::RepositoryError;
 use mainstay_backup::proof::Proof;
 use mainstay_backup::repository::Backup;
-use mainstay_backup::wal::{self, PushError};
+use mainstay_backup::wal::{self, PushError, Until};
 use mainstay_controller::backups::jobs::{self, Done};
 use mainstay_controller::backups::second;
 use mainstay_controller::backups::{self, Backups, Checked, Error, Established, Patience, Progress, Pruned, Whose};
@@ -75,6 +75,9 @@ pub(crate) struct WalPush {
     /// What it is sealed to
     #[arg(long)]
     recipient: String,
+    /// The archive is a store: wait until it has the file
+    #[arg(long)]
+    store: bool,
     /// The finished file
     path: PathBuf,
 }
@@ -274,7 +277,7 @@ fn list(global: &Global, paths: &Paths, backups: &Backups) -> Result<u8, Failure
         let all: Vec<Value> = listed.iter().map(with_proof).collect();
         println!(
             "{}",
-            json!({"repository": backups.place.folder(), "backups": all, "copy": backup_copy::value(paths)?})
+            json!({"repository": backups.policy.target.to_string(), "backups": all, "copy": backup_copy::value(paths)?})
         );
         return Ok(exit_code::DONE);
     }
@@ -302,7 +305,7 @@ fn list(global: &Global, paths: &Paths, backups: &Backups) -> Result<u8, Failure
             println!("          {} {fault}", screen::red("fault:"));
         }
     }
-    println!("in {}", backups.place.folder().display());
+    println!("in {}", backups.policy.target);
     if let Some(line) = backup_copy::line(paths)? {
         println!("{line}");
     }
@@ -399,9 +402,10 @@ pub(crate) fn establish(place: &Place) -> Result<Option<Established>, Failure> {
     let stack = &place.parsed.stack;
     let whose = Whose { name: stack.name.as_str(), environment: stack.environment.as_str(), folder: &place.origin };
     let backup = stack.database.as_ref().and_then(|database| database.backup.as_ref());
-    if let Some(copy) = backup.and_then(|backup| backup.copy.as_ref()) {
-        second::seal_keys(&place.paths, copy).map_err(|error| failure(&error))?;
-        [&copy.access_key, &copy.secret_key].iter().for_each(|variable| mainstay_supervisor::launch::hide(variable));
+    if let Some(away) = backup.and_then(mainstay_stack::model::Backup::away) {
+        let store = away.store;
+        second::seal_keys(&place.paths, store).map_err(|error| failure(&error))?;
+        [&store.access_key, &store.secret_key].iter().for_each(|variable| mainstay_supervisor::launch::hide(variable));
     }
     backups::establish(&place.paths, whose, backup).map_err(|error| failure(&error))
 }
@@ -410,11 +414,7 @@ pub(crate) fn establish(place: &Place) -> Result<Option<Established>, Failure> {
 pub(crate) fn say(established: &Established) {
     board::say(
         "backups",
-        &format!(
-            "WAL goes to {}; `{}` takes a base backup",
-            established.folder.display(),
-            again::command("backup now")
-        ),
+        &format!("WAL goes to {}; `{}` takes a base backup", established.target, again::command("backup now")),
     );
     if established.is_same_device {
         board::say("", "this is the disk of the data: it does not outlive that disk");
@@ -433,7 +433,8 @@ pub(crate) fn say(established: &Established) {
 pub(crate) fn wal_push(options: &WalPush) -> Result<u8, Failure> {
     let io = |error: std::io::Error| Failure::environment("MS3110", format!("cannot see the data directory: {error}"));
     let data = std::env::current_dir().map_err(io)?;
-    match wal::push(&options.archive, &options.recipient, &data, &options.path) {
+    let until = if options.store { Until::InStore } else { Until::OnDisk };
+    match wal::push(&options.archive, &options.recipient, (&data, &options.path), until) {
         Ok(_) => Ok(exit_code::DONE),
         Err(error @ PushError::Different { .. }) => Err(Failure::refused("MS4110", full_text(&error))),
         Err(error) => Err(Failure::environment("MS3110", full_text(&error))),
@@ -448,7 +449,7 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::Stack(_) => Failure::environment("MS3110", text).help("`mainstay up` writes it again"),
         Error::NotConfigured => Failure::refused("MS4111", text)
             .help("write [database.backup] with target = \"/some/folder\" into the stack file, then `down` and `up`"),
-        Error::OtherStack { .. } | Error::OtherState(_) => Failure::refused("MS4110", text)
+        Error::OtherStack { .. } | Error::OtherState(_) | Error::OtherStore(_) => Failure::refused("MS4110", text)
             .help("name another folder as database.backup.target; this one is left as it is"),
         Error::OtherCard { .. } => Failure::refused("MS4110", text).help(
             "take the card of that repository, or name the repository of this card as --from; if they belong together, the \

@@ -2,10 +2,12 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use mainstay_backup::copy::{Compared, Fetching};
+use mainstay_backup::objects::Waiting;
 use mainstay_controller::backups::second::{self, Named};
 use mainstay_controller::backups::{Backups, card};
 use mainstay_controller::paths::Paths;
@@ -29,15 +31,20 @@ pub(crate) struct StoreOptions {
     /// File of the certificates that the server's is signed by
     #[arg(long, value_name = "FILE", requires = "from")]
     store_ca: Option<PathBuf>,
-    /// Variable that holds the access key, or with _FILE after it names a file of it
-    #[arg(long, value_name = "NAME", requires = "from", default_value = "AWS_ACCESS_KEY_ID")]
-    access_key: String,
-    /// Variable that holds the secret key, or with _FILE after it names a file of it
-    #[arg(long, value_name = "NAME", requires = "from", default_value = "AWS_SECRET_ACCESS_KEY")]
-    secret_key: String,
+    /// Variable that holds the access key, or with _FILE after it names a file of it; without it AWS_ACCESS_KEY_ID,
+    /// GS_ACCESS_KEY_ID or AZURE_STORAGE_ACCOUNT
+    #[arg(long, value_name = "NAME", requires = "from")]
+    access_key: Option<String>,
+    /// Variable that holds the secret key, or with _FILE after it names a file of it; without it AWS_SECRET_ACCESS_KEY,
+    /// GS_SECRET_ACCESS_KEY or AZURE_STORAGE_KEY
+    #[arg(long, value_name = "NAME", requires = "from")]
+    secret_key: Option<String>,
     /// Folder that the copy is fetched into; best the one that `database.backup.target` names
     #[arg(long, value_name = "DIR", requires = "from")]
     fetch_into: Option<PathBuf>,
+    /// Read in the store and fetch only what the restore needs: for a stack whose target is the store itself
+    #[arg(long, requires = "from", conflicts_with = "fetch_into")]
+    read_there: bool,
 }
 
 /// How far the copy is, for a list; nothing when there is none.
@@ -53,7 +60,8 @@ pub(super) fn line(paths: &Paths) -> Result<Option<String>, Failure> {
             format!("{}; {} base backups{waits}", second::up_to(seen, screen::now()), seen.backups)
         },
     );
-    Ok(Some(format!("copy in {}: {text}", wanted.to)))
+    let named = if wanted.is_target { "store" } else { "copy in" };
+    Ok(Some(format!("{named} {}: {text}", wanted.store.address)))
 }
 
 /// The same for programs.
@@ -64,7 +72,7 @@ pub(super) fn value(paths: &Paths) -> Result<Value, Failure> {
     let now = screen::now();
     let behind = seen.as_ref().and_then(|seen| seen.behind(now)).map(|behind| behind.as_millis());
     Ok(
-        json!({"to": wanted.to, "up_to": seen.as_ref().and_then(|seen| seen.up_to()), "behind_ms": behind, "noted": seen}),
+        json!({"to": wanted.store.address, "is_target": wanted.is_target, "up_to": seen.as_ref().and_then(|seen| seen.up_to()), "behind_ms": behind, "noted": seen}),
     )
 }
 
@@ -119,19 +127,34 @@ pub(super) async fn check(
     Err(Failure::failed("MS1111", text).help(help))
 }
 
-/// Where a restore with the card begins: the folder, or the folder that the copy was fetched into.
-pub(super) async fn folder_of(
-    global: &Global,
-    from: &Path,
-    options: &StoreOptions,
-) -> Result<(PathBuf, bool), Failure> {
+/// Where a restore with the card begins.
+pub(super) enum From {
+    /// A folder that is there.
+    Folder(PathBuf),
+    /// A folder that all of a store was fetched into.
+    Fetched(PathBuf),
+    /// A store, and the folder with what is small of it.
+    Store(PathBuf, Arc<Waiting>),
+}
+
+impl From {
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        match self {
+            Self::Folder(folder) | Self::Fetched(folder) | Self::Store(folder, _) => folder,
+        }
+    }
+}
+
+/// The folder, or what was fetched of a store.
+pub(super) async fn folder_of(global: &Global, from: &Path, options: &StoreOptions) -> Result<From, Failure> {
     let text = from.to_string_lossy();
     let absolute = |path: &Path| {
         std::path::absolute(path)
             .map_err(|error| Failure::environment("MS3110", format!("cannot find {}: {error}", path.display())))
     };
     if !ObjectAddress::is_meant(&text) {
-        return Ok((absolute(from)?, false));
+        return Ok(From::Folder(absolute(from)?));
     }
     let address: ObjectAddress = text.parse().map_err(|error| {
         Failure::user("MS2110", format!("--from {text}: {error}"))
@@ -140,21 +163,28 @@ pub(super) async fn folder_of(
     let into = match &options.fetch_into {
         Some(folder) => absolute(folder)?,
         None => {
+            let kind = if options.read_there { "there" } else { "fetched" };
             let below = format!("{}-{}", address.bucket(), address.prefix().replace('/', "-"));
-            crate::place::state_base(global)?.join("fetched").join(below.trim_end_matches('-'))
+            crate::place::state_base(global)?.join(kind).join(below.trim_end_matches('-'))
         }
     };
     if !global.json {
-        eprintln!("fetching {address} into {}", into.display());
+        let what = if options.read_there { "reading" } else { "fetching" };
+        eprintln!("{what} {address} into {}", into.display());
     }
+    let (access, secret) = address.kind().variables();
+    let keys = (options.access_key.as_deref().unwrap_or(access), options.secret_key.as_deref().unwrap_or(secret));
     let named = Named {
         address,
         endpoint: options.endpoint.clone(),
         region: options.region.clone(),
         ca: options.store_ca.clone(),
     };
+    if options.read_there {
+        let store = second::gather(named, keys, &into).await.map_err(|error| failure(&error))?;
+        return Ok(From::Store(into, store));
+    }
     let mut progress = Progress::new(global.json);
-    let keys = (options.access_key.as_str(), options.secret_key.as_str());
     let fetched = second::fetch(named, keys, &into, &mut |so_far| progress.tell(so_far)).await;
     progress.end();
     let fetched = fetched.map_err(|error| failure(&error))?;
@@ -162,7 +192,7 @@ pub(super) async fn folder_of(
         let had = if fetched.had > 0 { format!(", {} were here already", fetched.had) } else { String::new() };
         eprintln!("{} files ({}) fetched{had}", fetched.files, Bytes(fetched.bytes));
     }
-    Ok((into, true))
+    Ok(From::Fetched(into))
 }
 
 /// For a folder that was fetched: whoever reads WAL must be able to.

@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::backup::{failure, launch, patience};
-use super::backup_copy::{self, StoreOptions};
+use super::backup_copy::{self, From, StoreOptions};
 use super::interrupt;
 use super::restore_show::{self, Beside, millis};
 use crate::Global;
@@ -87,6 +87,9 @@ pub(crate) struct WalGet {
     /// Identity of the cluster
     #[arg(long)]
     system: u64,
+    /// The archive is supplied from a store: ask for what is not there, and wait
+    #[arg(long)]
+    ask: bool,
     /// Name of the file of WAL
     name: String,
     /// Where it is wanted
@@ -199,11 +202,14 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
             .help("it has a line `password …`, as `mainstay backup card` prints it")
     })?;
     let asked = asked(options, "latest")?;
-    let (folder, is_fetched) = backup_copy::folder_of(global, from, &options.store).await?;
+    let come_from = backup_copy::folder_of(global, from, &options.store).await?;
+    let folder = come_from.folder().to_owned();
     let mut opened = card::open(&folder, password, card::says(&text)).map_err(|error| failure(&error))?;
     opened.patience = patience(options.wait);
-    if is_fetched {
-        backup_copy::hand_over(&opened, &folder)?;
+    match &come_from {
+        From::Folder(_) => {}
+        From::Fetched(_) => backup_copy::hand_over(&opened, &folder)?,
+        From::Store(_, store) => opened = opened.in_store(Arc::clone(store)),
     }
     let paths = card::paths(&opened, &crate::place::state_base(global)?).map_err(|error| failure(&error))?;
     paths.create().map_err(|error| crate::place::folder_failure(&error))?;
@@ -238,11 +244,17 @@ async fn by_card(global: &Global, options: &Options, from: &Path, card: &Path) -
          is {environment}"
     );
     println!("{}", again::text(&next));
-    if is_fetched {
-        println!(
-            "the repository lies in {}: name it as database.backup.target, and the copy goes on",
-            folder.display()
-        );
+    match come_from {
+        From::Folder(_) => {}
+        From::Fetched(_) => {
+            let folder = folder.display();
+            println!("the repository lies in {folder}: name it as database.backup.target, and the copy goes on");
+            println!("where the target is the store itself, it goes on there, and {folder} can be removed");
+        }
+        From::Store(..) => {
+            let (folder, from) = (folder.display(), from.display());
+            println!("with database.backup.target = \"{from}\" it goes on there; {folder} can be removed");
+        }
     }
     Ok(exit_code::DONE)
 }
@@ -391,6 +403,10 @@ pub(crate) fn wal_get(options: &WalGet) -> Result<u8, Failure> {
         code: DAMAGED,
         ..Failure::environment("MS3110", format!("cannot read {}: {error}", options.key.display()))
     })?;
+    if options.ask {
+        wal::supply::ask(&options.archive, options.system, &options.name)
+            .map_err(|error| Failure { code: DAMAGED, ..Failure::environment("MS3112", error.to_string()) })?;
+    }
     match wal::get(&options.archive, &Secret::new(key.trim()), options.system, &options.name, &options.into) {
         Ok(()) => Ok(exit_code::DONE),
         Err(GetError::Missing(_)) => Ok(exit_code::FAILED),

@@ -204,10 +204,11 @@ fn store_copies(copies: &StoreCopiesStatus, at: Timestamp) -> String {
 
 /// How far the second copy is.
 fn second_copy(copy: &CopyStatus, at: Timestamp) -> String {
+    let named = if copy.is_target { "store" } else { "copy" };
     let Some(up_to) = copy.up_to else {
-        return screen::yellow(&format!("copy: no base backup in it yet, {} wait", Bytes(copy.waiting_bytes)));
+        return screen::yellow(&format!("{named}: no base backup in it yet, {} wait", Bytes(copy.waiting_bytes)));
     };
-    let text = format!("copy: everything up to {} ago", screen::age(at.saturating_since(up_to)));
+    let text = format!("{named}: everything up to {} ago", screen::age(at.saturating_since(up_to)));
     if copy.behind_ms.is_some_and(|behind| behind > copy.rpo_ms) { screen::red(&text) } else { text }
 }
 

@@ -155,7 +155,7 @@ fn authority(edge: &mainstay_stack::model::Edge) -> Option<Authority> {
 
 /// What the stack file asks for, and what the running stack says of it.
 fn backups(parsed: &mainstay_stack::Parsed, status: Option<&Status>) -> Option<Backups> {
-    let target = parsed.stack.database.as_ref()?.backup.as_ref()?.target.display().to_string();
+    let target = parsed.stack.database.as_ref()?.backup.as_ref()?.target.to_string();
     let seen = status.and_then(|status| status.backups.as_ref()).map(|backups| {
         let failing = backups.failures.iter().filter(|(_, times)| **times > 0);
         let mut wrong: Vec<String> = failing.map(|(job, times)| format!("{job} failed {times} times")).collect();
