@@ -43,18 +43,38 @@ fn list(global: &Global) -> Result<u8, Failure> {
     Ok(mainstay_types::exit_code::DONE)
 }
 
+/// Whether the stack file can be read and has no such service. A broken one may have it.
+fn is_unknown(global: &Global, name: &str) -> bool {
+    let read = || {
+        let file = crate::place::stack_file(global).ok()?;
+        let text = std::fs::read_to_string(&file).ok()?;
+        let environment = crate::place::environment(global).ok()?;
+        mainstay_stack::parse(&text, &file.display().to_string(), &environment).ok()
+    };
+    read().is_some_and(|parsed| !parsed.stack.services.keys().any(|known| known.as_str() == name))
+}
+
 /// What is no code that has a page is a service; `web01` has the form of a SQLSTATE.
 async fn service(global: &Global, name: &str, code: &str) -> Result<u8, Failure> {
     let is_code =
         crate::errors::is_sqlstate(code) || code.strip_prefix("MS").is_some_and(|rest| rest.parse::<u32>().is_ok());
-    let text = match super::scale::explain(global, name).await {
-        Ok(Some(done)) => return Ok(done),
-        // Without a stack file nobody asks for a service.
-        Err(failure) if failure.name == "MS2001" => {
-            format!("no code is called {name:?}, and no stack file says of a service")
+    let is_name = mainstay_types::ServiceName::new(name).is_ok();
+    let text = if !is_name && !is_code {
+        format!("{name:?} is no code that has a page, and no service can be called so")
+    } else {
+        match super::scale::explain(global, name).await {
+            Ok(Some(done)) => return Ok(done),
+            // Without a stack file nobody asks for a service.
+            Err(failure) if failure.name == "MS2001" => {
+                format!("no code is called {name:?}, and no stack file says of a service")
+            }
+            // What is not up says nothing of a service that its file does not know either.
+            Err(failure) if failure.name == "MS1001" && is_unknown(global, name) => {
+                format!("no code is called {name:?}, and the stack file has no service of that name")
+            }
+            Err(failure) if !is_code => return Err(failure),
+            Ok(None) | Err(_) => format!("there is no page for {name:?}, and no service of that name runs"),
         }
-        Err(failure) if !is_code => return Err(failure),
-        Ok(None) | Err(_) => format!("there is no page for {name:?}, and no service of that name runs"),
     };
     let help = if crate::errors::is_sqlstate(code) {
         "a SQLSTATE without a page is PostgreSQL's own, passed on as it is: its manual has it in appendix A"

@@ -95,6 +95,11 @@ const HISTORY: &str = "SELECT count(*) FROM pg_catalog.pg_class WHERE relname IN
     AND relnamespace = 'public'::regnamespace";
 
 pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result<u8, Failure> {
+    if is_conninfo(&options.source) && !Path::new(&options.source).exists() {
+        // None of it is repeated: there may be a password in it.
+        let text = "a connection string of libpq (host=… user=…) is not taken, and none of it is shown here";
+        return Err(Failure::user("MS2031", text).help("write it as postgres://USER:PASSWORD@HOST:PORT/DATABASE"));
+    }
     // Before the database is looked at: what is not there is imported into none.
     if options.source != "-" && !options.source.contains("://") {
         File::open(&options.source).map_err(|error| unreadable(&options.source, &error))?;
@@ -124,18 +129,18 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
     eprintln!("importing {}", source.what);
     let (filter, rows) = pump(source, target, aside.as_deref(), !global.json)?;
     target.ask("ANALYZE")?;
-    let tables = target.ask(TABLES)?;
+    let tables: u64 = target.ask(TABLES)?.parse().unwrap_or(0);
     let size: u64 = target.ask("SELECT pg_database_size(current_database())")?.parse().unwrap_or(0);
-    let has_history = target.ask(HISTORY)? != "0";
+    let lacks_history = target.ask(HISTORY)? == "0" && has_migrations(global);
     let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if global.json {
         let left_out = filter.left_out();
         let value = serde_json::json!({"tables": tables, "rows": rows, "database_bytes": size, "took_ms": took,
-            "left_out": left_out, "kept_aside": aside});
+            "left_out": left_out, "kept_aside": aside, "lacks_migration_history": lacks_history});
         println!("{value}");
         return Ok(exit_code::DONE);
     }
-    let (tables, rows) = (counted(&tables, "table"), counted(&rows.to_string(), "row"));
+    let (tables, rows) = (counted(tables, "table"), counted(rows, "row"));
     println!("imported {tables}, {rows} in {}; the database holds {}", screen::took(took), Bytes(size));
     for (what, count) in filter.left_out() {
         println!("  left out: {count} × {what} (everything belongs to the application's role here)");
@@ -144,12 +149,19 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
         println!("  what was there is in the schema {schema}; when it is no longer needed:");
         println!("  {}", again::command(&format!("db psql -- -c 'DROP SCHEMA {schema} CASCADE'")));
     }
-    if !has_history && has_migrations(global) {
+    if lacks_history {
         eprintln!(
             "hint: the stack has migrations, and the import brought no history of them: the next `up` begins at the first"
         );
     }
     Ok(exit_code::DONE)
+}
+
+/// `host=… user=…`, as libpq also takes it.
+fn is_conninfo(source: &str) -> bool {
+    let keys = ["host", "hostaddr", "port", "user", "dbname", "password", "passfile", "service", "sslmode"];
+    let mut before = source.split('=').filter_map(|part| part.split_whitespace().next_back());
+    !source.contains("://") && source.contains('=') && before.any(|word| keys.contains(&word))
 }
 
 fn is_url(source: &str) -> bool {
@@ -161,8 +173,8 @@ const WHICH: &str = "SELECT s.system_identifier, d.oid FROM pg_catalog.pg_contro
     WHERE d.datname = pg_catalog.current_database()";
 
 /// "1 table", "2 tables".
-fn counted(number: &str, what: &str) -> String {
-    format!("{number} {what}{}", if number == "1" { "" } else { "s" })
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A database imported into itself would only be moved aside and copied.
@@ -675,6 +687,16 @@ fn last_words(stderr: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_string_of_libpq_is_told_from_a_file() {
+        for text in ["host=127.0.0.1 user=x password=hunter2", "password = 'a b'  host = h", "dbname=shop"] {
+            assert!(is_conninfo(text), "{text}");
+        }
+        for text in ["shop.dump", "a=b.sql", "host", "-", "postgres://u:p@h/d?host=x"] {
+            assert!(!is_conninfo(text), "{text}");
+        }
+    }
 
     #[test]
     fn lines_that_are_left_out_keep_their_numbers() {

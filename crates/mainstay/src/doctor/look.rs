@@ -26,6 +26,7 @@ pub(crate) async fn machine(global: &Global) -> Result<Machine, Failure> {
     Ok(Machine {
         programs: programs(),
         user: rustix::process::geteuid().as_raw(),
+        is_user_known: is_user_known(rustix::process::geteuid().as_raw()),
         kernel: kernel(),
         controllers: controllers(),
         descriptors: hard(Resource::Nofile),
@@ -83,6 +84,22 @@ fn version(path: &str) -> Option<String> {
     words.next().map(|version| format!("version {version}"))
 }
 
+/// `getent` asks all that the machine is told to, as PostgreSQL does: users may be in a directory, not in a file.
+fn is_user_known(user: u32) -> Option<bool> {
+    // It has no entry with that key (getent(1), exit status).
+    const NONE: i32 = 2;
+    let output = std::process::Command::new("getent").args(["passwd", &user.to_string()]).output().ok()?;
+    match output.status.code() {
+        Some(0) => Some(true),
+        Some(NONE) => Some(false),
+        _ => None,
+    }
+}
+
+fn mistakes(file: &Path, count: usize) -> String {
+    format!("{} has {count} {}", file.display(), if count == 1 { "mistake" } else { "mistakes" })
+}
+
 fn kernel() -> ((u32, u32), String) {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
@@ -122,7 +139,7 @@ async fn stack(global: &Global) -> Stack {
     let Ok(environment) = crate::place::environment(global) else { return Stack::None };
     let parsed = match mainstay_stack::parse(&text, &file.display().to_string(), &environment) {
         Ok(parsed) => parsed,
-        Err(found) => return Stack::Broken(format!("{} has {} mistakes", file.display(), found.list.len())),
+        Err(found) => return Stack::Broken(mistakes(&file, found.list.len())),
     };
     let Ok(paths) = crate::place::paths_of_anybody(global) else { return Stack::None };
     let client = mainstay_client::Client::new(paths.api_socket());
@@ -231,6 +248,19 @@ mod tests {
 
     const V1: &str =
         "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t4\t189\t1\ncpu\t0\t1\t0\nnet_cls\t0\t1\t1\n";
+
+    #[test]
+    fn one_mistake_is_not_counted_as_several() {
+        assert_eq!(mistakes(Path::new("mainstay.toml"), 1), "mainstay.toml has 1 mistake");
+        assert_eq!(mistakes(Path::new("mainstay.toml"), 2), "mainstay.toml has 2 mistakes");
+    }
+
+    #[test]
+    fn the_user_database_knows_root_and_not_the_last_number() {
+        assert_eq!(is_user_known(0), Some(true));
+        // One below that which means none.
+        assert_eq!(is_user_known(u32::MAX - 1), Some(false));
+    }
 
     #[test]
     fn a_controller_is_told_by_either_version_and_so_is_its_absence() {

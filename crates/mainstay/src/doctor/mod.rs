@@ -136,6 +136,8 @@ pub(crate) struct Backups {
 pub(crate) struct Machine {
     pub(crate) programs: Vec<Program>,
     pub(crate) user: u32,
+    /// The user database has an entry for it; `None` where that cannot be asked.
+    pub(crate) is_user_known: Option<bool>,
     /// Major and minor number, and the whole text.
     pub(crate) kernel: ((u32, u32), String),
     pub(crate) controllers: Vec<(&'static str, Controller)>,
@@ -237,6 +239,13 @@ fn cgroups(machine: &Machine) -> Finding {
 }
 
 fn user(machine: &Machine) -> Finding {
+    let number = machine.user;
+    if machine.is_user_known == Some(false) {
+        let why = "initdb and PostgreSQL want a user with a name, so a stack with a database does not start";
+        return Finding::missing("user", format!("user {number} has no entry in the user database (passwd)"), why)
+            .mend(format!("sudo useradd --uid {number} --create-home app  # any name that is free"))
+            .mend("sudo -u NAME mainstay up  # or as a user that has one");
+    }
     if machine.user == 0 {
         Finding::fine("user", "root: every part drops to an unprivileged user of its own")
     } else {

@@ -9,6 +9,7 @@ fn good() -> Machine {
     Machine {
         programs: vec![here("redis")],
         user: 0,
+        is_user_known: Some(true),
         kernel: ((6, 1), "6.1.0-25-amd64".to_owned()),
         controllers: vec![("memory", Controller::V2), ("cpu", Controller::V2), ("pids", Controller::V1)],
         descriptors: u64::MAX,
@@ -82,6 +83,7 @@ fn ill() -> Vec<(&'static str, Health, Machine)> {
         ("cgroups", Limited, with(|m| m.controllers[0].1 = Controller::Disabled)),
         ("cgroups", Limited, with(|m| m.controllers[1].1 = Controller::Absent)),
         ("cgroups", Limited, with(|m| m.user = 1000)),
+        ("user", Missing, with(|m| m.is_user_known = Some(false))),
         ("open files", Limited, with(|m| m.descriptors = 4096)),
         ("memory", Limited, with(|m| m.memory = Some(300 << 20))),
         ("state", Missing, with(|m| m.state_fault = Some("/srv cannot be written to: Permission denied".to_owned()))),

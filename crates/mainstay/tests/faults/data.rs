@@ -48,6 +48,9 @@ fn a_dump_is_imported_whole_or_not_at_all_and_what_was_there_is_kept_aside() {
     world.import(&["commit.sql"]).fails(2, "MS2032", &["commit.sql", "line 1", "transaction"]);
     world.import(&["photo.png"]).fails(2, "MS2031", &["photo.png"]);
     world.import(&["missing.sql"]).fails(2, "MS2031", &["missing.sql"]);
+    let conninfo = world.import(&["host=127.0.0.1 user=x password=hunter2"]);
+    conninfo.fails(2, "MS2031", &["postgres://USER:PASSWORD@HOST"]);
+    assert!(!conninfo.text.contains("hunter2"), "{}", conninfo.text);
     let half = DUMP.split("ALTER TABLE ONLY").next().expect("before");
     world.import_piped(half.as_bytes(), &[]).fails(2, "MS2031", &["the standard input (SQL)", "cut off"]);
     world.import_piped(&cut[..cut.len() - 12], &[]).fails(1, "MS1013", &["gzip failed", "unexpected end of file"]);

@@ -103,7 +103,11 @@ pub(super) fn history(global: &Global, name: Option<&str>) -> Result<u8, Failure
         return json(&records);
     }
     if records.is_empty() {
-        eprintln!("no drill was run on this stack; `mainstay drill --all` runs each that applies");
+        let none = none(name, !history.records.is_empty());
+        match name {
+            Some(name) => eprintln!("{none}; `mainstay drill {name}` runs it"),
+            None => eprintln!("{none}; `mainstay drill --all` runs each that applies"),
+        }
     } else {
         println!(
             "BEGAN                DRILL                VERDICT  RUNS   RTO p95    STALL p95  LOST        EVICTED  \
@@ -123,6 +127,14 @@ pub(super) fn history(global: &Global, name: Option<&str>) -> Result<u8, Failure
         );
     }
     Ok(exit_code::DONE)
+}
+
+/// What is so where there is nothing to show.
+fn none(name: Option<&str>, has_others: bool) -> String {
+    match name {
+        Some(name) if has_others => format!("{name} was never run on this stack, others were"),
+        Some(_) | None => "no drill was run on this stack".to_owned(),
+    }
 }
 
 fn line(record: &DrillRecord) {
@@ -180,6 +192,13 @@ mod tests {
     use mainstay_types::Timestamp;
 
     use super::*;
+
+    #[test]
+    fn of_a_drill_that_was_never_run_it_is_not_said_that_none_was() {
+        assert_eq!(none(Some("edge-crash"), true), "edge-crash was never run on this stack, others were");
+        assert_eq!(none(Some("edge-crash"), false), "no drill was run on this stack");
+        assert_eq!(none(None, false), "no drill was run on this stack");
+    }
 
     #[test]
     fn what_measured_nothing_has_dashes_and_what_broke_nothing_has_no_rto() {
