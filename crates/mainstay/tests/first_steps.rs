@@ -114,7 +114,18 @@ fn init_says_what_it_understands_when_it_finds_nothing() {
     assert!(err(&unread).contains("Procfile was not read: it is a folder"), "{}", err(&unread));
     let nowhere = mainstay(folder.path(), &["init", "nowhere"]);
     assert_eq!(nowhere.status.code(), Some(2));
-    assert!(err(&nowhere).contains("MS2071"), "{}", err(&nowhere));
+    assert!(err(&nowhere).contains("error[MS2071]: there is no folder nowhere"), "{}", err(&nowhere));
+    let file = mainstay(folder.path(), &["init", "package.json"]);
+    assert!(err(&file).contains("error[MS2071]: package.json is not a folder"), "{}", err(&file));
+    // A circle of links is no lack of a folder; nor is one that this user may not enter, which root may.
+    std::os::unix::fs::symlink("circle", folder.path().join("circle")).expect("a link");
+    let circle = mainstay(folder.path(), &["init", "circle"]);
+    assert!(err(&circle).contains("error[MS2071]: cannot enter the folder circle: "), "{}", err(&circle));
+    assert!(
+        ["compose.yml", "docker-compose.yaml"].iter().all(|name| err(&nothing).contains(name)),
+        "{}",
+        err(&nothing)
+    );
 }
 
 /// A state folder with an authority, as an `up` leaves it, and the arguments of a command about it.
@@ -292,6 +303,19 @@ fn what_is_no_code_is_said_so_also_where_no_stack_is() {
     for code in ["08007   ", "MS0001  the text is not TOML", "MS2005  ", "MS6429  a client asked too often"] {
         assert!(all.lines().any(|line| line.starts_with(code)), "{code} is not in\n{all}");
     }
+    // Beside a stack file whose stack is not up, too.
+    std::fs::write(folder.path().join("mainstay.toml"), "stack = \"shop\"\n[service.web]\nrun = \"web\"\n")
+        .expect("written");
+    for word in ["MS9999", "foo", "500", "", "rate_limited", "worker"] {
+        let unknown = mainstay(folder.path(), &["--state", "s", "explain", word]);
+        assert!(
+            err(&unknown).contains("error[MS2005]: ") && unknown.status.code() == Some(2),
+            "{word}: {}",
+            err(&unknown)
+        );
+    }
+    let known = mainstay(folder.path(), &["--state", "s", "explain", "web"]);
+    assert!(err(&known).contains("error[MS1001]: "), "{}", err(&known));
 }
 
 #[test]
@@ -498,7 +522,8 @@ fn a_stack_of_somebody_else_is_said_to_be_one() {
 fn init_copies_no_value_that_looks_like_a_key_whatever_its_name_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-    let compose = "services:\n  web:\n    build: .\n    command: node x --key AIzaSyD-hunter2\n    environment:\n      \
+    let compose = "services:\n  web:\n    build: .\n    command: [node, x, --key, hunter2]\n    environment:\n      \
+                   AUTH: hunter2\n      CERT_PEM: hunter2\n      \
                    STRIPE: sk_live_hunter2\n      AWS_ACCESS_KEY_ID: AKIAHUNTER2HUNTER2\n      \
                    SENTRY_DSN: https://hunter2@o1.ingest.sentry.io/1\n      \
                    WEBHOOK: https://hooks.slack.com/services/T/B/hunter2\n";

@@ -38,10 +38,7 @@ const MOST_BYTES: u64 = 512 * 1024;
 
 pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
     let dir = options.dir.clone().unwrap_or_else(|| PathBuf::from("."));
-    let dir = std::fs::canonicalize(&dir).ok().filter(|dir| dir.is_dir()).ok_or_else(|| {
-        Failure::user("MS2071", format!("there is no folder {}", dir.display()))
-            .help("as in `mainstay init path/to/app`")
-    })?;
+    let dir = entered(&dir)?;
     let file = dir.join("mainstay.toml");
     let print = printing(options.dir.as_deref());
     if !options.print && file.symlink_metadata().is_ok() {
@@ -71,6 +68,22 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
         eprintln!("next: read it, `mainstay check`, `mainstay up`");
     }
     Ok(exit_code::DONE)
+}
+
+/// The folder as it is called from everywhere.
+fn entered(dir: &Path) -> Result<PathBuf, Failure> {
+    let (text, help) = match std::fs::canonicalize(dir) {
+        Ok(full) if full.is_dir() => return Ok(full),
+        Ok(_) => (format!("{} is not a folder", dir.display()), "as in `mainstay init path/to/app`"),
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            (format!("there is no folder {}", dir.display()), "as in `mainstay init path/to/app`")
+        }
+        Err(error) => (
+            format!("cannot enter the folder {}: {error}", dir.display()),
+            "init reads it as this user: as one who may enter it and the folders above it, or `chmod` them",
+        ),
+    };
+    Err(Failure::user("MS2071", text).help(help))
 }
 
 /// Nothing is there, or nothing that can be read, or what is there does not say enough.

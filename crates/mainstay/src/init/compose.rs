@@ -174,7 +174,8 @@ impl<'f> Build<'f> {
 }
 
 fn built(part: &mut Part, file: &str, entry: &Entry<'_>, build: &Build<'_>) {
-    let has_ports = entry.has("ports") || entry.has("expose");
+    let door = Door::of(entry);
+    let has_ports = door.is_some();
     let words = |key: &str| entry.node.get(key).and_then(command);
     let start = build.image.start(words("entrypoint"), words("command"));
     let (command, from, found) = match start {
@@ -223,11 +224,34 @@ fn built(part: &mut Part, file: &str, entry: &Entry<'_>, build: &Build<'_>) {
         )),
         None => {}
     }
-    if !has_ports {
-        let why = "it has no `ports`";
-        part.reasons.push(reason(format!("{} is a worker", service.name), file, Some(entry.node.line), why));
-    }
+    let (what, line, why) = match door {
+        Some(door) => (format!("{} serves", service.name), door.line, door.why),
+        None => {
+            let why = "it has no `ports`, no `expose` and no PORT in its `environment`";
+            (format!("{} is a worker", service.name), entry.node.line, why)
+        }
+    };
+    part.reasons.push(reason(what, file, Some(line), why));
     part.services.push(service);
+}
+
+/// What says that a service listens.
+struct Door {
+    line: usize,
+    why: &'static str,
+}
+
+impl Door {
+    fn of(entry: &Entry<'_>) -> Option<Self> {
+        let listed = |key: &str| entry.node.get(key).filter(|node| !node.is_empty()).map(|node| node.line);
+        let ports = listed("ports").map(|line| Self { line, why: "its `ports`" });
+        let exposed = || listed("expose").map(|line| Self { line, why: "its `expose`" });
+        let given = || {
+            let line = environment::line_of_port(entry)?;
+            Some(Self { line, why: "PORT in its `environment`; the number is the stack's to choose" })
+        };
+        ports.or_else(exposed).or_else(given)
+    }
 }
 
 /// `deploy.replicas`, or `scale` of older files: the number, if it is one that a machine can run, and its line.

@@ -170,8 +170,10 @@ fn words(command: &mut [Word], taken: &mut Taken) {
         let is_of_sshpass = |back: usize| {
             at_word.checked_sub(back).and_then(|at| texts.get(at)).is_some_and(|before| before.ends_with("sshpass"))
         };
-        let option = text.split_once('=').filter(|(name, _)| name.starts_with('-'));
-        let glued = kind.glued(&text).filter(|_| option.is_none());
+        let glued = kind.glued(&text);
+        // What is glued may be a cookie, which is a pair itself.
+        let option = text.split_once('=').filter(|(name, _)| name.starts_with('-') && glued != Some("-b"));
+        let glued = glued.filter(|_| option.is_none());
         let last = std::mem::take(&mut before);
         let (name, at) = match option {
             Some((name, _)) => (name.to_owned(), name.len() + 1),
@@ -244,6 +246,7 @@ impl Taken {
             _ if secret::is_login(name, value) || secret::is_random(name, value) || secret::shows(value) => {
                 Setting::Withheld
             }
+            _ if name::may_hold(name, value) && secret::is_value(value) => Setting::Withheld,
             _ => Setting::Own,
         }
     }

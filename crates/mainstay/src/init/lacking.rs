@@ -2,6 +2,7 @@
 
 use super::compose;
 use super::folder::View;
+use super::rust;
 use super::unread::Unread;
 
 /// A known file, and what it would have to say.
@@ -39,13 +40,7 @@ const PARENT: &str = "its packaging is `pom`, so it makes no jar, and none of th
 /// The known files of this very folder, each with what it lacks. Called where no file says enough.
 pub(super) fn of(view: &View<'_>, unread: &[Unread]) -> Vec<String> {
     let mut all = Vec::new();
-    let mut add = |name: &str, lacks: &str| {
-        let file = view.full(name);
-        // Why it was not read is said already.
-        if view.text(name).is_some() && !unread.iter().any(|one| one.file == file) {
-            all.push(format!("{file}: {lacks}"));
-        }
-    };
+    let mut add = |name: &str, lacks: &str| push(&mut all, view, unread, name, lacks);
     for Wanted { file, lacks } in WANTED {
         let is_parent =
             file == "pom.xml" && view.text(file).is_some_and(|text| text.contains("<packaging>pom</packaging>"));
@@ -62,11 +57,28 @@ pub(super) fn of(view: &View<'_>, unread: &[Unread]) -> Vec<String> {
         );
     }
     add("build.gradle.kts", JAVA);
+    let is_unread = |file: &str| unread.iter().any(|one| one.file == file);
+    if let Some((file, web)) = rust::without_program(view).filter(|(file, _)| !is_unread(file)) {
+        let said = view.full("Cargo.toml");
+        all.retain(|line| !line.starts_with(&format!("{said}: ")));
+        all.push(format!(
+            "{file}: it depends on `{web}` and makes no program: there is neither src/main.rs nor a [[bin]]"
+        ));
+    }
+    let mut add = |name: &str, lacks: &str| push(&mut all, view, unread, name, lacks);
     if let Some(file) = compose::file(view) {
         let lacks = "no service of it is built here, and none has the image of PostgreSQL or Redis";
         add(file, if view.dir().is_some() { BELOW } else { lacks });
     }
     all
+}
+
+fn push(all: &mut Vec<String>, view: &View<'_>, unread: &[Unread], name: &str, lacks: &str) {
+    let file = view.full(name);
+    // Why it was not read is said already.
+    if view.text(name).is_some() && !unread.iter().any(|one| one.file == file) {
+        all.push(format!("{file}: {lacks}"));
+    }
 }
 
 #[cfg(test)]
@@ -80,6 +92,11 @@ mod tests {
             ("package.json", "{\"name\": \"x\"}", "package.json: it has no script `start`"),
             ("Gemfile", "gem 'rake'\n", "Gemfile: it has no gem `rails`"),
             ("Cargo.toml", "[package]\nname = \"x\"\n", "Cargo.toml: no package has a web framework"),
+            (
+                "Cargo.toml",
+                "[package]\nname = \"x\"\n[dependencies]\naxum = \"0.8\"\n",
+                "Cargo.toml: it depends on `axum` and makes no program",
+            ),
             ("requirements.txt", "numpy\n", "requirements.txt: it has neither Django"),
             ("pyproject.toml", "[project]\nname = \"x\"\n", "pyproject.toml: it has neither Django"),
             ("pom.xml", "<project><artifactId>x</artifactId></project>", "pom.xml: it makes no Spring Boot"),

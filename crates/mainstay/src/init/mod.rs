@@ -4,6 +4,7 @@
 //! `command/init.rs` does. Each guess carries where it is from; what no file says is an open question with its next
 //! step, never a silent assumption.
 
+mod apart;
 mod compose;
 mod docker;
 mod folder;
@@ -49,6 +50,8 @@ pub(crate) struct Reason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Service {
     pub(crate) name: String,
+    /// Its name in the file that it is from.
+    called: String,
     pub(crate) run: Command,
     /// Folder below the stack file's.
     pub(crate) dir: Option<String>,
@@ -69,6 +72,7 @@ impl Service {
     fn new(name: &str, run: Command, has_port: bool) -> Self {
         Self {
             name: name_of(name).unwrap_or_else(|| "web".to_owned()),
+            called: name.to_owned(),
             run,
             dir: None,
             has_port,
@@ -88,6 +92,8 @@ impl Service {
 pub(crate) struct Site {
     pub(crate) name: String,
     pub(crate) dir: String,
+    /// Lines of comment above its `dir`.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What one kind of file says. Parts are laid together to a [`Proposal`].
@@ -139,7 +145,8 @@ pub(crate) struct Proposal {
 
 /// The files that `init` understands, as people write them.
 pub(crate) const KNOWN: &str = "Procfile, Cargo.toml, package.json, Gemfile, requirements.txt, pyproject.toml, \
-                                pom.xml, build.gradle, build.gradle.kts, compose.yaml, docker-compose.yml";
+                                pom.xml, build.gradle, build.gradle.kts, compose.yaml, compose.yml, docker-compose.yaml, \
+                                docker-compose.yml";
 
 /// Folders of a repository with several applications that are looked at; more is a collection, not an application.
 const MOST_PARTS: usize = 8;
@@ -181,7 +188,10 @@ pub(crate) fn propose(folder: &Folder) -> Result<Proposal, Nothing> {
     if procfile.is_none() && !parts.iter().any(Part::says_something) {
         let inner = folder.folders().into_iter().take(MOST_PARTS);
         let views = std::iter::once(View::root(folder)).chain(inner.map(|inner| View::below(folder, &inner)));
-        let lacking = views.flat_map(|view| lacking::of(&view, &unread)).collect();
+        let mut lacking: Vec<String> = views.flat_map(|view| lacking::of(&view, &unread)).collect();
+        // A workspace says it of its members, and they say it of themselves.
+        let mut seen = std::collections::BTreeSet::new();
+        lacking.retain(|line| seen.insert(line.clone()));
         return Err(Nothing { unread, lacking });
     }
     let mut proposal = lay_together(folder, procfile, parts);
@@ -265,7 +275,7 @@ fn lay_together(folder: &Folder, procfile: Option<Part>, parts: Vec<Part>) -> Pr
         proposal.migrations = Some(dir);
         proposal.reasons.push(reason);
     }
-    tell_apart(&mut proposal);
+    apart::tell(&mut proposal);
     // Two services with one environment say the same.
     let mut seen = std::collections::BTreeSet::new();
     proposal.open.retain(|line| seen.insert(line.clone()));
@@ -319,32 +329,35 @@ fn dress(proposal: &mut Proposal, part: &Part) {
     }
 }
 
-/// The folder of `V1__name.sql` files.
+/// The folder of migrations, as Flyway or sqlx names them.
 fn migrations(folder: &Folder) -> Option<(String, Reason)> {
-    let file = folder.paths().find(|path| {
-        let name = path.rsplit('/').next().unwrap_or(path);
+    let is_number = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let flyway = |name: &str| {
         let number = name.strip_prefix('V').and_then(|rest| rest.split_once("__")).map(|(number, _)| number);
-        let is_number = number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-        is_number && name.ends_with(".sql") && path.contains('/')
-    })?;
-    let dir = file.rsplit_once('/').map(|(dir, _)| dir.to_owned())?;
+        name.ends_with(".sql") && number.is_some_and(is_number)
+    };
+    // Other tools have such names, too.
+    let has_sqlx = || {
+        let manifests = folder.files.iter().filter(|(path, _)| path.rsplit('/').next() == Some("Cargo.toml"));
+        manifests.filter_map(|(_, text)| text.as_deref()).any(|text| text.contains("sqlx"))
+    };
+    let sqlx = |name: &str| {
+        name.ends_with(".sql")
+            && name.split_once('_').is_some_and(|(number, _)| number.len() <= 18 && is_number(number))
+    };
+    let split = |path: &str| path.rsplit_once('/').map(|(dir, name)| (dir.to_owned(), name.to_owned()));
+    let found = |is_it: &dyn Fn(&str, &str) -> bool| {
+        folder.paths().find(|path| split(path).is_some_and(|(dir, name)| is_it(&dir, &name)))
+    };
+    let of_flyway = found(&|_, name| flyway(name)).map(|file| (file, "a file named as a migration"));
+    let of_sqlx = || {
+        let file = found(&|dir, name| dir.rsplit('/').next() == Some("migrations") && sqlx(name))?;
+        has_sqlx().then_some((file, "a file named as sqlx names migrations"))
+    };
+    let (file, found) = of_flyway.or_else(of_sqlx)?;
+    let (dir, _) = split(file)?;
     let what = format!("database, with the migrations in {dir}");
-    Some((dir, Reason { what, file: file.to_owned(), line: None, found: "a file named as a migration".to_owned() }))
-}
-
-/// Services and sites with one name, which a stack file must not have.
-fn tell_apart(proposal: &mut Proposal) {
-    let mut seen: Vec<String> = Vec::new();
-    let names = proposal.services.iter_mut().map(|service| &mut service.name);
-    for name in names.chain(proposal.sites.iter_mut().map(|site| &mut site.name)) {
-        let wished = name.clone();
-        let mut number = 2;
-        while seen.contains(name) {
-            *name = format!("{}-{number}", wished.chars().take(28).collect::<String>());
-            number += 1;
-        }
-        seen.push(name.clone());
-    }
+    Some((dir, Reason { what, file: file.to_owned(), line: None, found: found.to_owned() }))
 }
 
 #[cfg(test)]

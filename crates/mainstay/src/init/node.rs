@@ -88,7 +88,7 @@ fn site(part: &mut Part, view: &View<'_>, package: &Value, text: &str, builder: 
         line_of(text, &format!("\"{tool}\"")),
         format!("`{tool}`"),
     ));
-    part.sites.push(Site { name, dir: dir.clone() });
+    part.sites.push(Site { name, dir: dir.clone(), notes: Vec::new() });
     part.open.push(format!("the pages must be built before `mainstay up`: npm run build makes {dir}"));
 }
 

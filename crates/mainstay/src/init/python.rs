@@ -153,11 +153,19 @@ fn django(part: &mut Part, project: &Project<'_, '_>) -> bool {
     web.before = Some(migrate);
     add_service(part, view, web, (project.file, project.line("django"), format!("`django`, and {module}/wsgi.py")));
     part.reasons.push(reason("before: manage.py migrate", &view.full("manage.py"), None, "migrations of Django"));
-    part.open.push(
-        "DATABASES in settings.py must read DATABASE_URL (dj-database-url does) or DATABASE_HOST and its like, and \
-         ALLOWED_HOSTS must admit the edge's host name and 127.0.0.1"
-            .to_owned(),
-    );
+    let databases =
+        "DATABASES in settings.py must read DATABASE_URL (dj-database-url does) or DATABASE_HOST and its like";
+    part.open.push(if DATABASE.iter().any(|driver| project.has(driver)) {
+        databases.to_owned()
+    } else {
+        format!(
+            "no driver of PostgreSQL is in {} (psycopg, psycopg2-binary), so no [database] comes from it: to keep data in \
+             PostgreSQL add one, and [database] here; then {databases}. The file of SQLite is in no backup, and every release \
+             has a folder of its own",
+            project.file
+        )
+    });
+    part.open.push("ALLOWED_HOSTS in settings.py must admit the edge's host name and 127.0.0.1".to_owned());
     true
 }
 

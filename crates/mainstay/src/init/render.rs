@@ -16,7 +16,11 @@ pub(crate) fn render(proposal: &Proposal) -> String {
         service_table(&mut out, service);
     }
     for site in &proposal.sites {
-        out.push_str(&format!("\n[site.{}]\ndir = {}\n", site.name, quoted(&site.dir)));
+        out.push_str(&format!("\n[site.{}]\n", site.name));
+        for note in &site.notes {
+            comment(&mut out, "# ", "# ", note);
+        }
+        out.push_str(&format!("dir = {}\n", quoted(&site.dir)));
         out.push_str("spa = true # unknown paths answer with index.html\n");
     }
     if proposal.has_database {

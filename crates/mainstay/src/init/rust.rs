@@ -57,17 +57,8 @@ fn package(part: &mut Part, root: &View<'_>, view: &View<'_>, text: &str) {
     let Some(web) = first_of(&names, text, &WEB) else { return };
     let Some(package) = inner(table, "package") else { return };
     let Some(name) = text_of(package, "name") else { return };
-    let bins: Vec<String> = match table.get("bin").map(|bins| bins.get_ref()) {
-        Some(DeValue::Array(bins)) => {
-            bins.iter().filter_map(|bin| text_of(bin.get_ref().as_table()?, "name")).collect()
-        }
-        _ => Vec::new(),
-    };
-    // A library that others put to use.
-    if bins.is_empty() && !view.has("src/main.rs") {
-        return;
-    }
-    let program = text_of(package, "default-run").or_else(|| bins.first().cloned()).unwrap_or_else(|| name.clone());
+    // Else a library that others put to use.
+    let Some(program) = program(table, package, view, &name) else { return };
     let file = view.full("Cargo.toml");
     let name_line = package.get("name").map(|value| line_at(text, value.span().start));
     let why = reason("", &file, name_line, "`package.name`");
@@ -84,6 +75,36 @@ fn package(part: &mut Part, root: &View<'_>, view: &View<'_>, text: &str) {
     let relative = file.strip_prefix(&root.full("")).unwrap_or(&file).to_owned();
     add_service(part, root, service, (&relative, line, found));
     data_tier(part, &file, text, &names, &DATABASE, &CACHE);
+}
+
+/// The program that a package makes, as Cargo finds it: it is named, or lies where programs do.
+fn program(table: &DeTable<'_>, package: &DeTable<'_>, view: &View<'_>, name: &str) -> Option<String> {
+    let named = match table.get("bin").map(|bins| bins.get_ref()) {
+        Some(DeValue::Array(bins)) => bins.iter().find_map(|bin| text_of(bin.get_ref().as_table()?, "name")),
+        _ => None,
+    };
+    let of_path = |path: &str| {
+        let inner = path.strip_prefix("src/bin/")?;
+        let name = inner.strip_suffix("/main.rs").or_else(|| inner.strip_suffix(".rs"))?;
+        (!name.contains('/')).then(|| name.to_owned())
+    };
+    let is_main = view.has("src/main.rs");
+    let found = named.or_else(|| is_main.then(|| name.to_owned())).or_else(|| view.paths().find_map(of_path))?;
+    Some(text_of(package, "default-run").unwrap_or(found))
+}
+
+/// A web framework in a package that makes no program: its Cargo.toml and the framework.
+pub(super) fn without_program(view: &View<'_>) -> Option<(String, &'static str)> {
+    let mut all = std::iter::once(view.clone()).chain(members(view));
+    all.find_map(|view| {
+        let text = view.text("Cargo.toml")?;
+        let (table, _) = DeTable::parse_recoverable(text);
+        let table = table.get_ref();
+        let web = first_of(&dependencies(table), text, &WEB)?.name;
+        let package = inner(table, "package")?;
+        let name = text_of(package, "name")?;
+        program(table, package, &view, &name).is_none().then(|| (view.full("Cargo.toml"), web))
+    })
 }
 
 fn inner<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t DeTable<'i>> {

@@ -5,15 +5,17 @@ use mainstay_types::ServiceName;
 use super::folder::{View, is_program};
 use super::{Part, Reason, Service, shell};
 
-/// A name by the rule for names, as near to the given one as possible.
-pub(super) fn name_of(wished: &str) -> Option<String> {
+/// A name in the letters of the rule for names, whatever it begins with and however long it is.
+pub(super) fn plain(wished: &str) -> String {
     // `@scope/shop` is `shop`.
     let last = wished.rsplit('/').next().unwrap_or(wished);
-    let plain: String = last
-        .to_lowercase()
-        .chars()
-        .map(|letter| if letter.is_ascii_lowercase() || letter.is_ascii_digit() { letter } else { '-' })
-        .collect();
+    let plain = |letter: char| if letter.is_ascii_lowercase() || letter.is_ascii_digit() { letter } else { '-' };
+    last.to_lowercase().chars().map(plain).collect()
+}
+
+/// A name by the rule for names, as near to the given one as possible.
+pub(super) fn name_of(wished: &str) -> Option<String> {
+    let plain = plain(wished);
     let plain = plain.trim_start_matches(|letter: char| !letter.is_ascii_lowercase());
     let plain: String = plain.chars().take(32).collect();
     let plain = plain.trim_end_matches('-');

@@ -38,6 +38,12 @@ pub(super) fn take(part: &mut Part, mut service: Option<&mut Service>, file: &st
     }
 }
 
+/// The line that says PORT: who is told where to listen does so.
+pub(super) fn line_of_port(entry: &Entry<'_>) -> Option<usize> {
+    let node = entry.node.get("environment")?;
+    variables(node).iter().find(|variable| variable.name == "PORT").map(|variable| variable.line)
+}
+
 /// The value of a variable of the application's own; everything else is noted.
 fn one(taken: &mut Taken, variable: &Variable<'_>, entry: &Entry<'_>, place: given::Place<'_>) -> Option<String> {
     let name = variable.name;

@@ -158,6 +158,69 @@ fn is_known(value: &str) -> bool {
     is_number || is_place || KNOWN.contains(&lower.as_str()) || ALGORITHMS.iter().any(|begin| lower.starts_with(begin))
 }
 
+/// Last words of names whose value may be a key or a login, and as often is a file, a place or a way to log in.
+const MAY_HOLD: [&str; 11] =
+    ["AUTH", "AUTHORIZATION", "PEM", "PFX", "P12", "PKCS12", "JKS", "KEYSTORE", "CERT", "CERTIFICATE", "CREDS"];
+/// The same, where nothing stands before them.
+const MAY_HOLD_ALONE: [&str; 3] = ["KEY", "KEYS", "PASS"];
+/// How something is written that is in the variable itself.
+const WRITTEN_AS: [&str; 5] = ["_BASE64", "_B64", "_DATA", "_CONTENT", "_CONTENTS"];
+/// Ways to log in, which are no login.
+const WAYS: [&str; 28] = [
+    "anonymous",
+    "basic",
+    "bearer",
+    "cookie",
+    "digest",
+    "external",
+    "forward",
+    "github",
+    "google",
+    "header",
+    "internal",
+    "jwt",
+    "kerberos",
+    "ldap",
+    "local",
+    "login",
+    "oauth",
+    "oauth2",
+    "oidc",
+    "optional",
+    "password",
+    "plain",
+    "required",
+    "saml",
+    "session",
+    "token",
+    "trust",
+    "user",
+];
+
+/// A host, one with its port, or a file, with or without its folder.
+fn is_place(value: &str) -> bool {
+    let is_host = |text: &str| {
+        let is_of_host = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let mut parts = text.split('.');
+        parts.all(|part| !part.is_empty() && part.bytes().all(is_of_host))
+    };
+    let port = value.rsplit_once(':').filter(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+    let end = value.rsplit_once('.').map(|(_, end)| end).unwrap_or_default();
+    let is_end =
+        matches!(end, "p12" | "pkcs12") || !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_lowercase());
+    port.is_some_and(|(host, _)| is_host(host)) || value.contains(['/', '\\']) || is_end && end.len() <= 8
+}
+
+/// Whether what stands under that name is probably something secret: of a name that also has harmless values.
+pub(super) fn may_hold(name: &str, value: &str) -> bool {
+    let upper = upper(name);
+    let bare = WRITTEN_AS.iter().find_map(|end| upper.strip_suffix(*end)).unwrap_or(&upper);
+    let last = bare.rsplit('_').next().unwrap_or(bare);
+    let is_named = MAY_HOLD.contains(&last) || MAY_HOLD_ALONE.contains(&bare.trim_matches('_'));
+    let is_way = WAYS.iter().any(|way| value.eq_ignore_ascii_case(way));
+    is_named && !is_way && !is_known(value) && !is_place(value) && !value.contains("${")
+}
+
 /// Whether a variable of that name and value holds something secret.
 pub(crate) fn is_secret(name: &str, value: &str) -> bool {
     let upper = upper(name);
@@ -179,7 +242,12 @@ pub(super) fn variable_of(name: &str) -> String {
     let text: String = bare.chars().map(upper).collect();
     let text = text.trim_matches('_').chars().take(48).collect::<String>();
     // `-p` and its like say nothing.
-    let text = if text.len() == 1 { "APP_PASSWORD".to_owned() } else { text };
+    let text = match text.as_str() {
+        // Only curl's is asked for.
+        "B" => "APP_COOKIE".to_owned(),
+        _ if text.len() == 1 => "APP_PASSWORD".to_owned(),
+        _ => text,
+    };
     let is_odd = text.is_empty() || text.starts_with(|first: char| first.is_ascii_digit());
     // What begins so is the stack's own.
     let is_ours = ["MAINSTAY", "DATABASE", "REDIS"].iter().any(|ours| text.starts_with(ours));

@@ -1,7 +1,7 @@
 //! Which values are secret: rather one too many, which is generated anew, than one that is written down.
 
 use super::address::Address;
-use super::name::{is_option, is_secret};
+use super::name::{is_option, is_secret, may_hold};
 
 /// Whether a value is written out: neither empty, nor a switch, nor a variable and nothing else. What stands behind an
 /// option may be the next one: [`is_next`].
@@ -74,7 +74,7 @@ const CLIENTS: [&str; 10] = [
     "mongodump",
     "sshpass",
 ];
-/// Programs whose `-u` is a user's name and password.
+/// Programs whose `-u` is a user's name and password, and `-b` a cookie.
 const FETCHERS: [&str; 2] = ["curl", "curlie"];
 
 /// Where a word ends, in a shell's line as in a value.
@@ -137,7 +137,7 @@ fn has_user_of_scheme(text: &str) -> bool {
 pub(super) struct Kind {
     /// `-p` is a password.
     is_client: bool,
-    /// `-u` is a name and a password.
+    /// `-u` is a name and a password, `-b` a cookie.
     is_fetcher: bool,
 }
 
@@ -156,7 +156,8 @@ impl Kind {
     pub(super) fn glued(self, word: &str) -> Option<&'static str> {
         let is_glued = |option: &str| word.starts_with(option) && word.len() > option.len();
         let option = (self.is_client && is_glued("-p")).then_some("-p");
-        option.or_else(|| (self.is_fetcher && is_glued("-u")).then_some("-u"))
+        let fetched = || ["-u", "-b"].into_iter().filter(|_| self.is_fetcher).find(|&option| is_glued(option));
+        option.or_else(fetched)
     }
 }
 
@@ -187,13 +188,15 @@ pub(super) fn is_of_option(option: &str, value: &str, kind: Kind) -> bool {
     match bare.as_str() {
         "p" | "a" if kind.is_client => !is_number(value),
         "u" if kind.is_fetcher => is_pair(value),
+        // Without a name it is the file that holds cookies.
+        "b" if kind.is_fetcher => value.contains('='),
         "auth" | "basic-auth" | "credentials" | "user" | "proxy-user" | "userpwd" if is_pair(value) => true,
         "key" | "auth" | "license" | "licence" | "license-key" | "dsn" => {
             let is_long =
                 value.len() >= 8 && !value.contains(['/', '\\']) && value.bytes().any(|byte| byte.is_ascii_digit());
-            is_long || is_told_by_value(value)
+            is_long || is_told_by_value(value) || may_hold(option, value)
         }
-        _ => is_told_by_value(value) || is_random(option, value),
+        _ => is_told_by_value(value) || is_random(option, value) || may_hold(option, value),
     }
 }
 

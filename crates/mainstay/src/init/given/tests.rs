@@ -126,6 +126,12 @@ const WITH_SECRETS: &[(&str, &str)] = &[
     ("BEARER=hunter2 PEPPER=hunter2 ENCRYPTION=hunter2 LICENSE=hunter2 SALT=hunter2 COOKIE=hunter2 node x", "node x"),
     ("APP_SALTS=hunter2 HMAC=hunter2 SIGNING=hunter2 APP_JWT=hunter2 APP_KEYS=hunter2,b node x", "node x"),
     ("node x --header 'X-Auth: hunter2'", "./server"),
+    ("node s.js --key hunter2", "node s.js --key \"$KEY\""),
+    ("node s.js --auth=hunter2", "node s.js \"--auth=$AUTH\""),
+    ("node s.js --tls-cert hunter2", "node s.js --tls-cert \"$TLS_CERT\""),
+    ("AUTH=hunter2 CERT_PEM=hunter2 KEY=hunter2 node x", "node x"),
+    ("curl -b 'session=hunter2' http://h/", "curl -b \"$APP_COOKIE\" http://h/"),
+    ("curl -bsession=hunter2 http://h/", "curl \"-b$APP_COOKIE\" http://h/"),
     ("node x --anchor 9f86d081884c7d659a2feaa0c55ad015", "node x --anchor \"$ANCHOR\""),
 ];
 
@@ -145,6 +151,8 @@ fn a_password_reaches_neither_the_command_nor_what_is_said() {
     // What is no secret stays.
     for line in [
         "node x --key /etc/tls.key",
+        "node x --key tls.key --cert certs/server.crt --keys 3 --auth basic --tls-cert $CERT",
+        "curl -b cookies.txt http://h/",
         "SECRET_KEY=$KEY node x",
         "TOKEN_TTL=3600 node x",
         "node x http://h/a@b",
@@ -243,6 +251,15 @@ const VARIABLES: &[(&str, &str, &str)] = &[
     ("FLOWER_BASIC_AUTH", "admin:hunter2", "left out"),
     ("ARGUMENTS", "--pass hunter2", "left out"),
     ("AUTH", "https://login.example/x", "own"),
+    ("AUTH", "hunter2", "left out"),
+    ("CERT_PEM", "hunter2", "left out"),
+    ("TLS_CERT_BASE64", "hunter2", "left out"),
+    ("KEY", "hunter2", "left out"),
+    ("AUTH", "basic", "own"),
+    ("AUTH", "auth.shop.example", "own"),
+    ("TLS_CERT", "server.pem", "own"),
+    ("TLS_CERT", "/run/tls/server.crt", "own"),
+    ("CERT_EMAIL", "me@shop.example", "own"),
     ("FORWARD_AUTH", "auth:9000", "own"),
     ("JAVA_OPTS", "-Xmx512m -Dapp.mode=prod", "own"),
     ("CONFIG", "{\"user\": \"x\", \"password\": \"${DB_PASSWORD}\"}", "own"),
