@@ -28,7 +28,7 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
     let stack = &draft.stack;
     ports(stack, ctx);
     needs(&stack.services, ctx);
-    instance_names(&stack.services, ctx);
+    child_names(&stack.services, ctx);
     queries(stack, ctx);
     users(stack, ctx);
     if let Some(database) = &stack.database {
@@ -145,15 +145,20 @@ fn ports(stack: &Stack, ctx: &mut Context<'_>) {
     }
 }
 
-/// A service `web-2` beside a service `web` could not be told from its second instance.
-fn instance_names(services: &BTreeMap<ServiceName, Service>, ctx: &mut Context<'_>) {
+/// A service `web-2` beside a service `web` could not be told from its second instance, nor `web-run` from its runs.
+fn child_names(services: &BTreeMap<ServiceName, Service>, ctx: &mut Context<'_>) {
     for name in services.keys() {
-        let Some((other, slot)) = name.as_str().rsplit_once('-') else { continue };
-        if slot.bytes().all(|byte| byte.is_ascii_digit()) && services.keys().any(|one| one.as_str() == other) {
-            let message = format!("service \"{name}\" has the name of an instance of service \"{other}\"");
-            let help = format!("name it by what it does, as in `{other}-two`");
-            ctx.error(Code::NameShared, &ctx.place(&[&format!("service.{name}")]), message, help);
-        }
+        let Some((other, end)) = name.as_str().rsplit_once('-') else { continue };
+        let Some((_, service)) = services.iter().find(|(one, _)| one.as_str() == other) else { continue };
+        let of = match end {
+            "before" if service.before.is_some() => "the release command",
+            "run" if service.schedule.is_some() => "a run",
+            _ if end.bytes().all(|byte| byte.is_ascii_digit()) => "an instance",
+            _ => continue,
+        };
+        let message = format!("service \"{name}\" has the name of {of} of service \"{other}\"");
+        let help = format!("name it by what it does, as in `{other}-two`");
+        ctx.error(Code::NameShared, &ctx.place(&[&format!("service.{name}")]), message, help);
     }
 }
 

@@ -45,7 +45,7 @@ pub use computed::{ComputedValue, computed};
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity, render, render_one};
 pub use model::Stack;
 pub use origin::{Origin, Origins};
-pub use read::OUR_PARTS;
+pub use read::{OUR_PARTS, is_our_part};
 
 use context::Context;
 use diagnostic::{Lines, quote};

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use mainstay_types::{IdError, ServiceName, StackName};
+use mainstay_types::{IdError, Member, ServiceName, StackName};
 
 use crate::code::Code;
 use crate::context::Context;
@@ -56,8 +56,11 @@ const RENAMED: [(&str, &str); 6] = [
 
 /// Names of our own parts: in `status`, `logs` and `ps` a service of that name could not be told from
 /// them. Nothing may be called so, and nothing that is proposed is.
-pub const OUR_PARTS: [&str; 14] = [
+pub const OUR_PARTS: [&str; 21] = [
     "alertmanager",
+    "backup",
+    "backup-run",
+    "backups",
     "cache",
     "console",
     "control",
@@ -68,10 +71,25 @@ pub const OUR_PARTS: [&str; 14] = [
     "postgres",
     "prometheus",
     "redis",
+    "redis-cache",
+    "redis-store",
     "router",
     "stack",
     "store",
+    "store-copy",
+    "store-copy-run",
 ];
+
+/// Whether a name is one of [`OUR_PARTS`], or one of a server that a stack has or may come to have, or of the work on it:
+/// `postgres-b`, `postgres-b-clone`, `store-b`.
+pub fn is_our_part(name: &str) -> bool {
+    let is_server = |rest: &str| {
+        let member = rest.split('-').next().unwrap_or_default();
+        Member::try_from(member.to_owned()).is_ok()
+    };
+    let servers = ["postgres-", "redis-store-", "store-"];
+    OUR_PARTS.contains(&name) || servers.iter().any(|server| name.strip_prefix(server).is_some_and(is_server))
+}
 
 /// What the file declares beyond the model, for rules that look at the whole.
 #[derive(Debug)]
@@ -140,7 +158,7 @@ pub(crate) fn bad_name(ctx: &mut Context<'_>, span: &Range<usize>, error: &IdErr
 
 /// A name of a service or site, unless it breaks the rule or is one of our own parts.
 fn part_name(ctx: &mut Context<'_>, kind: &'static str, key: &str, node: &Node) -> Option<ServiceName> {
-    if OUR_PARTS.contains(&key) {
+    if is_our_part(key) {
         let message = format!("{kind} \"{key}\" is the name of a part of mainstay itself");
         ctx.error(Code::BadName, &node.key, message, format!("write for example `my-{key}`"));
         return None;
