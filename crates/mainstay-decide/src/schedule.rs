@@ -180,18 +180,36 @@ pub(crate) fn plan(
         open(draft, name, (service, schedule), (record, run), &mut shown);
         return shown;
     }
+    let is_released = service.before.is_none() || draft.view.observed.before_done.contains_key(name);
+    let needs_nothing_now = is_released && !is_run_due(schedule, seen, record, now);
     match (begin(draft, name, schedule, (seen, record), blocked.as_ref()), blocked) {
         (Some(waiting), _) => begins(name, record, waiting, &mut shown),
-        (None, Some(waiting)) => {
-            shown.state = idle_state(Life::Never, &waiting);
-            shown.waiting.push(waiting);
-        }
-        (None, None) => {
+        (None, Some(waiting)) if !needs_nothing_now => awaits(name, record, (is_released, waiting), &mut shown),
+        // What comes and goes between two runs is of no concern to it.
+        (None, _) => {
             let next = moment(schedule.every.next(now));
             judge_last(name, record, &format!("its next run, {next}"), &mut shown);
         }
     }
     shown
+}
+
+/// Draws a service that cannot run now. Why its last run failed is still so then, and is not told anew after the wait.
+fn awaits(name: &ServiceName, record: &ScheduleRecord, (is_released, waiting): (bool, Waiting), shown: &mut BoxPlan) {
+    if is_released {
+        judge_last(name, record, "its next run", shown);
+    }
+    if shown.state != State::Degraded {
+        shown.state = idle_state(Life::Never, &waiting);
+    }
+    shown.waiting = vec![waiting];
+}
+
+/// Whether a run would begin now, if nothing kept it.
+fn is_run_due(schedule: &Schedule, seen: &ScheduleSeen, record: &ScheduleRecord, now: Timestamp) -> bool {
+    let latest = schedule.every.latest(now);
+    let is_passed_over = now.saturating_since(latest) >= LATE && !schedule.catch_up;
+    seen.asked_at.is_some() || latest > record.decided && !is_passed_over
 }
 
 fn write(service: &ServiceName, record: ScheduleRecord, change: Change) -> Step {

@@ -176,6 +176,26 @@ fn a_run_that_is_due_waits_for_what_it_uses() {
     assert_ne!(shown(&bench).state, State::Ready);
 }
 
+/// A drill that killed the cache was credited with the failure of such a run long before.
+#[test]
+fn what_a_run_would_need_changes_nothing_between_two_runs() {
+    for reason in [ExitReason::Code { code: 0 }, ExitReason::Code { code: 3 }] {
+        let mut bench = bench();
+        running(&mut bench, 100_000);
+        end(&mut bench, reason.clone(), 100_001);
+        *record(&mut bench) = written(&bench).0;
+        let before = shown(&bench);
+        let is_failed = before.state == State::Degraded;
+        bench.observed.is_migrated = false;
+        assert_eq!(shown(&bench), before, "{reason:?}: none is due");
+        bench.now = at(110_000);
+        let due = shown(&bench);
+        assert!(due.state != State::Ready && !due.waiting.is_empty(), "it waits now: {due:?}");
+        assert_eq!(due.state == State::Degraded, is_failed, "{due:?}");
+        assert_eq!(due.reason, before.reason);
+    }
+}
+
 #[test]
 fn a_person_may_ask_for_a_run_between_times() {
     let mut bench = bench();
