@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
-. bin/lib/objects/moto.sh
+. bin/lib/pinned.sh
 
 began=$SECONDS
 PATIENCE=${OBJECTS_PATIENCE:-150}
@@ -50,7 +50,7 @@ begin_server() {
     AZURITE_ACCOUNTS="$ACCESS:$SECRET" "$AZURITE/node_modules/.bin/azurite-blob" --silent --inMemoryPersistence \
       --disableTelemetry --disableProductStyleUrl --blobHost 127.0.0.1 --blobPort "$server_port" >"$SCRATCH/server" 2>&1 & SERVER=$!
   else
-    INITIAL_NO_AUTH_ACTION_COUNT=4 "$MOTO/bin/python" bin/lib/objects/server.py "$server_port" >"$SCRATCH/server" 2>&1 & SERVER=$!
+    INITIAL_NO_AUTH_ACTION_COUNT=4 "$PINNED/bin/python" bin/lib/objects/server.py "$server_port" >"$SCRATCH/server" 2>&1 & SERVER=$!
   fi
   for _ in $(seq 300); do (exec 3<>"/dev/tcp/127.0.0.1/$server_port") 2>/dev/null && break; sleep 0.2; done
   local made
@@ -65,7 +65,7 @@ begin_server() {
 }
 # Not in the environment of this script: the stack would inherit it, and be found to know it.
 bucket() {
-  local python=$MOTO/bin/python script=bucket.py
+  local python=$PINNED/bin/python script=bucket.py
   [ "$kind" != az ] || { python=/usr/bin/python3 script=blobs.py; }
   ACCESS=${ACCESS:-} SECRET=${SECRET:-} "$python" "bin/lib/objects/$script" "http://127.0.0.1:$server_port" "$@"
 }
@@ -307,7 +307,7 @@ EOF
 finish_segment() { segment=$(superuser "SELECT pg_walfile_name(pg_switch_wal())"); }
 segment_is_there() { bucket names | grep -c "/$segment-" >/dev/null; }
 
-install_moto
+pinned objects bin/lib/objects/requirements.txt
 for one in $kinds; do
   case "$one" in
     s3 | gs) try_kind "$one" ;;

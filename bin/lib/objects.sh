@@ -5,12 +5,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh
-. bin/lib/objects/moto.sh
+. bin/lib/pinned.sh
 
 began=$SECONDS
 # A base backup is taken behind everything else: on a busy machine it takes its time.
 PATIENCE=${OBJECTS_PATIENCE:-150}
-install_moto
+pinned objects bin/lib/objects/requirements.txt
 
 work_folder
 SERVER="" DOOR="" OTHER=""
@@ -24,7 +24,7 @@ clean_up() { rm -rf "$work"; [ -z "$OTHER" ] || rm -rf "$OTHER"; }
 read -r server_port door_port <<<"$(free_ports 2)"
 endpoint="http://127.0.0.1:$door_port"
 # Not in the environment of this script: the stack would inherit it, and be found to know it.
-bucket() { ACCESS=${ACCESS:-} SECRET=${SECRET:-} "$MOTO/bin/python" bin/lib/objects/bucket.py "http://127.0.0.1:$server_port" "$@"; }
+bucket() { ACCESS=${ACCESS:-} SECRET=${SECRET:-} "$PINNED/bin/python" bin/lib/objects/bucket.py "http://127.0.0.1:$server_port" "$@"; }
 open_door() {
   /usr/bin/python3 bin/lib/objects/door.py "$door_port" "$server_port" "$@" & DOOR=$!
   for _ in $(seq 50); do (exec 3<>"/dev/tcp/127.0.0.1/$door_port") 2>/dev/null && return 0; sleep 0.1; done
@@ -48,7 +48,7 @@ secret_key = "SHOP_SECRET_KEY"
 rpo = "30s"
 EOF
 begin_stack "$work/shop"
-INITIAL_NO_AUTH_ACTION_COUNT=4 "$MOTO/bin/python" bin/lib/objects/server.py "$server_port" >"$SCRATCH/moto" 2>&1 & SERVER=$!
+INITIAL_NO_AUTH_ACTION_COUNT=4 "$PINNED/bin/python" bin/lib/objects/server.py "$server_port" >"$SCRATCH/moto" 2>&1 & SERVER=$!
 for _ in $(seq 150); do (exec 3<>"/dev/tcp/127.0.0.1/$server_port") 2>/dev/null && break; sleep 0.2; done
 keys=$(bucket make) || { tail -n 20 "$SCRATCH/moto"; fail "the bucket cannot be made"; }
 ACCESS=${keys% *} SECRET=${keys#* }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Numbers of instances: the load adds some and removes them, a person does, the control plane dies meanwhile; no request
-# fails, POST among them. The drills of it, and the mistakes that they must see. Then the same with an application that ends without finishing its requests: there some must
-# fail, or nothing here could. Leaves nothing running.
+# fails, POST among them. The drills of it, and the mistakes that they must see. Then the same with an application that
+# ends without finishing its requests: there some must fail, or nothing here could. Leaves nothing running.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . bin/lib/stack.sh

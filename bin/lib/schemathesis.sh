@@ -13,18 +13,8 @@ cd "$(dirname "$0")/../.."
 name=$1 url=$2
 shift 2
 
-pins=bin/lib/schemathesis.txt
-venv="${XDG_CACHE_HOME:-$HOME/.cache}/mainstay/schemathesis-$(sha256sum "$pins" | cut -c1-12)"
-if [ ! -e "$venv/complete" ]; then
-  rm -rf "$venv"
-  /usr/bin/python3 -m venv "$venv"
-  if ! "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$pins" >"$venv/pip.log" 2>&1; then
-    tail -n 20 "$venv/pip.log" >&2
-    echo "error: schemathesis could not be installed from PyPI" >&2
-    exit 1
-  fi
-  touch "$venv/complete"
-fi
+. bin/lib/pinned.sh
+pinned schemathesis bin/lib/schemathesis.txt
 
 # What a document cannot say is in apps/NAME/schemathesis.toml, with the reason.
 options=()
@@ -37,7 +27,7 @@ log="$work/log" code=0
 # Its folder of examples is thrown away: a run depends on the seed alone.
 hooks=$PWD/bin/lib
 (cd "$work" && PYTHONPATH="$hooks" SCHEMATHESIS_HOOKS=schemathesis_hooks NO_PROXY='*' no_proxy='*' \
-  timeout 240 "$venv/bin/schemathesis" "${options[@]}" --no-color run "$url" --seed "${SEED:-1}" --max-time "${SECONDS_MAX:-50}" \
+  timeout 240 "$PINNED/bin/schemathesis" "${options[@]}" --no-color run "$url" --seed "${SEED:-1}" --max-time "${SECONDS_MAX:-50}" \
   --request-timeout 30 --continue-on-failure "$@") >"$log" 2>&1 || code=$?
 if [ "$code" != 0 ]; then
   cat "$log"

@@ -37,6 +37,8 @@ pub use waiting::Waiting;
 const AGAIN: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(1500)];
 /// Longest answer that is kept in memory: a list of 1000 objects has some 400 KiB.
 const LONGEST_ANSWER: usize = 8 << 20;
+/// Longest object that counts as small: an index of a repository has some megabytes.
+const LONGEST_SMALL: u64 = 64 << 20;
 /// When the file was written, milliseconds since 1970: a store knows only when it got it. That of S3, and of Azure.
 const WRITTEN: [&str; 2] = ["x-amz-meta-written", "x-ms-meta-written"];
 /// SHA-256 of nothing.
@@ -360,7 +362,16 @@ impl Store {
     ///
     /// **Errors**: see [`StoreError`]. What came until then is in the sink.
     pub async fn get(&self, name: &str, sink: &mut impl Write) -> Result<Got, StoreError> {
-        self.get_with(name, Vec::new(), sink).await
+        self.get_with(name, Vec::new(), (sink, u64::MAX)).await
+    }
+
+    /// Fetches a whole object into memory. Who answers is not trusted: one that is longer than `most` bytes is not taken.
+    ///
+    /// **Errors**: see [`StoreError`]; [`StoreError::Strange`] when it is longer.
+    pub async fn get_whole(&self, name: &str, most: u64) -> Result<Vec<u8>, StoreError> {
+        let mut content = Vec::new();
+        self.get_with(name, Vec::new(), (&mut content, most)).await?;
+        Ok(content)
     }
 
     /// Fetches a part of an object.
@@ -370,7 +381,8 @@ impl Store {
         let Some(last) = length.checked_sub(1) else { return Ok(Vec::new()) };
         let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         let headers = vec![("range", format!("bytes={offset}-{}", offset + last))];
-        let got = self.get_with(name, headers, &mut content).await?;
+        // A server that knows of no parts answers with all of it.
+        let got = self.get_with(name, headers, (&mut content, length)).await?;
         if got.bytes != length {
             return Err(self.strange(format!("{} bytes of {name} instead of {length}", got.bytes)));
         }
@@ -381,7 +393,7 @@ impl Store {
         &self,
         name: &str,
         headers: Vec<(&'static str, String)>,
-        sink: &mut impl Write,
+        (sink, most): (&mut impl Write, u64),
     ) -> Result<Got, StoreError> {
         let (method, query) = (Method::GET, Vec::new());
         let action = format!("get {name}");
@@ -393,6 +405,9 @@ impl Store {
         let (mut bytes, mut hash) = (0_u64, Sha256::new());
         while let Some(piece) = self.piece(&mut answer.response).await? {
             bytes += piece.len() as u64;
+            if bytes > most {
+                return Err(self.strange(format!("more than {most} bytes of {name}")));
+            }
             hash.update(&piece);
             sink.write_all(&piece).map_err(StoreError::Sink)?;
         }
@@ -407,9 +422,8 @@ impl Store {
     ///
     /// **Errors**: see [`StoreError`].
     pub async fn get_small(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let mut content = Vec::new();
-        match self.get(name, &mut content).await {
-            Ok(_) => Ok(Some(content)),
+        match self.get_whole(name, LONGEST_SMALL).await {
+            Ok(content) => Ok(Some(content)),
             Err(StoreError::Missing(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -693,6 +707,40 @@ mod tests {
         assert_eq!(object.stored.to_string(), "2026-11-26T16:40:12.000Z");
         assert!(page(b"<html/>").is_err());
         assert!(page(b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>").is_err());
+    }
+
+    /// A store whose answer to all is one of so many bytes, whatever part was asked for.
+    fn of_length(length: usize) -> Store {
+        use std::io::{BufRead, BufReader, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = listener.local_addr().expect("an address").port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut lines = BufReader::new(stream.try_clone().expect("the same")).lines();
+                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+                // Who has read enough hangs up.
+                (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(&vec![0; length])).ok();
+            }
+        });
+        let keys = Keys { access: mainstay_types::Secret::new("a"), secret: mainstay_types::Secret::new("b") };
+        let endpoint = Some(format!("http://127.0.0.1:{port}").parse().expect("an endpoint"));
+        let address = "s3://bucket/shop".parse().expect("an address");
+        Store::new(Options { address, endpoint, region: "x".to_owned(), keys, ca: None }).expect("a store")
+    }
+
+    /// A store could fill the memory of who asked it.
+    #[test]
+    fn an_object_that_is_longer_than_it_may_be_is_not_taken() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let store = of_length(100_000);
+            assert_eq!(store.get_whole("a", 100_000).await.expect("of that length").len(), 100_000);
+            let longer = store.get_whole("a", 99_999).await.expect_err("longer");
+            assert!(matches!(&longer, StoreError::Strange { reason, .. } if reason == "more than 99999 bytes of a"));
+            assert_eq!(store.get_part("a", 0, 100_000).await.expect("all of it").len(), 100_000);
+            assert!(matches!(store.get_part("a", 5, 10).await, Err(StoreError::Strange { .. })));
+        });
     }
 
     #[test]

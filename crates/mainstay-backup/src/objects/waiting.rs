@@ -21,6 +21,9 @@ const AGAIN: [Duration; 5] = [
     Duration::from_secs(60),
 ];
 
+/// Longest object that is taken whole: packs of a repository of some 200 TB, which grow with it.
+const LONGEST: u64 = 512 << 20;
+
 /// A store that is waited for. May be asked by many threads at once, also by those of a runtime, which it holds up.
 pub struct Waiting {
     store: Arc<Store>,
@@ -106,10 +109,7 @@ impl Waiting {
         let name = name.to_owned();
         self.patiently(move |store| {
             let name = name.clone();
-            async move {
-                let mut content = Vec::new();
-                store.get(&name, &mut content).await.map(|_| content)
-            }
+            async move { store.get_whole(&name, LONGEST).await }
         })
     }
 

@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Segments that are fetched before they are asked for: the way of one takes as long as the replay of some.
 const AHEAD: usize = 4;
+/// Longest file: a segment has 16 MiB, and what does not compress becomes a little longer.
+const LONGEST: u64 = 64 << 20;
 
 /// Asks for a file and waits until it is there, or known to be nowhere. For who replays.
 ///
@@ -90,7 +92,11 @@ impl Supplied {
         loop {
             match self.asked() {
                 Some(name) => match self.bring(store, &name, &mut known).await {
-                    Ok(()) => drop(fs::remove_file(self.archive.join(ASKS).join(name.to_string()))),
+                    Ok(()) => {
+                        if fs::remove_file(self.archive.join(ASKS).join(name.to_string())).is_err() {
+                            tokio::time::sleep(AGAIN).await;
+                        }
+                    }
                     Err(error) => {
                         tell(&error);
                         tokio::time::sleep(AGAIN).await;
@@ -103,7 +109,9 @@ impl Supplied {
 
     fn asked(&self) -> Option<Name> {
         let entries = fs::read_dir(self.archive.join(ASKS)).ok()?;
-        entries.flatten().find_map(|entry| Name::parse(&entry.file_name().to_string_lossy()))
+        // The folder is the server's user's: what is no plain file could not be taken away, and would be asked for ever.
+        let mut plain = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+        plain.find_map(|entry| Name::parse(&entry.file_name().to_string_lossy()))
     }
 
     /// One file, and those after it. What is in no archive is not brought, and that is the answer.
@@ -133,9 +141,8 @@ impl Supplied {
             // Histories lie here; of the others there are links that lead nowhere.
             Ok(content) => content,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut content = Vec::new();
-                match store.get(&format!("wal/{}", inner.display()), &mut content).await {
-                    Ok(_) => content,
+                match store.get_whole(&format!("wal/{}", inner.display()), LONGEST).await {
+                    Ok(content) => content,
                     // Retention let it go meanwhile: it is nowhere.
                     Err(StoreError::Missing(_)) => return Ok(()),
                     Err(error) => return Err(error),
@@ -160,5 +167,25 @@ impl Supplied {
 
     fn at(&self, source: io::Error) -> StoreError {
         StoreError::File { path: self.archive.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder under the name of a segment kept who supplies busy for ever, and whoever asked for others waiting.
+    #[test]
+    fn what_is_no_plain_file_asks_for_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let archive = folder.path().join("archive");
+        let supplied = Supplied { of: folder.path().join("wal"), system: 7, archive: archive.clone(), owner: None };
+        supplied.make().expect("made");
+        let (first, second) = ("000000010000000000000001", "000000010000000000000002");
+        fs::create_dir(archive.join(ASKS).join(first)).expect("made");
+        std::os::unix::fs::symlink("/etc/passwd", archive.join(ASKS).join("00000002.history")).expect("made");
+        assert_eq!(supplied.asked(), None);
+        fs::write(archive.join(ASKS).join(second), "").expect("written");
+        assert_eq!(supplied.asked(), Name::parse(second));
     }
 }
