@@ -298,6 +298,9 @@ pub struct CommandContext {
     pub dir: String,
     /// Folder that the user must be able to see.
     pub project: String,
+    /// Home of the service, which the user must be able to see as well.
+    #[serde(default)]
+    pub home: Option<String>,
     /// User and group; `None`: that of the stack.
     pub user: Option<(u32, u32)>,
 }

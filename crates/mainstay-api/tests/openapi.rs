@@ -392,9 +392,10 @@ fn runs_and_usage() -> Vec<(&'static str, Value)> {
         env: BTreeMap::from([("A".to_owned(), Secret::new("x".to_owned()))]),
         dir: "/srv/shop".to_owned(),
         project: "/srv/shop".to_owned(),
+        home: Some("/var/lib/mainstay/shop/production/home/backend".to_owned()),
         user: Some((61_200, 61_200)),
     };
-    let bare = CommandContext { instance: None, pid: None, user: None, ..context.clone() };
+    let bare = CommandContext { instance: None, pid: None, home: None, user: None, ..context.clone() };
     let process = process(ChildRole::Edge, None);
     let used = Usage { process: process.clone(), cpu_ms: Some(5), connections: Some(2), per_second: Some(1.5) };
     let unseen = Usage { process, cpu_ms: None, connections: None, per_second: None };

@@ -78,6 +78,7 @@ pub fn spec(settings: &Settings, program: &Path, nonce: Nonce, log: PathBuf) -> 
         limits: Limits::default(),
         restart: false,
         project: None,
+        shown: Vec::new(),
     })
 }
 

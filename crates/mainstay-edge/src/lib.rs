@@ -108,7 +108,7 @@ pub enum EdgeError {
     #[error("edge cannot {action}")]
     System {
         /// What it was about to do.
-        action: &'static str,
+        action: String,
         /// What the system said.
         #[source]
         source: std::io::Error,
@@ -118,7 +118,8 @@ pub enum EdgeError {
     Tls(#[from] rustls::Error),
 }
 
-fn system(action: &'static str) -> impl FnOnce(std::io::Error) -> EdgeError {
+fn system(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> EdgeError {
+    let action = action.into();
     move |source| EdgeError::System { action, source }
 }
 
@@ -166,7 +167,8 @@ fn raise_descriptor_limit() {
 ///
 /// **Errors**: as [`run`].
 pub async fn serve(mut options: Options, stop: impl Future<Output = ()> + Send) -> Result<(), EdgeError> {
-    std::fs::create_dir_all(&options.state).map_err(system("make its state folder"))?;
+    let make = format!("make its state folder {}", options.state.display());
+    std::fs::create_dir_all(&options.state).map_err(system(make))?;
     let https = options.listeners.remove(HTTPS_LISTENER).ok_or(EdgeError::NoListener)?;
     let http = options.listeners.remove(HTTP_LISTENER);
     let edge = Arc::new(Edge::new(&options.state));
@@ -177,7 +179,8 @@ pub async fn serve(mut options: Options, stop: impl Future<Output = ()> + Send) 
     // A kept policy that is no longer usable is not the end: the control plane sends one, and until then every
     // request is answered 503 with the reason.
     drop(restored);
-    let control = control::bind(&options.runtime).map_err(system("listen on its control socket"))?;
+    let listen = format!("listen on its control socket in {}", options.runtime.display());
+    let control = control::bind(&options.runtime).map_err(system(listen))?;
     let doors = Arc::new(Doors::new(Arc::clone(&edge), Arc::new(proxy(&edge)))?);
     let (shutdown, is_shutdown) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();

@@ -97,6 +97,7 @@ pub fn prepare(past: &Past<'_>, nonce: Nonce) -> Result<SpawnSpec, FileError> {
         limits: Limits::default(),
         restart: false,
         project: None,
+        shown: Vec::new(),
     })
 }
 

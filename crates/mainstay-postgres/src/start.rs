@@ -143,5 +143,6 @@ pub fn prepare(start: &Start<'_>) -> Result<SpawnSpec, StartError> {
         limits: Limits::default(),
         restart: false,
         project: None,
+        shown: Vec::new(),
     })
 }

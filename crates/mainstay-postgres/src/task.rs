@@ -55,6 +55,7 @@ impl Task {
             limits: Limits::default(),
             restart: false,
             project: None,
+            shown: Vec::new(),
         }
     }
 

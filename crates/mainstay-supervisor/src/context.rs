@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use mainstay_types::{ChildName, ChildRole, Nonce, Pid, Secret};
 
-use crate::keep::children::{Refused, c_string, explain, resolve};
+use crate::keep::children::{Refused, c_string, explain, places, resolve};
 use crate::protocol::{Limits, SpawnSpec, User};
 use crate::sandbox::is_elf;
 use crate::sys::{Replacement, replace};
@@ -26,6 +26,8 @@ pub struct Command {
     pub dir: PathBuf,
     /// Folder that the user sees even in a closed home.
     pub project: PathBuf,
+    /// Home of the service, which the user sees as well; `None`: not told.
+    pub home: Option<PathBuf>,
     /// User to become, when this process is root's.
     pub user: Option<User>,
     /// Join the control groups of this process.
@@ -57,8 +59,9 @@ fn prepare_and_replace(command: Command) -> Result<std::convert::Infallible, Ref
         limits: Limits::default(),
         restart: false,
         project: Some(command.project),
+        shown: command.home.into_iter().collect(),
     };
-    let view = spec.user.as_ref().map(|user| crate::sandbox::view(&spec.dir, spec.project.as_deref(), user));
+    let view = spec.user.as_ref().map(|user| crate::sandbox::view(places(&spec), user));
     let view = view.transpose().map_err(Refused::environment)?.flatten();
     let program = resolve(&spec, spec.user.as_ref(), view.as_ref())?;
     let c_program = c_string(program.as_os_str().as_bytes(), "program")?;

@@ -44,6 +44,10 @@ pub struct SpawnSpec {
     /// holds nothing but this folder. `None` is `dir` itself.
     #[serde(default)]
     pub project: Option<PathBuf>,
+    /// Folders besides, wherever they lie, that `user` must be able to come to (its home): what is closed above them
+    /// holds, for this child, them and `project` alone.
+    #[serde(default)]
+    pub shown: Vec<PathBuf>,
 }
 
 /// User and group of a child.

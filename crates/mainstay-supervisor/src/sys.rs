@@ -48,13 +48,20 @@ pub(crate) struct StartError {
     pub(crate) error: io::Error,
 }
 
-/// A private view of the file system: `blocked` becomes an empty folder holding only `project`.
+/// A private view of the file system: closed folders become empty ones that hold only what is shown, in this order.
 #[derive(Debug)]
 pub(crate) struct View {
-    pub(crate) blocked: CString,
-    /// Folders to make below `blocked`, outermost first; the last is `project`.
-    pub(crate) folders: Vec<CString>,
-    pub(crate) project: CString,
+    pub(crate) shown: Vec<Shown>,
+}
+
+/// A folder that a view shows.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// Becomes an empty folder first; `None`: it has become one for a folder before this one.
+    pub(crate) blocked: Option<CString>,
+    /// Folders to make in the empty one, outermost first; the last is `folder`.
+    pub(crate) parents: Vec<CString>,
+    pub(crate) folder: CString,
 }
 
 /// All that a start needs.
@@ -296,15 +303,29 @@ fn enter(view: &View) -> io::Result<()> {
     // SAFETY: without CLONE_FILES or CLONE_FS trickery a new mount namespace changes no memory or descriptor.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
     rustix::mount::mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    show(&view.shown)
+}
+
+/// Shows these in their order. All are opened before the first closed folder is hidden, which may hold any of them; by
+/// recursion, because a forked child allocates nothing.
+fn show(all: &[Shown]) -> io::Result<()> {
+    let Some((last, before)) = all.split_last() else { return Ok(()) };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let project = rustix::mount::open_tree(rustix::fs::CWD, view.project.as_c_str(), flags)?;
-    let tmpfs = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount(c"mainstay", view.blocked.as_c_str(), c"tmpfs", tmpfs, Some(c"mode=0755,size=64k"))?;
-    for folder in &view.folders {
-        rustix::fs::mkdir(folder.as_c_str(), Mode::from_raw_mode(0o755))?;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, last.folder.as_c_str(), flags)?;
+    show(before)?;
+    if let Some(blocked) = &last.blocked {
+        let tmpfs = MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount(c"mainstay", blocked.as_c_str(), c"tmpfs", tmpfs, Some(c"mode=0755,size=64k"))?;
+    }
+    for parent in &last.parents {
+        match rustix::fs::mkdir(parent.as_c_str(), Mode::from_raw_mode(0o755)) {
+            // Made for a folder beside this one.
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(project.as_fd(), c"", rustix::fs::CWD, view.project.as_c_str(), whole)?;
+    rustix::mount::move_mount(tree.as_fd(), c"", rustix::fs::CWD, last.folder.as_c_str(), whole)?;
     Ok(())
 }
 

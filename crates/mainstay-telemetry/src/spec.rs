@@ -68,6 +68,7 @@ fn spec(name: &str, role: ChildRole, start: Start<'_>) -> Result<SpawnSpec, IdEr
         limits: Limits::default(),
         restart: false,
         project: None,
+        shown: Vec::new(),
     })
 }
 

@@ -99,6 +99,7 @@ impl Effects {
             limits: Limits::default(),
             restart: false,
             project: None,
+            shown: Vec::new(),
         })
     }
 
@@ -116,6 +117,10 @@ impl Effects {
         self.listen("edge-https", self.settings.doors.https).await?;
         self.listen("edge-http", self.settings.doors.http).await?;
         let mut spec = self.own_process("edge", ChildRole::Edge, &["edge-https", "edge-http"])?;
+        // A release that comes while it runs may have sites, and its view is made now.
+        let releases = crate::releases::folder(&self.settings.paths);
+        own_folder(&releases, None, 0o755)?;
+        spec.shown = vec![spec.dir.clone(), releases];
         if !self.settings.stack.sites.is_empty() {
             spec.project = Some(self.settings.launch.project.clone());
             spec.dir = self.settings.launch.folder.clone();
@@ -315,13 +320,17 @@ impl Effects {
         self.spawn(spec).await
     }
 
+    /// Where a service's home is.
+    pub(super) fn home_of(&self, service: &ServiceName) -> PathBuf {
+        self.settings.paths.state.join("home").join(service.as_str())
+    }
+
     /// The home of a service, made when it is not there.
     pub(super) fn service_home(&self, service: &ServiceName) -> Result<Option<User>, String> {
         // One user for a service, whatever the process: its files are its own.
         let user = user_for(ChildRole::Instance, self.stack_name(), service.as_str());
-        let home = self.settings.paths.state.join("home");
-        own_folder(&home, None, 0o711)?;
-        own_folder(&home.join(service.as_str()), user.as_ref(), 0o700)?;
+        own_folder(&self.settings.paths.state.join("home"), None, 0o711)?;
+        own_folder(&self.home_of(service), user.as_ref(), 0o700)?;
         Ok(user)
     }
 
@@ -352,6 +361,7 @@ impl Effects {
             limits: Limits::default(),
             restart: false,
             project: Some(settings.launch.project.clone()),
+            shown: vec![self.home_of(service_name)],
         })
     }
 

@@ -67,6 +67,7 @@ impl Effects {
             limits: Limits::default(),
             restart: false,
             project: None,
+            shown: Vec::new(),
         })
         .await
     }
@@ -223,6 +224,7 @@ impl Effects {
             env,
             dir: self.settings.launch.folder.join(dir).display().to_string(),
             project: self.settings.launch.project.display().to_string(),
+            home: Some(self.home_of(service).display().to_string()),
             user: user.map(|user| (user.uid, user.gid)),
         })
     }

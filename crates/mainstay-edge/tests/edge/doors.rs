@@ -26,6 +26,21 @@ async fn serves_http1_and_http2_over_tls() {
     }
 }
 
+/// "cannot make its state folder: Permission denied" left everybody to guess which.
+#[tokio::test]
+async fn a_state_folder_that_cannot_be_made_is_named() {
+    let folder = tempfile::tempdir().expect("folder");
+    std::fs::write(folder.path().join("file"), "").expect("writes");
+    let state = folder.path().join("file/edge");
+    let options = mainstay_edge::Options {
+        runtime: folder.path().join("run"),
+        state: state.clone(),
+        listeners: std::collections::BTreeMap::new(),
+    };
+    let error = mainstay_edge::serve(options, std::future::ready(())).await.expect_err("there is a file");
+    assert_eq!(error.to_string(), format!("edge cannot make its state folder {}", state.display()));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_kept_for_the_next_request() {
     let backend = Backend::start("a").await;

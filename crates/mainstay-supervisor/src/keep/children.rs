@@ -14,7 +14,7 @@ use rustix::process::{PidfdFlags, Signal, WaitOptions};
 use super::{Keep, emit};
 use crate::protocol::{Ended, Notice, Refusal, SpawnSpec, User};
 use crate::record::Record;
-use crate::sandbox::is_elf;
+use crate::sandbox::{Places, is_elf};
 use crate::sys::{Stage, Start, StartError, View};
 
 /// Listeners that one child may inherit.
@@ -107,6 +107,11 @@ pub(crate) fn resolve(spec: &SpawnSpec, user: Option<&User>, view: Option<&View>
         .or(all.first())
         .cloned()
         .ok_or_else(|| environment(format!("program {program:?} is not in PATH ({path}): install it or correct PATH")))
+}
+
+/// What the user of a child must be able to come to.
+pub(crate) fn places(spec: &SpawnSpec) -> Places<'_> {
+    Places { dir: &spec.dir, project: spec.project.as_deref(), shown: &spec.shown }
 }
 
 fn open_log(spec: &SpawnSpec, is_root: bool) -> io::Result<File> {
@@ -257,7 +262,7 @@ impl Keep {
 
     fn start(&self, spec: &SpawnSpec, intent: &Record) -> Result<Pid, Refused> {
         let user = spec.user.as_ref().filter(|_| self.is_root());
-        let view = user.map(|user| crate::sandbox::view(&spec.dir, spec.project.as_deref(), user));
+        let view = user.map(|user| crate::sandbox::view(places(spec), user));
         let view = view.transpose().map_err(environment)?.flatten();
         let program = resolve(spec, user, view.as_ref())?;
         let c_program = c_string(program.as_os_str().as_bytes(), "program")?;

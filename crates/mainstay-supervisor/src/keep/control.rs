@@ -54,6 +54,7 @@ impl Keep {
             limits: Limits::default(),
             restart: true,
             project: None,
+            shown: Vec::new(),
         };
         if self.is_control_running() {
             self.will_restart(spec);

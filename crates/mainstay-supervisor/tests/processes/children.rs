@@ -162,6 +162,40 @@ async fn a_child_drops_to_its_user_even_when_its_project_lies_in_a_closed_home()
     assert!(kind == Refusal::Environment && text.contains("move the project"), "{text}");
 }
 
+/// The state folder may lie in root's home: a service could not come to its HOME, the edge not to its state.
+#[tokio::test]
+async fn a_child_comes_to_a_folder_of_its_own_below_a_closed_one_and_sees_nothing_beside_it() {
+    if !is_root() {
+        eprintln!("SKIPPED: not root, no user to drop to");
+        return;
+    }
+    let world = World::new(&[]);
+    std::fs::set_permissions(world.path(), PermissionsExt::from_mode(0o700)).expect("mode");
+    let (home, app) = (world.path().join("state/home/web"), world.path().join("app"));
+    for folder in [&home, &app, &world.path().join("state/home/other"), &world.path().join("secret")] {
+        std::fs::create_dir_all(folder).expect("folders");
+        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).expect("mode");
+    }
+    std::fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).expect("mode");
+    std::os::unix::fs::chown(&home, Some(61_300), Some(61_300)).expect("owner");
+    let (keep, _notices) = world.connect().await;
+    for (name, dir, seen) in [("beside", app, "app\nstate\n"), ("elsewhere", "/usr".into(), "state\n")] {
+        let script = format!(
+            "pwd >> {0}/{name}; ls -A {1} {1}/state {1}/state/home | grep -v : | grep .; ls {0}",
+            home.display(),
+            world.path().display()
+        );
+        let mut spec = world.shell(name, &script);
+        spec.user = Some(User { uid: 61_300, gid: 61_300 });
+        (spec.dir, spec.shown) = (dir.clone(), vec![home.clone()]);
+        keep.run_task(spec, PATIENCE).await.expect("runs");
+        let text = std::fs::read_to_string(world.log(name)).expect("log");
+        assert!(text.starts_with(&format!("{seen}home\nweb\n")) && text.contains(name), "{name}: {text}");
+        let written = std::fs::read_to_string(home.join(name)).expect("it was written there");
+        assert_eq!(written.trim(), dir.display().to_string(), "it is the folder itself, not a copy");
+    }
+}
+
 /// As pyenv and its like put it: a script in root's home, before the machine's own program.
 #[tokio::test]
 async fn a_script_in_a_closed_folder_of_path_gives_way_to_one_that_the_user_can_run() {

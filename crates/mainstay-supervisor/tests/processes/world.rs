@@ -87,6 +87,7 @@ impl World {
             limits: Limits::default(),
             restart: false,
             project: None,
+            shown: Vec::new(),
         }
     }
 }

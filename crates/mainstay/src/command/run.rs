@@ -84,6 +84,7 @@ pub(super) fn hand_over(context: CommandContext, command: &[String]) -> Failure 
         env,
         dir: context.dir.into(),
         project: context.project.into(),
+        home: context.home.map(Into::into),
         user: context.user.map(|(uid, gid)| User { uid, gid }),
         beside: context.pid,
     });
