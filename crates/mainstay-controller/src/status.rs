@@ -19,6 +19,8 @@ use crate::schedules;
 #[derive(Default)]
 pub(crate) struct Picture {
     memory: Memory,
+    /// Since when nobody could look at a box.
+    unknown: BTreeMap<BoxId, Timestamp>,
     begun: BTreeMap<String, Timestamp>,
     remembered: Memory,
     remembered_at: Timestamp,
@@ -116,8 +118,15 @@ impl Picture {
         let mut memory = Vec::with_capacity(plan.boxes.len());
         let boxes = plan.boxes.iter().map(|planned| {
             let known = self.memory.since.iter().find(|(id, ..)| *id == planned.id);
-            let since = known.filter(|(_, state, _)| *state == planned.state).map_or(now, |(.., since)| *since);
-            memory.push((planned.id.clone(), planned.state, since));
+            let since = if planned.state == State::Unknown {
+                *self.unknown.entry(planned.id.clone()).or_insert(now)
+            } else {
+                self.unknown.remove(&planned.id);
+                known.filter(|(_, state, _)| *state == planned.state).map_or(now, |(.., since)| *since)
+            };
+            // Nobody could look for a moment: no change of the box itself, which goes on being since when it was.
+            let seen = known.filter(|_| planned.state == State::Unknown).cloned();
+            memory.push(seen.unwrap_or((planned.id.clone(), planned.state, since)));
             BoxStatus {
                 id: planned.id.clone(),
                 name: planned.id.to_string(),
@@ -464,4 +473,27 @@ fn coarse(disk: mainstay_api::DiskStatus) -> mainstay_api::DiskStatus {
     const STEP: u64 = 16 * 1024 * 1024;
     let full_in_s = disk.full_in_s.map(|seconds| if seconds < 600 { seconds } else { seconds / 60 * 60 });
     mainstay_api::DiskStatus { free_bytes: disk.free_bytes / STEP * STEP, full_in_s, ..disk }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_decide::plan::BoxPlan;
+
+    use super::*;
+
+    #[test]
+    fn a_moment_in_which_nobody_could_look_changes_no_since() {
+        let mut picture = Picture::default();
+        let mut since = |state, at| {
+            let shown = BoxPlan { id: BoxId::Router, label: String::new(), state, waiting: vec![], reason: None };
+            let plan = Plan { boxes: vec![shown], ..Plan::default() };
+            picture.boxes(&plan, Timestamp::from_millis(at))[0].since.as_micros() / 1000
+        };
+        assert_eq!(since(State::Degraded, 10), 10);
+        assert_eq!(since(State::Unknown, 20), 20);
+        assert_eq!(since(State::Unknown, 30), 20);
+        assert_eq!(since(State::Degraded, 40), 10);
+        assert_eq!(since(State::Unknown, 50), 50);
+        assert_eq!(since(State::Ready, 60), 60);
+    }
 }
