@@ -1,9 +1,9 @@
 //! What told people of a fault: events that warn, when the first of each kind came, and whether it was taken back. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use mainstay_api::{Event, Level};
-use mainstay_types::Timestamp;
+use mainstay_api::{BoxStatus, Event, Level, ScheduleStatus};
+use mainstay_types::{ServiceName, State, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{self, millis};
@@ -17,6 +17,8 @@ const TAKEN_BACK: [(&str, &str); 6] = [
     ("KeepLost", "KeepFound"),
     ("DiskBallastThrown", "DiskBallastMade"),
 ];
+/// A run of a schedule ended badly.
+const RUN_FAILED: &str = "RunFailed";
 /// The drill's own doing.
 const OURS: &str = "SabotageSet";
 
@@ -54,6 +56,54 @@ pub(crate) struct Told {
     cleared_ms: Option<u64>,
 }
 
+/// What warns already: kinds of events and whom they are about.
+pub(crate) type Standing = BTreeSet<(String, String)>;
+
+/// What warns by what the stack says of itself.
+pub(crate) fn standing(boxes: &[BoxStatus], schedules: &BTreeMap<ServiceName, ScheduleStatus>) -> Standing {
+    let warns = |one: &BoxStatus| match one.state {
+        State::Degraded => Some(("BoxDegraded".to_owned(), one.name.clone())),
+        State::Failed | State::CrashLoop => Some(("BoxFailed".to_owned(), one.name.clone())),
+        State::Ready
+        | State::NotConfigured
+        | State::Waiting
+        | State::Starting
+        | State::Draining
+        | State::BackingOff
+        | State::Stopped
+        | State::Unknown => None,
+    };
+    let has_failed = |one: &&ServiceName| {
+        schedules.get(*one).and_then(|schedule| schedule.last.as_ref()).is_some_and(|last| !last.is_success)
+    };
+    let failed = schedules.keys().filter(has_failed).map(|name| (RUN_FAILED.to_owned(), name.to_string()));
+    boxes.iter().filter_map(warns).chain(failed).collect()
+}
+
+/// The events of a round without those that warn of what was so before the fault: they are no notice of it.
+pub(crate) fn notices(mut standing: Standing, injected: Timestamp, events: &[Event]) -> Vec<Event> {
+    let of = |event: &Event| (event.kind.clone(), event.subject.clone().unwrap_or_default());
+    for event in events.iter().filter(|event| event.at < injected) {
+        if event.kind == RUN_FAILED || TAKEN_BACK.iter().any(|(kind, _)| *kind == event.kind) {
+            standing.insert(of(event));
+        }
+        let is_over = |kind: &str, subject: &str| {
+            let subjects = (subject, event.subject.as_deref().unwrap_or_default());
+            match (kind, event.kind.as_str()) {
+                (RUN_FAILED, "RunEnded") => subjects.0 == subjects.1,
+                _ => TAKEN_BACK.iter().any(|(began, over)| *began == kind && takes_back(event, over, subjects.0)),
+            }
+        };
+        standing.retain(|(kind, subject)| !is_over(kind, subject));
+    }
+    events.iter().filter(|event| event.at < injected || !standing.contains(&of(event))).cloned().collect()
+}
+
+/// Whether an event is this one, about this subject where it matters.
+fn takes_back(event: &Event, over: &str, subject: &str) -> bool {
+    event.kind == over && (event.subject.as_deref().unwrap_or_default() == subject || over != "BoxReady")
+}
+
 /// What was told in a round, in the order in which it came.
 pub(crate) fn told(injected: Timestamp, events: &[Event]) -> Vec<Told> {
     let mut all: Vec<Told> = Vec::new();
@@ -63,12 +113,10 @@ pub(crate) fn told(injected: Timestamp, events: &[Event]) -> Vec<Told> {
             continue;
         }
         let over = TAKEN_BACK.iter().find(|(kind, _)| *kind == event.kind).map(|(_, over)| *over);
-        let takes_back = |later: &&Event| {
-            later.seq > event.seq
-                && Some(later.kind.as_str()) == over
-                && (later.subject == event.subject || over != Some("BoxReady"))
-        };
-        let cleared = events.iter().find(takes_back);
+        let subject = event.subject.as_deref().unwrap_or_default();
+        let is_over =
+            |later: &&Event| later.seq > event.seq && over.is_some_and(|over| takes_back(later, over, subject));
+        let cleared = events.iter().find(is_over);
         all.push(Told {
             kind: event.kind.clone(),
             level: event.level,
@@ -145,5 +193,76 @@ mod tests {
             super::told(Timestamp::from_millis(5000), &events).is_empty(),
             "what came before the fault is not of it"
         );
+    }
+
+    /// The cache was killed, and a scheduled service whose run had failed before was told as degraded once more.
+    #[test]
+    fn what_was_so_before_the_fault_is_no_notice_of_it() {
+        let shown = |name: &str, state| BoxStatus {
+            id: mainstay_types::BoxId::Service { name: ServiceName::new(name).expect("a name") },
+            name: name.to_owned(),
+            label: String::new(),
+            state,
+            since: Timestamp::from_millis(0),
+            waiting: Vec::new(),
+            reason: None,
+        };
+        let boxes = [
+            shown("bad", State::Degraded),
+            shown("mended", State::Degraded),
+            shown("loop", State::CrashLoop),
+            shown("tick", State::Ready),
+        ];
+        let events = [
+            event(1, "BoxReady", Level::Info, "mended"),
+            event(2, "CommitsAsynchronous", Level::Warn, "database"),
+            event(3, "RunFailed", Level::Error, "bad"),
+            event(11, "BoxDegraded", Level::Warn, "bad"),
+            event(12, "RunFailed", Level::Error, "bad"),
+            event(13, "CommitsAsynchronous", Level::Warn, "database"),
+            event(14, "BoxFailed", Level::Error, "loop"),
+            event(15, "BoxDegraded", Level::Warn, "mended"),
+            event(16, "BoxFailed", Level::Error, "tick"),
+            event(17, "ChildEnded", Level::Warn, "cache"),
+        ];
+        let injected = Timestamp::from_millis(1100);
+        let notices = notices(standing(&boxes, &BTreeMap::new()), injected, &events);
+        let told = told(injected, &notices);
+        let texts: Vec<&str> = told.iter().map(|one| one.text.as_str()).collect();
+        assert_eq!(texts, ["mended: BoxDegraded", "tick: BoxFailed", "cache: ChildEnded"]);
+    }
+
+    #[test]
+    fn a_schedule_whose_last_run_had_failed_is_known_by_its_status() {
+        let last = |is_success: bool| mainstay_api::LastRun {
+            due: Timestamp::from_millis(0),
+            cause: "time".to_owned(),
+            began: Timestamp::from_millis(0),
+            ended: Timestamp::from_millis(1),
+            exit: mainstay_types::ExitReason::Code { code: i32::from(!is_success) },
+            is_timed_out: false,
+            is_success,
+        };
+        let schedule = |is_success| ScheduleStatus {
+            every: "1m".to_owned(),
+            next: Timestamp::from_millis(60_000),
+            running: None,
+            last: Some(last(is_success)),
+        };
+        let name = |name| ServiceName::new(name).expect("a name");
+        let schedules = BTreeMap::from([(name("bad"), schedule(false)), (name("tick"), schedule(true))]);
+        let standing = standing(&[], &schedules);
+        assert_eq!(standing, BTreeSet::from([("RunFailed".to_owned(), "bad".to_owned())]));
+        let events = [
+            event(1, "RunEnded", Level::Info, "bad"),
+            event(2, "RunFailed", Level::Error, "bad"),
+            event(3, "RunFailed", Level::Error, "tick"),
+        ];
+        let subjects = |injected| {
+            let notices = notices(standing.clone(), Timestamp::from_millis(injected), &events).into_iter();
+            notices.filter(|event| event.kind == "RunFailed").filter_map(|event| event.subject).collect::<Vec<_>>()
+        };
+        assert_eq!(subjects(1000), ["tick"]);
+        assert_eq!(subjects(1015), ["bad", "tick"], "one had ended well in between");
     }
 }

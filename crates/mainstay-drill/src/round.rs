@@ -114,6 +114,7 @@ impl Arena<'_> {
         self.wait_steady(&status, progress).await?;
         let random = splitmix(options.seed ^ u64::from(number) << 32);
         let seq = self.client.events(None, 1).await?.last().map_or(0, |event| event.seq);
+        let before = self.client.status().await?;
         let drill = format!("{}-{:x}-{number}-{}", options.fault.name(), options.seed, std::process::id());
         self.sabotage_load(&drill).await?;
         let load = self.loads.start(&drill, random, self.honesty()).await?;
@@ -147,9 +148,12 @@ impl Arena<'_> {
         // Without them nobody can say that the former primary was proven dead.
         let events = self.client.events(Some(seq), 10_000).await?;
         after.reasons.extend(timeline::unfenced(options.fault, &events));
+        let mut told = Vec::new();
         if let Ok(injected) = &injected {
+            let notices = alerts::notices(alerts::standing(&before.boxes, &before.schedules), injected.wall, &events);
+            told = alerts::told(injected.wall, &notices);
             let standbys = self.stack.database.as_ref().map_or(0, |database| database.standbys);
-            after.reasons.extend(timeline::untold(options.fault, standbys, injected.wall, &events));
+            after.reasons.extend(timeline::untold(options.fault, standbys, injected.wall, &notices));
             after.reasons.extend(timeline::unannounced(&after.left, injected.wall, &events));
         }
         let felt = self.felt(&seen);
@@ -168,7 +172,7 @@ impl Arena<'_> {
             seen,
             load_before,
             load_after,
-            told: injected.as_ref().map_or_else(|_| Vec::new(), |i| alerts::told(i.wall, &events)),
+            told,
             timeline: injected.as_ref().map_or_else(|_| BTreeMap::new(), |i| timeline::timeline(i.wall, &events)),
             fault: injected.map(|injected| proof(&injected, &after, &events)),
             reasons: after.reasons,

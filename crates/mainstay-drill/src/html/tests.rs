@@ -125,6 +125,14 @@ fn few_runs_say_that_they_say_little_and_59_say_more() {
 }
 
 #[test]
+fn one_run_has_no_histogram_and_says_what_makes_one() {
+    has(&of(report(1)), "One run has no spread: a histogram is drawn from two runs on (<code>--runs</code>).");
+    let two = of(report(2));
+    has(&two, "<figcaption>Time until clients were served again: median");
+    assert!(!two.contains("One run has no spread"));
+}
+
+#[test]
 fn a_loss_is_said_at_the_top_and_bounds_nothing() {
     let mut lossy = report(2);
     lossy.verdict = Verdict::Fail;

@@ -127,6 +127,8 @@ pub(super) fn histogram(page: &mut String, report: &Report) {
             )
             .ok();
         }
+    } else {
+        page.push_str("<p>One run has no spread: a histogram is drawn from two runs on (<code>--runs</code>).</p>\n");
     }
     page.push_str("<ul>\n");
     for line in bound_lines(report, rto) {
