@@ -214,6 +214,11 @@ impl Paths {
         self.state.join("logs").join(format!("{child}.log"))
     }
 
+    /// What the edge answered, a line of JSON for each request.
+    pub fn access_log(&self) -> PathBuf {
+        self.state.join("edge").join("access.log")
+    }
+
     /// The stack file as it was at `up`.
     pub fn stack_file(&self) -> PathBuf {
         self.state.join("stack.toml")

@@ -368,7 +368,7 @@ impl Settings {
             issuers,
             routes: routes.collect(),
             upstreams: self.edge_upstreams(),
-            access_log: self.edge_folder().join("access.log"),
+            access_log: self.paths.access_log(),
         }
     }
 

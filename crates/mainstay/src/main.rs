@@ -70,6 +70,8 @@ enum Command {
     Top(command::top::Options),
     /// What the parts print
     Logs(command::logs::Options),
+    /// Requests of the edge as they end
+    Tap(command::tap::Options),
     /// What happened, newest last
     Events(command::events::Options),
     /// Check a stack file: every mistake at once, nothing started
@@ -266,6 +268,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Run(options) => command::run::run(&global, &options).await,
         Command::Exec(options) => command::exec::run(&global, &options).await,
         Command::Logs(options) => command::logs::run(&global, &options).await,
+        Command::Tap(options) => command::tap::run(&global, &options).await,
         Command::Events(options) => command::events::run(&global, &options).await,
         Command::Doctor => command::doctor::run(&global).await,
         Command::Env(options) => command::env::run(&global, &options).await,

@@ -125,6 +125,22 @@ pub(crate) fn read(global: &Global) -> Result<Place, Failure> {
     Ok(Place { file, origin: folder.clone(), folder, text, parsed, paths })
 }
 
+/// The stack that runs, or ran last: its file as `up` or `deploy` took it, whatever the file says by now.
+pub(crate) fn taken(global: &Global, paths: &Paths) -> Result<Parsed, Failure> {
+    let file = paths.stack_file();
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        Failure::failed("MS1001", format!("no run left its stack file: cannot read {name}: {error}"))
+            .help("`mainstay up` starts it; `--env` and `--state` must be those of its `up`")
+    })?;
+    // Another release of this program may have other rules.
+    mainstay_stack::parse(&text, &name, &environment(global)?).map_err(|diagnostics| {
+        let text = render(&diagnostics, &text, &name, false);
+        Failure::environment("MS3042", format!("the stack runs by a file that this program does not take:\n{text}"))
+            .help("with the program by which it runs, or `mainstay up` with this one")
+    })
+}
+
 fn absolute_folder(file: &Path) -> Result<PathBuf, Failure> {
     let full = std::fs::canonicalize(file)
         .map_err(|error| Failure::user("MS2003", format!("cannot find {}: {error}", file.display())))?;

@@ -40,6 +40,7 @@ pub(crate) mod schema;
 pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod store;
+pub(crate) mod tap;
 pub(crate) mod top;
 mod trouble;
 pub(crate) mod trust;

@@ -31,6 +31,10 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ("ps", &[("mainstay ps --json", "for programs")]),
     ("top", &[("mainstay top --once", "one table, not a screen")]),
     ("logs", &[("mainstay logs -f backend-1", "what an instance prints, as it is printed")]),
+    ("tap", &[
+        ("mainstay tap '/api/*'", "requests of that route, as they end"),
+        ("mainstay tap --json > requests.jsonl", "all of them, a line of JSON each"),
+    ]),
     ("events", &[("mainstay events -n 20", "the last twenty")]),
     ("check", &[("mainstay check mainstay.toml", "every mistake at once; nothing is started")]),
     ("config", &[("mainstay config --computed", "every value, and where it comes from")]),
