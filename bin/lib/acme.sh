@@ -109,6 +109,35 @@ value "'\n'.join(it['failures'][:5])" <"$SCRATCH/load"
 same "no handshake failed" "$(value "len(it['failures'])" <"$SCRATCH/load")" 0
 same "the client met all three" "$(value "len(it['serials']) >= 3" <"$SCRATCH/load")" True
 
+say "a route by hand, and live requests"
+status_of() {
+  curl --silent --cacert "$work/root.pem" --resolve "$HOST:$https:127.0.0.1" -o /dev/null -w '%{http_code}' \
+    "https://$HOST:$https/${1:-}"
+}
+"$MAINSTAY" --state "$STATE" --file "$STACK" tap '/*' --json >"$SCRATCH/tap" 2>"$SCRATCH/tap.talk" & helpers+=($!)
+until_so "tap has begun" grep -q "requests of the route" "$SCRATCH/tap.talk"
+same "a route serves" "$(status_of '?token=hunter2')" 200
+ms route maintenance '/*' on --retry-after 90s >/dev/null
+same "in maintenance it does not" "$(status_of)" 503
+edge=$(pid_of edge) control=$(pid_of control)
+kill -KILL "$edge" "$control"
+are_others() {
+  local one other
+  one=$(pid_of edge) && other=$(pid_of control) || return 1
+  [ "$one" != "$edge" ] && [ "$one" != None ] && [ "$other" != "$control" ] && [ "$other" != None ] && is_ready
+}
+until_so "edge and control plane are started again" are_others
+same "and it still does not" "$(status_of)" 503
+same "the status says so" "$(ms status --json | value "[r['path'] for r in it['maintenance']]")" "['/*']"
+same "and route list, by whom" "$(ms route list --json | value "it[0]['maintenance']['is_by_hand']")" True
+ms route maintenance '/*' off >/dev/null
+same "it serves again" "$(status_of)" 200
+same "both are told" "$(told MaintenanceBegan '/\*') $(told MaintenanceEnded '/\*')" "1 1"
+seen() { [ "$(grep -c "\"status\":$1" "$SCRATCH/tap")" = "$2" ]; }
+until_so "tap saw who was let in" seen 200 2
+until_so "and who was not" seen 503 2
+if grep -q hunter2 "$SCRATCH/tap"; then fail "tap shows a token"; fi
+
 say "down"
 ms down >/dev/null
 nothing_runs

@@ -15,6 +15,8 @@
 //! | `POST /api/v1/services/NAME/run` | [`RunAsked`]; a run of its schedule begins as soon as it can; Unix socket only |
 //! | `POST /api/v1/services/NAME/scale` | [`ScaleAsked`] → [`ScaleStatus`]; Unix socket only |
 //! | `GET /api/v1/scale` | [`ScaleStatus`] of each service that stands |
+//! | `GET /api/v1/routes` | [`RouteStatus`] of each route of the edge |
+//! | `POST /api/v1/routes/maintenance` | [`MaintenanceAsked`] → [`RouteSwitched`]; Unix socket only |
 //! | `GET /api/v1/top` | [`Top`] |
 //! | `GET /api/v1/database` | [`DatabaseAccess`]; Unix socket only |
 //! | `POST /api/v1/database/errand` | [`ErrandAsked`] → 202 [`ErrandStatus`]; then it is in [`DatabaseStatus`]; Unix socket only |
@@ -35,6 +37,7 @@
 
 mod drills;
 mod releases;
+mod routes;
 mod scale;
 
 use std::collections::BTreeMap;
@@ -48,6 +51,7 @@ use mainstay_types::{
     StackName, State, Timeline, Timestamp, Waiting,
 };
 pub use releases::{DeployAsked, Release, ReleaseState, Releases, RolloutStatus, RolloutWish};
+pub use routes::{Maintenance, MaintenanceAsked, RouteStatus, RouteSwitched};
 pub use scale::{ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus};
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +104,9 @@ pub struct Status {
     /// Copies of the store, when the stack takes some and somebody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_copies: Option<StoreCopiesStatus>,
+    /// Routes of the edge that are in maintenance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maintenance: Vec<RouteStatus>,
 }
 
 /// Copies of what the store holds.

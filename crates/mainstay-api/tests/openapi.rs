@@ -11,10 +11,11 @@ use std::path::Path;
 use mainstay_api::{
     API_VERSION, Arrow, BackupsStatus, Beat, BoxStatus, CommandContext, ConsoleLink, CopyStatus, DatabaseAccess,
     DatabaseStatus, DeployAsked, DiskStatus, DrillFigures, DrillRecord, DrillStanding, ErrandAsked, ErrandKind,
-    ErrandSessions, ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, OPENAPI, Pool, Problem, Process,
-    Progress, ProvenRestore, Release, ReleaseState, Releases, RolloutStatus, RolloutWish, RunAsked, RunUnderWay,
-    Sabotage, ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus, ScheduleStatus, SchemaChanged, ServiceEnv,
-    StageReached, Standing, Status, StoreCopiesStatus, Top, Traffic, Usage, Verdict,
+    ErrandSessions, ErrandStatus, Event, Extended, Flow, LastRun, Level, LogLine, Maintenance, MaintenanceAsked,
+    OPENAPI, Pool, Problem, Process, Progress, ProvenRestore, Release, ReleaseState, Releases, RolloutStatus,
+    RolloutWish, RouteStatus, RouteSwitched, RunAsked, RunUnderWay, Sabotage, ScaleAsked, ScaleChange, ScaleMeasure,
+    ScaleRoom, ScaleStatus, ScheduleStatus, SchemaChanged, ServiceEnv, StageReached, Standing, Status,
+    StoreCopiesStatus, Top, Traffic, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -264,7 +265,26 @@ fn status() -> Status {
         backups: Some(backups(true)),
         store_copies: Some(store_copies(true)),
         drills: STANDINGS.map(standing).to_vec(),
+        maintenance: vec![route(true)],
     }
+}
+
+fn route(is_by_hand: bool) -> RouteStatus {
+    let since = is_by_hand.then(at);
+    let maintenance = Some(Maintenance { is_by_hand, since, retry_after_s: 300 });
+    RouteStatus { path: "/api/*".to_owned(), to: "backend".to_owned(), maintenance }
+}
+
+fn routes() -> Vec<(&'static str, Value)> {
+    let asked = |retry_after_s| MaintenanceAsked { route: "/api/*".to_owned(), is_on: true, retry_after_s };
+    vec![
+        put("RouteStatus", RouteStatus { maintenance: None, ..route(true) }),
+        put("RouteStatus", route(false)),
+        put("Maintenance", route(true).maintenance),
+        put("MaintenanceAsked", asked(None)),
+        put("MaintenanceAsked", asked(Some(60))),
+        put("RouteSwitched", RouteSwitched { route: route(true), is_changed: true, is_in_force: false }),
+    ]
 }
 
 const DISK: DiskStatus = DiskStatus { free_bytes: 1, total_bytes: 2, full_in_s: Some(3), ballast_bytes: 4 };
@@ -610,7 +630,7 @@ fn samples() -> Vec<(&'static str, Value)> {
     all.extend(boxes().into_iter().map(|one| put("BoxId", one)));
     all.extend(waiting().into_iter().map(|one| put("Waiting", one)));
     all.extend(processes_and_events());
-    all.extend(runs_and_usage().into_iter().chain(scales()));
+    all.extend(runs_and_usage().into_iter().chain(scales()).chain(routes()));
     all
 }
 

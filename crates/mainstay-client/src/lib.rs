@@ -13,8 +13,9 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use mainstay_api::{
-    CommandContext, ConsoleLink, DatabaseAccess, ErrandAsked, ErrandStatus, Event, LogLine, Pool, Problem, Process,
-    RunAsked, Sabotage, ScaleAsked, ScaleStatus, SchemaChanged, ServiceEnv, Status, Top, Traffic,
+    CommandContext, ConsoleLink, DatabaseAccess, ErrandAsked, ErrandStatus, Event, LogLine, MaintenanceAsked, Pool,
+    Problem, Process, RouteStatus, RouteSwitched, RunAsked, Sabotage, ScaleAsked, ScaleStatus, SchemaChanged,
+    ServiceEnv, Status, Top, Traffic,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -163,6 +164,16 @@ impl Client {
     /// Asks for another number of instances, or for the load to move it.
     pub async fn scale(&self, service: &str, asked: &ScaleAsked) -> Result<ScaleStatus, Error> {
         self.post(&format!("/api/v1/services/{service}/scale"), asked).await
+    }
+
+    /// Routes of the edge, and which of them are in maintenance.
+    pub async fn routes(&self) -> Result<Vec<RouteStatus>, Error> {
+        self.get("/api/v1/routes").await
+    }
+
+    /// Puts a route into maintenance, or lets it serve again.
+    pub async fn route_maintenance(&self, asked: &MaintenanceAsked) -> Result<RouteSwitched, Error> {
+        self.post("/api/v1/routes/maintenance", asked).await
     }
 
     /// What every process uses.

@@ -13,7 +13,7 @@ use mainstay_decide::acme::{self, Attempts, Decision, Validity};
 use mainstay_decide::balance;
 use mainstay_edge::acme::{AcmeError, Ask, begin};
 use mainstay_edge::own;
-use mainstay_edge::protocol::{Certificate, Challenges, Policy};
+use mainstay_edge::protocol::{Certificate, Challenges};
 use mainstay_stack::tls::{Acme, Challenge};
 use mainstay_supervisor::durable;
 use mainstay_types::full_text;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::clock::now;
 use crate::journal::Journal;
+use crate::maintenance::ToEdge;
 use crate::settings::Settings;
 use crate::store::NewEvent;
 
@@ -40,13 +41,6 @@ pub(crate) struct Seen {
     pub(crate) validity: Option<Validity>,
     /// Failures in a row.
     pub(crate) failures: u32,
-}
-
-/// How the edge is told.
-pub(crate) struct ToEdge {
-    pub(crate) policies: watch::Sender<Option<Arc<Policy>>>,
-    /// Hash of the policy that it took last.
-    pub(crate) accepted: watch::Receiver<Option<String>>,
 }
 
 pub(crate) struct Keeper {
@@ -120,7 +114,7 @@ impl Keeper {
 
     async fn run(mut self) {
         // An edge that is not there yet could show no proof.
-        if self.edge.accepted.wait_for(Option::is_some).await.is_err() {
+        if self.edge.accepted.subscribe().wait_for(Option::is_some).await.is_err() {
             return;
         }
         loop {
@@ -175,7 +169,8 @@ impl Keeper {
         let (pending, challenges) = begin(&ask).await?;
         if challenges != Challenges::default() {
             let hash = self.show(challenges);
-            let taken = self.edge.accepted.wait_for(|accepted| accepted.as_ref() == Some(&hash));
+            let mut accepted = self.edge.accepted.subscribe();
+            let taken = accepted.wait_for(|accepted| accepted.as_ref() == Some(&hash));
             let taken = tokio::time::timeout(TAKEN, taken).await;
             taken
                 .map_err(|_| Failed::late("the edge did not take what it is to show"))?
@@ -226,15 +221,15 @@ impl Keeper {
 
     /// Sends a policy; its hash.
     fn show(&self, challenges: Challenges) -> String {
-        let mut policy = self.settings.edge_policy(self.shown.clone());
-        if self.shown.hosts != policy.hosts {
-            // The later one counts where both do.
-            policy.certificates.insert(0, self.instead.clone());
-        }
-        policy.challenges = challenges;
-        let hash = mainstay_edge::policy_hash(&policy);
-        self.edge.policies.send_replace(Some(Arc::new(policy)));
-        hash
+        self.edge.send(|| {
+            let mut policy = self.settings.edge_policy(self.shown.clone());
+            if self.shown.hosts != policy.hosts {
+                // The later one counts where both do.
+                policy.certificates.insert(0, self.instead.clone());
+            }
+            policy.challenges = challenges;
+            policy
+        })
     }
 
     fn tell(&self) {

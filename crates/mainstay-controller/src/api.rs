@@ -1,6 +1,7 @@
 //! The admin API: over the Unix socket for the owner, over loopback TCP for the browser with a session cookie.
 
 mod releases;
+mod routes;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -111,6 +112,7 @@ fn common() -> Router<Arc<Shared>> {
         .route("/api/v1/events", get(events))
         .route("/api/v1/traffic", get(traffic))
         .route("/api/v1/top", get(top_list))
+        .route("/api/v1/routes", get(routes::list))
         .route("/api/v1/pools", get(pools))
         .route("/api/v1/scale", get(scales))
         .route("/api/v1/drills", get(drill_standings))
@@ -128,6 +130,7 @@ pub(crate) fn owner(shared: Arc<Shared>) -> Router {
         .route("/api/v1/services/{name}/run", post(run_now))
         .route("/api/v1/services/{name}/scale", post(scale))
         .route("/api/v1/context/{name}", get(context))
+        .route("/api/v1/routes/maintenance", post(routes::maintenance))
         .route("/api/v1/database", get(database))
         .route("/api/v1/database/errand", post(errand))
         .route("/api/v1/database/schema", post(schema_changed))

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use crate::store::NewEvent;
 use mainstay_edge::own::{Look, OwnFiles};
-use mainstay_edge::protocol::{Certificate, Policy};
+use mainstay_edge::protocol::Certificate;
 use mainstay_stack::model::OwnCertificate;
 use mainstay_supervisor::durable;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::acme::{self, ToEdge};
+use crate::acme;
 use crate::clock::now;
 use crate::journal::Journal;
+use crate::maintenance::ToEdge;
 use crate::settings::Settings;
 
 /// Pause between two looks at the files. A renewal is at least a day early.
@@ -40,11 +41,10 @@ impl Own {
             let instead = self.first().unwrap_or(local);
             return acme::Keeper::begin(&self.settings, &self.journal, of, instead, (edge, seen));
         }
-        let ToEdge { policies, .. } = edge;
         let Some(of) = &self.settings.stack.edge.certificate else {
             // What cannot be removed is of files that the stack does not name, and is not used.
             std::fs::remove_file(self.file()).ok();
-            policies.send_replace(Some(Arc::new(self.settings.edge_policy(local))));
+            edge.send(|| self.settings.edge_policy(local));
             return;
         };
         let named = self.named(of);
@@ -55,9 +55,9 @@ impl Own {
             // A control plane that is started again while the files are half changed has the last pair that was good.
             let kept = Kept::load(&self.file(), &named).and_then(|kept| files.still(kept, now()));
             let begin = kept.map_or(Instead::Local(local), Instead::Kept);
-            self.instead(look, begin, &policies);
+            self.instead(look, begin, &edge);
         } else {
-            self.take(look, &named, &policies);
+            self.take(look, &named, &edge);
         }
         tokio::spawn(async move {
             loop {
@@ -68,7 +68,7 @@ impl Own {
                 });
                 let Ok((next, look)) = looked.await else { return };
                 files = next;
-                self.take(look, &named, &policies);
+                self.take(look, &named, &edge);
             }
         });
     }
@@ -83,12 +83,12 @@ impl Own {
     }
 
     /// The first policy, when the files cannot be used.
-    fn instead(&self, look: Look, instead: Instead, policies: &watch::Sender<Option<Arc<Policy>>>) {
+    fn instead(&self, look: Look, instead: Instead, edge: &ToEdge) {
         let (certificate, which) = match instead {
             Instead::Kept(kept) => (kept, "the one before stays"),
             Instead::Local(local) => (local, "the local authority's is in its place"),
         };
-        policies.send_replace(Some(Arc::new(self.settings.edge_policy(certificate))));
+        edge.send(|| self.settings.edge_policy(certificate));
         if let Look::Wrong(reason) = look {
             let text = format!("the certificate of tls.cert is not used, {which}: {reason}");
             self.journal.emit(NewEvent::error(now(), "CertificateRefused", text).about("edge"));
@@ -105,7 +105,7 @@ impl Own {
         Named { cert: folder.join(&of.cert), key: folder.join(&of.key) }
     }
 
-    fn take(&self, look: Look, named: &Named, policies: &watch::Sender<Option<Arc<Policy>>>) {
+    fn take(&self, look: Look, named: &Named, edge: &ToEdge) {
         match look {
             Look::Same => {}
             Look::New(certificate) => {
@@ -115,7 +115,7 @@ impl Own {
                     let text = format!("the certificate of tls.cert could not be kept beside its files: {error}");
                     self.journal.emit(NewEvent::warn(now(), "CertificateNotKept", text).about("edge"));
                 }
-                policies.send_replace(Some(Arc::new(self.settings.edge_policy(certificate))));
+                edge.send(|| self.settings.edge_policy(certificate));
                 let text = "the edge takes the certificate of tls.cert for new connections";
                 self.journal.emit(NewEvent::info(now(), "CertificateTaken", text).about("edge"));
             }

@@ -663,6 +663,7 @@ impl Core {
             errand: self.errand.as_ref(),
             is_console_open: *self.published.console.borrow(),
             disk: self.disk,
+            maintenance: crate::maintenance::shut(&self.stack, &self.effects.settings.switched.borrow()),
             now: at,
         };
         let mut status = self.picture.draw(plan, &scene);

@@ -25,6 +25,7 @@ pub(crate) use runs::BeforeRun;
 
 use crate::journal::Journal;
 use crate::links::{Endpoints, Link, Shown};
+use crate::maintenance::ToEdge;
 use crate::message::Outcome;
 use crate::paths::Paths;
 use crate::settings::{Settings, upstream_name};
@@ -38,6 +39,8 @@ pub(crate) struct Effects {
     pub(crate) endpoints: watch::Sender<Endpoints>,
     /// The certificate of a public authority, if one is kept.
     pub(crate) certificate: watch::Sender<Option<crate::acme::Seen>>,
+    /// How the edge is told its policy.
+    pub(crate) to_edge: ToEdge,
     /// Observers look when it changes; a change while one looks is not lost to it.
     pub(crate) looks: watch::Sender<()>,
     pub(crate) cluster: Option<Cluster>,

@@ -24,6 +24,7 @@ pub mod launch;
 mod links;
 mod load;
 pub mod logs;
+mod maintenance;
 mod message;
 mod metrics;
 mod observers;

@@ -21,6 +21,7 @@ use crate::effects::{BeforeRun, Cluster, Effects, Mistakes};
 use crate::journal::Journal;
 use crate::launch::Launch;
 use crate::links::{self, Link};
+use crate::maintenance::{self, ToEdge};
 use crate::message::Message;
 use crate::observers;
 use crate::paths::Paths;
@@ -80,12 +81,14 @@ pub fn run(paths: &Paths) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-fn settings(paths: &Paths) -> anyhow::Result<(Settings, Store, serde_json::Value)> {
+fn settings(paths: &Paths) -> anyhow::Result<(Arc<Settings>, Store, serde_json::Value)> {
     let launch = Launch::load(paths).context("cannot read launch.json")?;
     let text = std::fs::read_to_string(paths.stack_file()).context("cannot read the stack file's copy")?;
     let store = Store::open(&paths.state)?;
     let (settings, config) = Settings::of(paths, launch, &text)?;
-    Ok((settings, store, config))
+    let (switched, _) = maintenance::known(&settings, store.fact(maintenance::FACT)?.as_deref());
+    settings.switched.send_replace(switched);
+    Ok((Arc::new(settings), store, config))
 }
 
 impl Settings {
@@ -102,14 +105,14 @@ impl Settings {
         let stack_hash = crate::drills::stack_hash(text);
         let archive = crate::backups::archive(paths, &parsed.stack).context("cannot tell where WAL is archived")?;
         let (paths, stack) = (paths.clone(), parsed.stack);
-        Ok((Self { paths, launch, stack, stack_hash, passwords, doors, generation, archive }, config))
+        let switched = watch::Sender::default();
+        Ok((Self { paths, launch, stack, stack_hash, passwords, doors, generation, archive, switched }, config))
     }
 }
 
 async fn serve(paths: &Paths) -> anyhow::Result<u8> {
     let settled = crate::releases::settle(paths, false, now()).context("cannot take up the rollout under way")?;
     let (settings, store, config) = settings(paths)?;
-    let settings = Arc::new(settings);
     let (before_done, before_runs) = (before_done(&store, &settings)?, before_runs(&store, &settings)?);
     let schedules = schedules::load(&store, &settings.stack)?;
     let picture = Picture::of(store.fact(crate::status::MEMORY_FACT)?, &settings.launch);
@@ -125,6 +128,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
         router,
         endpoints,
         certificate: watch::Sender::default(),
+        to_edge: ToEdge::default(),
         looks: watch::Sender::default(),
         cluster: cluster(&settings)?,
         journal: journal.clone(),
@@ -140,7 +144,7 @@ async fn serve(paths: &Paths) -> anyhow::Result<u8> {
 
     tokio::spawn(observers::keep(paths.clone(), keep_sender, sender.clone(), stopping_seen));
     observe(&effects, &sender, observed.store.is_some());
-    link_up(&settings, &journal, (endpoints_seen, effects.certificate.clone()), (edge_asks, router_asks), &sender)?;
+    link_up(&effects, endpoints_seen, (edge_asks, router_asks), &sender)?;
 
     let published = Arc::new(Published::default());
     let core = Core::new(Parts {
@@ -332,21 +336,21 @@ fn store(settings: &Settings) -> Option<StoreSeen> {
 type Inboxes = (mpsc::Receiver<links::Ask>, mpsc::Receiver<links::Ask>);
 
 fn link_up(
-    settings: &Arc<Settings>,
-    journal: &Journal,
-    (endpoints, certificate_seen): (watch::Receiver<links::Endpoints>, watch::Sender<Option<crate::acme::Seen>>),
+    effects: &Arc<Effects>,
+    endpoints: watch::Receiver<links::Endpoints>,
     (edge_asks, router_asks): Inboxes,
     sender: &mpsc::Sender<Message>,
 ) -> anyhow::Result<()> {
+    let (settings, journal, to_edge) = (&effects.settings, &effects.journal, &effects.to_edge);
     let hosts = settings.stack.edge.hosts();
     let certificate = mainstay_edge::ca::local_ca(&settings.paths.state.join("ca"), &hosts, now())
         .context("cannot make a certificate of the local CA")?;
     let router_policy = settings.router_policy(&certificate.certificate);
-    let (policies, edge_policy) = watch::channel(None);
-    let (accepted, taken) = watch::channel(None);
+    let (edge_policy, accepted) = (to_edge.policies.subscribe(), to_edge.accepted.clone());
     crate::issuers::begin(settings, journal);
+    tokio::spawn(maintenance::forget(Arc::clone(effects)));
     let own = crate::certificate::Own::of(settings, journal);
-    own.begin(certificate.certificate, crate::acme::ToEdge { policies, accepted: taken }, certificate_seen);
+    own.begin(certificate.certificate, to_edge.clone(), effects.certificate.clone());
     let (_, router_policy) = watch::channel(router_policy.map(Arc::new));
     let edge_socket = settings.paths.runtime.join("edge/edge.sock");
     tokio::spawn(links::edge(edge_socket, edge_policy, endpoints, edge_asks, (sender.clone(), accepted)));

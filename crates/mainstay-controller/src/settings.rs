@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mainstay_decide::fleet::Fleet;
+use mainstay_decide::maintenance::{self, Switched};
 use mainstay_stack::Stack;
 use mainstay_stack::identity::{Issuer, Keys};
 use mainstay_stack::model::{Probe, RouteTarget};
 use mainstay_types::{ChildName, Generation, InstanceId, Secret, ServiceName};
+use tokio::sync::watch;
 
 use crate::launch::Launch;
 use crate::paths::Paths;
@@ -133,7 +135,7 @@ impl Doors {
     }
 }
 
-/// Everything about this run that does not change.
+/// Everything about this run that does not change, and what persons switched of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) paths: Paths,
@@ -146,6 +148,8 @@ pub(crate) struct Settings {
     pub(crate) generation: Generation,
     /// How the database's WAL is archived, when it is.
     pub(crate) archive: Option<mainstay_postgres::config::Archive>,
+    /// Routes in maintenance by hand.
+    pub(crate) switched: watch::Sender<Switched>,
 }
 
 impl Settings {
@@ -351,7 +355,7 @@ impl Settings {
             edits: route.edits.clone(),
             basic_auth: self.basic_auth(route),
             identity: route.identity.clone(),
-            maintenance_s: self.stack.edge.maintenance.or(route.maintenance).map(|time| time.as_secs().max(1)),
+            maintenance_s: self.maintenance_s(&route.path),
         });
         let issuers = self.issuers();
         Policy {
@@ -370,6 +374,11 @@ impl Settings {
             upstreams: self.edge_upstreams(),
             access_log: self.paths.access_log(),
         }
+    }
+
+    /// What clients of a route are told to wait while it is in maintenance, by the stack file or by hand.
+    pub(crate) fn maintenance_s(&self, route: &str) -> Option<u64> {
+        maintenance::retry_after_s(&self.stack, &self.switched.borrow(), route)
     }
 
     fn edge_upstreams(&self) -> BTreeMap<String, mainstay_edge::protocol::Upstream> {

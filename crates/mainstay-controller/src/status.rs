@@ -54,6 +54,8 @@ pub(crate) struct Scene<'a> {
     /// The console's port is this control plane's.
     pub(crate) is_console_open: bool,
     pub(crate) disk: Option<mainstay_api::DiskStatus>,
+    /// Routes in maintenance.
+    pub(crate) maintenance: Vec<mainstay_api::RouteStatus>,
     pub(crate) now: Timestamp,
 }
 
@@ -83,7 +85,10 @@ impl Picture {
 
     /// Draws it.
     pub(crate) fn draw(&mut self, plan: &Plan, scene: &Scene<'_>) -> Status {
-        let boxes = self.boxes(plan, scene.now);
+        let mut boxes = self.boxes(plan, scene.now);
+        if let Some(edge) = boxes.iter_mut().find(|one| one.id == BoxId::Edge && one.reason.is_none()) {
+            edge.reason = crate::maintenance::reason(&scene.maintenance);
+        }
         let progress = self.progress(&boxes, plan, scene);
         let all_done = progress.iter().all(|line| matches!(line.state, State::Ready | State::NotConfigured));
         self.memory.was_up |= all_done && !scene.observed.is_stopping;
@@ -106,6 +111,7 @@ impl Picture {
             drills: scene.drills.to_vec(),
             backups: crate::backups::status::status(scene),
             store_copies: crate::copies::watch::status(scene),
+            maintenance: scene.maintenance.clone(),
         }
     }
 

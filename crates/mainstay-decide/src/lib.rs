@@ -24,6 +24,7 @@ pub mod identity;
 pub mod invariants;
 pub mod limit;
 mod lost;
+pub mod maintenance;
 pub mod observed;
 pub mod past;
 pub mod plan;

@@ -108,7 +108,7 @@ enum Command {
     Service(command::service::Options),
     /// How many instances services have, and another number for one
     Scale(command::scale::Options),
-    /// Which way a request would take through the edge, and why
+    /// Routes of the edge: list them, explain which way a request would take, put one into maintenance
     Route(command::route::Options),
     /// Print a one-time link to the console
     Console,

@@ -1,4 +1,5 @@
-//! `mainstay route explain METHOD URL`: which way a request would take through the edge, and why.
+//! `mainstay route`: which routes there are; `explain METHOD URL`: which way a request would take through the edge, and
+//! why.
 //!
 //! Said from the stack file; with what the instances do when the stack runs.
 
@@ -17,6 +18,7 @@ use crate::failure::Failure;
 use crate::screen;
 
 mod identity;
+mod maintenance;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -36,6 +38,10 @@ enum What {
         #[arg(long, short = 'H', value_name = "HEADER")]
         header: Vec<String>,
     },
+    /// Routes of the edge, where they lead, and which are in maintenance
+    List,
+    /// Let nobody into a route, until `off`: 503 and a page, as with `maintenance` of the stack file
+    Maintenance(maintenance::Options),
 }
 
 /// What would become of a request. Stages stand in the order in which the edge goes through them.
@@ -58,15 +64,25 @@ struct Stage {
 }
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
-    let What::Explain { method, url, header } = &options.what;
+    let (method, url, header) = match &options.what {
+        What::Explain { method, url, header } => (method, url, header),
+        What::List => return maintenance::list(global).await,
+        What::Maintenance(options) => return maintenance::run(global, options).await,
+    };
     let place = crate::place::read(global)?;
     let stack = &place.parsed.stack;
     let mut request = Request::of(method, url, &stack.edge.host)?;
     request.headers = identity::headers(header)?;
     request.folder = place.origin.clone();
+    let status = match crate::place::client(global) {
+        Ok(client) => client.status().await.ok(),
+        Err(_) => None,
+    };
+    let shut = status.iter().flat_map(|status| &status.maintenance);
+    request.shut = shut.filter_map(|route| Some((route.path.clone(), route.maintenance?))).collect();
     let mut explanation = explain(stack, &request);
     if explanation.answered.is_none() {
-        explanation.stages.extend(live(global, stack, &explanation).await);
+        explanation.stages.extend(live(status.as_ref(), stack, &explanation));
     }
     if global.json {
         let text = serde_json::to_string_pretty(&explanation).map_err(|error| Failure::bug(error.to_string()))?;
@@ -88,6 +104,8 @@ struct Request {
     headers: Vec<(String, String)>,
     /// Of the stack file, for the files that it names.
     folder: std::path::PathBuf,
+    /// Routes of the stack that runs that are in maintenance.
+    shut: std::collections::BTreeMap<String, mainstay_api::Maintenance>,
 }
 
 impl Request {
@@ -116,7 +134,8 @@ impl Request {
         }
         let path = path.split_once('#').map_or(path, |(path, _)| path);
         let method = method.to_ascii_uppercase();
-        Ok(Self { method, host, path: path.to_owned(), is_tls, headers: Vec::new(), folder: "".into() })
+        let (headers, shut) = (Vec::new(), Default::default());
+        Ok(Self { method, host, path: path.to_owned(), is_tls, headers, folder: "".into(), shut })
     }
 }
 
@@ -196,6 +215,12 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
     say("cors", cors(route, &request.method));
     if let Some(time) = edge.maintenance.or(route.maintenance) {
         say("maintenance", format!("503 to everybody, come back after {}", show_duration(time)));
+        return Some(503);
+    }
+    if let Some(by_hand) = request.shut.get(&route.path).filter(|of| of.is_by_hand) {
+        let time = show_duration(std::time::Duration::from_secs(by_hand.retry_after_s));
+        let until = crate::again::text(&format!("`mainstay route maintenance '{}' off`", route.path));
+        say("maintenance", format!("503 to everybody, come back after {time}; by hand, until {until}"));
         return Some(503);
     }
     let refused = identity::explain(stack, route, request, &mut say);
@@ -354,13 +379,9 @@ fn resilience(of: &Resilience, say: &mut impl FnMut(&'static str, String)) {
 }
 
 /// What the instances do now. A stack that does not run has no say, and is said so.
-async fn live(global: &Global, stack: &Stack, explanation: &Explanation) -> Vec<Stage> {
+fn live(status: Option<&mainstay_api::Status>, stack: &Stack, explanation: &Explanation) -> Vec<Stage> {
     let route = stack.edge.routes.iter().find(|route| Some(&route.path) == explanation.route.as_ref());
     let Some(RouteTarget::Service { name, .. }) = route.map(|route| &route.to) else { return Vec::new() };
-    let status = match crate::place::client(global) {
-        Ok(client) => client.status().await.ok(),
-        Err(_) => None,
-    };
     let Some(status) = status else {
         return vec![Stage { name: "now", says: "the stack does not run: said from the stack file alone".to_owned() }];
     };
@@ -481,6 +502,19 @@ dir = "dist"
         assert_eq!(with("GET", &[TOKEN, TOKEN]).answered, Some(400));
         let Err(wrong) = identity::headers(&["eyJhbGciOiJIUzI1NiJ9".to_owned()]) else { panic!("is no header") };
         assert!(!format!("{wrong:?}").contains("eyJ"));
+    }
+
+    #[test]
+    fn a_route_that_a_person_shut_is_told_as_such() {
+        let parsed = mainstay_stack::parse(STACK, "mainstay.toml", &EnvironmentName::default()).expect("a stack");
+        let Ok(mut request) = Request::of("GET", "/api/x", "shop.localhost") else { panic!("is a URL") };
+        let by_hand = mainstay_api::Maintenance { is_by_hand: true, since: None, retry_after_s: 600 };
+        request.shut = [("/api/*".to_owned(), by_hand)].into();
+        let told = explain(&parsed.stack, &request);
+        assert_eq!((told.answered, told.stages.last().map(|stage| stage.name)), (Some(503), Some("maintenance")));
+        assert!(says(&told, "maintenance").starts_with("503 to everybody, come back after 10m; by hand, until `"));
+        request.shut.clear();
+        assert_eq!(explain(&parsed.stack, &request).answered, None);
     }
 
     #[test]

@@ -98,6 +98,11 @@ const EXAMPLES: &[(&str, Examples)] = &[
     ("scale", &[("mainstay scale backend=4", "four instances, until the load decides again")]),
     ("route", &[("mainstay route explain GET /api/users", "which route takes it, and what it meets there")]),
     ("route explain", &[("mainstay route explain GET /api/users", "which route takes it, and what it meets there")]),
+    ("route list", &[("mainstay route list", "each route, where it leads, whether it serves")]),
+    ("route maintenance", &[
+        ("mainstay route maintenance '/api/*' on --retry-after 10m", "nobody is let in there, until off"),
+        ("mainstay route maintenance '/api/*' off", "as the stack file says"),
+    ]),
     ("console", &[("mainstay console", "a link that opens the console once")]),
     ("trust", &[("mainstay trust --install", "let this machine's browsers trust the stack's authority")]),
     ("schema", &[("mainstay schema > mainstay.schema.json", "for an editor")]),
