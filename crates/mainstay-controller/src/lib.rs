@@ -10,6 +10,7 @@ mod assets;
 pub mod backups;
 mod certificate;
 mod checksums;
+mod clients;
 mod clock;
 pub mod copies;
 mod core;

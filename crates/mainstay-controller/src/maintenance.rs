@@ -46,15 +46,18 @@ impl ToEdge {
 
     /// Sends the policy once more, with routes as they are switched now. Whether the edge said in time that it counts.
     pub(crate) async fn switch(&self, maintenance_s: impl Fn(&str) -> Option<u64>) -> bool {
+        self.again(|policy| policy.routes.iter_mut().for_each(|of| of.maintenance_s = maintenance_s(&of.path))).await
+    }
+
+    /// Sends the policy once more, with something else in it. Whether the edge said in time that it counts.
+    pub(crate) async fn again(&self, edit: impl FnOnce(&mut Policy)) -> bool {
         let mut accepted = self.accepted.subscribe();
         let mut hash = None;
         self.policies.send_if_modified(|known| {
-            // The first one is made with what is switched.
+            // The first one is made with it.
             let Some(policy) = known else { return false };
             let policy = Arc::make_mut(policy);
-            for route in &mut policy.routes {
-                route.maintenance_s = maintenance_s(&route.path);
-            }
+            edit(policy);
             hash = Some(mainstay_edge::policy_hash(policy));
             true
         });
@@ -174,6 +177,7 @@ mod tests {
             connections_per_ip: None,
             least_tls: Default::default(),
             issuers: BTreeMap::new(),
+            client_ca: None,
             routes: ["/api/*", "/*"].map(|path| mainstay_edge::protocol::Route::new(path, to.clone(), 1000)).to_vec(),
             upstreams: BTreeMap::new(),
             access_log: std::path::PathBuf::new(),

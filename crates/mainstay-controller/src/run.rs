@@ -105,8 +105,10 @@ impl Settings {
         let stack_hash = crate::drills::stack_hash(text);
         let archive = crate::backups::archive(paths, &parsed.stack).context("cannot tell where WAL is archived")?;
         let (paths, stack) = (paths.clone(), parsed.stack);
-        let switched = watch::Sender::default();
-        Ok((Self { paths, launch, stack, stack_hash, passwords, doors, generation, archive, switched }, config))
+        let (client_ca, switched) = Default::default();
+        let settings =
+            Self { paths, launch, stack, stack_hash, passwords, doors, generation, archive, client_ca, switched };
+        Ok((settings, config))
     }
 }
 
@@ -349,6 +351,7 @@ fn link_up(
     let (edge_policy, accepted) = (to_edge.policies.subscribe(), to_edge.accepted.clone());
     crate::issuers::begin(settings, journal);
     tokio::spawn(maintenance::forget(Arc::clone(effects)));
+    crate::clients::begin(effects);
     let own = crate::certificate::Own::of(settings, journal);
     own.begin(certificate.certificate, to_edge.clone(), effects.certificate.clone());
     let (_, router_policy) = watch::channel(router_policy.map(Arc::new));

@@ -148,6 +148,8 @@ pub(crate) struct Settings {
     pub(crate) generation: Generation,
     /// How the database's WAL is archived, when it is.
     pub(crate) archive: Option<mainstay_postgres::config::Archive>,
+    /// Who signs certificates of clients, in PEM; empty: nobody.
+    pub(crate) client_ca: watch::Sender<String>,
     /// Routes in maintenance by hand.
     pub(crate) switched: watch::Sender<Switched>,
 }
@@ -355,11 +357,13 @@ impl Settings {
             edits: route.edits.clone(),
             basic_auth: self.basic_auth(route),
             identity: route.identity.clone(),
+            client_certificate: route.client_certificate,
             maintenance_s: self.maintenance_s(&route.path),
         });
         let issuers = self.issuers();
+        let client_ca = self.stack.edge.client_ca.as_ref().map(|_| self.client_ca.borrow().clone());
         Policy {
-            schema: Policy::schema_of(&issuers),
+            schema: Policy::schema_of(&issuers, client_ca.as_ref()),
             generation: self.generation,
             hosts: self.stack.edge.hosts(),
             certificates: vec![certificate],
@@ -370,6 +374,7 @@ impl Settings {
             connections_per_ip: self.stack.edge.connections_per_ip,
             least_tls: self.stack.edge.least_tls,
             issuers,
+            client_ca,
             routes: routes.collect(),
             upstreams: self.edge_upstreams(),
             access_log: self.paths.access_log(),

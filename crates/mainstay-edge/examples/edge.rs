@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         connections_per_ip: None,
         least_tls: Default::default(),
         issuers: BTreeMap::new(),
+        client_ca: None,
         routes: vec![Route::new("/api/*", Target::Upstream { name: "backend".to_owned() }, 30_000)],
         upstreams: BTreeMap::from([(
             "backend".to_owned(),

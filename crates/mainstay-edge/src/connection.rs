@@ -22,12 +22,14 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     UniqueIDType,
 };
+use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
 use crate::chunks::{Chunks, Malformed};
+use crate::clients::Shown;
 
 /// Time for a whole request head, from its first byte (for the first one: from the accept). Ten seconds are enough
 /// for a phone on a bad line and few enough that held places come back.
@@ -140,6 +142,8 @@ pub(crate) struct Connection {
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     alpn: Option<ALPN>,
+    /// What its client has shown, when it was asked for a certificate.
+    shown: Option<Arc<ProxyDigest>>,
     since: SystemTime,
 }
 
@@ -187,7 +191,19 @@ impl Connection {
         let phase = Arc::new(Phase::default());
         phase.in_head();
         let deadline = Some(Box::pin(tokio::time::sleep_until(head_until)));
-        Self { transport, phase, deadline, ahead: None, socket, tls, alpn, since: SystemTime::now() }
+        let since = SystemTime::now();
+        Self { transport, phase, deadline, ahead: None, socket, tls, alpn, shown: None, since }
+    }
+
+    /// The client was asked for a certificate in the handshake.
+    ///
+    /// Pingora hands out what a stream says of a proxy before it, and nothing else of ours, to streams of HTTP/2: there
+    /// is no such proxy here.
+    pub(crate) fn was_asked(&mut self) {
+        let Transport::Tls(stream) = &self.transport else { return };
+        let Ok(head) = ResponseHeader::build(200, Some(0)) else { return };
+        let shown = Shown::new(stream.get_ref().1.peer_certificates());
+        self.shown = Some(Arc::new(ProxyDigest::new(Box::new(head), Some(Box::new(shown)))));
     }
 
     pub(crate) fn phase(&self) -> Arc<Phase> {
@@ -365,7 +381,7 @@ impl GetTimingDigest for Connection {
 
 impl GetProxyDigest for Connection {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
+        self.shown.clone()
     }
 }
 

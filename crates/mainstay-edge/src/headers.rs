@@ -9,8 +9,9 @@ use pingora_http::RequestHeader;
 
 /// Names only the edge may set. A client that sends one lies, or is another proxy, which nobody declared.
 /// Compared with every other sign as `-`: CGI-like servers make the same variable of `X-A`, `X_A` and `X.A`.
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
     "forwarded",
+    crate::clients::HEADER,
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-issuer",
@@ -150,6 +151,7 @@ mod tests {
             "X-Request-Id",
             "X-Forwarded-User",
             "X_Forwarded-User",
+            "X_Forwarded.Client-Cert",
             "x.forwarded.roles",
             "X-Forwarded_Issuer",
             "x!forwarded!user",

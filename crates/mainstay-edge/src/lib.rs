@@ -10,6 +10,7 @@ mod answer;
 pub mod ca;
 mod challenge;
 mod chunks;
+mod clients;
 mod code;
 mod coding;
 mod connection;
@@ -69,6 +70,13 @@ use crate::listen::{Door, Doors};
 /// Why the edge would refuse a request for this path whatever its route says, with the status; for `route explain`.
 pub fn refusal(method: &str, path: &str) -> Option<(u16, &'static str)> {
     strict::check_method(method).and_then(|()| strict::check_path(path)).err()
+}
+
+/// How many authorities of clients a text in PEM has.
+///
+/// **Errors**: why the edge could not use them.
+pub fn client_authorities(pem: &str) -> Result<usize, String> {
+    clients::Authorities::new(pem).map(|authorities| authorities.count())
 }
 
 /// Name of the inherited listener for HTTPS.

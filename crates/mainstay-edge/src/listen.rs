@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::challenge;
+use crate::clients::{Asks, Authorities};
 use crate::connection::{Connection, HEAD_DEADLINE};
 use crate::edge::{DoorRules, Edge};
 use crate::proxy::Proxy;
@@ -43,10 +44,34 @@ pub(crate) struct Doors {
     pub(crate) edge: Arc<Edge>,
     pub(crate) proxy: Arc<HttpProxy<Proxy>>,
     places: Arc<Semaphore>,
-    acceptor: TlsAcceptor,
-    /// For TLS 1.3 and nothing older.
-    strict_acceptor: TlsAcceptor,
+    acceptors: Acceptors,
+    /// Those that ask for certificates, of the authorities that were asked for last.
+    asking: Mutex<Option<(Arc<Authorities>, Acceptors)>>,
     crowd: Crowd,
+}
+
+/// Those for each lowest version.
+#[derive(Clone)]
+struct Acceptors {
+    both: TlsAcceptor,
+    /// For TLS 1.3 and nothing older.
+    strict: TlsAcceptor,
+}
+
+impl Acceptors {
+    /// Tickets and sessions are their own: who comes with one of other acceptors makes a whole handshake, and is asked.
+    fn new(edge: &Arc<Edge>, asks: Option<&Arc<Asks>>) -> Result<Self, rustls::Error> {
+        let both = tls_config(edge, asks, &[&rustls::version::TLS13, &rustls::version::TLS12])?;
+        let strict = tls_config(edge, asks, &[&rustls::version::TLS13])?;
+        Ok(Self { both: TlsAcceptor::from(Arc::new(both)), strict: TlsAcceptor::from(Arc::new(strict)) })
+    }
+
+    fn of(&self, least: TlsVersion) -> &TlsAcceptor {
+        match least {
+            TlsVersion::Tls12 => &self.both,
+            TlsVersion::Tls13 => &self.strict,
+        }
+    }
 }
 
 /// What became of a connection.
@@ -81,12 +106,16 @@ impl ResolvesServerCert for FromSnapshot {
 
 fn tls_config(
     edge: &Arc<Edge>,
+    asks: Option<&Arc<Asks>>,
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> Result<ServerConfig, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(FromSnapshot(Arc::clone(edge))));
+    let builder =
+        ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_protocol_versions(versions)?;
+    let builder = match asks {
+        Some(asks) => builder.with_client_cert_verifier(Arc::<Asks>::clone(asks)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(FromSnapshot(Arc::clone(edge))));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), challenge::ALPN.to_vec()];
     config.ticketer = ring::Ticketer::new()?;
     Ok(config)
@@ -95,14 +124,13 @@ fn tls_config(
 impl Doors {
     /// **Errors**: the TLS library refuses its own defaults.
     pub(crate) fn new(edge: Arc<Edge>, proxy: Arc<HttpProxy<Proxy>>) -> Result<Self, rustls::Error> {
-        let both = tls_config(&edge, &[&rustls::version::TLS13, &rustls::version::TLS12])?;
-        let strict = tls_config(&edge, &[&rustls::version::TLS13])?;
+        let acceptors = Acceptors::new(&edge, None)?;
         Ok(Self {
             edge,
             proxy,
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            acceptor: TlsAcceptor::from(Arc::new(both)),
-            strict_acceptor: TlsAcceptor::from(Arc::new(strict)),
+            acceptors,
+            asking: Mutex::new(None),
             crowd: Crowd::default(),
         })
     }
@@ -173,22 +201,36 @@ impl Doors {
         let connection = match door {
             Door::Http => Connection::plain(socket, peer, head_until),
             Door::Https => {
-                let shaken = tokio::time::timeout_at(head_until, self.acceptor(rules).accept(socket)).await;
+                let Some((acceptor, is_asked)) = self.acceptor(rules) else { return Opened::Failed };
+                let shaken = tokio::time::timeout_at(head_until, acceptor.accept(socket)).await;
                 let Ok(Ok(stream)) = shaken else { return Opened::Failed };
                 if stream.get_ref().1.alpn_protocol() == Some(challenge::ALPN) {
                     return Opened::Proof;
                 }
-                Connection::tls(stream, peer, head_until)
+                let mut connection = Connection::tls(stream, peer, head_until);
+                if is_asked {
+                    connection.was_asked();
+                }
+                connection
             }
         };
         Opened::Connection(Box::new(connection))
     }
 
-    fn acceptor(&self, rules: DoorRules) -> &TlsAcceptor {
-        match rules.least_tls {
-            TlsVersion::Tls12 => &self.acceptor,
-            TlsVersion::Tls13 => &self.strict_acceptor,
-        }
+    /// The acceptor for the policy in force, and whether it asks for certificates. `None`: there should be one that asks,
+    /// and it cannot be made.
+    fn acceptor(&self, rules: DoorRules) -> Option<(TlsAcceptor, bool)> {
+        let Some(authorities) = self.edge.snapshot().and_then(|snapshot| snapshot.clients.clone()) else {
+            return Some((self.acceptors.of(rules.least_tls).clone(), false));
+        };
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = asking.take().filter(|(of, _)| of.is_like(&authorities));
+        let acceptors = match known {
+            Some((_, acceptors)) => acceptors,
+            None => Acceptors::new(&self.edge, Some(&authorities.asks())).ok()?,
+        };
+        let (_, acceptors) = asking.insert((authorities, acceptors));
+        Some((acceptors.of(rules.least_tls).clone(), true))
     }
 
     /// Pingora's own loop over requests, with the phase set between them. A connection that waits for its next request

@@ -13,6 +13,7 @@ use mainstay_stack::identity;
 use mainstay_stack::limit::Limit;
 use mainstay_stack::model::{SiteCache, TlsVersion};
 use mainstay_stack::network::Admission;
+use mainstay_stack::tls::ClientCertificate;
 use mainstay_types::{Generation, Secret};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// Schema of a policy with issuers of tokens: an edge from before them must refuse it, and not leave its routes open.
 pub const ISSUERS_SCHEMA: u32 = 2;
+
+/// Schema of a policy that asks clients for certificates, for the same reason.
+pub const CLIENTS_SCHEMA: u32 = 3;
 
 /// To the edge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,6 +169,9 @@ pub struct Policy {
     /// Who signs tokens, by the name that routes give.
     #[serde(default)]
     pub issuers: BTreeMap<String, Issuer>,
+    /// Who signs certificates that routes ask clients for: in PEM; empty: nobody that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<String>,
     /// Routes; the most specific path wins.
     pub routes: Vec<Route>,
     /// Upstreams by name.
@@ -174,9 +181,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The schema of a policy that has these issuers.
-    pub fn schema_of(issuers: &BTreeMap<String, Issuer>) -> u32 {
-        if issuers.is_empty() { PROTOCOL_VERSION } else { ISSUERS_SCHEMA }
+    /// The schema of a policy that has these issuers, and these authorities of clients.
+    pub fn schema_of(issuers: &BTreeMap<String, Issuer>, client_ca: Option<&String>) -> u32 {
+        match (client_ca, issuers.is_empty()) {
+            (Some(_), _) => CLIENTS_SCHEMA,
+            (None, false) => ISSUERS_SCHEMA,
+            (None, true) => PROTOCOL_VERSION,
+        }
     }
 }
 
@@ -242,6 +253,9 @@ pub struct Route {
     /// Who may enter with a token.
     #[serde(default)]
     pub identity: Option<identity::Entry>,
+    /// Whether clients show a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificate>,
     /// Nobody is let in, and told to come back after so long. **Unit**: seconds.
     #[serde(default)]
     pub maintenance_s: Option<u64>,
@@ -260,8 +274,10 @@ pub struct Issuer {
 impl Route {
     /// What keeps people out of it, for comparison; `None`: it is open.
     pub(crate) fn shut(&self) -> Option<String> {
-        let by = (&self.admission, &self.basic_auth, &self.identity);
-        let is_open = self.admission == Admission::default() && self.basic_auth.is_none() && self.identity.is_none();
+        let client = self.client_certificate;
+        let by = (&self.admission, &self.basic_auth, &self.identity, client);
+        let has_users = self.basic_auth.is_some() || self.identity.is_some() || client.is_some();
+        let is_open = self.admission == Admission::default() && !has_users;
         // What cannot be written is no policy that came over a wire.
         (!is_open).then(|| serde_json::to_string(&by).unwrap_or_default())
     }
@@ -311,6 +327,7 @@ impl Route {
             edits: Edits::default(),
             basic_auth: None,
             identity: None,
+            client_certificate: None,
             maintenance_s: None,
         }
     }

@@ -20,6 +20,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::time::Instant;
 
 use crate::answer::{prove, refuse, send_elsewhere};
+use crate::clients;
 use crate::coding::Encoder;
 use crate::connection::{Connection, Phase};
 use crate::edge::Edge;
@@ -102,6 +103,8 @@ pub(crate) struct RequestState {
     bearer: Option<Box<User>>,
     /// What is asked of who is not let in.
     pub(crate) challenge: Option<String>,
+    /// What the service is told of the client's certificate.
+    client: Option<String>,
     /// Answered by a rule of the edge: no business of the upstream's.
     is_ruled: bool,
 }
@@ -145,7 +148,7 @@ impl RequestState {
 
     /// What it gets is for its user alone.
     pub(crate) fn is_known(&self) -> bool {
-        self.known_user().is_some()
+        self.known_user().is_some() || self.client.is_some()
     }
 
     /// With the issuer, if there is one.
@@ -225,6 +228,9 @@ impl Proxy {
         if route.maintenance.is_some() {
             ctx.retry_in = route.maintenance;
             return Err(MAINTENANCE);
+        }
+        if let Some(wanted) = route.client_certificate {
+            ctx.client = clients::admit(wanted, state.snapshot.clients.as_deref(), clients::shown(session))?;
         }
         if let Some(users) = &route.users {
             ctx.user = Some(users.verify(&head.headers).ok_or(NO_USER)?);
@@ -362,6 +368,7 @@ impl ProxyHttp for Proxy {
             user: None,
             bearer: None,
             challenge: None,
+            client: None,
             is_ruled: false,
         }
     }
@@ -514,6 +521,9 @@ impl ProxyHttp for Proxy {
         forward(request, &state.identity, client_ip(session), &authority)?;
         if let Some(user) = ctx.user_name() {
             request.insert_header("X-Forwarded-User", user)?;
+        }
+        if let Some(client) = &ctx.client {
+            request.insert_header(clients::HEADER, client.as_str())?;
         }
         if let Some(user) = &ctx.bearer {
             request.insert_header("X-Forwarded-Issuer", user.issuer.as_str())?;

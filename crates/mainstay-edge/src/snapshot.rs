@@ -10,6 +10,7 @@ use std::time::Duration;
 use mainstay_stack::balance::Balancing;
 use mainstay_stack::model::TlsVersion;
 use mainstay_stack::routing;
+use mainstay_stack::tls::ClientCertificate;
 use mainstay_types::Generation;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -18,13 +19,14 @@ use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 
 use crate::challenge::Answers;
+use crate::clients::Authorities;
 use crate::edit::Edit;
 use crate::entry::Users;
 use crate::guard::{self, Door, Guard};
 use crate::identity::{self, Issuers};
 use crate::limit::{self, Limits};
 use crate::metrics::{Metrics, RouteTally};
-use crate::protocol::{Certificate, ISSUERS_SCHEMA, PROTOCOL_VERSION, Policy, Target};
+use crate::protocol::{CLIENTS_SCHEMA, Certificate, ISSUERS_SCHEMA, PROTOCOL_VERSION, Policy, Target};
 use crate::strict;
 use crate::upstream::{Group, Groups};
 
@@ -33,8 +35,8 @@ use crate::upstream::{Group, Groups};
 pub enum PolicyError {
     /// Another version of the protocol.
     #[error(
-        "policy has schema {found}, this edge reads {PROTOCOL_VERSION}, and {ISSUERS_SCHEMA} of one with issuers: start \
-         the edge of the same release"
+        "policy has schema {found}, this edge reads {PROTOCOL_VERSION}, {ISSUERS_SCHEMA} of one with issuers and \
+         {CLIENTS_SCHEMA} of one that asks for certificates: start the edge of the same release"
     )]
     Schema {
         /// What it says.
@@ -104,6 +106,18 @@ pub enum PolicyError {
         path: String,
         /// The name.
         name: String,
+    },
+    /// Authorities of clients that cannot be used.
+    #[error("authorities of clients are not usable: {reason}")]
+    Clients {
+        /// Why.
+        reason: String,
+    },
+    /// A route for clients with certificates that nobody signs.
+    #[error("route {path} asks for certificates of clients, and the policy has no authorities of them")]
+    Client {
+        /// The path.
+        path: String,
     },
     /// A header that cannot be sent.
     #[error("header {name:?} of route {path} cannot be sent")]
@@ -190,6 +204,7 @@ pub(crate) struct Route {
     pub(crate) request: Edit,
     pub(crate) users: Option<Users>,
     pub(crate) entry: Option<identity::Entry>,
+    pub(crate) client_certificate: Option<ClientCertificate>,
     /// See [`crate::protocol::Route::shut`].
     shut: Option<String>,
     pub(crate) maintenance: Option<Duration>,
@@ -218,6 +233,8 @@ pub(crate) struct Snapshot {
     pub(crate) limits: Arc<limit::Chain>,
     /// What certificate authorities are shown.
     pub(crate) answers: Answers,
+    /// Who signs certificates of clients; every client is asked for one when there is somebody.
+    pub(crate) clients: Option<Arc<Authorities>>,
     hosts: BTreeSet<String>,
     certificates: HashMap<String, Arc<CertifiedKey>>,
     default_certificate: Option<Arc<CertifiedKey>>,
@@ -274,7 +291,7 @@ pub fn hash(policy: &Policy) -> String {
 ///
 /// **Errors**: the first rule broken.
 pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
-    if policy.schema != Policy::schema_of(&policy.issuers) {
+    if policy.schema != Policy::schema_of(&policy.issuers, policy.client_ca.as_ref()) {
         return Err(PolicyError::Schema { found: policy.schema });
     }
     if policy.hosts.is_empty() {
@@ -291,6 +308,7 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
     if let Some((name, _)) = policy.issuers.iter().find(|(_, of)| !identity::is_usable(of)) {
         return Err(PolicyError::Issuer { name: name.clone() });
     }
+    clients(policy)?;
     let mut paths = BTreeSet::new();
     for route in &policy.routes {
         check_limits(&route.path, &route.limits)?;
@@ -305,6 +323,9 @@ pub(crate) fn check(policy: &Policy) -> Result<(), PolicyError> {
         }
         if let Some(of) = route.identity.as_ref().filter(|of| !policy.issuers.contains_key(&of.issuer)) {
             return Err(PolicyError::Identity { path: route.path.clone(), name: of.issuer.clone() });
+        }
+        if route.client_certificate.is_some() && policy.client_ca.is_none() {
+            return Err(PolicyError::Client { path: route.path.clone() });
         }
         if route.edits.rewrite.as_ref().is_some_and(|rewrite| !rewrite.starts_with('/')) {
             return Err(PolicyError::Path { path: route.path.clone() });
@@ -349,6 +370,11 @@ fn is_route_path(path: &str) -> bool {
 
 fn answers(policy: &Policy) -> Result<Answers, PolicyError> {
     Answers::new(&policy.challenges).map_err(|(hosts, reason)| PolicyError::Certificate { hosts, reason })
+}
+
+fn clients(policy: &Policy) -> Result<Option<Arc<Authorities>>, PolicyError> {
+    let authorities = policy.client_ca.as_ref().map(|pem| Authorities::new(pem)).transpose();
+    Ok(authorities.map_err(|reason| PolicyError::Clients { reason })?.map(Arc::new))
 }
 
 type Certificates = HashMap<String, Arc<CertifiedKey>>;
@@ -447,6 +473,7 @@ impl Snapshot {
                 request: Edit::new(&route.edits.request).unwrap_or_default(),
                 users,
                 entry,
+                client_certificate: route.client_certificate,
                 shut: route.shut(),
                 maintenance: route.maintenance_s.map(Duration::from_secs),
                 limits: limits.routes.get(&route.path).map(Arc::clone).unwrap_or_default(),
@@ -464,6 +491,7 @@ impl Snapshot {
             least_tls: policy.least_tls,
             limits: limits.edge,
             answers: answers(policy)?,
+            clients: clients(policy)?,
             hosts: policy.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             certificates,
             default_certificate,
@@ -540,6 +568,7 @@ mod tests {
             connections_per_ip: None,
             least_tls: TlsVersion::Tls12,
             issuers: BTreeMap::new(),
+            client_ca: None,
             routes,
             upstreams: BTreeMap::from([("a".to_owned(), upstream)]),
             access_log: PathBuf::new(),

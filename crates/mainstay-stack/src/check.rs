@@ -31,6 +31,7 @@ pub(crate) fn whole(draft: &Draft, ctx: &mut Context<'_>) {
     child_names(&stack.services, ctx);
     queries(stack, ctx);
     users(stack, ctx);
+    clients(stack, ctx);
     if let Some(database) = &stack.database {
         connections(draft, database, ctx);
         roles(&stack.services, database, ctx);
@@ -68,6 +69,26 @@ fn users(stack: &Stack, ctx: &mut Context<'_>) {
         if route.balancing.method == (Method::Hash { by: LimitKey::User }) {
             refuse("balance", "chooses", Code::BadValue, ctx);
         }
+    }
+}
+
+/// Certificates of clients need somebody who signs them, and somebody who asks for them.
+fn clients(stack: &Stack, ctx: &mut Context<'_>) {
+    let asks = |route: &Route| route.client_certificate.is_some();
+    if stack.edge.client_ca.is_some() {
+        if !stack.edge.routes.iter().any(asks) {
+            let message = "`edge.tls.client_ca` is of no use: no route asks clients for a certificate".to_owned();
+            let help = "add `client_certificate = \"required\"` to a route, or remove it".to_owned();
+            ctx.warning(Code::UsesNothing, &ctx.place(&["edge.tls.client_ca"]), message, help);
+        }
+        return;
+    }
+    for (index, _) in stack.edge.routes.iter().enumerate().filter(|(_, route)| asks(route)) {
+        let path = format!("edge.route[{index}].client_certificate");
+        let message = format!("`{path}` asks for certificates, and the stack does not say who signs them");
+        let help =
+            "add `client_ca = \"tls/clients.pem\"` to [edge.tls], the certificates of their authorities".to_owned();
+        ctx.error(Code::UsesNothing, &ctx.place(&[&path]), message, help);
     }
 }
 

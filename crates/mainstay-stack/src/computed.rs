@@ -26,7 +26,7 @@ use crate::network::Admission;
 use crate::origin::{Origin, Origins};
 use crate::read::name_of;
 use crate::scale::{Period, Policy, Query, Rules, Scale, Targets};
-use crate::tls::{Acme, Challenge, LETS_ENCRYPT_STAGING};
+use crate::tls::{Acme, Challenge, ClientCertificate, LETS_ENCRYPT_STAGING};
 use crate::units::{show_cpu, show_duration, show_size};
 
 /// One effective value.
@@ -132,6 +132,7 @@ impl List<'_> {
             least_tls,
             certificate,
             acme,
+            client_ca,
             resilience,
             maintenance,
             identities,
@@ -168,6 +169,10 @@ impl List<'_> {
                 }
             }
         }
+        self.push(
+            "edge.tls.client_ca",
+            client_ca.as_ref().map_or("none".to_owned(), |path| path.display().to_string()),
+        );
         self.resilience(resilience);
         self.maintenance("edge.maintenance", *maintenance);
         self.identities(identities);
@@ -221,6 +226,7 @@ impl List<'_> {
             edits,
             basic_auth,
             identity,
+            client_certificate,
             maintenance,
         } = route;
         self.push(&format!("{at}.path"), path);
@@ -261,6 +267,7 @@ impl List<'_> {
                 self.push(&format!("{at}.roles"), roles);
             }
         }
+        self.push(&format!("{at}.client_certificate"), client_certificate.map_or("none", ClientCertificate::text));
         self.maintenance(&format!("{at}.maintenance"), *maintenance);
     }
 

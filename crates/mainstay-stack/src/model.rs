@@ -17,7 +17,7 @@ use crate::limit::Limit;
 use crate::network::Admission;
 use crate::scale::Scale;
 use crate::schedule::Every;
-use crate::tls::Acme;
+use crate::tls::{Acme, ClientCertificate};
 
 /// One application's whole architecture in one environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,8 @@ pub struct Edge {
     pub certificate: Option<OwnCertificate>,
     /// Certificates from a public authority. Default: none are asked for.
     pub acme: Option<Acme>,
+    /// Certificates of authorities that sign those of clients, a file in PEM. Default: clients are asked for none.
+    pub client_ca: Option<PathBuf>,
     /// What becomes of instances that are new or fail.
     pub resilience: Resilience,
     /// Nobody is let in on any route, and told to come back after this time.
@@ -151,6 +153,8 @@ pub struct Route {
     pub basic_auth: BTreeMap<String, String>,
     /// Who may enter with a token. Default: everybody without one.
     pub identity: Option<Entry>,
+    /// Whether clients show a certificate. Default: they are not asked.
+    pub client_certificate: Option<ClientCertificate>,
     /// Nobody is let in, and told to come back after this time.
     pub maintenance: Option<Duration>,
 }

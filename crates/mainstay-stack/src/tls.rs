@@ -55,6 +55,26 @@ pub struct ExternalAccount {
     pub key_file: PathBuf,
 }
 
+/// Whether clients of a route show a certificate of their own (mutual TLS).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificate {
+    /// Who shows none comes in as well; one that does not count is refused.
+    Optional,
+    /// Nobody comes in without one that counts.
+    Required,
+}
+
+impl ClientCertificate {
+    /// As the stack file has it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// Whether a public authority could sign for this name: none does for names of one machine or network.
 pub fn is_public(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();

@@ -83,6 +83,7 @@ fn edge(service: &ServiceName) -> Edge {
         least_tls: TlsVersion::Tls12,
         certificate: None,
         acme: None,
+        client_ca: None,
         resilience: Resilience::default(),
         maintenance: None,
         identities: [].into(),
@@ -101,6 +102,7 @@ fn edge(service: &ServiceName) -> Edge {
             edits: Edits::default(),
             basic_auth: [].into(),
             identity: None,
+            client_certificate: None,
             maintenance: None,
         }],
     }

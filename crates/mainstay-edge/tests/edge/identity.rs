@@ -130,7 +130,7 @@ async fn edge(change: impl FnOnce(&mut Policy)) -> (Edge, Control, Backend) {
 fn guarded(issuer: Issuer, roles: Roles) -> impl FnOnce(&mut Policy) {
     move |policy| {
         policy.issuers.insert("staff".to_owned(), issuer);
-        policy.schema = Policy::schema_of(&policy.issuers);
+        policy.schema = Policy::schema_of(&policy.issuers, None);
         policy.routes[0].identity = Some(Entry { issuer: "staff".to_owned(), roles });
         policy.routes.push(route("/open/*", "backend"));
     }
@@ -436,14 +436,14 @@ async fn a_policy_that_would_leave_the_door_open_is_refused() {
         let mut policy = edge.policy();
         policy.generation.0 = 9;
         guarded(own(), Roles::any())(&mut policy);
-        policy.schema = Policy::schema_of(&policy.issuers);
+        policy.schema = Policy::schema_of(&policy.issuers, None);
         change(&mut policy);
         let found = control.offer(&policy).await.expect_err("refused");
         assert!(found.contains(reason), "{found}");
     };
     let forget = |policy: &mut Policy| {
         policy.issuers.clear();
-        policy.schema = Policy::schema_of(&policy.issuers);
+        policy.schema = Policy::schema_of(&policy.issuers, None);
     };
     refuse(&forget, "asks for identity \"staff\"").await;
     // As an edge from before issuers would take it, and leave the route open.

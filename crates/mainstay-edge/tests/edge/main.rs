@@ -2,6 +2,7 @@
 
 mod acme;
 mod balance;
+mod clients;
 mod content;
 mod control;
 mod doors;

@@ -94,6 +94,7 @@ pub(super) fn read(
         least_tls: TlsVersion::default(),
         certificate: None,
         acme: None,
+        client_ca: None,
         resilience: Resilience::default(),
         maintenance: None,
         identities: BTreeMap::new(),
@@ -126,8 +127,7 @@ pub(super) fn read(
         edge.hold = cursor.duration(ctx, "hold", Duration::ZERO..=LONGEST_HOLD).unwrap_or(HOLD);
         edge.hold_requests = cursor.count(ctx, "hold_requests", 0..=MOST_HELD).unwrap_or(HOLD_REQUESTS);
         edge.connections_per_ip = cursor.count(ctx, "connections_per_ip", 1..=MOST_HELD);
-        let tls = tls::read(&mut cursor, ctx);
-        (edge.least_tls, edge.certificate, edge.acme) = (tls.least, tls.certificate, tls.acme);
+        tls::read(&mut cursor, ctx).put(&mut edge);
         edge.aliases = aliases(&mut cursor, ctx, &edge.host);
         edge.resilience = balance::resilience(&mut cursor, ctx);
         edge.maintenance = edits::maintenance(&mut cursor, ctx);
@@ -225,6 +225,7 @@ pub(crate) fn plain_route(path: &str, to: RouteTarget) -> Route {
         edits: Edits::default(),
         basic_auth: BTreeMap::new(),
         identity: None,
+        client_certificate: None,
         maintenance: None,
     }
 }
@@ -294,6 +295,7 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
     let edits = edits::edits(cursor, ctx, path, to.as_ref());
     let basic_auth = edits::basic_auth(cursor, ctx);
     let identity = identity::entry(cursor, ctx);
+    let client_certificate = tls::client_certificate(cursor, ctx);
     let maintenance = edits::maintenance(cursor, ctx);
     Some(Route {
         path: path.to_owned(),
@@ -310,6 +312,7 @@ fn rules(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>, path: &str, to: Option<
         edits,
         basic_auth,
         identity,
+        client_certificate,
         maintenance,
     })
 }

@@ -6,17 +6,26 @@ use crate::code::Code;
 use crate::context::Context;
 use crate::cursor::{Cursor, Text};
 use crate::diagnostic::quote;
-use crate::model::{OwnCertificate, TlsVersion};
-use crate::tls::{Acme, Challenge, ExternalAccount, LETS_ENCRYPT, LETS_ENCRYPT_STAGING};
+use crate::model::{Edge, OwnCertificate, TlsVersion};
+use crate::tls::{Acme, Challenge, ClientCertificate, ExternalAccount, LETS_ENCRYPT, LETS_ENCRYPT_STAGING};
 
-const TLS_LATER: [(&str, &str); 1] = [("client", "clients show no certificates yet")];
+const RENAMED: [(&str, &str); 5] =
+    [("version", "min"), ("minimum", "min"), ("certificate", "cert"), ("ca", "roots"), ("client", "client_ca")];
 
 /// What the table says.
 #[derive(Default)]
 pub(super) struct Tls {
-    pub(super) least: TlsVersion,
-    pub(super) certificate: Option<OwnCertificate>,
-    pub(super) acme: Option<Acme>,
+    least: TlsVersion,
+    certificate: Option<OwnCertificate>,
+    acme: Option<Acme>,
+    client_ca: Option<PathBuf>,
+}
+
+impl Tls {
+    pub(super) fn put(self, edge: &mut Edge) {
+        let Self { least, certificate, acme, client_ca } = self;
+        (edge.least_tls, edge.certificate, edge.acme, edge.client_ca) = (least, certificate, acme, client_ca);
+    }
 }
 
 pub(super) fn read(edge: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Tls {
@@ -24,8 +33,9 @@ pub(super) fn read(edge: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Tls {
     let least = least(&mut table, ctx).unwrap_or_default();
     let certificate = certificate(&mut table, ctx);
     let acme = acme(&mut table, ctx);
-    table.finish(ctx, &TLS_LATER, &[("version", "min"), ("minimum", "min"), ("certificate", "cert"), ("ca", "roots")]);
-    Tls { least, certificate, acme }
+    let client_ca = file(&mut table, ctx, "client_ca", "client_ca = \"tls/clients.pem\"");
+    table.finish(ctx, &[], &RENAMED);
+    Tls { least, certificate, acme, client_ca }
 }
 
 /// `tls.mode` and what belongs to it. Read in any mode, so that its mistakes show.
@@ -86,6 +96,20 @@ fn challenge(ctx: &mut Context<'_>, text: &Text) -> Option<Challenge> {
         ctx.error(Code::BadValue, &text.span, message, help.to_owned());
     }
     known
+}
+
+/// `client_certificate` of a route.
+pub(super) fn client_certificate(cursor: &mut Cursor<'_>, ctx: &mut Context<'_>) -> Option<ClientCertificate> {
+    let text = cursor.text(ctx, "client_certificate", "client_certificate = \"required\"")?;
+    let known = [ClientCertificate::Optional, ClientCertificate::Required];
+    let found = known.into_iter().find(|known| known.text() == text.text);
+    if found.is_none() {
+        let path = cursor.at("client_certificate");
+        let message = format!("`{path}` is \"{}\"; it is \"required\" or \"optional\"", quote(&text.text));
+        let help = "write \"required\" to let nobody in without one; remove it to ask for none".to_owned();
+        ctx.error(Code::BadValue, &text.span, message, help);
+    }
+    found
 }
 
 fn external_account(mut table: Cursor<'_>, ctx: &mut Context<'_>) -> Option<ExternalAccount> {

@@ -9,6 +9,7 @@ use mainstay_stack::edits::{Edits, Lines, rewritten};
 use mainstay_stack::model::{Edge, Route, RouteTarget, SiteCache, Stack, TlsVersion};
 use mainstay_stack::network::Admission;
 use mainstay_stack::routing;
+use mainstay_stack::tls::ClientCertificate;
 use mainstay_stack::units::{show_duration, show_size};
 use mainstay_types::exit_code;
 use serde::Serialize;
@@ -223,6 +224,7 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         say("maintenance", format!("503 to everybody, come back after {time}; by hand, until {until}"));
         return Some(503);
     }
+    client_certificate(route, edge, &mut say);
     let refused = identity::explain(stack, route, request, &mut say);
     if refused.is_some() {
         return refused;
@@ -233,6 +235,17 @@ fn walk(stack: &Stack, request: &Request, stages: &mut Vec<Stage>, taken: &mut O
         RouteTarget::Redirect { status, .. } => Some(*status),
         RouteTarget::Service { .. } | RouteTarget::Site { .. } => None,
     }
+}
+
+fn client_certificate(route: &Route, edge: &Edge, say: &mut impl FnMut(&'static str, String)) {
+    let Some(wanted) = route.client_certificate else { return };
+    let by =
+        edge.client_ca.as_ref().map_or_else(String::new, |path| format!(", of an authority in {}", path.display()));
+    let otherwise = match wanted {
+        ClientCertificate::Required => "without it 403",
+        ClientCertificate::Optional => "or none; with another 403",
+    };
+    say("certificate", format!("the client's{by}, {otherwise}; the service is told of it in X-Forwarded-Client-Cert"));
 }
 
 /// The indices of the routes that take a path.
@@ -255,12 +268,15 @@ fn other_route(stack: &Stack, path: &str) -> Option<String> {
 
 /// Which guarded route within this one a path is of when case or a slash at its end does not count.
 fn guarded_route(stack: &Stack, found: &Route, path: &str) -> Option<String> {
-    let guards = |route: &Route| (route.admission.clone(), route.basic_auth.clone(), route.identity.clone());
+    let guards = |route: &Route| {
+        (route.admission.clone(), route.basic_auth.clone(), route.identity.clone(), route.client_certificate)
+    };
     let lower: Vec<String> = stack.edge.routes.iter().map(|route| route.path.to_ascii_lowercase()).collect();
     routing::alike(path).into_iter().find_map(|reading| {
         let index = *routing::candidates(lower.iter().map(String::as_str), &reading).first()?;
         let other = stack.edge.routes.get(index)?;
-        let is_open = !other.knows_users() && other.admission == Admission::default();
+        let has_users = other.knows_users() || other.client_certificate.is_some();
+        let is_open = !has_users && other.admission == Admission::default();
         let is_way_around = !is_open && guards(other) != guards(found) && routing::is_within(&other.path, &found.path);
         is_way_around
             .then(|| format!("a server may read it as {reading}, which is of the guarded route {}", other.path))

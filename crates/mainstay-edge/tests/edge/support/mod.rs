@@ -108,6 +108,7 @@ impl Edge {
             connections_per_ip: None,
             least_tls: Default::default(),
             issuers: BTreeMap::new(),
+            client_ca: None,
             routes: vec![route("/api/*", "backend")],
             upstreams: BTreeMap::from([("backend".to_owned(), upstream())]),
             access_log: self.access_log(),
