@@ -217,11 +217,24 @@ same "an archive's version answers" "$(version)" six
 archived=$(live)
 same "nothing that was refused is kept" "$(find "$STATE/shop/development/releases" -maxdepth 1 -name '.incoming-*' | wc -l)" 0
 
-say "Down and up"
+say "Drills"
+# While the clients of this test ask on: three rounds, one for each strategy.
+drill deploy 1
+grep -c "is live again" "$SCRATCH/drill-deploy" >/dev/null || { cat "$SCRATCH/drill-deploy"; fail "what was live was not brought back"; }
+same "what was live is live again" "$(live) $(version)" "$archived six"
+trials=$(grep -l '"is_trial": true' "$STATE"/shop/development/releases/v*/release.json)
+same "it left three numbers" "$(wc -w <<<"$trials")" 3
+for trial in $trials; do [ ! -e "$(dirname "$trial")/files" ] || fail "$trial has files still"; done
+ok "and no files"
 # All clients ask to the end.
 counted
 end_load
 same "not one request failed but by the bad release ($(count '^200 ') answered)" "$(count '^500 ') $(otherwise)" "$bad "
+deploys 10 "it was taken away while requests were led to it" drill deploy --sabotage kill-undrained
+same "what was live is live again after the control" "$(live) $(version)" "$archived six"
+deploys 2 "error\[MS2028\].*strategy" drill edge-crash --strategy canary
+
+say "Down and up"
 ms down >"$SCRATCH/down" 2>&1 || { cat "$SCRATCH/down"; fail "down"; }
 come_up
 is_ready || fail "up came back before all was ready"

@@ -50,7 +50,7 @@ use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, Lsn, Member, Nonce, Pid, Secret, ServiceName,
     StackName, State, Timeline, Timestamp, Waiting,
 };
-pub use releases::{DeployAsked, Release, ReleaseState, Releases, RolloutStatus, RolloutWish};
+pub use releases::{DeployAsked, Release, ReleaseState, Releases, RolloutStatus, RolloutWish, Trial};
 pub use routes::{Maintenance, MaintenanceAsked, RouteStatus, RouteSwitched};
 pub use scale::{ScaleAsked, ScaleChange, ScaleMeasure, ScaleRoom, ScaleStatus};
 use serde::{Deserialize, Serialize};

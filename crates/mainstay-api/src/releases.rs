@@ -40,6 +40,9 @@ pub struct Release {
     /// Why it was taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// A drill made it, as a copy of the one that was live: nobody goes back to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_trial: bool,
 }
 
 /// How a release fared.
@@ -129,6 +132,18 @@ pub struct DeployAsked {
     /// A rollback over migrations that cannot be taken back.
     #[serde(default)]
     pub is_schema_kept: bool,
+    /// A drill rolls out what is live already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+}
+
+/// A rollout that a drill asks for: what is live, once more. No migration and no release command runs, its times are
+/// short, and nobody goes back to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// It takes the place of what is live; else it is taken back at the end of its watch. What runs from the stack file's
+    /// own folder cannot be gone back to: it is never replaced by a trial.
+    pub is_kept: bool,
 }
 
 /// What a person wants of a rollout.

@@ -15,7 +15,7 @@ use mainstay_api::{
     OPENAPI, Pool, Problem, Process, Progress, ProvenRestore, Release, ReleaseState, Releases, RolloutStatus,
     RolloutWish, RouteStatus, RouteSwitched, RunAsked, RunUnderWay, Sabotage, ScaleAsked, ScaleChange, ScaleMeasure,
     ScaleRoom, ScaleStatus, ScheduleStatus, SchemaChanged, ServiceEnv, StageReached, Standing, Status,
-    StoreCopiesStatus, Top, Traffic, Usage, Verdict,
+    StoreCopiesStatus, Top, Traffic, Trial, Usage, Verdict,
 };
 use mainstay_types::{
     BoxId, ChildName, ChildRole, EnvironmentName, ExitReason, Generation, InstanceId, Lsn, Member, Nonce, Pid, Secret,
@@ -339,19 +339,28 @@ fn releases() -> Vec<(&'static str, Value)> {
         state,
         since: at(),
         reason: Some("more errors".to_owned()),
+        is_trial: true,
     };
     let asked = DeployAsked {
         incoming: Some(".incoming-1".to_owned()),
         release: Some(2),
         strategy: Some("rolling".to_owned()),
         is_schema_kept: true,
+        trial: Some(Trial { is_kept: true }),
     };
     let plain = RolloutStatus { share: None, reason: None, ..rollout.clone() };
-    let mut all = vec![put("DeployAsked", asked), put("RolloutStatus", rollout.clone()), put("RolloutStatus", plain)];
+    let bare_asked = DeployAsked { incoming: None, release: None, strategy: None, trial: None, ..asked.clone() };
+    let mut all = vec![
+        put("Trial", Trial { is_kept: true }),
+        put("DeployAsked", asked),
+        put("DeployAsked", bare_asked),
+        put("RolloutStatus", rollout.clone()),
+        put("RolloutStatus", plain),
+    ];
     for state in states {
         let kept =
             Releases { live: 2, is_from_folder: false, releases: vec![release(state)], rollout: Some(rollout.clone()) };
-        let bare = Release { commit: None, reason: None, ..release(state) };
+        let bare = Release { commit: None, reason: None, is_trial: false, ..release(state) };
         all.extend([put("ReleaseState", state), put("Release", bare), put("Releases", kept)]);
     }
     all.push(put("Releases", Releases { live: 1, is_from_folder: true, releases: vec![], rollout: None }));

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use mainstay_api::{Release, ReleaseState};
@@ -158,9 +159,79 @@ pub(crate) fn write_rollout(paths: &Paths, rollout: &Rollout) -> io::Result<()> 
     durable::replace(&record_file(paths), &serde_json::to_vec_pretty(rollout)?, 0o644)
 }
 
+/// Makes a release of what is live, for a drill. With `is_kept` its files are a copy of those of the one that is live; else
+/// it has none, and its instances run where those of the live one do.
+///
+/// **Errors**: what is live cannot be read, or there is no space.
+pub(crate) fn again(paths: &Paths, live: &Launch, is_kept: bool, at: Timestamp) -> io::Result<Release> {
+    let before = load(paths, live.release).ok().filter(|_| live.is_deployed(paths));
+    let (incoming, _held) = begin(paths, at)?;
+    let name = incoming.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let made = || {
+        std::fs::create_dir(incoming.join("files"))?;
+        for folder in [folder(paths), incoming.clone(), incoming.join("files")] {
+            // Services pass through to their files, whatever the umask here.
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))?;
+        }
+        if is_kept {
+            copy(&files_of(paths, live.release), &incoming.join("files"))?;
+        }
+        durable::replace(&incoming.join("stack.toml"), &std::fs::read(paths.stack_file())?, 0o644)?;
+        let release = Release {
+            number: 0,
+            made_at: at,
+            by: "a drill".to_owned(),
+            environment: live.environment.clone(),
+            hash: before.as_ref().map_or_else(String::new, |before| before.hash.clone()),
+            files: before.as_ref().map_or(0, |before| before.files),
+            bytes: before.as_ref().map_or(0, |before| before.bytes),
+            source: if before.is_some() { format!("v{}", live.release) } else { "folder".to_owned() },
+            commit: before.as_ref().and_then(|before| before.commit.clone()),
+            is_dirty: before.as_ref().is_some_and(|before| before.is_dirty),
+            // So that going back from it goes over no migration.
+            migrations: before.as_ref().map_or_else(Vec::new, |before| before.migrations.clone()),
+            folder: before.as_ref().map_or_else(String::new, |before| before.folder.clone()),
+            state: ReleaseState::Rolling,
+            since: at,
+            reason: None,
+            is_trial: true,
+        };
+        save_in(&incoming, &release)?;
+        adopt(paths, &name, live.release)
+    };
+    made().inspect_err(|_| drop(std::fs::remove_dir_all(&incoming)))
+}
+
+/// Copies a folder with all that a release holds: files, folders, links.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target, kind) = (entry.path(), to.join(entry.file_name()), entry.file_type()?);
+        if kind.is_dir() {
+            std::fs::create_dir(&target)?;
+            copy(&source, &target)?;
+            std::fs::set_permissions(&target, std::fs::metadata(&source)?.permissions())?;
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(&source)?, &target)?;
+        } else if kind.is_file() {
+            // With its mode.
+            std::fs::copy(&source, &target)?;
+        }
+    }
+    Ok(())
+}
+
 /// The run that a release is.
 pub(crate) fn launch_of(paths: &Paths, release: &Release, live: &Launch, rollout: &Rollout) -> Launch {
     let files = files_of(paths, release.number);
+    if rollout.trial.is_some_and(|trial| !trial.is_kept) {
+        return Launch {
+            release: release.number,
+            fleet: rollout.fleet.clone(),
+            generation: live.generation.max(release.number) + 1,
+            ..live.clone()
+        };
+    }
     Launch {
         folder: if release.folder.is_empty() { files.clone() } else { files.join(&release.folder) },
         project: files,
@@ -181,6 +252,7 @@ pub(crate) fn commit(paths: &Paths, rollout: &Rollout, at: Timestamp) -> io::Res
     if let Ok(mut before) = load(paths, rollout.from) {
         (before.state, before.since) = (ReleaseState::Former, at);
         save(paths, &before)?;
+        strip(paths, &before);
     }
     (release.state, release.since, release.reason) = (ReleaseState::Live, at, None);
     save(paths, &release)?;
@@ -208,10 +280,19 @@ pub(crate) fn give_up(paths: &Paths, rollout: &Rollout, reason: &str, at: Timest
             None => (ReleaseState::Failed, at, reason),
         };
         save(paths, &release)?;
+        strip(paths, &release);
     }
     forget_rollout(paths)?;
     prune(paths, rollout);
     Ok(())
+}
+
+/// A drill's release that is over keeps its number and what was seen of it, and no files: nobody goes back to it.
+fn strip(paths: &Paths, release: &Release) {
+    if release.is_trial {
+        // What cannot be removed goes with the folder, when newer ones push it out.
+        std::fs::remove_dir_all(files_of(paths, release.number)).ok();
+    }
 }
 
 /// What was found where a rollout may have been under way.
@@ -344,10 +425,13 @@ fn stay(paths: &Paths) -> io::Result<()> {
 fn prune(paths: &Paths, rollout: &Rollout) {
     let keep = rollout.rules.keep as usize;
     let is_other = |release: &Release| ![rollout.release, rollout.from].contains(&release.number);
+    let (trials, real): (Vec<Release>, Vec<Release>) =
+        list(paths).into_iter().filter(is_other).partition(|release| release.is_trial);
     let (failed, former): (Vec<Release>, Vec<Release>) =
-        list(paths).into_iter().filter(is_other).partition(|release| release.state == ReleaseState::Failed);
-    // Failed ones push out no release that one may go back to.
-    for release in former.into_iter().skip(keep).chain(failed.into_iter().skip(keep)) {
+        real.into_iter().partition(|release| release.state == ReleaseState::Failed);
+    // Failed ones, and those of drills, push out no release that one may go back to.
+    let gone = [former, failed, trials].into_iter().flat_map(|kind| kind.into_iter().skip(keep));
+    for release in gone {
         std::fs::remove_dir_all(folder_of(paths, release.number)).ok();
     }
     clear(paths);

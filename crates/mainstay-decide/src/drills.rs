@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_api::{DrillRecord, DrillStanding, Extended, Standing, Verdict, newest_by_drill};
 use mainstay_stack::Stack;
-use mainstay_stack::model::{BackupTarget, Durability, PoolMode, Promise, Service};
+use mainstay_stack::model::{BackupTarget, Durability, PoolMode, Promise, Route, RouteTarget, Service};
 use mainstay_types::Timestamp;
 
 /// Age past which a drill says little of the stack as it is. The documents want failovers tried every month.
@@ -31,6 +31,8 @@ pub enum Fault {
     ScaleUp,
     /// A service is left with as few instances as it may have.
     ScaleDown,
+    /// What is live is deployed once more, by each strategy.
+    Deploy,
     /// SIGSTOP to the process that receives the log at a standby.
     ReplicationLag,
     /// A page of a standby, then of the primary, is damaged on its disk.
@@ -67,10 +69,11 @@ impl Fault {
     /// All that break something, in the order of `drill --all`: from the door inward, the control plane, then the backups.
     ///
     /// Not [`Self::DiskFull`]: only a small disk that nobody else uses is filled.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::InstanceCrash,
         Self::ScaleUp,
         Self::ScaleDown,
+        Self::Deploy,
         Self::EdgeCrash,
         Self::RouterCrash,
         Self::DatabaseCrash,
@@ -104,6 +107,7 @@ impl Fault {
             Self::Switchover => "switchover",
             Self::ScaleUp => "scale-up",
             Self::ScaleDown => "scale-down",
+            Self::Deploy => "deploy",
             Self::ReplicationLag => "replication-lag",
             Self::CorruptPage => "corrupt-page",
             Self::PoolExhaustion => "pool-exhaustion",
@@ -143,6 +147,7 @@ impl Fault {
             Self::StandbyLoss => "kills the postmaster of a standby (SIGKILL); writes go on without it",
             Self::ScaleUp => "gives a service as many instances as it may have; no request may fail",
             Self::ScaleDown => "leaves a service as few instances as it may have; no request may fail",
+            Self::Deploy => "deploys what is live once more, by each strategy; no request may fail",
             Self::Switchover => "asks for another primary, as planned; nobody may notice",
             Self::ReplicationLag => "stops the process that receives the log at a standby (SIGSTOP)",
             Self::CorruptPage => {
@@ -169,7 +174,7 @@ impl Fault {
     /// What it is about, as boxes are named.
     pub fn subject(self) -> &'static str {
         match self {
-            Self::InstanceCrash | Self::ScaleUp | Self::ScaleDown => "instance",
+            Self::InstanceCrash | Self::ScaleUp | Self::ScaleDown | Self::Deploy => "instance",
             Self::EdgeCrash => "edge",
             Self::RouterCrash | Self::PoolExhaustion => "router",
             Self::DatabaseCrash
@@ -201,6 +206,7 @@ impl Fault {
             Self::Switchover => "target.switchover",
             Self::ScaleUp => "target.scale_up",
             Self::ScaleDown => "target.scale_down",
+            Self::Deploy => "target.deploy",
             Self::ReplicationLag => "target.replication_lag",
             Self::CorruptPage => "target.corrupt_page",
             Self::PoolExhaustion => "target.pool_exhaustion",
@@ -237,6 +243,7 @@ impl Fault {
                 | Self::Switchover
                 | Self::ScaleUp
                 | Self::ScaleDown
+                | Self::Deploy
                 | Self::ReplicationLag
                 | Self::CorruptPage
                 | Self::PoolExhaustion
@@ -256,6 +263,7 @@ impl Fault {
                 | Self::Switchover
                 | Self::ScaleUp
                 | Self::ScaleDown
+                | Self::Deploy
                 | Self::ReplicationLag
         )
     }
@@ -273,6 +281,7 @@ impl Fault {
             Self::Switchover => target.switchover,
             Self::ScaleUp => target.scale_up,
             Self::ScaleDown => target.scale_down,
+            Self::Deploy => target.deploy,
             Self::ReplicationLag => target.replication_lag,
             Self::CorruptPage => target.corrupt_page,
             Self::PoolExhaustion => target.pool_exhaustion,
@@ -324,6 +333,10 @@ impl Fault {
             Self::ScaleUp | Self::ScaleDown => {
                 let may = |service: &Service| service.has_port && service.most_instances() > service.instances;
                 need(stack.services.values().any(may), "no service that is asked has a `scale.max` above its `min`")
+            }
+            Self::Deploy => {
+                let is_asked = |route: &Route| matches!(route.to, RouteTarget::Service { .. });
+                need(stack.edge.routes.iter().any(is_asked), "no service is asked through the edge")
             }
             Self::DiskFull => need(standbys.is_some(), "the stack has no database"),
             Self::PoolExhaustion => {
@@ -554,7 +567,7 @@ mod tests {
         let all = standings(&small, &[], HERE, Timestamp::from_millis(0));
         let owed: Vec<&str> =
             all.iter().filter(|one| one.standing == Standing::NeverRun).map(|one| one.drill.as_str()).collect();
-        assert_eq!(owed, ["instance-crash", "edge-crash", "control-plane-crash", "keep-crash"]);
+        assert_eq!(owed, ["instance-crash", "deploy", "edge-crash", "control-plane-crash", "keep-crash"]);
         let alone = stack("stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\nstandbys = 0\n");
         assert!(Fault::DatabaseCrash.applies(&alone).is_ok() && Fault::DatabaseFreeze.applies(&alone).is_err());
         let strict = "stack = \"shop\"\n[service.backend]\nrun = \"./server\"\n[database]\ndurability = \"strict\"\n";

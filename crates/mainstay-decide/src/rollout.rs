@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use mainstay_api::Trial;
 use mainstay_stack::Stack;
 use mainstay_stack::deploy::{Deploy, Strategy};
 use mainstay_stack::model::Service;
@@ -23,6 +24,12 @@ use crate::view::{Life, View};
 
 /// Ends of a new instance before it was ready that are forgiven: a port in the last throes of its former owner.
 const ENDS_FORGIVEN: u32 = 2;
+
+/// Longest watch of a trial, and longest step: what it serves with is what served before, so that is known to be good.
+const TRIAL_WATCH: Duration = Duration::from_secs(3);
+const TRIAL_STEP: Duration = Duration::from_secs(2);
+/// Why a trial that has stood its watch is taken back.
+pub const TRIAL_OVER: &str = "the drill is over";
 
 /// What is on disk of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +59,9 @@ pub struct Rollout {
     pub is_paused: bool,
     /// A person does not want to wait for time and requests in this phase.
     pub is_promoted: bool,
+    /// A drill asked for it.
+    #[serde(default)]
+    pub trial: Option<Trial>,
 }
 
 /// How far a rollout is.
@@ -194,6 +204,12 @@ pub fn way(wanted: Option<Strategy>, rules: Deploy, is_from_folder: bool, is_rol
         Strategy::Rolling if is_from_folder => (Strategy::BlueGreen, rules),
         strategy => (strategy, rules),
     }
+}
+
+/// The rules of a trial: those of the stack file, sooner over. A canary's steps go by time alone: how many requests a
+/// drill makes is its own matter.
+pub fn of_trial(rules: Deploy) -> Deploy {
+    Deploy { bake: rules.bake.min(TRIAL_WATCH), step: rules.step.min(TRIAL_STEP), requests: 0, ..rules }
 }
 
 /// What a release would change that no rollout changes: clients are served by it meanwhile.
@@ -368,7 +384,8 @@ fn decide(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Next 
     }
     match &record.phase {
         Phase::Migrate => match (work(view), primary, &seen.stack.database) {
-            _ if record.is_rollback => Next::Phase(Phase::Before),
+            // A drill changes no schema, and names no point that a person may want to go back to.
+            _ if record.is_rollback || record.trial.is_some() => Next::Phase(Phase::Before),
             (Some(Ok(())), ..) => Next::Phase(Phase::Before),
             (Some(Err(error)), ..) => Next::Back(format!("migrations failed: {error}")),
             // Without migrations a restore point is named all the same.
@@ -379,7 +396,7 @@ fn decide(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Next 
         Phase::Before => {
             let has_any = seen.stack.services.values().any(|service| service.before.is_some());
             match work(view) {
-                _ if record.is_rollback || !has_any => Next::Phase(Phase::Start),
+                _ if record.is_rollback || record.trial.is_some() || !has_any => Next::Phase(Phase::Start),
                 Some(Ok(())) => Next::Phase(Phase::Start),
                 Some(Err(error)) => Next::Back(error),
                 None => Next::Work(Work::Before),
@@ -400,7 +417,10 @@ fn decide(view: &View<'_>, seen: &RolloutSeen, primary: Option<Member>) -> Next 
             None => Next::Work(Work::Smoke),
         },
         Phase::Shift { step } => shift(view, seen, *step, waited),
-        Phase::Bake if waited >= record.rules.bake || record.is_promoted => Next::Phase(Phase::Drain),
+        Phase::Bake if waited >= record.rules.bake || record.is_promoted => match record.trial {
+            Some(trial) if !trial.is_kept => Next::Back(TRIAL_OVER.to_owned()),
+            Some(_) | None => Next::Phase(Phase::Drain),
+        },
         Phase::Bake => {
             let (done, all) = (waited.as_secs(), record.rules.bake.as_secs());
             Next::Wait(format!("is watched with all traffic, {done} of {all} s; {} requests so far", seen.requests))

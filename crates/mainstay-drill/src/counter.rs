@@ -301,7 +301,16 @@ mod tests {
             .with_no_client_auth();
         let (host, path, history) = ("localhost".to_owned(), "/".to_owned(), History::default());
         // Past the edge nothing is encrypted.
-        let probe = Probe { host, port, path, tls: Arc::new(tls), history, past: vec![port] };
+        let probe = Probe {
+            host,
+            port,
+            path,
+            tls: Arc::new(tls),
+            history,
+            crowd: 0,
+            name: crate::http::NAME.to_owned(),
+            past: vec![port],
+        };
         let call = |method: &str| Call { method: method.to_owned(), path: "/n".to_owned() };
         let declared = Declared {
             take: call("POST"),

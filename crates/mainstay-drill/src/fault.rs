@@ -50,6 +50,7 @@ pub(crate) fn victim(
         | Fault::Switchover
         | Fault::ScaleUp
         | Fault::ScaleDown
+        | Fault::Deploy
         | Fault::ReplicationLag
         | Fault::CorruptPage
         | Fault::PoolExhaustion

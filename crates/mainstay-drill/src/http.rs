@@ -25,6 +25,10 @@ use crate::history::{End, History, Operation};
 pub(crate) const CLIENTS: u32 = 4;
 /// Pause of a client between two requests.
 const PACE: Duration = Duration::from_millis(5);
+/// Pause of one of many clients.
+const CROWD_PACE: Duration = Duration::from_millis(100);
+/// How a client calls itself.
+pub(crate) const NAME: &str = "mainstay-drill";
 /// Pause of a client that connects anew for each request: a handshake costs both sides some milliseconds.
 const FRESH_PACE: Duration = Duration::from_millis(15);
 /// Time for one request.
@@ -42,6 +46,10 @@ pub(crate) struct Probe {
     pub(crate) path: String,
     pub(crate) tls: Arc<ClientConfig>,
     pub(crate) history: History,
+    /// More clients, each with a name of its own: the edge leads them to the sides of a canary one by one.
+    pub(crate) crowd: u32,
+    /// What it calls itself.
+    pub(crate) name: String,
     /// A positive control: ports of instances, which are asked without TLS in place of the edge. None: the edge is.
     pub(crate) past: Vec<u16>,
 }
@@ -75,12 +83,18 @@ impl Probe {
     /// Starts the clients, and `fresh` more that connect anew for each request; they end when `stop` says so.
     pub(crate) fn start(&self, fresh: u32, stop: &watch::Receiver<bool>) -> Vec<JoinHandle<()>> {
         let clients = CLIENTS.max(u32::try_from(self.past.len()).unwrap_or(u32::MAX));
-        (0..clients + fresh).map(|client| tokio::spawn(self.of_client(client).run(client, stop.clone()))).collect()
+        (0..clients + self.crowd + fresh)
+            .map(|client| tokio::spawn(self.of_client(client).run(client, stop.clone())))
+            .collect()
     }
 
     /// What its clients do, for people.
     pub(crate) fn text(&self) -> String {
         match self.past.len() {
+            0 if self.crowd > 0 => {
+                let (crowd, path) = (self.crowd, &self.path);
+                format!("{CLIENTS} clients and {crowd} with names of their own GET {path} through the edge")
+            }
             0 => format!("{CLIENTS} clients GET {} through the edge", self.path),
             many => format!("clients GET {} of {many} instances, past the edge", self.path),
         }
@@ -90,11 +104,13 @@ impl Probe {
     fn of_client(&self, client: u32) -> Self {
         let index = usize::try_from(client).unwrap_or(0).checked_rem(self.past.len());
         let past = index.and_then(|index| self.past.get(index)).copied();
-        Self { port: past.unwrap_or(self.port), ..self.clone() }
+        let is_one_of_many = (CLIENTS..CLIENTS + self.crowd).contains(&client);
+        let name = if is_one_of_many { format!("{NAME}/{client}") } else { self.name.clone() };
+        Self { port: past.unwrap_or(self.port), name, ..self.clone() }
     }
 
     async fn run(self, client: u32, stop: watch::Receiver<bool>) {
-        let is_fresh = client >= CLIENTS;
+        let is_fresh = client >= CLIENTS + self.crowd;
         let mut open: Option<Open> = None;
         let mut number = 0;
         while !*stop.borrow() {
@@ -119,7 +135,11 @@ impl Probe {
                 }
             };
             self.history.add(Operation { client, number, opened, began, ended: Instant::now(), end });
-            let pace = if is_fresh { FRESH_PACE } else { PACE };
+            let pace = match client {
+                _ if is_fresh => FRESH_PACE,
+                0..CLIENTS => PACE,
+                _ => CROWD_PACE,
+            };
             tokio::time::sleep(if end == End::Ok { pace } else { RECONNECT }).await;
         }
     }
@@ -143,7 +163,7 @@ impl Probe {
             .method(method)
             .uri(path)
             .header("host", format!("{}:{}", self.host, self.port))
-            .header("user-agent", "mainstay-drill")
+            .header("user-agent", &self.name)
     }
 
     async fn request(&self, open: Option<Open>) -> Result<Open, Failure> {
@@ -217,7 +237,8 @@ mod tests {
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
         let (host, path) = ("localhost".to_owned(), "/".to_owned());
-        let probe = Probe { host, port, path, tls: Arc::new(tls), history: History::default(), past: Vec::new() };
+        let (tls, history, past) = (Arc::new(tls), History::default(), Vec::new());
+        let probe = Probe { host, port, path, tls, history, crowd: 0, name: NAME.to_owned(), past };
         let asked = Instant::now();
         let mut connecting = std::pin::pin!(probe.connect());
         tokio::select! {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::aim;
 use crate::controls::Healer;
 use crate::corrupt::Damaged;
+use crate::deployed::Deployed;
 use crate::fault::{self, Victim};
 use crate::former::{self, Answers};
 use crate::freeze::{self, Frozen};
@@ -66,6 +67,8 @@ pub(crate) enum Hit {
     Asked(Asked),
     /// Another number of instances was asked for.
     Scaled(Scaled),
+    /// What is live was asked for once more.
+    Deployed(Deployed),
     /// A standby receives no log.
     Still {
         frozen: Frozen,
@@ -111,7 +114,7 @@ pub(crate) fn primary(status: &Status) -> Option<(Member, ChildName)> {
 }
 
 /// Whether tasks wait for the machine so much that silence has an explanation.
-fn is_pressed() -> bool {
+pub(crate) fn is_pressed() -> bool {
     let resources = [Resource::Cpu, Resource::Io, Resource::Memory];
     resources.into_iter().filter_map(proc::pressure).max().is_some_and(|worst| worst > pressure::EXPLAINS_SILENCE)
 }
@@ -127,7 +130,7 @@ impl Arena<'_> {
     pub(crate) async fn inject(
         &self,
         status: &Status,
-        random: u64,
+        (number, random): (u32, u64),
         progress: &mut dyn Progress,
     ) -> Result<Injected, String> {
         let fault = self.options.fault;
@@ -139,6 +142,7 @@ impl Arena<'_> {
             Fault::CacheLoss => return self.empty_cache().await,
             Fault::Switchover => return self.ask_switchover().await,
             Fault::ScaleUp | Fault::ScaleDown => return self.ask_scale().await,
+            Fault::Deploy => return self.ask_deploy(self.way(number)).await,
             Fault::ReplicationLag => return self.stop_receiver(status).await,
             Fault::CorruptPage => return self.damage_pages(status, random, progress).await,
             Fault::PoolExhaustion => return self.take_pool().await,
@@ -221,6 +225,7 @@ impl Arena<'_> {
                 after.was_pressed |= is_pressed();
                 after
             }
+            Hit::Deployed(deployed) => self.see_deployed(injected.at, deployed, progress).await,
             Hit::Still { frozen, member } => self.see_given_up(injected.at, frozen, *member, progress).await,
             Hit::Filled { filler, .. } => {
                 let filler = filler.take();

@@ -18,7 +18,7 @@ use crate::report::{Counts, Evidence, Promised, REPORT_VERSION, Report};
 use crate::round::{LEAST_LOAD, Round};
 use crate::run::Options;
 use crate::whole;
-use crate::{alerts, figures, findings, strip};
+use crate::{alerts, figures, findings, rollout, strip};
 
 /// What is judged, besides the rounds.
 pub(crate) struct Case<'a> {
@@ -87,8 +87,10 @@ fn evidence(case: &Case<'_>, rounds: &[Round], promise: Promise, reasons: Vec<St
 /// The line that runs the same drill on the same stack.
 pub(crate) fn again(options: &Options) -> String {
     let mistake = options.sabotage.map(|mistake| format!(" --sabotage {}", mistake.name()));
+    let strategy = options.strategy.map(|strategy| format!(" --strategy {strategy}")).unwrap_or_default();
     let (call, drill) = (&options.call, options.fault.name());
-    format!("{call} drill {drill} --runs {} --seed {}{}", options.runs, options.seed, mistake.unwrap_or_default())
+    let (runs, seed, mistake) = (options.runs, options.seed, mistake.unwrap_or_default());
+    format!("{call} drill {drill}{strategy} --runs {runs} --seed {seed}{mistake}")
 }
 
 /// What a reader of the figures must know.
@@ -115,6 +117,7 @@ fn notes(case: &Case<'_>, rounds: &[Round], promise: Promise) -> Vec<String> {
                 .to_owned(),
         ),
         Fault::InstanceCrash => notes.extend(whose_instances(case.stack)),
+        Fault::Deploy => notes.extend(rollout::notes(case.options, rounds)),
         Fault::DatabaseCrash
         | Fault::DatabaseFreeze
         | Fault::StandbyLoss
@@ -184,6 +187,10 @@ fn not_tested(fault: Fault) -> Vec<String> {
         Fault::ScaleUp | Fault::ScaleDown => {
             "that the load moves the number (`bin/lib/scale.sh` does); an application that does not finish its requests"
         }
+        Fault::Deploy => {
+            "migrations and release commands, which a drill runs none of; HTTP/2 and WebSocket clients (`bin/lib/deploy.sh` \
+             has some of HTTP/2); code that is new"
+        }
         Fault::Switchover => "a primary that is not well: replacing that is a failover",
         Fault::ReplicationLag => "a standby that is slow and not still: commits are then as slow as it is",
         Fault::CorruptPage => {
@@ -232,6 +239,7 @@ fn verdict(case: &Case<'_>, rounds: &[Round], promise: Promise) -> (Verdict, Vec
         failures.extend(broken_doors(case, round));
     }
     voids.extend(findings::no_numbers(rounds));
+    failures.extend(rollout::broken(case.options.fault, rounds));
     failures.extend(broken_stalls(case, rounds, promise));
     failures.extend(broken_by_fault(case, &figures::counts(figures::proven(rounds)), rounds));
     if !failures.is_empty() {
@@ -379,6 +387,7 @@ fn broken_doors(case: &Case<'_>, round: &Round) -> Vec<String> {
         | Fault::Switchover
         | Fault::ScaleUp
         | Fault::ScaleDown
+        | Fault::Deploy
         | Fault::ReplicationLag
         | Fault::CorruptPage
         | Fault::PoolExhaustion
@@ -423,6 +432,7 @@ fn broken_by_fault(case: &Case<'_>, counts: &Counts, rounds: &[Round]) -> Vec<St
         Fault::Switchover
         | Fault::ScaleUp
         | Fault::ScaleDown
+        | Fault::Deploy
         | Fault::CorruptPage
         | Fault::PoolExhaustion
         | Fault::DiskFull
@@ -479,6 +489,7 @@ mod tests {
             runs: 1,
             seed: 7,
             sabotage: None,
+            strategy: None,
             ca: "ca.pem".into(),
             https_port: 1,
             state: "/s".into(),

@@ -24,6 +24,9 @@ use crate::{fault, knock, whole, workload};
 /// Clients that connect anew for each operation, where new connections are what the drill is about.
 const FRESH: u32 = 2;
 
+/// Clients with names of their own, where the edge tells clients from each other: one in sixteen is 6 % of them.
+const CROWD: u32 = 16;
+
 /// What all rounds are loaded with.
 pub(crate) struct Loads {
     ledger_url: Option<Secret>,
@@ -102,6 +105,8 @@ impl Loads {
                 path,
                 tls: http::trust(&options.ca).map_err(Error::Trust)?,
                 history: History::default(),
+                crowd: if fault == Fault::Deploy { CROWD } else { 0 },
+                name: http::NAME.to_owned(),
                 past: Vec::new(),
             }),
             None => None,
@@ -120,6 +125,7 @@ impl Loads {
             | Fault::Switchover
             | Fault::ScaleUp
             | Fault::ScaleDown
+            | Fault::Deploy
             | Fault::ReplicationLag
             | Fault::CorruptPage
             | Fault::PoolExhaustion
@@ -273,6 +279,7 @@ async fn keys_url(client: &Client, stack: &Stack, fault: Fault) -> Result<Option
         | Fault::Switchover
         | Fault::ScaleUp
         | Fault::ScaleDown
+        | Fault::Deploy
         | Fault::ReplicationLag
         | Fault::CorruptPage
         | Fault::PoolExhaustion

@@ -132,6 +132,7 @@ mod tests {
             runs: 3,
             seed: 7,
             sabotage: None,
+            strategy: None,
             ca: "ca.pem".into(),
             https_port: 1,
             state: folder.to_owned(),

@@ -7,6 +7,7 @@ use mainstay_api::Status;
 use mainstay_client::Client;
 use mainstay_decide::drills::Fault;
 use mainstay_stack::Stack;
+use mainstay_stack::deploy::Strategy;
 use mainstay_types::Timestamp;
 use tokio::time::Instant;
 
@@ -79,6 +80,8 @@ pub(crate) struct Arena<'a> {
     pub(crate) stack: &'a Stack,
     pub(crate) options: &'a Options,
     pub(crate) loads: Loads,
+    /// The strategies that rounds of `deploy` take in turn; of another drill just one, which says nothing.
+    pub(crate) ways: Vec<Strategy>,
 }
 
 /// Spreads a seed: one step of SplitMix64.
@@ -90,8 +93,8 @@ pub(crate) fn splitmix(seed: u64) -> u64 {
 }
 
 /// A round in a line, while the next one begins.
-pub(crate) fn round_line(options: &Options, round: &Round) -> String {
-    let (runs, number) = (options.runs, round.number);
+pub(crate) fn round_line(options: &Options, runs: u32, round: &Round) -> String {
+    let number = round.number;
     let fault = match &round.fault {
         Ok(text) => text,
         // There are no times since what was not there.
@@ -108,6 +111,17 @@ pub(crate) fn round_line(options: &Options, round: &Round) -> String {
 }
 
 impl Arena<'_> {
+    /// Rounds in all.
+    pub(crate) fn rounds(&self) -> u32 {
+        self.options.runs.saturating_mul(u32::try_from(self.ways.len()).unwrap_or(1).max(1))
+    }
+
+    /// The strategy of a round.
+    pub(crate) fn way(&self, number: u32) -> Strategy {
+        let index = usize::try_from(number.saturating_sub(1)).unwrap_or(0).checked_rem(self.ways.len());
+        index.and_then(|index| self.ways.get(index)).copied().unwrap_or_default()
+    }
+
     pub(crate) async fn round(&self, number: u32, progress: &mut dyn Progress) -> Result<Round, Error> {
         let options = self.options;
         let status = whole::wait(self.client, Patience::between(), progress).await?;
@@ -123,7 +137,7 @@ impl Arena<'_> {
         tokio::time::sleep(self.before() + Duration::from_millis(random % JITTER_MS)).await;
         let load_before = load.least_since(began);
         let mut injected = match self.sabotage_stack().await {
-            Ok(()) => self.inject(&status, random, progress).await,
+            Ok(()) => self.inject(&status, (number, random), progress).await,
             Err(error) => Err(error.to_string()),
         };
         let (at, gone) = injected.as_ref().map_or_else(|_| (Instant::now(), Instant::now()), |i| (i.at, i.gone));
@@ -216,7 +230,12 @@ impl Arena<'_> {
         }
         let is_about_requests = matches!(
             fault,
-            Fault::InstanceCrash | Fault::EdgeCrash | Fault::CacheLoss | Fault::ScaleUp | Fault::ScaleDown
+            Fault::InstanceCrash
+                | Fault::EdgeCrash
+                | Fault::CacheLoss
+                | Fault::ScaleUp
+                | Fault::ScaleDown
+                | Fault::Deploy
         ) && self.loads.has_requests();
         if is_about_requests || !self.loads.has_writes() { &seen.requests } else { &seen.writes }
     }
@@ -279,6 +298,7 @@ fn proof(injected: &Injected, after: &After, events: &[mainstay_api::Event]) -> 
         Hit::Emptied(text) | Hit::Filled { text, .. } | Hit::Returned(text) => text.clone(),
         Hit::Taken(taken) => taken.text().to_owned(),
         Hit::Scaled(scaled) => scaled.text(),
+        Hit::Deployed(deployed) => deployed.text(),
         Hit::Damaged(damaged) => damaged.text().to_owned(),
         Hit::Asked(asked) => {
             let asked = &asked.status;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use mainstay_client::Client;
 use mainstay_decide::drills::Fault;
 use mainstay_stack::Stack;
+use mainstay_stack::deploy::Strategy;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -74,7 +75,7 @@ impl Sabotage {
             Self::HealLate | Self::DieTogether => &[Fault::ControlPlaneCrash, Fault::KeepCrash],
             Self::PastTheEdge => &[Fault::InstanceCrash],
             Self::LeaveOut => &[Fault::ScaleUp],
-            Self::KillUndrained => &[Fault::ScaleDown],
+            Self::KillUndrained => &[Fault::ScaleDown, Fault::Deploy],
             Self::LookElsewhere => {
                 &[Fault::BackupRestore, Fault::DropTable, Fault::CorruptBackup, Fault::MissingWal, Fault::MachineLoss]
             }
@@ -117,6 +118,8 @@ pub struct Options {
     pub seed: u64,
     /// Positive control.
     pub sabotage: Option<Sabotage>,
+    /// Of `deploy`: this strategy alone.
+    pub strategy: Option<Strategy>,
     /// The stack's CA, PEM.
     pub ca: PathBuf,
     /// Port of the edge.
@@ -263,15 +266,18 @@ struct Done {
 async fn rounds(client: &Client, stack: &Stack, options: &Options, progress: &mut dyn Progress) -> Result<Done, Error> {
     whole::wait(client, whole::Patience::at_first(), progress).await?;
     let loads = Loads::of(client, stack, options).await?;
-    let arena = Arena { client, stack, options, loads };
+    let mut arena = Arena { client, stack, options, loads, ways: vec![Strategy::default()] };
+    if options.fault == Fault::Deploy {
+        arena.ways = arena.ways().await.map_err(Error::NotApplicable)?;
+    }
     let mut environment = Environment::look();
     if let Some(version) = arena.loads.database_version().await {
         environment.programs.insert("PostgreSQL".to_owned(), version);
     }
     let (mut rounds, mut hash) = (Vec::new(), Sha256::new());
-    for number in 1..=options.runs {
+    for number in 1..=arena.rounds() {
         let mut round = arena.round(number, progress).await?;
-        progress.say(&round_line(options, &round));
+        progress.say(&round_line(options, arena.rounds(), &round));
         environment.look_at_load();
         // Handed on, not kept: a round's history is half a megabyte.
         if let Some(history) = round.seen.examined.history.take() {

@@ -80,7 +80,7 @@ pub(crate) fn unannounced(left: &BTreeSet<InstanceId>, injected: Timestamp, even
 
 /// Steps of recovery by their first event after the fault.
 pub(crate) fn timeline(injected: Timestamp, events: &[Event]) -> BTreeMap<String, u64> {
-    const STEPS: [(&str, &str); 14] = [
+    const STEPS: [(&str, &str); 17] = [
         ("ChildEnded", "detected"),
         ("CorruptPagesFound", "found"),
         ("FailoverBegan", "decided"),
@@ -95,6 +95,9 @@ pub(crate) fn timeline(injected: Timestamp, events: &[Event]) -> BTreeMap<String
         ("InstanceReady", "ready"),
         ("KeepLost", "keep_lost"),
         ("ControlStarted", "control_started"),
+        ("DeployBegun", "begun"),
+        ("DeployTakenBack", "taken_back"),
+        ("DeployDone", "committed"),
     ];
     let mut timeline = BTreeMap::from([("injected".to_owned(), 0)]);
     for (kind, step) in STEPS {

@@ -714,6 +714,9 @@ pub struct Target {
     pub scale_up: Promise,
     /// Instances are removed. The RTO bounds the longest wait of a client, at the 95th percentile. Default RTO 1 s, RPO 0.
     pub scale_down: Promise,
+    /// A release takes the place of another. The RTO bounds the longest wait of a client, at the 95th percentile. Default
+    /// RTO 1 s, RPO 0.
+    pub deploy: Promise,
     /// A standby receives no log. The RTO bounds the stall of writes, at the 95th percentile: its sender gives it up
     /// after 5 s. Default RTO 8 s, RPO 0.
     pub replication_lag: Promise,

@@ -157,6 +157,7 @@ fn twelve_lines_are_a_whole_stack() {
             switchover: promise(1),
             scale_up: promise(1),
             scale_down: promise(1),
+            deploy: promise(1),
             replication_lag: promise(8),
             pool_exhaustion: promise(5),
             corrupt_page: promise(15),

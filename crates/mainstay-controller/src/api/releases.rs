@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use mainstay_api::{DeployAsked, Release, ReleaseState, Releases, RolloutStatus, RolloutWish};
+use mainstay_api::{DeployAsked, Release, ReleaseState, Releases, RolloutStatus, RolloutWish, Trial};
 use mainstay_decide::fleet::Fleet;
 use mainstay_decide::rollout::{self, Phase, Rollout};
 use mainstay_stack::deploy::{STRATEGIES, Strategy};
@@ -63,7 +63,7 @@ async fn begin(shared: Arc<Shared>, asked: DeployAsked) -> Result<(StatusCode, J
         return Err(refused(Refused("MS4140", text, "wait for it, or `mainstay deploy --abort`")));
     }
     let effects = Arc::clone(&shared.effects);
-    let is_new = asked.incoming.is_some();
+    let is_new = asked.incoming.is_some() || asked.trial.is_some();
     let fleet = shared.published.fleet.borrow().clone();
     let prepared = tokio::task::spawn_blocking(move || prepare(&effects, &fleet, &asked)).await;
     let prepared =
@@ -112,12 +112,14 @@ fn prepare(effects: &Effects, fleet: &Fleet, asked: &DeployAsked) -> Result<Prep
         let text = format!("v{} is on its way: it is at {}", under_way.release, under_way.phase.name());
         return Err(Refused("MS4140", text, "wait for it, or `mainstay deploy --abort`"));
     }
-    let (mut release, is_new) = match (&asked.incoming, asked.release) {
-        (Some(incoming), None) => (releases::adopt(paths, incoming, live.release)?, true),
-        (None, wanted) => (earlier(effects, wanted)?, false),
-        (Some(_), Some(_)) => {
-            let text = "a new release and an earlier one at once".to_owned();
-            return Err(Refused("MS4142", text, "ask for one of the two"));
+    let asked = &DeployAsked { trial: asked.trial.map(|trial| possible(effects, trial)), ..asked.clone() };
+    let (mut release, is_new) = match (&asked.incoming, asked.release, asked.trial) {
+        (None, None, Some(trial)) => (again(effects, trial)?, true),
+        (Some(incoming), None, None) => (releases::adopt(paths, incoming, live.release)?, true),
+        (None, wanted, None) => (earlier(effects, wanted)?, false),
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            let text = "a new release, an earlier one or a drill's at once".to_owned();
+            return Err(Refused("MS4142", text, "ask for one of them"));
         }
     };
     let made = made((effects, fleet), asked, &release, is_new);
@@ -140,6 +142,18 @@ fn prepare(effects: &Effects, fleet: &Fleet, asked: &DeployAsked) -> Result<Prep
     Ok(prepared)
 }
 
+fn again(effects: &Effects, trial: Trial) -> Result<Release, Refused> {
+    releases::again(effects.paths(), &effects.settings.launch, trial.is_kept, now()).map_err(|error| {
+        let text = format!("a drill's release cannot be made of the live one: {error}");
+        Refused("MS4142", text, "the state folder needs space for a copy of the live release")
+    })
+}
+
+/// A trial as it can be had: what runs from the stack file's own folder cannot be gone back to, so it stays live.
+fn possible(effects: &Effects, trial: Trial) -> Trial {
+    Trial { is_kept: trial.is_kept && effects.settings.launch.is_deployed(effects.paths()) }
+}
+
 /// The release to go back to.
 fn earlier(effects: &Effects, wanted: Option<u64>) -> Result<Release, Refused> {
     let live = effects.settings.launch.release;
@@ -149,11 +163,11 @@ fn earlier(effects: &Effects, wanted: Option<u64>) -> Result<Release, Refused> {
         Some(number) if number == live => Err(Refused("MS4142", format!("v{number} is live already"), help)),
         Some(number) => kept
             .into_iter()
-            .find(|release| release.number == number)
+            .find(|release| release.number == number && !release.is_trial)
             .ok_or_else(|| Refused("MS4142", format!("v{number} is not kept"), help)),
         None => kept
             .into_iter()
-            .filter(|release| release.state == ReleaseState::Former)
+            .filter(|release| release.state == ReleaseState::Former && !release.is_trial)
             .max_by_key(|release| release.since)
             .ok_or_else(|| Refused("MS4142", "there is no earlier release to go back to".to_owned(), help)),
     }
@@ -189,6 +203,7 @@ fn made(
         wanted.map_err(|()| Refused("MS4142", format!("a strategy is one of {}", STRATEGIES.join(", ")), help))?;
     let is_from_folder = !live.is_deployed(paths);
     let (strategy, rules) = rollout::way(wanted, parsed.stack.deploy.clone(), is_from_folder, !is_new);
+    let rules = if asked.trial.is_some() { rollout::of_trial(rules) } else { rules };
     let at = now();
     let record = Rollout {
         release: release.number,
@@ -203,6 +218,7 @@ fn made(
         was: (!is_new).then(|| (release.state.to_string(), release.since)),
         is_paused: false,
         is_promoted: false,
+        trial: asked.trial,
     };
     let launch = releases::launch_of(paths, release, live, &record);
     let (settings, _) = Settings::of(paths, launch, &text)

@@ -78,6 +78,11 @@ pub(crate) fn known(effects: &Effects, rollout: Option<&RolloutSeen>) -> Evidenc
     last.map(|line| line.evidence).unwrap_or_default()
 }
 
+/// Whether a drill's release has stood its watch: that it is taken back is no failure.
+fn is_over(record: &Rollout, reason: &str) -> bool {
+    record.trial.is_some() && reason == rollout::TRIAL_OVER
+}
+
 impl Core {
     pub(super) fn take_release_asked(&mut self, asked: ReleaseAsked, at: Timestamp) -> Result<RolloutStatus, String> {
         match asked {
@@ -132,7 +137,8 @@ impl Core {
         }
         self.show_children(at);
         let verb = if record.is_rollback { "goes back to" } else { "rolls out" };
-        let text = format!("{verb} v{} from v{}, {}", record.release, record.from, record.strategy);
+        let why = if record.trial.is_some() { ", for a drill" } else { "" };
+        let text = format!("{verb} v{} from v{}, {}{why}", record.release, record.from, record.strategy);
         let kind = if record.is_rollback { "RollbackBegun" } else { "DeployBegun" };
         self.journal.emit(NewEvent::info(at, kind, text).with("release", record.release).with("from", record.from));
         let seen = RolloutSeen { record, stack, requests: 0, verdict: None };
@@ -200,6 +206,10 @@ impl Core {
         rollout::forget_work(&mut self.observed);
         let Some(seen) = &mut self.observed.rollout else { return };
         let event = match &record.phase {
+            // Nobody has to act.
+            Phase::Back { reason, .. } if is_over(&record, reason) => {
+                NewEvent::info(at, "DeployTakenBack", format!("v{} is taken back: {reason}", record.release))
+            }
             Phase::Back { reason, .. } => {
                 NewEvent::error(at, "DeployTakenBack", format!("v{} is taken back: {reason}", record.release))
             }
@@ -222,7 +232,11 @@ impl Core {
         self.effects.set_next(None);
         let Rollout { release, from, .. } = seen.record;
         let text = format!("v{release} was taken back; v{from} serves");
-        self.journal.emit(NewEvent::warn(at, "DeployFailed", text).with("release", release).about("deploy"));
+        let event = match &seen.record.phase {
+            Phase::Back { reason, .. } if is_over(&seen.record, reason) => NewEvent::info(at, "TrialEnded", text),
+            _ => NewEvent::warn(at, "DeployFailed", text),
+        };
+        self.journal.emit(event.with("release", release).about("deploy"));
     }
 
     /// What the edge saw in the last second.

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use mainstay_api::Trial;
 use mainstay_decide::fleet::Fleet;
 use mainstay_stack::deploy::{Deploy, Strategy};
 use mainstay_types::{EnvironmentName, StackName};
@@ -58,6 +59,7 @@ impl Bench {
             state,
             since: AT,
             reason: None,
+            is_trial: false,
         };
         save(&self.paths, &release).expect("writes");
     }
@@ -94,6 +96,7 @@ impl Bench {
             was: None,
             is_paused: false,
             is_promoted: false,
+            trial: None,
         };
         write_rollout(&self.paths, &rollout).expect("writes");
         rollout
@@ -148,6 +151,40 @@ fn a_release_that_was_live_when_its_record_was_damaged_stays_live() {
     assert!(!damage.contains("taken back"), "{damage}");
     assert_eq!(bench.live(), (2, stack_file(2)));
     assert_eq!((bench.state(1), bench.state(2)), (ReleaseState::Former, ReleaseState::Live));
+}
+
+#[test]
+fn a_drills_release_is_a_copy_of_what_is_live_that_leaves_its_number_and_no_files() {
+    let bench = Bench::new();
+    let paths = &bench.paths;
+    std::fs::create_dir_all(files_of(paths, 1).join("deep")).expect("folder");
+    std::fs::write(files_of(paths, 1).join("deep/web.py"), "serve").expect("writes");
+    let made = again(paths, &Launch::load(paths).expect("reads"), true, AT).expect("is made");
+    assert_eq!((made.number, made.is_trial, made.hash.as_str()), (3, true, "00"));
+    assert_eq!(std::fs::read_to_string(files_of(paths, 3).join("deep/web.py")).expect("is copied"), "serve");
+    assert_eq!(stack_text(paths, 3).expect("reads"), stack_file(1));
+    let forward = Rollout { release: 3, trial: Some(Trial { is_kept: true }), ..bench.rollout(Phase::Commit) };
+    commit(paths, &forward, AT).expect("commits");
+    assert_eq!(bench.live(), (3, stack_file(1)));
+    let back = Rollout { release: 1, from: 3, is_rollback: true, ..bench.rollout(Phase::Commit) };
+    commit(paths, &back, AT).expect("commits");
+    assert_eq!((bench.live(), bench.state(3)), ((1, stack_file(1)), ReleaseState::Former));
+    assert!(!files_of(paths, 3).exists() && files_of(paths, 1).exists());
+    let next = again(paths, &Launch::load(paths).expect("reads"), true, AT).expect("is made");
+    assert_eq!(next.number, 4, "a number is one release's");
+}
+
+#[test]
+fn what_a_drill_only_tries_runs_where_the_live_release_does() {
+    let bench = Bench::new();
+    let live = Launch::load(&bench.paths).expect("reads");
+    let made = again(&bench.paths, &live, false, AT).expect("is made");
+    let tried = Rollout { release: 3, trial: Some(Trial { is_kept: false }), ..bench.rollout(Phase::Start) };
+    let launch = launch_of(&bench.paths, &made, &live, &tried);
+    assert_eq!((launch.folder, launch.project, launch.release), (live.folder, live.project, 3));
+    give_up(&bench.paths, &tried, "the drill is over", AT).expect("is written");
+    assert_eq!((bench.state(3), bench.live().0), (ReleaseState::Failed, 1));
+    assert!(!files_of(&bench.paths, 3).exists());
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use mainstay_api::Trial;
 use mainstay_decide::fleet::Fleet;
 use mainstay_decide::invariants;
 use mainstay_decide::observed::{FailedStep, Health};
 use mainstay_decide::plan::{Plan, Step, StepKey, plan};
-use mainstay_decide::rollout::{Phase, Rollout, RolloutSeen, forget_work, unlike, way};
+use mainstay_decide::rollout::{Phase, Rollout, RolloutSeen, TRIAL_OVER, forget_work, of_trial, unlike, way};
 use mainstay_stack::deploy::{Deploy, Strategy};
 use mainstay_types::{ChildName, ExitReason, InstanceId, ServiceName};
 
@@ -52,6 +53,7 @@ impl World {
             was: None,
             is_paused: false,
             is_promoted: false,
+            trial: None,
         };
         let stack = Box::new(bench.stack.clone());
         bench.observed.rollout = Some(RolloutSeen { record, stack, requests: 0, verdict: None });
@@ -169,6 +171,33 @@ fn every_strategy_ends_with_the_new_release_alone_and_never_less_than_the_old_ha
         assert_eq!(world.running(), ["backend-3", "backend-4"], "{strategy}");
         assert!(world.least >= 2, "{strategy}: {} of two took requests", world.least);
         assert_eq!(world.phases.last(), Some(&Phase::Commit));
+    }
+}
+
+#[test]
+fn a_trial_runs_no_migration_and_is_taken_back_after_its_watch_unless_it_is_kept() {
+    for strategy in [Strategy::Rolling, Strategy::BlueGreen, Strategy::Canary] {
+        for is_kept in [true, false] {
+            let mut world = World::new(strategy);
+            // Of a real rollout it would be the end.
+            let at = world.bench.now;
+            let what = "runs migrations".to_owned();
+            let failed = FailedStep { since: at, at, attempts: 1, what, error: "V4: syntax".to_owned() };
+            world.bench.observed.failed.insert(StepKey::Release, failed);
+            let rules = of_trial(world.seen().record.rules.clone());
+            assert!(rules.bake <= Duration::from_secs(3) && rules.requests == 0);
+            world.seen().record.rules = rules;
+            world.seen().record.trial = Some(Trial { is_kept });
+            // Nobody asks: a drill's rollout does not wait for traffic.
+            world.run(0);
+            assert_eq!(world.is_committed, is_kept, "{strategy}");
+            assert!(world.phases.contains(&Phase::Bake), "{strategy}: {:?}", world.phases);
+            if !is_kept {
+                assert_eq!(world.ended.as_deref(), Some(TRIAL_OVER), "{strategy}");
+                assert_eq!(world.running(), ["backend-1", "backend-2"], "{strategy}");
+            }
+            assert!(world.least >= 2, "{strategy}: {} of two took requests", world.least);
+        }
     }
 }
 

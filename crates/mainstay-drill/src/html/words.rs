@@ -95,6 +95,12 @@ fn of_tier(drill: &str) -> Words {
             "Those that go take no new requests, finish what they have and end; no client notices.",
             "Nobody.",
         ),
+        "deploy" => (
+            "What is live was deployed once more, by each strategy",
+            "New instances become ready beside the old ones, traffic comes to them, the old ones finish what they have and \
+             end; no client notices, and what was live is live again.",
+            "Nobody.",
+        ),
         "switchover" => (
             "Another primary was asked for, as planned",
             "New transactions wait for a moment while those that are begun end; then the standby takes over, and no client \
@@ -180,6 +186,9 @@ pub(super) fn step(name: &str) -> String {
         "synchronous" => "commits synchronous again",
         "ejected" => "taken out of balancing",
         "ready" => "instance ready",
+        "begun" => "rollout begun",
+        "taken_back" => "rollout taken back",
+        "committed" => "new release live",
         "keep_lost" => "supervisor's loss noticed",
         "control_started" => "control plane started",
         "whole" => "everything whole again",

@@ -105,6 +105,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
         switchover: default(SECOND, Duration::ZERO),
         scale_up: default(SECOND, Duration::ZERO),
         scale_down: default(SECOND, Duration::ZERO),
+        deploy: default(SECOND, Duration::ZERO),
         replication_lag: default(SECOND * 8, Duration::ZERO),
         pool_exhaustion: default(SECOND * 5, Duration::ZERO),
         corrupt_page: default(SECOND * 15, Duration::ZERO),
@@ -129,6 +130,7 @@ pub(super) fn target(top: &mut Cursor<'_>, ctx: &mut Context<'_>, database: Opti
     promise(&mut cursor, ctx, "switchover", &mut target.switchover);
     promise(&mut cursor, ctx, "scale_up", &mut target.scale_up);
     promise(&mut cursor, ctx, "scale_down", &mut target.scale_down);
+    promise(&mut cursor, ctx, "deploy", &mut target.deploy);
     promise(&mut cursor, ctx, "replication_lag", &mut target.replication_lag);
     promise(&mut cursor, ctx, "pool_exhaustion", &mut target.pool_exhaustion);
     promise(&mut cursor, ctx, "corrupt_page", &mut target.corrupt_page);

@@ -134,6 +134,7 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
         release: None,
         strategy: options.strategy.clone(),
         is_schema_kept: false,
+        trial: None,
     };
     let status: mainstay_api::RolloutStatus = client.post("/api/v1/releases", &asked).await?;
     if options.detach {
@@ -164,6 +165,7 @@ pub(crate) async fn rollback(global: &Global, options: &RollbackOptions) -> Resu
         release,
         strategy: options.strategy.clone(),
         is_schema_kept: options.keep_schema,
+        trial: None,
     };
     let status: mainstay_api::RolloutStatus = client.post("/api/v1/releases", &asked).await?;
     if !global.json {
@@ -245,6 +247,7 @@ impl Incoming {
             state: ReleaseState::Rolling,
             since: at,
             reason: None,
+            is_trial: false,
         };
         releases::save_in(&self.path, &release)
             .map_err(|error| Failure::environment("MS3140", format!("cannot write the release: {error}")))?;

@@ -265,6 +265,7 @@ mod tests {
             state: mainstay_api::ReleaseState::Live,
             since: Timestamp::from_micros(0),
             reason: None,
+            is_trial: false,
         }
     }
 

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use mainstay_client::Client;
 use mainstay_controller::paths::Paths;
 use mainstay_drill::{Dossier, Error, Fault, Sabotage, Sheet, Skipped, Stop, Verdict};
+use mainstay_stack::deploy::{STRATEGIES, Strategy};
 use mainstay_types::exit_code;
 
 use crate::Global;
@@ -46,6 +47,9 @@ pub(crate) struct Options {
     /// With `report`: write about a drill that was run before to this file
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
+    /// Of `deploy`: by this strategy alone (rolling, blue-green or canary; default: each that the stack can show)
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
     #[arg(long, hide = true, value_enum)]
     sabotage: Option<SabotageName>,
 }
@@ -155,7 +159,11 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     // Before anything is broken: a result that cannot be written would be lost.
     options.junit.as_deref().map_or(Ok(()), can_write)?;
     let sabotage = options.sabotage.map(Sabotage::from);
+    let strategy = options.strategy.as_deref().map(strategy).transpose()?;
     let Some(name) = name else {
+        if strategy.is_some() {
+            return Err(no_strategy("--all"));
+        }
         if let Some(sabotage) = sabotage {
             return Err(misplaced(sabotage, "--all"));
         }
@@ -165,7 +173,10 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
     if let Some(sabotage) = sabotage.filter(|sabotage| !sabotage.fits().contains(&fault)) {
         return Err(misplaced(sabotage, fault.name()));
     }
-    let running = Running::find(global, options, runs).await?;
+    if strategy.is_some() && fault != Fault::Deploy {
+        return Err(no_strategy(fault.name()));
+    }
+    let running = Running { strategy, ..Running::find(global, options, runs).await? };
     let mut files = options.report.as_deref().map(Files::create).transpose()?;
     let mut talk = Talk { is_quiet: global.json, name: None, files: files.as_mut() };
     let sheet = match running.drill(fault, &mut talk).await {
@@ -228,6 +239,17 @@ fn by_name(name: &str) -> Result<Fault, Failure> {
     })
 }
 
+fn strategy(name: &str) -> Result<Strategy, Failure> {
+    name.parse().map_err(|()| {
+        Failure::user("MS2028", format!("there is no strategy {name:?}"))
+            .help(format!("one of: {}", STRATEGIES.join(", ")))
+    })
+}
+
+fn no_strategy(drill: &str) -> Failure {
+    Failure::user("MS2028", format!("--strategy does not belong to {drill}")).help("it belongs to: deploy")
+}
+
 /// A mistake that a drill does not look for: it would pass, and stand in the history as a control.
 fn misplaced(sabotage: Sabotage, drill: &str) -> Failure {
     let names: Vec<&str> = sabotage.fits().iter().map(|fault| fault.name()).collect();
@@ -285,6 +307,7 @@ struct Running {
     runs: u32,
     seed: u64,
     sabotage: Option<Sabotage>,
+    strategy: Option<Strategy>,
     stop: Stop,
 }
 
@@ -298,7 +321,7 @@ impl Running {
         let sabotage = options.sabotage.map(Sabotage::from);
         let lacks = crate::command::doctor::lacking(global).await;
         let stop = stop::listen()?;
-        Ok(Self { client, paths, stack, lacks, runs, seed, sabotage, stop })
+        Ok(Self { client, paths, stack, lacks, runs, seed, sabotage, strategy: None, stop })
     }
 
     /// Runs one and keeps what it found.
@@ -308,6 +331,7 @@ impl Running {
             runs: self.runs,
             seed: self.seed,
             sabotage: self.sabotage,
+            strategy: self.strategy,
             ca: mainstay_controller::ca_file(&self.paths),
             https_port: self.stack.https_port,
             state: self.paths.state.clone(),
