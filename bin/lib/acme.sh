@@ -109,6 +109,11 @@ value "'\n'.join(it['failures'][:5])" <"$SCRATCH/load"
 same "no handshake failed" "$(value "len(it['failures'])" <"$SCRATCH/load")" 0
 same "the client met all three" "$(value "len(it['serials']) >= 3" <"$SCRATCH/load")" True
 
+say "what the edge promises"
+ms edge test --json >"$SCRATCH/promises" || fail "a promise is broken: $(cat "$SCRATCH/promises")"
+same "none is broken" "$(value "it['broken']" <"$SCRATCH/promises")" 0
+same "and there are many" "$(value "it['kept'] > 12" <"$SCRATCH/promises")" True
+
 say "a route by hand, and live requests"
 status_of() {
   curl --silent --cacert "$work/root.pem" --resolve "$HOST:$https:127.0.0.1" -o /dev/null -w '%{http_code}' \

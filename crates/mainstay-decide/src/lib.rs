@@ -30,6 +30,7 @@ pub mod past;
 pub mod plan;
 mod planner;
 pub mod pressure;
+pub mod promises;
 pub mod replicas;
 pub mod restart;
 pub mod retention;

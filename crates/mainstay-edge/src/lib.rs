@@ -19,6 +19,7 @@ mod edge;
 mod edit;
 mod endpoint;
 mod entry;
+pub mod examine;
 mod file;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use mainstay_decide::acme::Validity;
 use mainstay_types::{Secret, Timestamp};
+use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::protocol::Certificate;
 use crate::snapshot::certified_key;
@@ -122,14 +124,34 @@ struct Leaf {
 fn leaf(certificate: &Certificate) -> Result<Leaf, String> {
     let unreadable = || "its first certificate cannot be read".to_owned();
     let (_, block) = x509_parser::pem::parse_x509_pem(certificate.chain_pem.as_bytes()).map_err(|_| unreadable())?;
-    let leaf = block.parse_x509().map_err(|_| unreadable())?;
-    let names = match leaf.subject_alternative_name() {
-        Ok(Some(found)) => found.value.general_names.iter().filter_map(dns_name).map(str::to_owned).collect(),
-        Ok(None) | Err(_) => Vec::new(),
-    };
-    let at = |time: x509_parser::time::ASN1Time| Timestamp::from_millis(time.timestamp().saturating_mul(1000));
-    let validity = Validity { begins: at(leaf.validity().not_before), ends: at(leaf.validity().not_after) };
-    Ok(Leaf { names, validity })
+    Ok(Leaf::of(&block.parse_x509().map_err(|_| unreadable())?))
+}
+
+impl Leaf {
+    fn of(leaf: &X509Certificate<'_>) -> Self {
+        let names = match leaf.subject_alternative_name() {
+            Ok(Some(found)) => found.value.general_names.iter().filter_map(dns_name).map(str::to_owned).collect(),
+            Ok(None) | Err(_) => Vec::new(),
+        };
+        let at = |time: x509_parser::time::ASN1Time| Timestamp::from_millis(time.timestamp().saturating_mul(1000));
+        let validity = Validity { begins: at(leaf.validity().not_before), ends: at(leaf.validity().not_after) };
+        Self { names, validity }
+    }
+}
+
+/// Until when a certificate as it was shown counts for a host.
+///
+/// **Errors**: why it does not count now.
+pub(crate) fn judge(leaf: &CertificateDer<'_>, host: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| "it cannot be read".to_owned())?;
+    let Leaf { names, validity } = Leaf::of(&leaf);
+    if now < validity.begins || now >= validity.ends {
+        return Err(format!("it is valid from {} to {} only", validity.begins, validity.ends));
+    }
+    if !names.iter().any(|name| covers(name, host)) {
+        return Err(format!("it is for {}", names.join(", ")));
+    }
+    Ok(validity.ends)
 }
 
 fn seconds(at: Timestamp) -> i64 {

@@ -110,6 +110,8 @@ enum Command {
     Scale(command::scale::Options),
     /// Routes of the edge: list them, explain which way a request would take, put one into maintenance
     Route(command::route::Options),
+    /// The edge: measure what the stack file promises of it
+    Edge(command::edge::Options),
     /// Print a one-time link to the console
     Console,
     /// The authority that signs the stack's certificates: show it, trust it, trust it no more
@@ -136,8 +138,6 @@ enum Command {
     Keep(command::internal::Options),
     #[command(hide = true)]
     Control(command::internal::Options),
-    #[command(hide = true)]
-    Edge(command::internal::Options),
     #[command(hide = true)]
     Router(command::internal::Options),
 }
@@ -229,13 +229,17 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<u8, Failure> {
     let global = cli.global;
+    if let Command::Edge(options) = &cli.command
+        && let Some(runtime) = options.process()
+    {
+        return command::edge::serve(&global, runtime);
+    }
     match cli.command {
         Command::ThawLater(options) => command::internal::thaw_later(&options),
         Command::WalGet(options) => command::restore::wal_get(&options),
         Command::WalPush(options) => command::backup::wal_push(&options),
         Command::Keep(options) => command::internal::keep(&options),
         Command::Control(options) => command::internal::control(&options),
-        Command::Edge(options) => command::internal::edge(&options),
         Command::Router(options) => command::internal::router(&options),
         Command::Init(options) => command::init::run(&global, &options),
         Command::Trust(options) => command::trust::run(&global, &options),
@@ -285,6 +289,7 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         Command::Releases(options) => command::deploy::releases(&global, &options).await,
         Command::Service(options) => command::service::run(&global, &options).await,
         Command::Route(options) => command::route::run(&global, &options).await,
+        Command::Edge(options) => Box::pin(command::edge::run(&global, &options)).await,
         Command::Scale(options) => command::scale::run(&global, &options).await,
         Command::Explain(options) => command::explain::run(&global, &options).await,
         Command::Console => command::console::run(&global).await,
@@ -293,7 +298,6 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
         | Command::WalPush(_)
         | Command::Keep(_)
         | Command::Control(_)
-        | Command::Edge(_)
         | Command::Router(_)
         | Command::Init(_)
         | Command::Trust(_)

@@ -60,10 +60,10 @@ pub(crate) fn control(options: &Options) -> Result<u8, Failure> {
     mainstay_controller::run(&options.paths()).map_err(|error| failed("control plane", error.as_ref()))
 }
 
-pub(crate) fn edge(options: &Options) -> Result<u8, Failure> {
+pub(super) fn edge(state: PathBuf, runtime: PathBuf) -> Result<u8, Failure> {
     let options = mainstay_edge::Options {
-        runtime: options.runtime.clone(),
-        state: options.state.clone(),
+        runtime,
+        state,
         listeners: mainstay_supervisor::inherited::tcp_listeners().map_err(|error| failed("edge", &error))?,
     };
     mainstay_edge::run(options).map_err(|error| failed("edge", &error))?;

@@ -15,6 +15,7 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod drill;
 pub(crate) mod drill_report;
+pub(crate) mod edge;
 pub(crate) mod env;
 mod errand;
 pub(crate) mod events;

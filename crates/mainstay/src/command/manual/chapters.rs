@@ -103,6 +103,8 @@ const EXAMPLES: &[(&str, Examples)] = &[
         ("mainstay route maintenance '/api/*' on --retry-after 10m", "nobody is let in there, until off"),
         ("mainstay route maintenance '/api/*' off", "as the stack file says"),
     ]),
+    ("edge", &[("mainstay edge test", "what the stack file promises of the edge, measured")]),
+    ("edge test", &[("mainstay edge test --json", "each promise, what was measured, what is not tested")]),
     ("console", &[("mainstay console", "a link that opens the console once")]),
     ("trust", &[("mainstay trust --install", "let this machine's browsers trust the stack's authority")]),
     ("schema", &[("mainstay schema > mainstay.schema.json", "for an editor")]),
