@@ -119,7 +119,8 @@ status_of() {
   curl --silent --cacert "$work/root.pem" --resolve "$HOST:$https:127.0.0.1" -o /dev/null -w '%{http_code}' \
     "https://$HOST:$https/${1:-}"
 }
-"$MAINSTAY" --state "$STATE" --file "$STACK" tap '/*' --json >"$SCRATCH/tap" 2>"$SCRATCH/tap.talk" & helpers+=($!)
+"$MAINSTAY" --state "$STATE" --file "$STACK" tap '/*' --json >"$SCRATCH/tap" 2>"$SCRATCH/tap.talk" & tap=$!
+helpers+=("$tap")
 until_so "tap has begun" grep -q "requests of the route" "$SCRATCH/tap.talk"
 same "a route serves" "$(status_of '?token=hunter2')" 200
 ms route maintenance '/*' on --retry-after 90s >/dev/null
@@ -142,6 +143,9 @@ seen() { [ "$(grep -c "\"status\":$1" "$SCRATCH/tap")" = "$2" ]; }
 until_so "tap saw who was let in" seen 200 2
 until_so "and who was not" seen 503 2
 if grep -q hunter2 "$SCRATCH/tap"; then fail "tap shows a token"; fi
+# It would see by itself that the stack is gone, ten seconds later.
+kill "$tap"
+wait "$tap" 2>/dev/null || true
 
 say "down"
 ms down >/dev/null
