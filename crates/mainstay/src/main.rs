@@ -18,6 +18,7 @@ mod init;
 mod place;
 mod screen;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -195,9 +196,18 @@ fn print_usage(error: &clap::Error) {
     std::eprint!("{}", words.replacen("error:", "error[MS2006]:", 1));
 }
 
+/// `mainstay help deploy` is `mainstay deploy --help`, as people type it elsewhere.
+fn with_help(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    if arguments.get(1).is_some_and(|first| first == "help") {
+        arguments.remove(1);
+        arguments.push("--help".into());
+    }
+    arguments
+}
+
 fn main() -> ExitCode {
     end_quietly_when_nobody_reads();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(with_help(std::env::args_os().collect())) {
         Ok(cli) => cli,
         Err(error) => {
             let error = without_hidden(error);
@@ -312,6 +322,20 @@ async fn run_async(global: Global, command: Command) -> Result<u8, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn help_is_a_word_too() {
+        for (typed, wanted) in [("help", "Usage: mainstay"), ("help run", "mainstay run"), ("help db pool", "db pool")]
+        {
+            let typed = ["mainstay"].into_iter().chain(typed.split(' ')).map(OsString::from).collect();
+            let error = Cli::try_parse_from(with_help(typed)).map(|_| ()).expect_err("help is no command");
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp);
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
+        let unknown = ["mainstay", "help", "nosuch"].map(OsString::from).to_vec();
+        let error = Cli::try_parse_from(with_help(unknown)).map(|_| ()).expect_err("unknown");
+        assert_eq!(error.kind(), clap::error::ErrorKind::InvalidSubcommand);
+    }
 
     #[test]
     fn a_command_that_nobody_types_is_never_what_was_meant() {

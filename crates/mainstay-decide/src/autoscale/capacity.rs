@@ -14,6 +14,9 @@ const CONNECTION: Bytes = Bytes::mebi(4);
 const OURS: Bytes = Bytes::mebi(192);
 /// Prometheus and Alertmanager with two weeks of a small stack.
 const TELEMETRY: Bytes = Bytes::mebi(256);
+/// What an instance is counted with at the least: a process that was just started, or only sleeps, shows less than it
+/// will take, and thousands of them are no plan. **Source**: a shell that sleeps holds 0.4 MiB, a bare Python 12.
+const LEAST: Bytes = Bytes::mebi(8);
 /// The system itself, and its page cache at the least. **Unit**: per cent of the machine's memory.
 const SYSTEM_PERCENT: u64 = 10;
 
@@ -46,7 +49,7 @@ pub fn room(
     each: &BTreeMap<ServiceName, Bytes>,
     current: &BTreeMap<ServiceName, u32>,
 ) -> Option<Room> {
-    let one = each.get(service).copied().filter(|bytes| bytes.0 > 0)?;
+    let one = each.get(service).copied().filter(|bytes| bytes.0 > 0)?.max(LEAST);
     let count = |name: &ServiceName| current.get(name).copied().unwrap_or_default();
     let others: u64 = each
         .iter()

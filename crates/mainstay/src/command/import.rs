@@ -104,15 +104,6 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
     if options.source != "-" && !options.source.contains("://") {
         File::open(&options.source).map_err(|error| unreadable(&options.source, &error))?;
     }
-    let aside = if target.ask(TABLES)? == "0" {
-        None
-    } else if options.replace {
-        Some(format!("before_import_{}", stamp(screen::now())))
-    } else {
-        return Err(Failure::refused("MS4004", "the database has tables already; an import would mix with them").help(
-            "--replace moves all of the schema public aside first (nothing is deleted); `mainstay db psql -- -c '\\dt'` lists them",
-        ));
-    };
     if let Some((scheme, _)) = options.source.split_once("://").filter(|_| !is_url(&options.source)) {
         // The rest of it is not repeated: there may be a password in it.
         return Err(unreadable(&format!("{scheme}://…"), &"only a running PostgreSQL is read"));
@@ -124,6 +115,15 @@ pub(crate) fn run(global: &Global, options: &Options, target: &Target) -> Result
     if is_url(&options.source) {
         refuse_itself(&options.source, target)?;
     }
+    let aside = if target.ask(TABLES)? == "0" {
+        None
+    } else if options.replace {
+        Some(format!("before_import_{}", stamp(screen::now())))
+    } else {
+        return Err(Failure::refused("MS4004", "the database has tables already; an import would mix with them").help(
+            "--replace moves all of the schema public aside first (nothing is deleted); `mainstay db psql -- -c '\\dt'` lists them",
+        ));
+    };
     let began = Instant::now();
     let source = Source::open(&options.source, target)?;
     eprintln!("importing {}", source.what);

@@ -1,5 +1,7 @@
 //! `mainstay ps`: every process of the stack.
 
+use std::io::IsTerminal;
+
 use mainstay_types::Bytes;
 
 use crate::Global;
@@ -7,8 +9,10 @@ use crate::board::{columns, cut};
 use crate::failure::Failure;
 use crate::screen;
 
-/// Longer names push their own line only.
-const WIDEST_NAME: usize = 20;
+/// A name that always has its room; a longer one only where the terminal has it, else it pushes its own line.
+const WIDE_NAME: usize = 20;
+/// All columns but the name, and a short last exit.
+const REST: usize = 62;
 
 pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
     let processes = crate::place::client(global)?.processes().await?;
@@ -18,7 +22,9 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
         return Ok(mainstay_types::exit_code::DONE);
     }
     let longest = processes.iter().map(|process| process.name.as_str().len()).max().unwrap_or(0);
-    let width = longest.clamp(4, WIDEST_NAME);
+    // Whoever reads a pipe wants columns that stand; a terminal wants lines that do not break.
+    let widest = if std::io::stdout().is_terminal() { columns().saturating_sub(REST).max(WIDE_NAME) } else { longest };
+    let width = longest.clamp(4, widest.max(4));
     let head = format!(
         "{:<width$} {:<13} {:<7} {:<12} {:<7} {:<9} LAST EXIT",
         "NAME", "ROLE", "PID", "STATE", "SINCE", "MEMORY"

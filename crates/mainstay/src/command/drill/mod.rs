@@ -234,7 +234,7 @@ fn junit(path: Option<&Path>, dossier: &Dossier) -> Result<(), Failure> {
 
 fn by_name(name: &str) -> Result<Fault, Failure> {
     Fault::by_name(name).ok_or_else(|| {
-        let names: Vec<&str> = Fault::named().map(Fault::name).collect();
+        let names: Vec<&str> = Fault::named().chain([Fault::Null]).map(Fault::name).collect();
         Failure::user("MS2020", format!("there is no drill {name:?}")).help(format!("drills: {}", names.join(", ")))
     })
 }

@@ -6,15 +6,17 @@ use super::{Picture, Row};
 use crate::board::cut;
 use crate::screen;
 
-/// Longest name that has a column of its own.
-const WIDEST_NAME: usize = 18;
+/// A name that always has its room; a longer one only where the terminal has it.
+const WIDE_NAME: usize = 18;
+/// The last column keeps so much.
+const WHAT: usize = 24;
 /// Columns between the name and the last one, with their spaces.
 const FIGURES: usize = 46;
 
 /// Title, sums, head and rows. `rows`: how many lines there is room for.
 pub(super) fn lines(heading: &str, picture: &Picture, columns: usize, rows: Option<usize>) -> Vec<String> {
     let longest = picture.processes.iter().map(|row| row.usage.process.name.as_str().len()).max().unwrap_or(0);
-    let name = longest.clamp(4, WIDEST_NAME);
+    let name = longest.clamp(4, columns.saturating_sub(FIGURES + WHAT).max(WIDE_NAME));
     let head = format!(
         "{:<name$} {:>7} {:>6} {:>9} {:>5} {:>7} {:>6} WHAT",
         "NAME", "PID", "CPU %", "MEMORY", "CONN", "REQ/S", "UP"
@@ -53,7 +55,7 @@ fn line(row: &Row, picture: &Picture, name: usize, columns: usize) -> String {
     let up = if process.pid.is_some() { age } else { "-".to_owned() };
     let figures = format!(
         "{:<name$} {pid:>7} {cpu:>6} {memory:>9} {connections:>5} {requests:>7} {up:>6} ",
-        cut(process.name.as_str(), name)
+        shortened(process.name.as_str(), name)
     );
     let what = cut(&what(row), columns.saturating_sub(name + FIGURES + 1));
     let what = match process.state {
@@ -62,6 +64,17 @@ fn line(row: &Row, picture: &Picture, name: usize, columns: usize) -> String {
         State::CrashLoop | State::Failed | State::Unknown => screen::red(&what),
     };
     format!("{figures}{what}")
+}
+
+/// A name without its middle: instances of one service differ at the end.
+fn shortened(name: &str, width: usize) -> String {
+    let count = name.chars().count();
+    if count <= width {
+        return name.to_owned();
+    }
+    let end = (width / 2).min(8);
+    let start = width.saturating_sub(end + 1);
+    name.chars().take(start).chain(['…']).chain(name.chars().skip(count - end)).collect()
 }
 
 /// What it is; when it is not as it should be, what is wrong.

@@ -59,6 +59,9 @@ fn no_line_is_wider_than_the_terminal_and_none_is_lost_without_a_word() {
         assert!(lines.iter().any(|line| line.contains("and 22 more")), "{lines:#?}");
         let wide: Vec<&String> = lines.iter().filter(|line| line.chars().count() > columns).collect();
         assert!(wide.is_empty(), "{wide:#?}");
+        let names: std::collections::BTreeSet<&str> =
+            lines.iter().filter(|line| line.starts_with("a-")).filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(names.len(), 19, "names that differ at their end are told apart: {names:?}");
     }
     let whole = table::lines("shop", &picture, 80, None);
     assert_eq!(whole.len(), 3 + 41);
