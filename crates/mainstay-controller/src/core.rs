@@ -1,5 +1,6 @@
 //! The loop: observations in, plan, steps out. It owns all state of the control plane; nothing is shared.
 
+mod children;
 pub(crate) mod damage;
 mod health;
 pub(crate) mod rollout;
@@ -276,7 +277,7 @@ impl Core {
     fn take(&mut self, message: Message) {
         let at = now();
         match message {
-            Message::Children(children) => self.take_children(children, at),
+            Message::Children(children, asked_at) => self.take_children(children, asked_at, at),
             Message::KeepFound(hello) => self.take_keep(hello, at),
             Message::KeepLost => self.lose_keep(at),
             Message::Ended(child) => self.take_end(child, at),
@@ -408,17 +409,8 @@ impl Core {
         }
     }
 
-    fn take_children(&mut self, children: Vec<Child>, at: Timestamp) {
-        let mut listed: BTreeMap<ChildName, Child> =
-            children.into_iter().map(|child| (child.name.clone(), child)).collect();
-        // A start whose result came in while the list was under way is newer than the list.
-        for (name, known) in std::mem::take(&mut self.children) {
-            let is_newer = known.ended.is_none() && listed.get(&name).is_none_or(|other| other.since < known.since);
-            if is_newer {
-                listed.insert(name, known);
-            }
-        }
-        self.children = listed;
+    fn take_children(&mut self, children: Vec<Child>, asked_at: Timestamp, at: Timestamp) {
+        self.children = children::listed(std::mem::take(&mut self.children), children, asked_at);
         if std::mem::take(&mut self.is_first_list) {
             let events = self.children.values().filter_map(story::control_died);
             events.for_each(|event| self.journal.emit(event));

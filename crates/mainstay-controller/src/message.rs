@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 /// An observation, a result or a wish.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// keep's whole list, after (re)connecting.
-    Children(Vec<Child>),
+    /// keep's whole list, after (re)connecting, and when it was asked for.
+    Children(Vec<Child>, Timestamp),
     /// Who keep is, after (re)connecting.
     KeepFound(mainstay_supervisor::client::Hello),
     /// The connection to keep broke.

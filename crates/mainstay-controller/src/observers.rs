@@ -68,17 +68,19 @@ pub(crate) async fn keep(
     loop {
         match Keep::connect_and_greet(&paths.runtime).await {
             Ok((keep, mut notices, hello)) => {
+                let asked_at = now();
                 if let Ok(children) = keep.list().await {
                     current.send_replace(Some(keep.clone()));
                     sender.send(Message::KeepFound(hello)).await.ok();
-                    sender.send(Message::Children(children)).await.ok();
+                    sender.send(Message::Children(children, asked_at)).await.ok();
                     while let Some(notice) = notices.recv().await {
                         let message = match notice {
                             Notice::Exited { child } => Message::Ended(child),
-                            Notice::Adopted { .. } => match keep.list().await {
-                                Ok(children) => Message::Children(children),
-                                Err(_) => break,
-                            },
+                            Notice::Adopted { .. } => {
+                                let asked_at = now();
+                                let Ok(children) = keep.list().await else { break };
+                                Message::Children(children, asked_at)
+                            }
                         };
                         sender.send(message).await.ok();
                     }

@@ -101,6 +101,29 @@ fn a_console_port_that_was_taken_meanwhile_costs_the_console_alone_and_only_unti
     world.assert_nothing_runs();
 }
 
+#[test]
+fn what_dies_while_no_keep_looks_is_started_anew() {
+    let world = World::new("unseen");
+    world.up().succeeds();
+    let first = world.pids();
+    let pid = |name: &str| i32::try_from(first[name]).expect("fits");
+    // A keep that is stopped learns of no end, and the next one finds records of what is gone.
+    crate::world::stop(pid("keep"));
+    for name in ["router", "edge", "web-1", "postgres-a"] {
+        crate::world::kill(pid(name));
+    }
+    crate::world::kill(pid("keep"));
+    for name in ["keep", "router", "edge", "web-1", "postgres-a"] {
+        wait_until(&format!("another {name} runs"), || {
+            world.run(&["ps"]).code == 0 && world.pids().get(name).is_some_and(|now| *now != first[name])
+        });
+    }
+    wait_until("the database answers", || world.run_sql("select 1").code == 0);
+    assert_eq!(world.pids()["control"], first["control"], "the control plane saw it all");
+    world.down().succeeds();
+    world.assert_nothing_runs();
+}
+
 fn change_times(file: &std::path::Path, key: &str) -> usize {
     let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(file).expect("reads")).expect("JSON");
     assert!(value[key].is_i64() || value[key].is_u64(), "{key} in {} is {}", file.display(), value[key]);

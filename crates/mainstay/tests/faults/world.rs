@@ -167,7 +167,7 @@ impl World {
         ran.text.trim().to_owned()
     }
 
-    fn run_sql(&self, statement: &str) -> Ran {
+    pub(crate) fn run_sql(&self, statement: &str) -> Ran {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
         command.args(["db", "--state"]).arg(self.base()).args(["psql", "--", "-qAtc", statement]);
         command.current_dir(self.app()).stdin(Stdio::null());
@@ -282,6 +282,13 @@ fn is_alive(pid: i32) -> bool {
 pub(crate) fn kill(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
         rustix::process::kill_process(pid, Signal::KILL).ok();
+    }
+}
+
+/// Until it is killed.
+pub(crate) fn stop(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        rustix::process::kill_process(pid, Signal::STOP).expect("signal");
     }
 }
 
