@@ -14,7 +14,7 @@ const MOST_AT_ONCE: usize = 64;
 const WINDOW_LOG: u32 = 18;
 
 /// A content coding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Coding {
     Brotli,
     Zstd,

@@ -2,6 +2,7 @@
 //!
 //! **Source**: W3C Trace Context, section 3.2 (`traceparent`).
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use pingora_core::Result;
@@ -58,7 +59,24 @@ impl Identity {
     }
 }
 
+thread_local! {
+    /// Random bytes drawn ahead, and how many of them are used: a call of the kernel for each request is felt.
+    static DRAWN: RefCell<([u8; 1024], usize)> = const { RefCell::new(([0; 1024], 1024)) };
+}
+
 fn random(bytes: &mut [u8]) {
+    DRAWN.with_borrow_mut(|(drawn, used)| {
+        if *used + bytes.len() > drawn.len() {
+            draw(drawn);
+            *used = 0;
+        }
+        let end = *used + bytes.len();
+        bytes.copy_from_slice(&drawn[*used..end]);
+        *used = end;
+    });
+}
+
+fn draw(bytes: &mut [u8]) {
     // The kernel's generator does not fail once it is seeded, and it is long before an edge runs.
     let mut filled = 0;
     while filled < bytes.len() {

@@ -27,6 +27,7 @@ pub mod fuzz;
 mod guard;
 mod headers;
 mod identity;
+mod kept;
 mod limit;
 mod listen;
 mod metrics;

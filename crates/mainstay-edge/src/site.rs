@@ -18,9 +18,11 @@ use mainstay_stack::model::SiteCache;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use tokio::time::Instant;
 
 use crate::coding::{self, Coding};
 use crate::file::{self, Found};
+use crate::kept::{self, Kept};
 use crate::proxy::RequestState;
 use crate::range::{self, Wanted};
 
@@ -43,6 +45,7 @@ pub(crate) struct Site {
     spa: bool,
     cache: SiteCache,
     encoded: Arc<Encoded>,
+    kept: Arc<Kept<Representation>>,
 }
 
 /// What goes out of a file.
@@ -52,8 +55,8 @@ enum Content {
 }
 
 /// A file as a client takes it.
+#[derive(Debug)]
 struct Representation {
-    content: Content,
     path: PathBuf,
     length: u64,
     etag: String,
@@ -66,7 +69,13 @@ struct Representation {
 impl Site {
     /// A folder that is not there answers 404: it may come back with the next deployment.
     pub(crate) fn new(dir: &Path, spa: bool, cache: SiteCache) -> Self {
-        Self { dir: dir.to_owned(), spa, cache, encoded: Arc::new(Encoded::new(MOST_HELD)) }
+        Self {
+            dir: dir.to_owned(),
+            spa,
+            cache,
+            encoded: Arc::new(Encoded::new(MOST_HELD)),
+            kept: Arc::new(Kept::new()),
+        }
     }
 
     /// Answers a request for `path` (percent-encoded, below the route's prefix); files from `floor` on are encoded.
@@ -94,12 +103,24 @@ impl Site {
             Some(_) if !request.headers.contains_key(RANGE) => coding::accepted(&request.headers, Coding::SMALLEST),
             Some(_) | None => Vec::new(),
         };
-        let (dir, spa, wanted, encoded) = (self.dir.clone(), self.spa, path.to_owned(), Arc::clone(&self.encoded));
-        let look = move || look(&dir, &wanted, spa, floor, &codings, &encoded);
+        let (key, since) = ((path.to_owned(), codings), Instant::now());
+        if let Some((found, content)) = self.kept.get(&key, since) {
+            return self.send(session, &found, Content::Held(content), is_head, ctx).await;
+        }
+        let (dir, spa, encoded, kept) = (self.dir.clone(), self.spa, Arc::clone(&self.encoded), Arc::clone(&self.kept));
+        let look = move || {
+            let (found, content) = look(&dir, &key.0, spa, floor, &key.1, &encoded)?;
+            let content = content.in_memory(found.length);
+            let found = Arc::new(found);
+            if let Content::Held(bytes) = &content {
+                kept.keep(key, since, &found, bytes);
+            }
+            Some((found, content))
+        };
         let found = tokio::task::spawn_blocking(look).await;
         let found = found.map_err(|error| Error::because(ErrorType::InternalError, "site task ended", error))?;
         match found {
-            Some(found) => self.send(session, found, is_head, ctx).await,
+            Some((found, content)) => self.send(session, &found, content, is_head, ctx).await,
             None => not_found(session, is_head, ctx).await,
         }
     }
@@ -107,13 +128,14 @@ impl Site {
     async fn send(
         &self,
         session: &mut Session,
-        found: Representation,
+        found: &Representation,
+        content: Content,
         is_head: bool,
         ctx: &RequestState,
     ) -> Result<()> {
         let headers = &session.req_header().headers;
-        let is_known = is_known(headers, &found);
-        let wanted = if is_known || is_head { Wanted::Whole } else { part(headers, &found) };
+        let is_known = is_known(headers, found);
+        let wanted = if is_known || is_head { Wanted::Whole } else { part(headers, found) };
         let status = match wanted {
             _ if is_known => 304,
             Wanted::Whole => 200,
@@ -125,7 +147,7 @@ impl Site {
         head.insert_header(LAST_MODIFIED, found.modified.as_str())?;
         head.insert_header(CACHE_CONTROL, self.rule(&found.path, ctx.is_known()).as_str())?;
         if is_known {
-            dress(&mut head, &found, ctx)?;
+            dress(&mut head, found, ctx)?;
             return session.write_response_header(Box::new(head), true).await;
         }
         head.insert_header(CONTENT_TYPE, file::content_type(&found.path))?;
@@ -145,12 +167,12 @@ impl Site {
             }
         };
         head.insert_header(CONTENT_LENGTH, count)?;
-        dress(&mut head, &found, ctx)?;
+        dress(&mut head, found, ctx)?;
         let is_bodyless = is_head || count == 0;
         session.write_response_header(Box::new(head), is_bodyless).await?;
-        match found.content {
+        match content {
             _ if is_bodyless => Ok(()),
-            Content::Held(bytes) => session.write_response_body(Some(bytes), true).await,
+            Content::Held(bytes) => session.write_response_body(Some(slice(&bytes, first, count)), true).await,
             Content::File(file) => send_file(session, file, first, count).await,
         }
     }
@@ -166,6 +188,29 @@ impl Site {
             SiteCache::NoStore => "no-store".to_owned(),
         }
     }
+}
+
+impl Content {
+    /// A small file as its bytes, if it is as long as was found. Blocks on the disk.
+    fn in_memory(self, length: u64) -> Self {
+        let small = usize::try_from(length).ok().filter(|length| *length <= kept::MOST_BYTES);
+        let (mut file, length) = match (self, small) {
+            (Self::File(file), Some(length)) => (file, length),
+            (other, _) => return other,
+        };
+        let mut bytes = vec![0; length];
+        match file.read_exact(&mut bytes).and_then(|()| file.rewind()) {
+            Ok(()) => Self::Held(Bytes::from(bytes)),
+            // Told where a file is sent: by then it may be whole again.
+            Err(_) => Self::File(file),
+        }
+    }
+}
+
+/// The part of it that is wanted.
+fn slice(bytes: &Bytes, first: u64, count: u64) -> Bytes {
+    let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.slice(place(first)..place(first.saturating_add(count)))
 }
 
 /// Whether the client has it already.
@@ -202,7 +247,7 @@ fn look(
     floor: Option<u64>,
     codings: &[Coding],
     encoded: &Encoded,
-) -> Option<Representation> {
+) -> Option<(Representation, Content)> {
     let (root, mut found) = file::find(dir, path, spa)?;
     let is_worth_it = floor.is_some_and(|floor| found.length >= floor)
         && coding::is_worth_it(file::content_type(&found.path).as_bytes());
@@ -216,7 +261,8 @@ fn look(
             };
             let etag = etag_of(&found, *coding);
             let coding = Some(*coding);
-            return Some(Representation { content, path: found.path, length, etag, modified, coding, varies: true });
+            let found = Representation { path: found.path, length, etag, modified, coding, varies: true };
+            return Some((found, content));
         }
         if let Some(coding) = codings.first()
             && let Some(bytes) = encoded.get(&mut found, *coding)
@@ -224,12 +270,13 @@ fn look(
             let etag = etag_of(&found, *coding);
             let (length, coding) = (bytes.len() as u64, Some(*coding));
             let content = Content::Held(bytes);
-            return Some(Representation { content, path: found.path, length, etag, modified, coding, varies: true });
+            let found = Representation { path: found.path, length, etag, modified, coding, varies: true };
+            return Some((found, content));
         }
     }
     let Found { file, path, length, etag, .. } = found;
-    let content = Content::File(file);
-    Some(Representation { content, path, length, etag, modified, coding: None, varies: is_worth_it })
+    let found = Representation { path, length, etag, modified, coding: None, varies: is_worth_it };
+    Some((found, Content::File(file)))
 }
 
 /// Another content has another tag.
