@@ -517,7 +517,7 @@ impl Core {
                     since: at,
                     is_own: true,
                     ended: None,
-                    ended_before: None,
+                    ended_before: self.children.get(&name).and_then(|known| known.ended.clone()),
                 };
                 // A quick end may have been noticed before this result came in.
                 let is_newer = self.children.get(&name).is_none_or(|known| known.nonce != child.nonce);

@@ -60,7 +60,7 @@ fn one(child: &Child, status: &Status, settings: &Settings, all: &Snapshot) -> P
         nonce: Some(child.nonce.clone()),
         state: drawn.map_or(fallback, |drawn| drawn.state),
         since: child.ended.as_ref().map_or(child.since, |ended| ended.at),
-        last_exit: child.ended.as_ref().map(|ended| ended.reason.clone()),
+        last_exit: child.ended.as_ref().or(child.ended_before.as_ref()).map(|ended| ended.reason.clone()),
         address: settings.address_of(&child.name),
         memory_bytes: runs.then(|| all.tree_pss(child.pid).0),
     }

@@ -61,14 +61,14 @@ pub enum Found {
     Missing(String),
 }
 
-/// Every program that mainstay runs and does not write.
-pub fn all() -> Vec<Look> {
+/// Every program that mainstay runs and does not write; PostgreSQL of the version that made the data in `state`.
+pub fn all(state: Option<&Path>) -> Vec<Look> {
     let telemetry = mainstay_telemetry::find_programs();
     let path = |found: Result<std::path::PathBuf, mainstay_telemetry::MissingProgram>| match found {
         Ok(path) => Found::Here(path.display().to_string()),
         Err(error) => Found::Missing(with_hint(&error)),
     };
-    let postgres = match mainstay_postgres::find_programs(None) {
+    let postgres = match mainstay_postgres::find_programs(state) {
         Ok(programs) => Found::Here(programs.bin.join("postgres").display().to_string()),
         Err(error) => Found::Missing(error.to_string()),
     };

@@ -234,12 +234,17 @@ impl Control {
             let fence = fence(&self.shared, primary).await;
             *self.shared.fence.lock().unwrap_or_else(PoisonError::into_inner) = fence;
         }
+        let is_failover = primary.is_some() && before.is_some_and(|before| before.epoch < epoch);
+        if is_failover {
+            // Whom this lets go is counted; whose wait ended before waited for something else.
+            self.shared.note(|failover| failover.longest_hold = Duration::ZERO);
+        }
         self.shared.view.send_modify(|view| {
             view.targets = Some(Arc::new(targets.clone()));
             view.reign += u64::from(is_other);
         });
         self.shared.pools.purge(&self.shared.view.borrow());
-        if primary.is_some() && before.is_some_and(|before| before.epoch < epoch) {
+        if is_failover {
             // Sessions without a server had nothing there: they are carried over by now.
             let detached = self.shared.write.detached.load(Ordering::Relaxed);
             self.shared.note(|failover| {

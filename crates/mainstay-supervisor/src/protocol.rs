@@ -220,8 +220,8 @@ pub struct Child {
     pub is_own: bool,
     /// How and when it ended, if it did.
     pub ended: Option<Ended>,
-    /// How and when the start before this one ended, of a child that keep itself starts again: nobody else is there to
-    /// see the end of the control plane.
+    /// How and when the start before this one ended, if keep knows it. Nobody else is there to see the end of the
+    /// control plane.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_before: Option<Ended>,
 }

@@ -39,7 +39,7 @@ pub(crate) struct Record {
     /// **Unit**: clock ticks since boot.
     pub(crate) start_time: Option<u64>,
     pub(crate) ended: Option<Ended>,
-    /// How the start before this one ended, of what keep itself starts again.
+    /// How the start before this one ended.
     #[serde(default)]
     pub(crate) ended_before: Option<Ended>,
 }

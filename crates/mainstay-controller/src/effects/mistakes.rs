@@ -1,6 +1,6 @@
 //! Mistakes made on purpose, each once, so that drills can show that they would notice.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,9 @@ use mainstay_edge::protocol::Endpoint;
 
 /// How late a start comes: past every default promise about edge, router, cache and store.
 const LATE_START: Duration = Duration::from_secs(8);
+/// How late a start comes whose listeners were closed: time for thirty knocks at each door. Without it the doors can be
+/// open again between two.
+const CLOSED: Duration = Duration::from_millis(300);
 /// How late the fence of a former primary comes: time for it to be thawed and to serve.
 const LATE_FENCE: Duration = Duration::from_secs(4);
 
@@ -21,7 +24,8 @@ const LATE_WORD: Duration = Duration::from_secs(1);
 /// What is to go wrong the next time.
 #[derive(Default)]
 pub(crate) struct Mistakes {
-    start: AtomicBool,
+    /// How late the next start comes. **Unit**: milliseconds.
+    start: AtomicU64,
     fence: AtomicBool,
     unblock: AtomicBool,
     standby: AtomicBool,
@@ -35,7 +39,12 @@ pub(crate) struct Mistakes {
 impl Mistakes {
     /// Plants what `sabotage` names; the planner and keep have theirs elsewhere.
     pub(super) fn plant(&self, sabotage: Sabotage) {
-        self.start.store(sabotage == Sabotage::StartLate, Ordering::SeqCst);
+        let late = match sabotage {
+            Sabotage::StartLate => LATE_START,
+            Sabotage::CloseEdgeListeners | Sabotage::CloseRouterListeners => CLOSED,
+            _ => Duration::ZERO,
+        };
+        self.start.store(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
         self.fence.store(sabotage == Sabotage::ThawWithoutFencing, Ordering::SeqCst);
         self.unblock.store(sabotage == Sabotage::UnblockLate, Ordering::SeqCst);
         self.standby.store(sabotage == Sabotage::UnblockLate, Ordering::SeqCst);
@@ -70,8 +79,9 @@ impl Mistakes {
     }
 
     pub(super) async fn before_start(&self) {
-        if self.start.swap(false, Ordering::SeqCst) {
-            tokio::time::sleep(LATE_START).await;
+        let late = self.start.swap(0, Ordering::SeqCst);
+        if late > 0 {
+            tokio::time::sleep(Duration::from_millis(late)).await;
         }
     }
 

@@ -157,16 +157,18 @@ impl Effects {
         Ok(())
     }
 
-    /// How a release command of this release ended that was begun before; waits for one that runs.
+    /// How a release command of this release ended that was begun before; waits for one that runs, of whatever release:
+    /// what changes a schema is not ended half-way, and two of them would meet.
     async fn begun_before(&self, settings: &Settings, service: &ServiceName) -> Result<Option<ExitReason>, String> {
         let known = self.before_runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(service).cloned();
-        let Some(run) = known.filter(|run| run.release == settings.launch.release) else { return Ok(None) };
+        let run = known.filter(|run| run.release == settings.launch.release);
+        let name = ChildName::before(service);
         let deadline = tokio::time::Instant::now() + BEFORE_DEADLINE;
         loop {
             let children = self.keep()?.list().await.map_err(|error| full_text(&error))?;
-            let Some(child) = children.into_iter().find(|child| child.nonce == run.nonce) else { return Ok(None) };
+            let Some(child) = children.into_iter().find(|child| child.name == name) else { return Ok(None) };
             if let Some(ended) = child.ended {
-                return Ok(Some(ended.reason));
+                return Ok(run.filter(|run| run.nonce == child.nonce).map(|_| ended.reason));
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(format!("{} (pid {}) does not end", child.name, child.pid));

@@ -182,9 +182,7 @@ impl Keep {
         }
         let group = self.cgroups.create(spec.name.as_str(), &spec.limits);
         let mut record = Record::intent(&spec, &self.boot, group, crate::now());
-        if spec.restart {
-            record.ended_before = self.children.get(&spec.name).and_then(|before| before.record.ended.clone());
-        }
+        record.ended_before = self.children.get(&spec.name).and_then(|before| before.record.ended.clone());
         let oom_before = record.group.oom_kills();
         let pid = match self.start(&spec, &record) {
             Ok(pid) => pid,

@@ -235,7 +235,7 @@ fn commit(said: Option<&str>) -> (Option<String>, Option<bool>) {
 /// "Redis server v=7.0.15 sha=…" → "7.0.15".
 fn redis_version() -> Option<String> {
     use mainstay_controller::programs::{Found, all};
-    let Found::Here(path) = all().into_iter().find(|program| program.name == "redis")?.found else { return None };
+    let Found::Here(path) = all(None).into_iter().find(|program| program.name == "redis")?.found else { return None };
     let output = std::process::Command::new(path).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split(' ').find_map(|word| word.strip_prefix("v=")).map(str::to_owned)

@@ -77,13 +77,7 @@ fn space(place: &Place) -> Result<(), Failure> {
     // Before the first start there is none: its file system is that of the folder in which it will be made.
     let there = state.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(state);
     let stat = rustix::fs::statvfs(there).map_err(|error| cannot(there, &error))?;
-    let me = std::env::current_exe().map_err(|error| cannot(state, &error))?;
-    let program = me.metadata().map_err(|error| cannot(&me, &error))?.len();
-    let wanted = place.parsed.stack.database.as_ref().map_or(0, |database| u64::from(database.standbys) + 1);
-    let members = std::fs::read_dir(state.join("pg")).into_iter().flatten().flatten();
-    let there = members.filter(|member| member.path().join("data/PG_VERSION").exists()).count();
-    let new = wanted.saturating_sub(u64::try_from(there).unwrap_or(u64::MAX));
-    let need = OWN + program + new * NEW_MEMBER;
+    let need = disk_need(&place.parsed.stack, state).map_err(|error| cannot(state, &error))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free >= need {
         return Ok(());
@@ -91,6 +85,18 @@ fn space(place: &Place) -> Result<(), Failure> {
     let (free, need) = (mainstay_types::Bytes(free), mainstay_types::Bytes(need));
     Err(Failure::environment("MS3034", format!("{free} are free in {}, this start needs {need}", state.display()))
         .help("make space there, or keep state elsewhere: --state DIR"))
+}
+
+/// Space that a start takes.
+///
+/// **Errors**: the program that runs cannot be looked at.
+pub(crate) fn disk_need(stack: &mainstay_stack::Stack, state: &Path) -> std::io::Result<u64> {
+    let program = std::env::current_exe()?.metadata()?.len();
+    let wanted = stack.database.as_ref().map_or(0, |database| u64::from(database.standbys) + 1);
+    let members = std::fs::read_dir(state.join("pg")).into_iter().flatten().flatten();
+    let there = members.filter(|member| member.path().join("data/PG_VERSION").exists()).count();
+    let new = wanted.saturating_sub(u64::try_from(there).unwrap_or(u64::MAX));
+    Ok(OWN + program + new * NEW_MEMBER)
 }
 
 fn required_programs(place: &Place) -> Result<(), Failure> {

@@ -24,7 +24,7 @@ pub(crate) async fn machine(global: &Global) -> Result<Machine, Failure> {
         .map_err(|error| Failure::environment("MS3031", format!("cannot look at {}: {error}", there.display())))?;
     let hard = |resource: Resource| rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
     Ok(Machine {
-        programs: programs(),
+        programs: programs(state_of_stack(global).as_deref()),
         user: rustix::process::geteuid().as_raw(),
         is_user_known: is_user_known(rustix::process::geteuid().as_raw()),
         kernel: kernel(),
@@ -56,7 +56,13 @@ fn state_fault(base: &Path, there: &Path) -> Option<String> {
     }
 }
 
-fn programs() -> Vec<Program> {
+/// The state folder of the stack here, if there is one.
+fn state_of_stack(global: &Global) -> Option<std::path::PathBuf> {
+    crate::place::stack_file(global).ok()?;
+    Some(crate::place::paths_of_anybody(global).ok()?.state)
+}
+
+fn programs(state: Option<&Path>) -> Vec<Program> {
     let look = |program: mainstay_controller::programs::Look| {
         let found = match program.found {
             Found::Here(what) => Ok(version(&what).map_or(what.clone(), |version| format!("{version}, {what}"))),
@@ -68,7 +74,7 @@ fn programs() -> Vec<Program> {
         };
         Program { name: program.name, is_required: program.is_required, found }
     };
-    all().into_iter().map(look).collect()
+    all(state).into_iter().map(look).collect()
 }
 
 /// What a program at a path says of itself: the first word with a point between digits.
@@ -157,6 +163,11 @@ async fn stack(global: &Global) -> Stack {
         one_disk: one_disk(&paths.state),
         authority: authority(&parsed.stack.edge),
         doors: if running.is_some() { Vec::new() } else { doors(&parsed, &paths) },
+        disk_need: if running.is_some() {
+            None
+        } else {
+            crate::command::preflight::disk_need(&parsed.stack, &paths.state).ok()
+        },
         running,
         has_state: paths.state.join("state.db").exists(),
         last_drill: last_drill(&paths.state.join("drills/history.jsonl"), now),

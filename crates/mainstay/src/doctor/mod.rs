@@ -106,6 +106,8 @@ pub(crate) struct Known {
     /// The authority that its certificate is ordered from, if one is.
     pub(crate) authority: Option<Authority>,
     pub(crate) doors: Vec<Door>,
+    /// Space that its start needs; `None` when it runs.
+    pub(crate) disk_need: Option<u64>,
     /// Its state folder was there before: an `up` was.
     pub(crate) has_state: bool,
     /// The last drill that said something: its name, its verdict, how long ago.
@@ -270,8 +272,8 @@ fn descriptors(machine: &Machine) -> Finding {
 
 fn processes(machine: &Machine) -> Finding {
     let found = amount(machine.processes);
-    // root is not held to it.
-    if machine.user == 0 || machine.processes >= PROCESSES {
+    // root is not held to it, but its parts are not root.
+    if machine.processes >= PROCESSES {
         return Finding::fine("processes", found);
     }
     let why = "PostgreSQL has a process for each connection, on both members";
@@ -302,7 +304,18 @@ fn disk(machine: &Machine) -> Finding {
     if machine.free >= LEAST_FREE {
         return Finding::fine("disk", found);
     }
-    Finding::limited("disk", found, format!("below {} a database stops soon, and writes fail", Bytes(LEAST_FREE)))
+    let need = match &machine.stack {
+        Stack::Known(known) => known.disk_need.filter(|need| machine.free < *need),
+        Stack::None | Stack::Broken(_) => None,
+    };
+    let finding = match need {
+        Some(need) => Finding::missing("disk", found, format!("a start of the stack needs {}", Bytes(need))),
+        None => {
+            let why = format!("below {} a database stops soon, and writes fail", Bytes(LEAST_FREE));
+            Finding::limited("disk", found, why)
+        }
+    };
+    finding
         .mend(format!("sudo du -xh --max-depth=2 {} | sort -h | tail", machine.state))
         .mend("mainstay --state DIR up  # keeps the state on another disk")
 }

@@ -28,6 +28,7 @@ fn good() -> Machine {
             one_disk: None,
             authority: None,
             doors,
+            disk_need: Some(200 << 20),
             has_state: true,
             last_drill: Some(("database-crash".to_owned(), "PASS".to_owned(), Duration::from_hours(2))),
             event_ahead: Some(Duration::from_secs(1)),
@@ -144,11 +145,22 @@ fn an_authority_that_reaches_the_edge_at_its_ports_is_fine() {
 }
 
 #[test]
-fn few_processes_matter_to_an_ordinary_user_only() {
-    let few = with(|m| m.processes = 100);
-    assert!(judge(&few).iter().all(|finding| finding.health == Health::Fine));
-    let few = with(|m| (m.processes, m.user) = (100, 1000));
-    assert!(judge(&few).iter().any(|finding| finding.what == "processes" && finding.health == Health::Limited));
+fn few_processes_matter_to_parts_that_are_not_root_whoever_starts_them() {
+    for user in [0, 1000] {
+        let few = with(|m| (m.processes, m.user) = (100, user));
+        assert!(judge(&few).iter().any(|finding| finding.what == "processes" && finding.health == Health::Limited));
+    }
+}
+
+#[test]
+fn a_disk_without_room_for_a_start_is_an_obstacle() {
+    let health = |free: u64| {
+        let machine = with(|m| m.free = free);
+        judge(&machine).into_iter().find(|finding| finding.what == "disk").map(|finding| finding.health)
+    };
+    assert_eq!(health(60 << 30), Some(Health::Fine));
+    assert_eq!(health(201 << 20), Some(Health::Limited), "it starts, with less");
+    assert_eq!(health(199 << 20), Some(Health::Missing));
 }
 
 #[test]
