@@ -31,6 +31,8 @@ const LEFT: u64 = 20 << 20;
 const ASKED_WITHIN: Duration = Duration::from_secs(20);
 /// Time for what a fault is to cause: a sender gives a silent receiver up after 5 s.
 const FELT_WITHIN: Duration = Duration::from_secs(20);
+/// Who is not in the primary's list for so long was given up: on a busy machine one look may come without an answer.
+const FOR_GOOD: Duration = Duration::from_secs(1);
 /// How long a fault goes on once it was felt.
 const AND_ON: Duration = Duration::from_millis(500);
 /// The same with the mistake put in: a receiver that is thawed releases what waits for it.
@@ -206,10 +208,13 @@ impl Arena<'_> {
     ) -> After {
         let mut after = After::default();
         let mut is_given_up = false;
+        let mut gone_since = None;
         while !is_given_up && at.elapsed() < FELT_WITHIN {
             tokio::time::sleep(LOOK).await;
             let database = self.client.status().await.ok().and_then(|status| status.database);
-            is_given_up = database.is_some_and(|one| !one.lag_bytes.contains_key(&member));
+            let is_gone = database.is_some_and(|one| !one.lag_bytes.contains_key(&member));
+            gone_since = is_gone.then(|| gone_since.unwrap_or_else(Instant::now));
+            is_given_up = gone_since.is_some_and(|since| since.elapsed() >= FOR_GOOD);
         }
         if !is_given_up {
             after.reasons.push(format!("postgres-{member} was not given up within {} s", FELT_WITHIN.as_secs()));
