@@ -75,6 +75,13 @@ pub(crate) fn strategies(
         return Ok(vec![Strategy::Rolling]);
     }
     Ok(match wanted {
+        Some(Strategy::Rolling) if is_from_folder => {
+            return Err(
+                "what runs from the stack file's folder is not replaced one by one, as `rolling` does: `mainstay \
+                        deploy` first, or another --strategy"
+                    .to_owned(),
+            );
+        }
         Some(strategy) => vec![strategy],
         None if is_from_folder => vec![Strategy::BlueGreen, Strategy::Canary],
         None => vec![Strategy::Rolling, Strategy::BlueGreen, Strategy::Canary],

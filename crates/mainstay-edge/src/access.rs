@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -233,9 +233,22 @@ fn open(path: &Path) -> Option<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path).ok()
 }
 
+/// Whether the last line of a file has no end.
+fn ends_in_a_line(path: &Path) -> bool {
+    let last = || -> std::io::Result<u8> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        let mut byte = [0];
+        file.read_exact(&mut byte)?;
+        Ok(byte[0])
+    };
+    // An empty file has no last byte; one that cannot be read begins with a line of its own at the worst.
+    last().is_ok_and(|byte| byte != b'\n')
+}
+
 /// Writes what waits, all of it at once, until the handle is gone.
 fn write(shared: &Shared) {
-    let mut log = Log { place: None, file: None, told: 0, unlooked: 0, shared };
+    let mut log = Log { place: None, file: None, is_torn: false, told: 0, unlooked: 0, shared };
     loop {
         let (batches, flushes) = {
             let pending = shared.pending();
@@ -261,6 +274,8 @@ fn write(shared: &Shared) {
 struct Log<'a> {
     place: Option<PathBuf>,
     file: Option<File>,
+    /// The file ends in the middle of a line: the next one begins anew, so that it is not lost with it.
+    is_torn: bool,
     /// Of the lines lost, those of which the file says it.
     told: u64,
     /// Bytes since the last look at its length.
@@ -272,6 +287,7 @@ impl Log<'_> {
     fn take(&mut self, batch: Batch) {
         if let Some(path) = batch.place.filter(|path| self.place.as_ref() != Some(path) || self.file.is_none()) {
             self.file = open(&path);
+            self.is_torn = ends_in_a_line(&path);
             self.place = Some(path);
         }
         if batch.lines == 0 {
@@ -279,15 +295,18 @@ impl Log<'_> {
         }
         // Readers of the log see where it has a hole.
         let lost = self.shared.lost.load(Ordering::Relaxed);
-        let mut bytes = self.gap(lost);
-        let is_told = !bytes.is_empty();
-        bytes.extend_from_slice(&batch.bytes);
+        let gap = self.gap(lost);
+        let is_told = !gap.is_empty();
+        let end: &[u8] = if self.is_torn { b"\n" } else { b"" };
+        let bytes = [end, &gap, &batch.bytes].concat();
         if self.file.as_mut().is_none_or(|file| file.write_all(&bytes).is_err()) {
             self.shared.lose(batch.lines);
             // A full disk may have room later.
             self.file = self.place.as_deref().and_then(open);
+            self.is_torn = self.place.as_deref().is_some_and(ends_in_a_line);
             return;
         }
+        self.is_torn = false;
         if is_told {
             self.told = lost;
         }
@@ -434,6 +453,20 @@ mod tests {
         (0..6).for_each(|_| log.write(&line(&long)));
         assert_eq!(log.lost(), 3);
         assert!(log.shared.pending().bytes() <= QUEUE_BYTES);
+    }
+
+    #[test]
+    fn a_line_that_was_torn_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("access.log");
+        std::fs::write(&path, "{\"whole\":1}\n{\"remote\":\"127.0.0.1:4").expect("writes");
+        let log = AccessLog::start();
+        log.open(&path);
+        (0..2).for_each(|_| log.write(&line("/")));
+        log.flush();
+        let text = std::fs::read_to_string(&path).expect("log");
+        let whole = |line: &str| serde_json::from_str::<serde_json::Value>(line).is_ok();
+        assert_eq!(text.lines().map(whole).collect::<Vec<_>>(), [true, false, true, true], "{text}");
     }
 
     #[test]

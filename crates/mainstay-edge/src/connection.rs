@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -37,10 +37,6 @@ pub(crate) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// Hard limit on bytes read while a head is not complete. Twice the limit on heads, because the bytes of a body may
 /// come with it; heads between the two are answered 431, longer ones end the connection.
 const HEAD_READ_LIMIT: usize = 2 * crate::strict::MAX_HEAD_BYTES;
-
-/// Bytes that wait for a flush: the head of an answer and a small body, so that they are one record of TLS and one
-/// packet. What is longer takes what waits with it.
-const UNSENT: usize = 4096;
 
 const BETWEEN_REQUESTS: u8 = 0;
 const IN_HEAD: u8 = 1;
@@ -143,8 +139,6 @@ pub(crate) struct Connection {
     deadline: Option<Pin<Box<Sleep>>>,
     /// Read by [`Connection::wake`], for whoever reads next.
     ahead: Option<u8>,
-    /// Written, and not flushed yet.
-    unsent: Vec<u8>,
     socket: Arc<SocketDigest>,
     tls: Option<Arc<SslDigest>>,
     alpn: Option<ALPN>,
@@ -198,7 +192,7 @@ impl Connection {
         phase.in_head();
         let deadline = Some(Box::pin(tokio::time::sleep_until(head_until)));
         let since = SystemTime::now();
-        Self { transport, phase, deadline, ahead: None, unsent: Vec::new(), socket, tls, alpn, shown: None, since }
+        Self { transport, phase, deadline, ahead: None, socket, tls, alpn, shown: None, since }
     }
 
     /// The client was asked for a certificate in the handshake.
@@ -224,8 +218,6 @@ impl Connection {
     ///
     /// **Errors**: the connection's, or its head is overdue.
     pub(crate) async fn wake(&mut self) -> io::Result<bool> {
-        // Many wait, and few write.
-        self.unsent = Vec::new();
         let mut byte = [0];
         let count = self.read(&mut byte).await?;
         self.ahead = byte.first().copied().filter(|_| count > 0);
@@ -316,51 +308,15 @@ impl Connection {
     }
 }
 
-impl Transport {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-}
-
-impl Connection {
-    /// Sends what waits, and what of `more` goes with it; how much of `more` was taken.
-    fn poll_send(&mut self, cx: &mut Context<'_>, more: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let sent = match (self.unsent.is_empty(), more.is_empty()) {
-                (true, true) => return Poll::Ready(Ok(0)),
-                (true, false) => return self.transport.poll_write(cx, &[io::IoSlice::new(more)]),
-                (false, true) => ready!(self.transport.poll_write(cx, &[io::IoSlice::new(&self.unsent)]))?,
-                (false, false) => {
-                    let both = [io::IoSlice::new(&self.unsent), io::IoSlice::new(more)];
-                    ready!(self.transport.poll_write(cx, &both))?
-                }
-            };
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let waited = self.unsent.len();
-            self.unsent.drain(..sent.min(waited));
-            if sent > waited {
-                return Poll::Ready(Ok(sent - waited));
-            }
-        }
-    }
-}
-
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.unsent.len() + buf.len() > UNSENT {
-            return self.poll_send(cx, buf);
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
-        self.unsent.extend_from_slice(buf);
-        Poll::Ready(Ok(buf.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx, &[]))?;
         match &mut self.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
@@ -368,11 +324,25 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx, &[]))?;
         match &mut self.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 }
 

@@ -77,6 +77,12 @@ fn open_file(root: &Path, path: PathBuf) -> Option<Found> {
     metadata.is_file().then(|| Found { etag: etag(&metadata), length: metadata.len(), modified, file, path })
 }
 
+/// Whether the file there is still the one with this tag. Blocks, for as long as the system takes to look at a path that
+/// it has just looked at.
+pub(crate) fn is_still(path: &Path, etag: &str) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| self::etag(&metadata) == etag)
+}
+
 fn etag(metadata: &Metadata) -> String {
     format!("\"{:x}-{:x}{:08x}\"", metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }

@@ -1,6 +1,8 @@
 //! Small files of a site, held for a moment: the page that everybody asks for is not looked up and read for each.
 //!
-//! A moment is so short that nobody who changes a file sees the old one, and long enough for hundreds of requests.
+//! Who asks looks whether the file is still the one that was read; only which file a path means, and which codings lie
+//! beside it, is as old as a moment. It is so short that nobody who swaps folders sees the old one, and long enough for
+//! hundreds of requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +13,16 @@ use tokio::time::Instant;
 
 use crate::coding::Coding;
 
-/// How long a file is given out without a look at the disk.
+/// How long a path means the same file without a look.
 pub(crate) const MOMENT: Duration = Duration::from_millis(200);
 /// Largest file that is held: what goes out in one piece.
 pub(crate) const MOST_BYTES: usize = 128 * 1024;
 /// Files held of one site, in all.
 const MOST_HELD: usize = 4 * 1024 * 1024;
-/// What an entry takes besides its content.
-const ENTRY_BYTES: usize = 512;
+/// What an entry takes besides its content and its path.
+const ENTRY_BYTES: usize = 1024;
+/// Longest path that is held: longer ones are nobody's page.
+const MOST_PATH: usize = 1024;
 
 /// What is asked for: a path, and the codings that the client takes.
 pub(crate) type Key = (String, Vec<Coding>);
@@ -56,21 +60,30 @@ impl<T> Kept<T> {
 
     /// Holds a file that was looked up at `since`, if there is room.
     pub(crate) fn keep(&self, key: Key, since: Instant, about: &Arc<T>, content: &Bytes) {
+        if key.0.len() > MOST_PATH {
+            return;
+        }
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = content.len() + ENTRY_BYTES;
+        let size = size(&key, content);
         if files.bytes + size > MOST_HELD {
             files.by_key.retain(|_, file| since.saturating_duration_since(file.since) < MOMENT);
-            files.bytes = files.by_key.values().map(|file| file.content.len() + ENTRY_BYTES).sum();
+            files.bytes = files.by_key.iter().map(|(key, file)| self::size(key, &file.content)).sum();
             if files.bytes + size > MOST_HELD {
                 return;
             }
         }
         files.bytes += size;
         let file = File { since, about: Arc::clone(about), content: content.clone() };
+        // The path is the same, so is its length.
+        let path = key.0.len();
         if let Some(before) = files.by_key.insert(key, file) {
-            files.bytes -= before.content.len() + ENTRY_BYTES;
+            files.bytes -= before.content.len() + path + ENTRY_BYTES;
         }
     }
+}
+
+fn size(key: &Key, content: &Bytes) -> usize {
+    content.len() + key.0.len() + ENTRY_BYTES
 }
 
 #[cfg(test)]
@@ -109,6 +122,9 @@ mod tests {
         kept.keep(key("/99"), now + MOMENT, &Arc::new(()), &content);
         assert!(kept.get(&key("/99"), now + MOMENT).is_some(), "what is too old makes room");
         assert!(held(&kept) < 2 * MOST_BYTES);
+        let long = "x".repeat(MOST_PATH);
+        kept.keep(key(&format!("/{long}")), now + MOMENT, &Arc::new(()), &Bytes::new());
+        assert!(kept.get(&key(&format!("/{long}")), now + MOMENT).is_none(), "a path that nobody has a page at");
         for _ in 0..100 {
             kept.keep(key("/99"), now + MOMENT, &Arc::new(()), &content);
         }

@@ -59,6 +59,8 @@ enum Content {
 struct Representation {
     path: PathBuf,
     length: u64,
+    /// The file's tag on the disk.
+    on_disk: String,
     etag: String,
     modified: String,
     coding: Option<Coding>,
@@ -104,7 +106,8 @@ impl Site {
             Some(_) | None => Vec::new(),
         };
         let (key, since) = ((path.to_owned(), codings), Instant::now());
-        if let Some((found, content)) = self.kept.get(&key, since) {
+        let kept = self.kept.get(&key, since).filter(|(found, _)| file::is_still(&found.path, &found.on_disk));
+        if let Some((found, content)) = kept {
             return self.send(session, &found, Content::Held(content), is_head, ctx).await;
         }
         let (dir, spa, encoded, kept) = (self.dir.clone(), self.spa, Arc::clone(&self.encoded), Arc::clone(&self.kept));
@@ -259,23 +262,24 @@ fn look(
                 Some(beside) => (Content::File(beside.file), beside.length),
                 None => continue,
             };
-            let etag = etag_of(&found, *coding);
+            let (etag, on_disk) = (etag_of(&found, *coding), found.etag.clone());
             let coding = Some(*coding);
-            let found = Representation { path: found.path, length, etag, modified, coding, varies: true };
+            let found = Representation { path: found.path, length, on_disk, etag, modified, coding, varies: true };
             return Some((found, content));
         }
         if let Some(coding) = codings.first()
             && let Some(bytes) = encoded.get(&mut found, *coding)
         {
-            let etag = etag_of(&found, *coding);
+            let (etag, on_disk) = (etag_of(&found, *coding), found.etag.clone());
             let (length, coding) = (bytes.len() as u64, Some(*coding));
             let content = Content::Held(bytes);
-            let found = Representation { path: found.path, length, etag, modified, coding, varies: true };
+            let found = Representation { path: found.path, length, on_disk, etag, modified, coding, varies: true };
             return Some((found, content));
         }
     }
     let Found { file, path, length, etag, .. } = found;
-    let found = Representation { path, length, etag, modified, coding: None, varies: is_worth_it };
+    let on_disk = etag.clone();
+    let found = Representation { path, length, on_disk, etag, modified, coding: None, varies: is_worth_it };
     Some((found, Content::File(file)))
 }
 

@@ -38,6 +38,8 @@ const CONTROL_BACK: Duration = Duration::from_secs(10);
 const EACH_KIND: Duration = Duration::from_secs(30);
 /// Time to kill what survived it.
 const KILL: Duration = Duration::from_secs(10);
+/// Time in which a control plane that ends as asked is gone, or another one is there.
+const PARTING: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failure> {
@@ -76,14 +78,14 @@ pub(crate) async fn run(global: &Global, options: &Options) -> Result<u8, Failur
 
 async fn stop(paths: &Paths, client: &Client, global: &Global) -> Result<(), Failure> {
     match bring_down(paths, client, !global.json).await {
-        Err(failure) if failure.name == "MS1001" => without_control(paths, client, global, failure).await,
+        Err(failure) if failure.name == "MS1001" => without_control(paths, client, !global.json, failure).await,
         other => other,
     }
 }
 
 /// No control plane answers, and parts may run: it is given the time of a restart (and a keep, if there is none),
 /// then keep is asked directly.
-async fn without_control(paths: &Paths, client: &Client, global: &Global, failure: Failure) -> Result<(), Failure> {
+async fn without_control(paths: &Paths, client: &Client, talk: bool, failure: Failure) -> Result<(), Failure> {
     if Keep::connect(&paths.runtime).await.is_err() {
         if !has_running_children(&paths.state) {
             return Err(failure);
@@ -99,23 +101,39 @@ async fn without_control(paths: &Paths, client: &Client, global: &Global, failur
         }
         tokio::time::sleep(LOOK).await;
     }
-    bring_down(paths, client, !global.json).await
+    Box::pin(bring_down(paths, client, talk)).await
+}
+
+/// Nobody answers.
+fn not_up(error: &Error) -> Failure {
+    Failure::failed("MS1001", format!("{error}: the stack is not up"))
+        .help("`mainstay up` starts it; `--env` and `--state` must be those of its `up`")
 }
 
 /// Asks for the end and waits until nothing runs any more, keep and the control plane included: the next `up`
-/// would meet them otherwise.
+/// would meet them otherwise. A control plane that dies over it is followed by one that knows nothing of it: that one
+/// is asked again.
 pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Result<(), Failure> {
-    let parents = parents(paths).await;
+    let mut parents = parents(paths).await;
     client.down().await.map_err(|error| match error {
-        // Whether keep runs or not, what follows deals with it.
-        Error::NotRunning { .. } => Failure::failed("MS1001", format!("{error}: the stack is not up"))
-            .help("`mainstay up` starts it; `--env` and `--state` must be those of its `up`"),
+        // Whether keep runs or not, what follows deals with it. A connection that breaks is that of one that dies.
+        Error::NotRunning { .. } | Error::Broken { .. } => not_up(&error),
         other => other.into(),
     })?;
     let began = Instant::now();
     let mut told = String::new();
+    let mut away_since = None;
+    let mut is_asked = true;
     loop {
-        match client.status().await {
+        let status = client.status().await;
+        is_asked &= status.is_ok();
+        match status {
+            Err(error @ Error::NotRunning { .. }) if has_running_children(&paths.state) => {
+                // It is just ending, or it is gone and its parts run on.
+                if away_since.get_or_insert_with(Instant::now).elapsed() > PARTING {
+                    return Box::pin(without_control(paths, client, talk, not_up(&error))).await;
+                }
+            }
             Err(Error::NotRunning { .. }) => {
                 wait_until_gone(&parents).await?;
                 end_proofs(paths);
@@ -125,6 +143,11 @@ pub(crate) async fn bring_down(paths: &Paths, client: &Client, talk: bool) -> Re
             }
             Err(_) => {}
             Ok(status) => {
+                away_since = None;
+                if !is_asked {
+                    parents = self::parents(paths).await;
+                    is_asked = client.down().await.is_ok();
+                }
                 let left: Vec<&str> = status
                     .boxes
                     .iter()

@@ -124,6 +124,23 @@ fn what_dies_while_no_keep_looks_is_started_anew() {
     world.assert_nothing_runs();
 }
 
+#[test]
+fn a_down_ends_though_the_control_plane_dies_over_it() {
+    let world = World::new("dieover");
+    for names in [&["control"][..], &["control", "keep"]] {
+        world.up().succeeds();
+        let pids = world.pids();
+        let mut down = world.begin(&["down"]);
+        std::thread::sleep(Duration::from_millis(150));
+        for name in names {
+            crate::world::kill(i32::try_from(pids[*name]).expect("fits"));
+        }
+        let ended = down.wait().expect("ends");
+        assert!(ended.success(), "{names:?}: {ended}");
+        world.assert_nothing_runs();
+    }
+}
+
 fn change_times(file: &std::path::Path, key: &str) -> usize {
     let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(file).expect("reads")).expect("JSON");
     assert!(value[key].is_i64() || value[key].is_u64(), "{key} in {} is {}", file.display(), value[key]);
