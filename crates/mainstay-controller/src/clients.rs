@@ -103,7 +103,12 @@ fn load(kept: &Path, file: &Path) -> Option<String> {
 
 fn look(file: &Path) -> Look {
     let show = |what: String| format!("{}: {what}", file.display());
-    let length = std::fs::metadata(file).map_err(|error| show(error.to_string()))?.len();
+    let metadata = std::fs::metadata(file).map_err(|error| show(error.to_string()))?;
+    // Reading a pipe would wait for whoever writes it.
+    if !metadata.is_file() {
+        return Err(show("it is no file".to_owned()));
+    }
+    let length = metadata.len();
     if length > MOST_BYTES {
         return Err(show(format!("it has {length} bytes, and {MOST_BYTES} are the most")));
     }
@@ -126,6 +131,7 @@ mod tests {
             std::fs::write(at("ca.pem"), text).expect("writes");
             assert!(look(&at("ca.pem")).expect_err(text).contains(reason), "{text:?}");
         }
+        assert!(look(folder.path()).expect_err("a folder").contains("it is no file"));
         let made = mainstay_edge::ca::local_ca(&at("ca"), &["a.localhost".to_owned()], now()).expect("makes");
         let pem = std::fs::read_to_string(&made.authority).expect("reads");
         std::fs::write(at("ca.pem"), &pem).expect("writes");
